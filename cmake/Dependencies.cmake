@@ -1,0 +1,23 @@
+# Other people's libraries; docs/dependencies.md says why each is here. Each stays behind one header of ours.
+
+find_package(nlohmann_json 3.10 REQUIRED)
+find_path(TOMLPP_INCLUDE toml++/toml.h REQUIRED)
+add_library(lmxlab_tomlpp INTERFACE)
+target_include_directories(lmxlab_tomlpp SYSTEM INTERFACE "${TOMLPP_INCLUDE}")
+set(LMXLAB_DEP_base nlohmann_json::nlohmann_json lmxlab_tomlpp)
+
+find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
+find_path(PCRE2_INCLUDE pcre2.h REQUIRED)
+add_library(lmxlab_pcre2 INTERFACE)
+target_link_libraries(lmxlab_pcre2 INTERFACE "${PCRE2_LIBRARY}")
+target_include_directories(lmxlab_pcre2 SYSTEM INTERFACE "${PCRE2_INCLUDE}")
+find_package(Threads REQUIRED)
+set(LMXLAB_DEP_data lmxlab_pcre2 Threads::Threads)
+
+# OpenBLAS, the build without threads of its own: our pool cuts the work. Only MLX's CPU build asks for it.
+set(LMXLAB_DEP_kernels Threads::Threads)
+if(LMXLAB_MLX_FLAVOUR STREQUAL "cpu")
+  find_library(OPENBLAS_LIBRARY NAMES openblas PATH_SUFFIXES openblas-serial REQUIRED
+    PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-serial NO_DEFAULT_PATH)
+  list(APPEND LMXLAB_DEP_kernels "${OPENBLAS_LIBRARY}")
+endif()

@@ -1,0 +1,31 @@
+# liblmxlab.a from every module, and lmxlab_overrides: definitions that must win over libmlx's (allocator, GEMM).
+# They come as objects, since in an archive behind libmlx on the link line they would lose without a word.
+
+get_property(_modules GLOBAL PROPERTY LMXLAB_MODULES)
+get_property(_links GLOBAL PROPERTY LMXLAB_LINK)
+list(REMOVE_DUPLICATES _links)
+set(_objects "")
+foreach(name IN LISTS _modules)
+  list(APPEND _objects $<TARGET_OBJECTS:lmxlab_${name}>)
+endforeach()
+add_library(lmxlab STATIC ${_objects})
+add_library(lmxlab::lmxlab ALIAS lmxlab)
+target_link_libraries(lmxlab PUBLIC lmxlab_options)
+
+if(LMXLAB_MLX_FLAVOUR STREQUAL "cpu" AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  file(GLOB _overrides CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/lmxlab/kernels/overrides/*.cc")
+  add_library(lmxlab_overrides OBJECT ${_overrides})
+  target_link_libraries(lmxlab_overrides PRIVATE lmxlab_options lmxlab::mlx)
+  target_link_libraries(lmxlab INTERFACE $<TARGET_OBJECTS:lmxlab_overrides>)
+endif()
+target_link_libraries(lmxlab PUBLIC ${_links} lmxlab::mlx)
+
+# What knows nothing of MLX builds and tests in seconds.
+set(_pure "")
+foreach(name base config plan)
+  if(TARGET lmxlab_${name})
+    list(APPEND _pure $<TARGET_OBJECTS:lmxlab_${name}>)
+  endif()
+endforeach()
+add_library(lmxlab_pure STATIC EXCLUDE_FROM_ALL ${_pure})
+target_link_libraries(lmxlab_pure PUBLIC lmxlab_options ${LMXLAB_DEP_base})

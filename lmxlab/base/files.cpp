@@ -1,0 +1,138 @@
+#include "lmxlab/base/files.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace lmxlab {
+namespace {
+
+[[noreturn]] void failed(const std::string& doing, const fs::path& path) {
+  const int code = errno;
+  const Kind kind = code == ENOENT || code == ENOTDIR ? Kind::not_found : Kind::resource;
+  throw Error(kind, "[file] cannot " + doing + " " + path.string() + ": " + std::strerror(code));
+}
+
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+void write_all(int fd, std::string_view content, const fs::path& path) {
+  while (!content.empty()) {
+    const auto n = ::write(fd, content.data(), content.size());
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      failed("write", path);
+    }
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+int open_existing(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) failed("open", path);
+  struct stat st {};
+  if (::fstat(fd, &st) != 0 || S_ISDIR(st.st_mode)) {
+    ::close(fd);
+    throw Error(Kind::usage, "[file] " + path.string() + " is a folder, expected a file");
+  }
+  return fd;
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path) {
+  const Descriptor file{open_existing(path)};
+  std::string out;
+  char block[1 << 16];
+  for (;;) {
+    const auto n = ::read(file.fd, block, sizeof block);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      failed("read", path);
+    }
+    if (n == 0) return out;
+    out.append(block, static_cast<size_t>(n));
+  }
+}
+
+void write_file_atomic(const fs::path& path, std::string_view content) {
+  const fs::path temporary = path.parent_path() / ("." + path.filename().string() + ".tmp");
+  {
+    const Descriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+    if (file.fd < 0) failed("write", path);
+    try {
+      write_all(file.fd, content, path);
+      if (::fsync(file.fd) != 0) failed("write", path);
+    } catch (...) {
+      ::unlink(temporary.c_str());
+      throw;
+    }
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) failed("write", path);
+}
+
+LineWriter::LineWriter(const fs::path& path) : path_(path.string()) {
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd_ < 0) failed("write", path);
+}
+LineWriter::~LineWriter() {
+  if (fd_ >= 0) ::close(fd_);
+}
+LineWriter::LineWriter(LineWriter&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+LineWriter& LineWriter::operator=(LineWriter&& other) noexcept {
+  std::swap(fd_, other.fd_), std::swap(path_, other.path_);
+  return *this;
+}
+void LineWriter::write(std::string_view line) {
+  write_all(fd_, std::string(line) + "\n", path_);
+}
+
+void make_directory(const fs::path& path) {
+  std::error_code code;
+  fs::create_directories(path, code);
+  if (code) throw Error(Kind::resource, "[file] cannot make the folder " + path.string() + ": " + code.message());
+}
+
+void sync_path(const fs::path& path) {
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.fd < 0) failed("open", path);
+  if (::fsync(file.fd) != 0) failed("sync", path);
+}
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  const Descriptor file{open_existing(path)};
+  struct stat st {};
+  if (::fstat(file.fd, &st) != 0) failed("read", path);
+  size_ = static_cast<size_t>(st.st_size);
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  total_ = page + (size_ + page - 1) / page * page;
+  region_ = ::mmap(nullptr, total_, PROT_READ, MAP_PRIVATE | MAP_ANON, -1, 0);
+  if (region_ == MAP_FAILED) {
+    region_ = nullptr;
+    failed("map", path);
+  }
+  auto* base = static_cast<std::byte*>(region_) + page;
+  if (size_ > 0 && ::mmap(base, size_, PROT_READ, MAP_PRIVATE | MAP_FIXED, file.fd, 0) == MAP_FAILED) {
+    const int code = errno;
+    ::munmap(region_, total_);
+    errno = code;
+    failed("map", path);
+  }
+  data_ = base;
+}
+
+MappedFile::~MappedFile() {
+  if (region_) ::munmap(region_, total_);
+}
+
+}  // namespace lmxlab

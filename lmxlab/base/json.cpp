@@ -1,0 +1,249 @@
+#include "lmxlab/base/json.h"
+
+#include "lmxlab/base/text.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace lmxlab {
+namespace {
+
+using Theirs = nlohmann::json;
+
+// Builds our value from the parser's events: no second document in memory, no recursion, bounded depth.
+class Builder : public nlohmann::json_sax<Theirs> {
+ public:
+  Json root;
+  std::string problem;
+
+  bool null() override { return put(Json()); }
+  bool boolean(bool v) override { return put(Json(v)); }
+  bool number_integer(number_integer_t v) override { return put(Json(v)); }
+  bool number_unsigned(number_unsigned_t v) override {
+    return put(v > static_cast<uint64_t>(INT64_MAX) ? Json(static_cast<double>(v)) : Json(static_cast<int64_t>(v)));
+  }
+  bool number_float(number_float_t v, const string_t&) override { return put(Json(v)); }
+  bool string(string_t& v) override { return put(Json(std::move(v))); }
+  bool binary(binary_t&) override { return false; }
+  bool start_object(std::size_t) override { return open(Json::object()); }
+  bool key(string_t& v) override { return keys_.back() = std::move(v), true; }
+  bool end_object() override { return close(); }
+  bool start_array(std::size_t) override { return open(Json::array()); }
+  bool end_array() override { return close(); }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& e) override {
+    problem = e.what();
+    if (const auto at = problem.find("] "); at != std::string::npos) problem = problem.substr(at + 2);
+    return false;
+  }
+
+ private:
+  bool put(Json v) {
+    if (stack_.empty()) return root = std::move(v), true;
+    auto& top = stack_.back();
+    if (top.is_array())
+      top.as_array().push_back(std::move(v));
+    else
+      top.as_object().emplace_back(std::move(keys_.back()), std::move(v));
+    return true;
+  }
+  bool open(Json v) {
+    if (stack_.size() >= 512) return problem = "nested deeper than 512 levels", false;
+    stack_.push_back(std::move(v)), keys_.emplace_back();
+    return true;
+  }
+  bool close() {
+    Json v = std::move(stack_.back());
+    stack_.pop_back(), keys_.pop_back();
+    return put(std::move(v));
+  }
+  std::vector<Json> stack_;
+  std::vector<std::string> keys_;
+};
+
+void print(const Json& v, std::string& out, int indent, int depth) {
+  const auto line = [&](int d) {
+    if (indent >= 0) out += '\n', out.append(static_cast<size_t>(indent) * d, ' ');
+  };
+  if (v.is_array()) {
+    const auto& items = v.as_array();
+    if (items.empty()) return void(out += "[]");
+    // Arrays of plain values stay on one line: shapes and ids read better so.
+    const bool flat = std::none_of(items.begin(), items.end(),
+                                   [](const Json& e) { return e.is_array() || e.is_object(); });
+    out += '[';
+    for (size_t i = 0; i < items.size(); ++i) {
+      if (i) out += flat && indent >= 0 ? ", " : ",";
+      if (!flat) line(depth + 1);
+      print(items[i], out, indent, depth + 1);
+    }
+    if (!flat) line(depth);
+    out += ']';
+  } else if (v.is_object()) {
+    const auto& members = v.as_object();
+    if (members.empty()) return void(out += "{}");
+    out += '{';
+    for (size_t i = 0; i < members.size(); ++i) {
+      if (i) out += ',';
+      line(depth + 1);
+      print(Json(members[i].first), out, indent, depth + 1);
+      out += indent >= 0 ? ": " : ":";
+      print(members[i].second, out, indent, depth + 1);
+    }
+    line(depth);
+    out += '}';
+  } else if (v.is_string()) {
+    out += Theirs(v.as_string()).dump(-1, ' ', false, Theirs::error_handler_t::replace);
+  } else if (v.is_bool()) {
+    out += v.as_bool() ? "true" : "false";
+  } else if (v.is_integer()) {
+    out += std::to_string(v.as_integer());
+  } else if (v.is_number()) {
+    out += Theirs(v.as_number()).dump();
+  } else {
+    out += "null";
+  }
+}
+
+[[noreturn]] void wrong_type(const char* expected, const Json& v) {
+  throw Error(Kind::bad_data, std::string("expected ") + expected + ", got " + std::string(v.type_name()));
+}
+
+}  // namespace
+
+Json::Json(float v) : value_(shortest(v)) {}
+
+std::string_view Json::type_name() const {
+  static constexpr std::string_view names[] = {"null",     "a boolean", "an integer", "a number",
+                                               "a string", "an array",  "an object"};
+  return names[value_.index()];
+}
+
+bool Json::as_bool() const {
+  if (const auto* v = std::get_if<bool>(&value_)) return *v;
+  wrong_type("a boolean", *this);
+}
+int64_t Json::as_integer() const {
+  if (const auto* v = std::get_if<int64_t>(&value_)) return *v;
+  if (const auto* v = std::get_if<double>(&value_))
+    if (std::trunc(*v) == *v && std::abs(*v) < 9e15) return static_cast<int64_t>(*v);
+  wrong_type("an integer", *this);
+}
+double Json::as_number() const {
+  if (const auto* v = std::get_if<double>(&value_)) return *v;
+  if (const auto* v = std::get_if<int64_t>(&value_)) return static_cast<double>(*v);
+  wrong_type("a number", *this);
+}
+const std::string& Json::as_string() const {
+  if (const auto* v = std::get_if<std::string>(&value_)) return *v;
+  wrong_type("a string", *this);
+}
+const Json::Array& Json::as_array() const {
+  if (const auto* v = std::get_if<Array>(&value_)) return *v;
+  wrong_type("an array", *this);
+}
+Json::Array& Json::as_array() {
+  return const_cast<Array&>(std::as_const(*this).as_array());
+}
+const Json::Object& Json::as_object() const {
+  if (const auto* v = std::get_if<Object>(&value_)) return *v;
+  wrong_type("an object", *this);
+}
+Json::Object& Json::as_object() {
+  return const_cast<Object&>(std::as_const(*this).as_object());
+}
+
+const Json* Json::find(std::string_view key) const {
+  if (const auto* members = std::get_if<Object>(&value_))
+    for (const auto& [k, v] : *members)
+      if (k == key) return &v;
+  return nullptr;
+}
+Json* Json::find(std::string_view key) {
+  return const_cast<Json*>(std::as_const(*this).find(key));
+}
+const Json& Json::at(std::string_view key) const {
+  if (const auto* v = find(key)) return *v;
+  throw Error(Kind::bad_data, "key \"" + std::string(key) + "\" is missing");
+}
+Json& Json::operator[](std::string_view key) {
+  if (is_null()) value_ = Object{};
+  if (auto* v = find(key)) return *v;
+  auto& members = as_object();
+  return members.emplace_back(std::string(key), Json()).second;
+}
+void Json::push_back(Json item) {
+  if (is_null()) value_ = Array{};
+  as_array().push_back(std::move(item));
+}
+void Json::erase(std::string_view key) {
+  if (auto* members = std::get_if<Object>(&value_))
+    std::erase_if(*members, [&](const Member& m) { return m.first == key; });
+}
+size_t Json::size() const {
+  if (const auto* v = std::get_if<Array>(&value_)) return v->size();
+  if (const auto* v = std::get_if<Object>(&value_)) return v->size();
+  return 0;
+}
+
+bool Json::operator==(const Json& other) const {
+  if (is_object() && other.is_object()) {
+    if (size() != other.size()) return false;
+    return std::all_of(as_object().begin(), as_object().end(), [&](const Member& m) {
+      const auto* theirs = other.find(m.first);
+      return theirs && m.second == *theirs;
+    });
+  }
+  if (is_number() && other.is_number()) return as_number() == other.as_number();
+  return value_ == other.value_;
+}
+
+Json Json::parse(std::string_view text, const std::string& name) {
+  Builder builder;
+  if (!Theirs::sax_parse(text.begin(), text.end(), &builder))
+    throw Error(Kind::bad_data, name + " is not valid JSON: " + builder.problem);
+  return std::move(builder.root);
+}
+
+std::string Json::dump(int indent) const {
+  std::string out;
+  print(*this, out, indent, 0);
+  return out;
+}
+
+void set_path(Json& root, std::string_view path, const Json& value) {
+  if (path.empty()) return void(root = value);
+  const size_t dot = path.find('.');
+  const std::string key(path.substr(0, dot));
+  const std::string_view rest = dot == std::string_view::npos ? std::string_view{} : path.substr(dot + 1);
+  if (root.is_array()) {
+    auto& items = root.as_array();
+    if (key == "*") {
+      for (auto& item : items) set_path(item, rest, value);
+      return;
+    }
+    size_t used = 0, index = items.size();
+    try {
+      index = std::stoul(key, &used);
+    } catch (const std::exception&) {
+    }
+    if (used != key.size() || index >= items.size())
+      throw Error(Kind::usage, "\"" + key + "\" is no element: expected * or an index below " +
+                                   std::to_string(items.size()));
+    return set_path(items[index], rest, value);
+  }
+  if (!root.is_object() && !root.is_null())
+    throw Error(Kind::usage, "\"" + key + "\" leads into " + std::string(root.type_name()));
+  set_path(root[key], rest, value);
+}
+
+Json parse_value(std::string_view text) {
+  try {
+    return Json::parse(text);
+  } catch (const Error&) {
+    return Json(text);
+  }
+}
+
+}  // namespace lmxlab
