@@ -1,0 +1,44 @@
+// Parameters, arithmetic and cache bytes of a config, without building it.
+#pragma once
+
+#include "lmxlab/config/model.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace lmxlab::config {
+
+struct LayerCount {
+  int64_t mixer = 0, ffn = 0, norm = 0;
+  int64_t total() const { return mixer + ffn + norm; }
+};
+/// Parameters by part. A tied head counts once, as the embedding.
+struct Count {
+  int64_t total = 0, embedding = 0, position = 0, mixer = 0, ffn = 0, norm = 0, head = 0;
+  std::vector<LayerCount> layers;
+};
+/// @throws Error(not_found) for a custom part that nobody registered.
+Count count(const Model& model);
+
+/// The norms of a block: before or after its mixer, and its FFN. A branch that is Nothing has none;
+/// a parallel block has one, which both branches share.
+struct BlockNorms {
+  int mixer = 0, ffn = 0;
+};
+BlockNorms block_norms(const Block& block);
+
+/// Parameters of a norm over `dim` values.
+int64_t norm_parameters(const Norm& norm, int dim);
+
+/// Floating-point operations of a forward pass, a token, averaged over a sequence of `length`
+/// tokens; a multiply-add is two. Matrix products only: projections, scores and weighted values
+/// over the keys a query really sees (causal, window), head. A custom part counts two a parameter.
+/// A training step costs three times as much.
+double flops_per_token(const Model& model, int64_t length);
+
+/// Bytes of keys and values that one more token adds, while no window is full.
+int64_t kv_bytes_per_token(const Model& model, int64_t bytes_per_element);
+/// Bytes of keys and values after `context` tokens: a layer with a window keeps no more than that.
+int64_t kv_bytes(const Model& model, int64_t context, int64_t bytes_per_element);
+
+}  // namespace lmxlab::config

@@ -1,0 +1,41 @@
+// Hugging Face's config.json to a Model and back.
+#pragma once
+
+#include "lmxlab/base/json.h"
+#include "lmxlab/config/model.h"
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lmxlab::config {
+
+/// The transformers class that expresses a model, for whoever saves or names its weights.
+struct HfForm {
+  std::string model_type;    // "gpt2", "llama", or "lmxlab" where no class expresses it
+  std::string architecture;  // "GPT2LMHeadModel", "LlamaForCausalLM", "LmxlabForCausalLM"
+  bool zero_biases = false;  // the class has biases that the model lacks: they are written as zeros
+};
+HfForm hf_form(const Model& model);
+
+/// The keys of that class, and `"lmxlab": {"version": 1, "config": {...}}` with everything.
+/// @param dtype  of the weights, as transformers spells it: float32, bfloat16 or float16.
+Json to_hf(const Model& model, std::string_view dtype = "float32");
+
+struct HfRead {
+  Model model;
+  std::vector<std::string> warnings;  // keys that nobody read
+};
+
+/// Reads gpt2 and llama (keys of transformers 4 and 5) and what to_hf() wrote. An "lmxlab" object
+/// is believed, after a check that the class's own keys say the same.
+/// @param strict  keys that nobody read are an error.
+/// @throws Error(bad_data) with every missing or unusable key, Error(mismatch) if both descriptions
+/// differ,
+///         Error(unsupported) for another model_type or kind of rope scaling.
+HfRead from_hf(const Json& config, bool strict = false);
+
+/// The model types that from_hf() reads.
+std::vector<std::string> hf_model_types();
+
+}  // namespace lmxlab::config

@@ -1,0 +1,162 @@
+#include "lmxlab/config/validate.h"
+
+#include "lmxlab/config/custom.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <map>
+
+namespace lmxlab::config {
+namespace {
+
+using std::to_string;
+
+/// Collects problems relative to one part of the model ("mixer.heads: ...").
+class Checker {
+ public:
+  std::vector<std::string> found;
+
+  void say(const std::string& path, const std::string& what) {
+    found.push_back(path + ": " + what);
+  }
+  void positive(const std::string& path, int64_t value) {
+    if (value < 1) say(path, "expected at least 1, got " + to_string(value));
+  }
+  /// A product that becomes one dimension of an array.
+  void dimension(const std::string& path, int64_t a, int64_t b, const std::string& what) {
+    constexpr int64_t largest = std::numeric_limits<int32_t>::max();
+    if (a > 0 && b > 0 && a > largest / b)
+      say(path, what + " is " + to_string(a * b) + ", more than an array's dimension can be (" +
+                    to_string(largest) + ")");
+  }
+  void above_zero(const std::string& path, double value) {
+    if (!(value > 0) || !std::isfinite(value))
+      say(path, "expected a positive number, got " + Json(value).dump());
+  }
+  void finite(const std::string& path, double value) {
+    if (!std::isfinite(value)) say(path, "expected a finite number");
+  }
+  void custom(const std::string& path, Part part, const Custom& c) {
+    if (is_registered(part, c.name)) return;
+    const auto known = registered(part);
+    const std::string name(part_name(part));
+    say(path,
+        "no " + name + " is registered as \"" + c.name + "\"" +
+            (known.empty() ? "; none is registered at all" : "; " + suggestion(c.name, known)));
+  }
+  void norm(const std::string& path, const Norm& norm) {
+    if (const auto* r = std::get_if<RmsNorm>(&norm)) {
+      epsilon(path + ".eps", r->eps), finite(path + ".weight_offset", r->weight_offset);
+    } else if (const auto* l = std::get_if<LayerNorm>(&norm)) {
+      epsilon(path + ".eps", l->eps);
+    } else {
+      custom(path, Part::norm, std::get<Custom>(norm));
+    }
+  }
+  void attention(const Attention& a) {
+    positive("mixer.heads", a.heads), positive("mixer.kv_heads", a.kv_heads);
+    positive("mixer.head_dim", a.head_dim);
+    if (a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads != 0)
+      say("mixer.kv_heads", to_string(a.heads) + " heads are no multiple of " +
+                                to_string(a.kv_heads) + " key/value heads");
+    dimension("mixer.heads", a.heads, a.head_dim, "heads * head_dim");
+    if (const auto* r = std::get_if<Rope>(&a.position)) rope(*r, a.head_dim);
+    if (a.window) positive("mixer.window", *a.window);
+    if (a.qk_norm) norm("mixer.qk_norm", *a.qk_norm);
+    if (a.scale) above_zero("mixer.scale", *a.scale);
+    if (a.softcap) above_zero("mixer.softcap", *a.softcap);
+  }
+  void block(const Block& b) {
+    if (const auto* a = std::get_if<Attention>(&b.mixer)) attention(*a);
+    if (const auto* c = std::get_if<Custom>(&b.mixer)) custom("mixer", Part::mixer, *c);
+    if (const auto* m = std::get_if<Mlp>(&b.ffn)) positive("ffn.hidden", m->hidden);
+    if (const auto* c = std::get_if<Custom>(&b.ffn)) custom("ffn", Part::ffn, *c);
+    norm("norm", b.norm);
+  }
+  void model(const Model& m) {
+    positive("dim", m.dim), positive("vocab", m.vocab), positive("context", m.context);
+    if (const auto* l = std::get_if<Learned>(&m.position)) {
+      positive("position.length", l->length);
+      if (l->length >= 1 && l->length < m.context)
+        say("position.length", to_string(l->length) +
+                                   " learned positions are fewer than the context of " +
+                                   to_string(m.context));
+    }
+    if (std::holds_alternative<Sinusoidal>(m.position) && m.dim % 2 != 0)
+      say("dim", "sinusoidal positions need an even width, got " + to_string(m.dim));
+    if (m.layers.empty()) say("layers", "expected at least one layer");
+    norm("final_norm", m.final_norm);
+    if (m.tie_head && m.head_bias)
+      say("head_bias", "a tied head has no bias; set tie_head to false or leave it out");
+    if (!std::isfinite(m.embed_scale) || m.embed_scale == 0)
+      say("embed_scale",
+          "expected a finite number other than 0, got " + Json(double(m.embed_scale)).dump());
+    if (m.logit_softcap) above_zero("logit_softcap", *m.logit_softcap);
+    if (!(m.dropout >= 0 && m.dropout < 1))
+      say("dropout", "expected a share from 0 to below 1, got " + Json(m.dropout).dump());
+    if (!(m.init_std >= 0) || !std::isfinite(m.init_std))
+      say("init_std", "expected a number of at least 0, got " + Json(m.init_std).dump());
+  }
+
+ private:
+  void epsilon(const std::string& path, float eps) {
+    if (!(eps >= 0) || !std::isfinite(eps))
+      say(path, "expected a number of at least 0, got " + Json(eps).dump());
+  }
+  void rope(const Rope& r, int head_dim) {
+    above_zero("mixer.position.theta", r.theta), above_zero("mixer.position.scale", r.scale);
+    if (r.dims < 0) say("mixer.position.dims", "expected at least 0, got " + to_string(r.dims));
+    if (r.dims > head_dim && head_dim > 0)
+      say("mixer.position.dims", to_string(r.dims) +
+                                     " rotated dimensions are more than the head's " +
+                                     to_string(head_dim));
+    if (r.dims > 0 && r.dims % 2 != 0)
+      say("mixer.position.dims",
+          "rotation needs an even number of dimensions, got " + to_string(r.dims));
+    if (r.dims == 0 && head_dim > 0 && head_dim % 2 != 0)
+      say("mixer.head_dim", "rotary positions need an even head, got " + to_string(head_dim));
+  }
+};
+
+/// {0, 1, 2, 5} -> "0-2,5"
+std::string ranges(const std::vector<size_t>& sorted) {
+  std::string out;
+  for (size_t i = 0; i < sorted.size();) {
+    size_t j = i;
+    while (j + 1 < sorted.size() && sorted[j + 1] == sorted[j] + 1) ++j;
+    if (!out.empty()) out += ',';
+    out += to_string(sorted[i]);
+    if (j > i) out += '-' + to_string(sorted[j]);
+    i = j + 1;
+  }
+  return out;
+}
+
+}  // namespace
+
+Problems check(const Model& model) {
+  Checker top;
+  top.model(model);
+  Problems out;
+  for (auto& p : top.found) out.add(std::move(p));
+
+  std::vector<std::string> order;
+  std::map<std::string, std::vector<size_t>> where;
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    Checker c;
+    c.block(model.layers[i]);
+    for (auto& p : c.found) {
+      if (where.find(p) == where.end()) order.push_back(p);
+      where[p].push_back(i);
+    }
+  }
+  for (const auto& p : order) out.add("layers." + ranges(where[p]) + "." + p);
+  return out;
+}
+
+void validate(const Model& model, Kind kind) {
+  check(model).raise(kind, "[config] the model contradicts itself");
+}
+
+}  // namespace lmxlab::config
