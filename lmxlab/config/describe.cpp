@@ -1,0 +1,205 @@
+#include "lmxlab/config/describe.h"
+
+#include "lmxlab/config/count.h"
+
+#include "lmxlab/base/text.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace lmxlab::config {
+namespace {
+
+using Phrases = std::vector<std::string>;
+constexpr size_t kColumns = 80;
+
+std::string number(float value) {
+  return Json(value).dump();
+}
+std::string comma(int64_t value) {
+  return with_commas(value);
+}
+
+std::string norm_phrase(const Norm& norm) {
+  if (const auto* c = std::get_if<Custom>(&norm)) return "custom norm " + c->name;
+  if (const auto* l = std::get_if<LayerNorm>(&norm))
+    return std::string("LayerNorm") + (l->bias ? "" : " without bias") + ", eps " + number(l->eps);
+  const auto& r = std::get<RmsNorm>(norm);
+  return "RMSNorm, eps " + number(r.eps) +
+         (r.weight_offset != 0 ? ", weight offset " + number(r.weight_offset) : "");
+}
+
+std::string position_phrase(const Position& position) {
+  if (std::holds_alternative<Alibi>(position)) return "ALiBi";
+  const auto* r = std::get_if<Rope>(&position);
+  if (!r) return "no positions";
+  std::string out = "rope theta " + number(r->theta);
+  if (r->dims > 0) out += " over " + std::to_string(r->dims) + " dimensions";
+  if (r->interleaved) out += " interleaved";
+  if (r->scale != 1) out += " scale " + number(r->scale);
+  return out;
+}
+
+Phrases mixer_phrases(const Mixer& mixer) {
+  if (std::holds_alternative<Nothing>(mixer)) return {"no mixer"};
+  if (const auto* c = std::get_if<Custom>(&mixer))
+    return {"custom mixer " + c->name, c->values.dump()};
+  const auto& a = std::get<Attention>(mixer);
+  Phrases out{"attention " + std::to_string(a.heads) + " x " + std::to_string(a.head_dim)};
+  if (a.kv_heads != a.heads)
+    out.push_back(std::to_string(a.kv_heads) +
+                  (a.kv_heads == 1 ? " key/value head" : " key/value heads"));
+  out.push_back(position_phrase(a.position));
+  if (a.window) out.push_back("window " + comma(*a.window));
+  if (a.qk_norm) out.push_back("q and k norm " + norm_phrase(*a.qk_norm));
+  if (a.qkv_bias && a.out_bias)
+    out.push_back("biases");
+  else if (a.qkv_bias)
+    out.push_back("q, k, v biases");
+  else if (a.out_bias)
+    out.push_back("output bias");
+  if (a.scale) out.push_back("scale " + number(*a.scale));
+  if (a.softcap) out.push_back("softcap " + number(*a.softcap));
+  return out;
+}
+
+Phrases ffn_phrases(const Ffn& ffn) {
+  if (std::holds_alternative<Nothing>(ffn)) return {"no ffn"};
+  if (const auto* c = std::get_if<Custom>(&ffn)) return {"custom ffn " + c->name, c->values.dump()};
+  const auto& m = std::get<Mlp>(ffn);
+  Phrases out{std::string(m.gated ? "gated mlp " : "mlp ") + comma(m.hidden), enum_name(m.act)};
+  if (m.bias) out.push_back("biases");
+  return out;
+}
+
+/// The largest offset up to `width` that does not cut a UTF-8 character.
+size_t cut_before(const std::string& text, size_t width) {
+  size_t cut = width;
+  while (cut > 1 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
+  return cut;
+}
+
+/// Phrases joined by commas, broken between them (or inside, where one alone is too long) into
+/// lines of `width`.
+std::vector<std::string> wrap(const Phrases& phrases, size_t width) {
+  std::vector<std::string> lines(1);
+  for (size_t i = 0; i < phrases.size(); ++i) {
+    std::string piece = phrases[i] + (i + 1 < phrases.size() ? "," : "");
+    if (!lines.back().empty() && lines.back().size() + 1 + piece.size() > width)
+      lines.emplace_back();
+    if (!lines.back().empty()) lines.back() += ' ';
+    lines.back() += piece;
+    while (lines.back().size() > width) {
+      const size_t cut = cut_before(lines.back(), width);
+      std::string rest = lines.back().substr(cut);
+      lines.back().resize(cut);
+      lines.push_back(std::move(rest));
+    }
+  }
+  return lines;
+}
+
+std::string padded(std::string text, size_t width) {
+  if (text.size() < width) text.resize(width, ' ');
+  return text;
+}
+std::string right(const std::string& text, size_t width) {
+  return text.size() < width ? std::string(width - text.size(), ' ') + text : text;
+}
+
+void row(std::string& out, const std::string& name, const Phrases& phrases) {
+  constexpr size_t kName = 12;
+  bool first = true;
+  for (const auto& line : wrap(phrases, kColumns - kName)) {
+    out += padded(first ? name : "", kName) + line + "\n";
+    first = false;
+  }
+}
+
+Phrases model_position(const Model& m) {
+  Phrases out{comma(m.context) + " tokens"};
+  if (const auto* l = std::get_if<Learned>(&m.position))
+    out.push_back(l->length == m.context ? "learned positions"
+                                         : comma(l->length) + " learned positions");
+  else if (std::holds_alternative<Sinusoidal>(m.position))
+    out.push_back("sinusoidal positions");
+  return out;
+}
+
+Phrases head_phrases(const Model& m) {
+  Phrases out{m.tie_head    ? "the embedding, transposed"
+              : m.head_bias ? "its own weights and bias"
+                            : "its own weights"};
+  if (m.logit_softcap) out.push_back("softcap " + number(*m.logit_softcap));
+  return out;
+}
+
+}  // namespace
+
+std::string describe(const Model& m) {
+  const Count n = count(m);
+  std::string out;
+  row(out, "family", {m.family});
+  row(out, "parameters", {comma(n.total)});
+  row(out, "width", {comma(m.dim)});
+  row(out, "vocabulary", {comma(m.vocab)});
+  row(out, "context", model_position(m));
+  if (m.embed_scale != 1) row(out, "embeddings", {"times " + number(m.embed_scale)});
+  row(out, "final norm", {norm_phrase(m.final_norm)});
+  row(out, "head", head_phrases(m));
+  if (m.dropout > 0) row(out, "dropout", {number(m.dropout)});
+
+  constexpr size_t kRange = 12, kNumber = 16;
+  const auto layer_line = [&](const std::string& range, const std::string& text,
+                              const std::string& value) {
+    std::string line =
+        padded(range, kRange) + padded(text, kColumns - kRange - kNumber) + right(value, kNumber);
+    line.resize(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  };
+  out += "\n";
+  layer_line("layer", "block", "parameters each");
+  std::vector<Json> blocks;
+  for (const Block& b : m.layers) blocks.push_back(to_json(b));
+  for (size_t i = 0; i < m.layers.size();) {
+    size_t j = i;
+    while (j + 1 < m.layers.size() && blocks[j + 1] == blocks[i]) ++j;
+    const Block& b = m.layers[i];
+    std::string range = std::to_string(i) + (j > i ? "-" + std::to_string(j) : "");
+    const auto lines = [&](const Phrases& phrases, int64_t parameters) {
+      bool first = true;
+      for (const auto& text : wrap(phrases, kColumns - kRange - kNumber - 1)) {
+        layer_line(range, text, first ? comma(parameters) : "");
+        first = false, range.clear();
+      }
+    };
+    lines(mixer_phrases(b.mixer), n.layers[i].mixer);
+    lines(ffn_phrases(b.ffn), n.layers[i].ffn);
+    lines({enum_name(b.wiring) + " wiring", norm_phrase(b.norm)}, n.layers[i].norm);
+    i = j + 1;
+  }
+
+  out += "\n";
+  const auto part = [&](const std::string& name, int64_t value) {
+    if (value == 0) return;
+    char percent[16];
+    std::snprintf(percent, sizeof percent, "%.1f%%", 100.0 * double(value) / double(n.total));
+    out += padded(name, 12) + right(comma(value), 20) + right(percent, 9) + "\n";
+  };
+  out += padded("part", 12) + right("parameters", 20) + right("share", 9) + "\n";
+  part("embedding", n.embedding), part("positions", n.position), part("mixers", n.mixer);
+  part("ffns", n.ffn), part("norms", n.norm), part("head", n.head);
+
+  out += "\n";
+  row(out, "weights",
+      {human_bytes(4.0 * double(n.total)) + " in float32",
+       human_bytes(2.0 * double(n.total)) + " in bfloat16"});
+  row(out, "cache",
+      {human_bytes(double(kv_bytes_per_token(m, 2))) + " a token in bfloat16",
+       human_bytes(double(kv_bytes(m, m.context, 2))) + " for the whole context"});
+  row(out, "arithmetic",
+      {human_count(flops_per_token(m, m.context)) + " FLOP a token forward at the whole context"});
+  return out;
+}
+
+}  // namespace lmxlab::config
