@@ -59,7 +59,7 @@ BlockNorms block_norms(const Block& block) {
   const bool ffn = !std::holds_alternative<Nothing>(block.ffn);
   switch (block.wiring) {
     case Wiring::sandwich: return {mixer ? 2 : 0, ffn ? 2 : 0};
-    case Wiring::parallel: return {mixer || ffn ? 1 : 0, 0};
+    case Wiring::parallel: return {1, 0};
     default: return {mixer ? 1 : 0, ffn ? 1 : 0};
   }
 }
