@@ -1,1 +1,14 @@
-
+# examples/NAME.cpp: a program example_NAME each; ctest runs it in a folder of its own, without arguments.
+file(GLOB _examples CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/examples/*.cpp")
+foreach(source IN LISTS _examples)
+  get_filename_component(name "${source}" NAME_WE)
+  add_executable(example_${name} "${source}")
+  target_link_libraries(example_${name} PRIVATE lmxlab)
+  set_target_properties(example_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/examples")
+  if(BUILD_TESTING OR LMXLAB_BUILD_TESTS)
+    set(folder "${PROJECT_BINARY_DIR}/examples/run-${name}")
+    file(MAKE_DIRECTORY "${folder}")
+    add_test(NAME example_${name} COMMAND example_${name} WORKING_DIRECTORY "${folder}")
+    set_tests_properties(example_${name} PROPERTIES LABELS example TIMEOUT 300)
+  endif()
+endforeach()

@@ -5,6 +5,10 @@
 #
 # MLX's own package config is not used: for the CUDA wheel it demands the CUDA toolkit and cuDNN, which only
 # building MLX needs. The target needs the headers, the library and its run path, nothing else.
+#
+# A CUDA wheel is linked to libraries of other wheels (cuDNN, cuBLAS, NCCL, ...), unpacked beside it under nvidia/, and to
+# libcuda, which only a driver brings. So the linker may leave a shared library's own symbols open, and the run path of
+# what we link names those folders.
 
 get_filename_component(_lmxlab_top "${CMAKE_CURRENT_LIST_DIR}/.." ABSOLUTE)
 file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/mlx-version.txt" LMXLAB_MLX_VERSION LIMIT_COUNT 1)
@@ -14,10 +18,12 @@ function(lmxlab_locate_mlx)
   if(NOT flavour OR flavour STREQUAL "auto")
     if(APPLE)
       set(flavour metal)
-    elseif(EXISTS /proc/driver/nvidia/version)
-      set(flavour cuda)
     else()
       set(flavour cpu)
+      file(GLOB cuda "${_lmxlab_top}/build/mlx-${LMXLAB_MLX_VERSION}-cuda*/mlx/include/mlx/array.h")
+      if(cuda AND EXISTS /proc/driver/nvidia/version)
+        set(flavour cuda)
+      endif()
     endif()
   endif()
   if(NOT flavour MATCHES "^(cpu|metal|cuda)$")
@@ -25,9 +31,7 @@ function(lmxlab_locate_mlx)
   endif()
   set(root "${MLX_ROOT}")
   if(NOT root)
-    file(GLOB candidates
-      "${_lmxlab_top}/build/mlx-${LMXLAB_MLX_VERSION}-${flavour}*/mlx"
-      "${CMAKE_CURRENT_LIST_DIR}/../../../mlx-${LMXLAB_MLX_VERSION}-${flavour}*/mlx")
+    file(GLOB candidates "${_lmxlab_top}/build/mlx-${LMXLAB_MLX_VERSION}-${flavour}*/mlx")
     list(POP_FRONT candidates root)
   endif()
   if(NOT EXISTS "${root}/include/mlx/array.h")
@@ -54,6 +58,14 @@ function(lmxlab_locate_mlx)
   if(flavour STREQUAL "metal" AND EXISTS "${root}/include/metal_cpp")
     set_property(TARGET lmxlab::mlx APPEND PROPERTY INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${root}/include/metal_cpp")
     set_property(TARGET lmxlab::mlx APPEND PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${root}/include/metal_cpp")
+  endif()
+  if(flavour STREQUAL "cuda")
+    set_property(TARGET lmxlab::mlx APPEND PROPERTY INTERFACE_LINK_OPTIONS "LINKER:--allow-shlib-undefined")
+    file(GLOB folders LIST_DIRECTORIES true "${root}/../nvidia/*/lib")
+    foreach(folder IN LISTS folders)
+      get_filename_component(folder "${folder}" ABSOLUTE)
+      set_property(TARGET lmxlab::mlx APPEND PROPERTY INTERFACE_LINK_OPTIONS "LINKER:-rpath,${folder}")
+    endforeach()
   endif()
   message(STATUS "MLX ${found} (${flavour}): ${root}")
   set(LMXLAB_MLX_FLAVOUR "${flavour}" PARENT_SCOPE)

@@ -9,3 +9,6 @@ if(LMXLAB_PCH)
   target_precompile_headers(lmxlab_program PRIVATE <mlx/mlx.h> <algorithm> <functional> <map> <memory> <optional>
     <string> <vector>)
 endif()
+if(COMMAND lmxlab_install_program)
+  lmxlab_install_program(lmxlab_program)
+endif()

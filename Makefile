@@ -1,0 +1,57 @@
+# From a fresh machine to a running program: `make run`. Everything here is a thin call of a script.
+#   PRESET=release (dev, ci, asan, tsan)   LMXLAB_MLX=auto (cpu, metal, cuda)   PREFIX=/usr/local   ARGS='...'
+SHELL := bash
+PRESET ?= release
+PREFIX ?= /usr/local
+ARGS ?=
+export PRESET
+
+.PHONY: run build test test-peers mlx peers install mac cuda asan tsan format format-check clean help
+
+run: ## install what is missing, build, train the default model, print a sample
+	@scripts/build.sh lmxlab_program
+	@build/$(PRESET)/lmxlab train $(ARGS)
+
+build: ## the program: build/release/lmxlab
+	@scripts/build.sh lmxlab_program
+
+test: ## build everything, run every test but the slow ones and the peers'
+	@scripts/test.sh
+
+test-peers: ## compare with PyTorch and transformers (5 GB, installed once into your cache)
+	@scripts/test_peers.sh
+
+mlx: ## unpack MLX's wheel under build/
+	@scripts/bootstrap.sh
+	@scripts/mlx.sh
+
+peers: ## make the environment of test-peers, print its folder
+	@scripts/peers.sh
+
+install: ## program, headers, libraries and CMake package into PREFIX
+	@scripts/install.sh "$(PREFIX)"
+
+mac: ## check that every source compiles for a Mac and that a program links
+	@scripts/mac_check.sh
+
+cuda: ## check that the program links with MLX's CUDA build, without a card or a toolkit
+	@scripts/cuda_check.sh
+
+asan: ## tests under the address and undefined-behaviour sanitizers
+	@PRESET=asan scripts/test.sh
+
+tsan: ## tests under the thread sanitizer
+	@PRESET=tsan scripts/test.sh
+
+format: ## clang-format over our sources
+	@scripts/format.sh
+
+format-check: ## say which files clang-format would change
+	@scripts/format.sh --check
+
+clean: ## remove the build trees; the unpacked wheels of MLX stay
+	@scripts/clean.sh
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s@ 2>/dev/null || \
+	  sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1   \2/p' $(firstword $(MAKEFILE_LIST))
