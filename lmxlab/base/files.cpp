@@ -64,20 +64,29 @@ std::string read_file(const fs::path& path) {
   }
 }
 
+AtomicFile::AtomicFile(const fs::path& path)
+    : path_(path), temporary_(path.parent_path() / ("." + path.filename().string() + ".tmp")) {
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd_ < 0) failed("write", path_);
+}
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+void AtomicFile::write(std::string_view content) {
+  write_all(fd_, content, path_);
+}
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) failed("write", path_);
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) failed("write", path_);
+  ::close(std::exchange(fd_, -1));
+}
+
 void write_file_atomic(const fs::path& path, std::string_view content) {
-  const fs::path temporary = path.parent_path() / ("." + path.filename().string() + ".tmp");
-  {
-    const Descriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
-    if (file.fd < 0) failed("write", path);
-    try {
-      write_all(file.fd, content, path);
-      if (::fsync(file.fd) != 0) failed("write", path);
-    } catch (...) {
-      ::unlink(temporary.c_str());
-      throw;
-    }
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) failed("write", path);
+  AtomicFile file(path);
+  file.write(content);
+  file.commit();
 }
 
 LineWriter::LineWriter(const fs::path& path) : path_(path.string()) {

@@ -17,6 +17,23 @@ namespace fs = std::filesystem;
 /// @throws Error(not_found) if there is no such file, Error(resource) if it may not be read.
 std::string read_file(const fs::path& path);
 
+/// A file in the making: written under a temporary name beside `path`; `commit` syncs and renames it into place.
+/// Without a commit the old content stays and the temporary file is removed.
+class AtomicFile {
+ public:
+  /// @throws Error(resource) naming the path, and what the system said (disk full, permission).
+  explicit AtomicFile(const fs::path& path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(std::string_view content);
+  void commit();
+
+ private:
+  fs::path path_, temporary_;
+  int fd_ = -1;
+};
+
 /// Writes under a temporary name beside it, syncs, renames. The directory must exist.
 /// @throws Error(resource) naming the path, and what the system said (disk full, permission).
 void write_file_atomic(const fs::path& path, std::string_view content);

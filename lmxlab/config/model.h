@@ -173,7 +173,7 @@ struct Model {
   int dim = 64, vocab = 256;
   int context = 1024;  // the longest sequence it is meant for; learned positions enforce theirs
   ModelPosition position = NoPosition{};
-  std::vector<Block> layers;
+  std::vector<Block> layers = {};
   Norm final_norm = RmsNorm{};
   bool tie_head = true, head_bias = false;
   float embed_scale = 1;

@@ -1,0 +1,87 @@
+#include "lmxlab/core/attention.h"
+
+#include "lmxlab/core/position.h"
+
+#include <mlx/fast.h>
+#include <mlx/ops.h>
+
+#include <cmath>
+#include <limits>
+
+namespace lmxlab::core {
+namespace {
+
+// [B, L, H * Dh] -> [B, H, L, Dh]
+mx::array split_heads(const mx::array& x, int heads, int head_dim) {
+  return mx::transpose(mx::reshape(x, {x.shape(0), x.shape(1), heads, head_dim}), {0, 2, 1, 3});
+}
+
+}  // namespace
+
+Attention::Attention(const config::Attention& c, const Build& b)
+    : q_proj(b.dim, c.heads * c.head_dim, c.qkv_bias, b.std, b.init),
+      k_proj(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init),
+      v_proj(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init),
+      o_proj(c.heads * c.head_dim, b.dim, c.out_bias, b.residual_std, b.init),
+      config_(c) {
+  if (c.qk_norm) q_norm.emplace(*c.qk_norm, c.head_dim), k_norm.emplace(*c.qk_norm, c.head_dim);
+}
+
+std::unique_ptr<LayerCache> Attention::make_cache() const {
+  return config_.window ? rotating_cache(*config_.window) : plain_cache();
+}
+
+mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
+  const auto& c = config_;
+  const int batch = x.shape(0), length = x.shape(1);
+  auto q = split_heads(q_proj(x), c.heads, c.head_dim);
+  auto k = split_heads(k_proj(x), c.kv_heads, c.head_dim);
+  const auto v = split_heads(v_proj(x), c.kv_heads, c.head_dim);
+  if (q_norm) q = (*q_norm)(q), k = (*k_norm)(k);
+  if (const auto* rope = std::get_if<config::Rope>(&c.position))
+    q = rotate(*rope, q, pass), k = rotate(*rope, k, pass);
+
+  auto* slot = pass.slot();
+  const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
+  const float scale = c.scale.value_or(1 / std::sqrt(static_cast<float>(c.head_dim)));
+  const bool alibi = std::holds_alternative<config::Alibi>(c.position);
+
+  const auto attend = [&] {
+    if (c.softcap || alibi) {
+      std::optional<mx::array> bias;
+      if (alibi) bias = alibi_bias(c.heads, pass, length, keys);
+      return plain_attention(q, keys, scale, mask_array(pass, length, keys, c.window), c.softcap,
+                             bias);
+    }
+    const auto mask = attention_mask(pass, length, keys, c.window);
+    const char* mode = mask.kind == Mask::Kind::causal ? "causal" : mask.allowed ? "array" : "";
+    return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale, mode, mask.allowed);
+  };
+  const auto out = mx::transpose(attend(), {0, 2, 1, 3});
+  return o_proj(mx::reshape(out, {batch, length, c.heads * c.head_dim}));
+}
+
+mx::array plain_attention(const mx::array& q, const Keys& keys, float scale,
+                          const std::optional<mx::array>& allowed, std::optional<float> softcap,
+                          const std::optional<mx::array>& bias) {
+  const int B = q.shape(0), H = q.shape(1), L = q.shape(2), D = q.shape(3);
+  const int K = keys.k.shape(1), S = keys.k.shape(2), Dv = keys.v.shape(3);
+  if (H % K != 0)
+    throw Error(Kind::usage, "[attention] " + std::to_string(H) + " heads are no multiple of " +
+                                 std::to_string(K) + " key/value heads");
+  const auto f32 = [](const mx::array& a) { return mx::astype(a, mx::float32); };
+  const auto grouped = mx::reshape(mx::multiply(f32(q), mx::array(scale)), {B, K, H / K, L, D});
+  const auto k = mx::expand_dims(f32(keys.k), 2), v = mx::expand_dims(f32(keys.v), 2);
+  auto scores = mx::reshape(mx::matmul(grouped, mx::swapaxes(k, -1, -2)), {B, H, L, S});
+  if (softcap) {
+    const mx::array cap(*softcap);
+    scores = mx::multiply(mx::tanh(mx::divide(scores, cap)), cap);
+  }
+  if (bias) scores = mx::add(scores, *bias);
+  if (allowed)
+    scores = mx::where(*allowed, scores, mx::array(std::numeric_limits<float>::lowest()));
+  const auto weights = mx::reshape(mx::softmax(scores, -1, true), {B, K, H / K, L, S});
+  return mx::astype(mx::reshape(mx::matmul(weights, v), {B, H, L, Dv}), q.dtype());
+}
+
+}  // namespace lmxlab::core

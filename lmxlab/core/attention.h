@@ -1,0 +1,41 @@
+// Softmax attention: MHA, GQA, MQA, with windows, qk-norm, biases, soft caps, rotary positions or ALiBi.
+#pragma once
+
+#include "lmxlab/config/model.h"
+#include "lmxlab/core/linear.h"
+#include "lmxlab/core/mask.h"
+#include "lmxlab/core/mixer.h"
+#include "lmxlab/core/norm.h"
+
+namespace lmxlab::core {
+
+class Attention : public Mixer {
+ public:
+  Attention(const config::Attention& config, const Build& build);
+  mx::array operator()(const mx::array& x, Pass& pass) const override;
+  void visit(Visitor& v) override {
+    v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("o_proj", o_proj);
+    v("q_norm", q_norm), v("k_norm", k_norm);
+  }
+  std::unique_ptr<LayerCache> make_cache() const override;
+
+  Linear q_proj, k_proj, v_proj, o_proj;
+  std::optional<Norm> q_norm, k_norm;
+
+ private:
+  config::Attention config_;
+};
+
+/// Attention written out in ordinary ops, in float32: what MLX's fused form is checked against, and what serves soft caps
+/// and additive biases.
+/// @param q  [B, H, L, Dh], rotated already.
+/// @param keys  k, v [B, K, S, Dh], H a multiple of K.
+/// @param allowed  bool [L, S] or [B, 1, L, S]; true means "may look". A row of false gives the mean of v.
+/// @param bias  float32 [H, L, S], added to the scaled and capped scores.
+/// @return  [B, H, L, Dh], dtype of q.
+/// @cost  O(B H L S Dh); holds the L x S scores.
+mx::array plain_attention(const mx::array& q, const Keys& keys, float scale,
+                          const std::optional<mx::array>& allowed, std::optional<float> softcap,
+                          const std::optional<mx::array>& bias);
+
+}  // namespace lmxlab::core

@@ -1,0 +1,26 @@
+// One block for all: a mixer and an FFN, and how they meet the residual stream.
+#pragma once
+
+#include "lmxlab/config/model.h"
+#include "lmxlab/core/mixer.h"
+#include "lmxlab/core/norm.h"
+
+namespace lmxlab::core {
+
+class Block {
+ public:
+  Block(const config::Block& config, const Build& build);
+  /// [B, L, D] -> [B, L, D]
+  mx::array operator()(const mx::array& x, Pass& pass) const;
+  void visit(Visitor& v);
+  std::unique_ptr<LayerCache> make_cache() const { return mixer_ ? mixer_->make_cache() : nullptr; }
+
+ private:
+  config::Wiring wiring_;
+  // A branch that is "none" has neither part nor norm: it adds nothing.
+  std::unique_ptr<Mixer> mixer_;
+  std::unique_ptr<Ffn> ffn_;
+  std::optional<Norm> before_mixer_, after_mixer_, before_ffn_, after_ffn_;
+};
+
+}  // namespace lmxlab::core

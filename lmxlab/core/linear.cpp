@@ -1,0 +1,20 @@
+#include "lmxlab/core/linear.h"
+
+#include <mlx/ops.h>
+
+namespace lmxlab::core {
+
+Linear::Linear(int in, int out, bool with_bias, float std, Init& init)
+    : weight{{init.normal({out, in}, std)}} {
+  if (with_bias) bias = Param{zeros({out})};
+}
+
+mx::array Linear::operator()(const mx::array& x) const {
+  auto y = weight.matmul(x);
+  return bias ? mx::add(y, bias->value) : y;
+}
+
+Embedding::Embedding(int vocab, int dim, float std, Init& init)
+    : weight{{init.normal({vocab, dim}, std)}} {}
+
+}  // namespace lmxlab::core

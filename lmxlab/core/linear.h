@@ -1,0 +1,33 @@
+// Linear and Embedding.
+#pragma once
+
+#include "lmxlab/core/init.h"
+#include "lmxlab/core/weight.h"
+
+namespace lmxlab::core {
+
+/// y = x W^T + b.
+class Linear {
+ public:
+  Linear(int in, int out, bool with_bias, float std, Init& init);
+  /// [..., in] -> [..., out], dtype of x.
+  mx::array operator()(const mx::array& x) const;
+  void visit(Visitor& v) { v("", weight), v("bias", bias); }
+
+  Weight weight;
+  std::optional<Param> bias;  // [out]
+};
+
+/// A table of vectors; transposed, it is a tied output head.
+struct Embedding {
+  Embedding(int vocab, int dim, float std, Init& init);
+  /// int ids [...] -> [..., dim]. An id outside the table reads foreign memory: callers check ids.
+  mx::array operator()(const mx::array& ids) const { return weight.rows(ids); }
+  /// [..., dim] -> [..., vocab]
+  mx::array as_head(const mx::array& x) const { return weight.matmul(x); }
+  void visit(Visitor& v) { v("", weight); }
+
+  Weight weight;
+};
+
+}  // namespace lmxlab::core

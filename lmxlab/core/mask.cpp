@@ -1,0 +1,49 @@
+#include "lmxlab/core/mask.h"
+
+#include <mlx/ops.h>
+
+namespace lmxlab::core {
+
+mx::array query_positions(const Pass& pass, int length) {
+  const auto p = mx::arange(pass.offset, pass.offset + length, mx::int32);
+  if (!pass.pads) return p;
+  return mx::subtract(mx::expand_dims(p, 0), mx::expand_dims(*pass.pads, 1));
+}
+
+mx::array key_positions(const Keys& keys, int next) {
+  const int columns = keys.k.shape(2);
+  if (!keys.ring) return mx::arange(keys.start, keys.start + columns, mx::int32);
+  // Column j of a full ring of S columns: the largest p < next with p mod S = j.
+  const auto back = mx::remainder(mx::subtract(mx::array(next - 1), mx::arange(columns, mx::int32)),
+                                  mx::array(columns));
+  return mx::subtract(mx::array(next - 1), back);
+}
+
+mx::array mask_array(const Pass& pass, int length, const Keys& keys, std::optional<int> window) {
+  const int next = pass.offset + length;
+  const auto q = mx::expand_dims(mx::arange(pass.offset, next, mx::int32), 1);  // [L, 1]
+  const auto k = mx::expand_dims(key_positions(keys, next), 0);                 // [1, S]
+  auto allowed = mx::less_equal(k, q);
+  if (window)
+    allowed = mx::logical_and(allowed, mx::greater(k, mx::subtract(q, mx::array(*window))));
+  if (pass.pads) {
+    const auto first = mx::reshape(*pass.pads, {-1, 1, 1, 1});
+    allowed = mx::logical_and(allowed, mx::greater_equal(mx::expand_dims(k, {0, 1}), first));
+  }
+  return allowed;
+}
+
+Mask attention_mask(const Pass& pass, int length, const Keys& keys, std::optional<int> window) {
+  const int columns = keys.k.shape(2);
+  // A window hides something only if a query is further than that from the first key.
+  const bool windowed = window && !(keys.ring && length == 1) &&
+                        pass.offset + length - (keys.ring ? 0 : keys.start) > *window;
+  if (!pass.pads && !windowed) {
+    if (length == 1) return {Mask::Kind::none};
+    if (columns >= length && keys.start + columns == pass.offset + length)
+      return {Mask::Kind::causal};
+  }
+  return {Mask::Kind::array, mask_array(pass, length, keys, window)};
+}
+
+}  // namespace lmxlab::core

@@ -1,0 +1,39 @@
+// What a block chooses: a mixer (it looks across positions) and an FFN (it does not).
+#pragma once
+
+#include "lmxlab/core/init.h"
+#include "lmxlab/core/pass.h"
+#include "lmxlab/core/tree.h"
+
+#include <memory>
+
+namespace lmxlab::core {
+
+class Mixer {
+ public:
+  virtual ~Mixer() = default;
+  /// [B, L, D] -> [B, L, D], dtype kept. Output at a position must not depend on later ones.
+  virtual mx::array operator()(const mx::array& x, Pass& pass) const = 0;
+  virtual void visit(Visitor& v) = 0;
+  /// Its memory for generation; null: it keeps none, and can then not look back across passes.
+  virtual std::unique_ptr<LayerCache> make_cache() const { return nullptr; }
+};
+
+class Ffn {
+ public:
+  virtual ~Ffn() = default;
+  /// [B, L, D] -> [B, L, D], dtype kept; each position by itself.
+  virtual mx::array operator()(const mx::array& x, Pass& pass) const = 0;
+  virtual void visit(Visitor& v) = 0;
+};
+
+/// What a part is told when it is built.
+struct Build {
+  int dim;           // D
+  int layer, layers;  // which block, of how many
+  float std;         // of weights; projections back into the stream get `residual_std`
+  float residual_std;
+  Init& init;
+};
+
+}  // namespace lmxlab::core

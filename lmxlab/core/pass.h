@@ -1,0 +1,34 @@
+// One forward pass: what every layer of it must know. (A training step is something else.)
+#pragma once
+
+#include "lmxlab/core/cache.h"
+
+#include <mlx/array.h>
+
+#include <functional>
+#include <optional>
+#include <string_view>
+
+namespace lmxlab::core {
+
+/// Called with a name and an activation: "layers.3.mixer" [B, L, D], ... The array is lazy.
+using Tap = std::function<void(std::string_view name, const mx::array& value)>;
+
+struct Pass {
+  int offset = 0;                  // positions before this pass, already in the cache
+  Cache* cache = nullptr;          // grown in place by the mixers; none: attend over this pass alone
+  std::optional<mx::array> pads = {};  // int32 [B]: padding tokens at the left of each row
+  float dropout = 0;               // 0 unless training
+  std::optional<mx::array> key = {};   // of dropout; split for every use
+  Tap tap = {};
+  int layer = 0;                   // the block that runs now
+
+  bool training() const { return key.has_value(); }
+  /// The cache entry of the block that runs now, or null.
+  LayerCache* slot() const { return cache ? cache->layer(layer) : nullptr; }
+  /// Zeroes with probability `dropout`, scales the rest; the identity when not training.
+  mx::array drop(const mx::array& x);
+  void show(std::string_view what, const mx::array& x) const;
+};
+
+}  // namespace lmxlab::core

@@ -1,0 +1,84 @@
+#include "lmxlab/core/transformer.h"
+
+#include "lmxlab/core/mask.h"
+#include "lmxlab/core/position.h"
+
+#include <mlx/ops.h>
+
+#include <cmath>
+
+namespace lmxlab::core {
+
+Transformer::Transformer(const config::Model& config, uint64_t seed)
+    : Transformer(config, Init(seed)) {}
+
+Transformer::Transformer(const config::Model& c, Init init)
+    : embed_tokens(c.vocab, c.dim, c.init_std, init), norm(c.final_norm, c.dim), config_(c) {
+  if (const auto* learned = std::get_if<config::Learned>(&c.position))
+    embed_positions = Param{init.normal({learned->length, c.dim}, c.init_std)};
+  const int n = static_cast<int>(c.layers.size());
+  // Branches add up along the stream; GPT-2's report scales their last projections for it.
+  const float residual_std = c.init_std / std::sqrt(2.0f * static_cast<float>(n));
+  layers.reserve(c.layers.size());
+  for (int i = 0; i < n; ++i)
+    layers.emplace_back(c.layers[static_cast<size_t>(i)],
+                        Build{c.dim, i, n, c.init_std, residual_std, init});
+  if (!c.tie_head) lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
+}
+
+std::vector<std::unique_ptr<LayerCache>> Transformer::make_caches() const {
+  std::vector<std::unique_ptr<LayerCache>> out;
+  for (const auto& block : layers) out.push_back(block.make_cache());
+  return out;
+}
+
+mx::Dtype Transformer::dtype() const {
+  const auto& w = embed_tokens.weight;
+  return (w.quantized() ? w.scales->value : w.w.value).dtype();
+}
+
+mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
+  const int length = tokens.shape(1);
+  auto x = embed_tokens(tokens);
+  if (config_.embed_scale != 1) x = mx::multiply(x, mx::array(config_.embed_scale, x.dtype()));
+  if (embed_positions) {
+    const int limit = embed_positions->value.shape(0);
+    if (pass.offset + length > limit)
+      throw Error(Kind::usage, "[model] " + std::to_string(pass.offset + length) +
+                                   " positions, but the model has learned only " +
+                                   std::to_string(limit) + ". Shorten the text.");
+    const auto at = pass.pads ? mx::maximum(query_positions(pass, length), mx::array(0))
+                              : query_positions(pass, length);
+    x = mx::add(x, mx::astype(mx::take(embed_positions->value, at, 0), x.dtype()));
+  } else if (std::holds_alternative<config::Sinusoidal>(config_.position)) {
+    x = mx::add(x, mx::astype(sinusoids(query_positions(pass, length), config_.dim), x.dtype()));
+  }
+  x = pass.drop(x);
+  if (pass.tap) pass.tap("embedding", x);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    pass.layer = static_cast<int>(i);
+    x = layers[i](x, pass);
+    pass.show("output", x);
+  }
+  if (pass.cache) pass.cache->advance(length);
+  return norm(x);
+}
+
+mx::array Transformer::head(const mx::array& h) const {
+  auto logits = lm_head ? (*lm_head)(h) : embed_tokens.as_head(h);
+  if (config_.logit_softcap) {
+    const mx::array cap(*config_.logit_softcap, logits.dtype());
+    logits = mx::multiply(mx::tanh(mx::divide(logits, cap)), cap);
+  }
+  return logits;
+}
+
+mx::array Transformer::operator()(const mx::array& tokens, Pass& pass) const {
+  const auto h = hidden(tokens, pass);
+  if (pass.tap) pass.tap("hidden", h);
+  const auto logits = head(h);
+  if (pass.tap) pass.tap("logits", logits);
+  return logits;
+}
+
+}  // namespace lmxlab::core

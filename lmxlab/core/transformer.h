@@ -1,0 +1,47 @@
+// The whole model: embedding, positions, blocks, final norm, head.
+#pragma once
+
+#include "lmxlab/config/model.h"
+#include "lmxlab/core/block.h"
+#include "lmxlab/core/linear.h"
+
+namespace lmxlab::core {
+
+class Transformer {
+ public:
+  /// New weights, lazy: nothing is allocated before the first evaluation. The config must be valid.
+  Transformer(const config::Model& config, uint64_t seed);
+  Transformer(const Transformer&) = delete;  // steps and entries point into it
+  Transformer& operator=(const Transformer&) = delete;
+
+  /// Logits of every position.
+  /// @param tokens  int [B, L]
+  /// @return  [B, L, V], dtype of the weights.
+  mx::array operator()(const mx::array& tokens, Pass& pass) const;
+  /// After the final norm, before the head. [B, L, D]
+  mx::array hidden(const mx::array& tokens, Pass& pass) const;
+  /// [B, L, D] -> [B, L, V]
+  mx::array head(const mx::array& hidden) const;
+
+  std::vector<std::unique_ptr<LayerCache>> make_caches() const;
+  const config::Model& config() const { return config_; }
+  /// The dtype that activations have.
+  mx::Dtype dtype() const;
+
+  void visit(Visitor& v) {
+    v("model.embed_tokens", embed_tokens), v("model.embed_positions.weight", embed_positions);
+    v("model.layers", layers), v("model.norm", norm), v("lm_head", lm_head);
+  }
+
+  Embedding embed_tokens;
+  std::optional<Param> embed_positions;  // [P, D]
+  std::vector<Block> layers;
+  Norm norm;
+  std::optional<Linear> lm_head;
+
+ private:
+  Transformer(const config::Model& config, Init init);
+  config::Model config_;
+};
+
+}  // namespace lmxlab::core

@@ -1,0 +1,31 @@
+#include "lmxlab/core/weight.h"
+
+#include <mlx/ops.h>
+
+namespace lmxlab::core {
+
+mx::array Weight::matmul(const mx::array& x) const {
+  if (!quantized()) return mx::matmul(x, mx::transpose(w.value));
+  return mx::quantized_matmul(x, w.value, scales->value, biases->value, true, group, bits);
+}
+
+mx::array Weight::rows(const mx::array& ids) const {
+  if (!quantized()) return mx::take(w.value, ids, 0);
+  return mx::dequantize(mx::take(w.value, ids, 0), mx::take(scales->value, ids, 0),
+                        mx::take(biases->value, ids, 0), group, bits);
+}
+
+void Weight::quantize(int group_size, int bit_width) {
+  const int in = w.value.shape(-1);
+  if (quantized()) throw Error(Kind::usage, "[quantize] the weight is quantized already");
+  if (in % group_size != 0)
+    throw Error(Kind::usage, "[quantize] " + std::to_string(in) +
+                                 " columns are no multiple of the group size " +
+                                 std::to_string(group_size));
+  const auto packed = mx::quantize(w.value, group_size, bit_width);
+  w = {packed[0], false};
+  scales = Param{packed[1], false}, biases = Param{packed[2], false};
+  group = group_size, bits = bit_width;
+}
+
+}  // namespace lmxlab::core

@@ -1,0 +1,26 @@
+// The slot that changes representation: a layer keeps its weight here and does not know whether it is float or packed.
+#pragma once
+
+#include "lmxlab/core/tree.h"
+
+namespace lmxlab::core {
+
+/// A matrix [out, in], dense or quantized in groups along `in` (MLX's affine layout).
+struct Weight {
+  Param w;                                     // [out, in] float, or packed uint32
+  std::optional<Param> scales = {}, biases = {};  // [out, in / group]
+  int group = 0, bits = 0;
+
+  bool quantized() const { return scales.has_value(); }
+  /// x W^T: [..., in] -> [..., out], dtype of x.
+  mx::array matmul(const mx::array& x) const;
+  /// Rows as floats: int ids [...] -> [..., in].
+  mx::array rows(const mx::array& ids) const;
+  /// Packs it in place; the result is frozen.
+  /// @throws Error(usage) if `in` is no multiple of the group.
+  void quantize(int group_size, int bit_width);
+
+  void visit(Visitor& v) { v("weight", w), v("scales", scales), v("biases", biases); }
+};
+
+}  // namespace lmxlab::core

@@ -1,0 +1,44 @@
+#include "lmxlab/io/hf_folder.h"
+
+#include "lmxlab/base/json.h"
+
+#include <set>
+
+namespace lmxlab::io {
+
+Tensors read_folder(const fs::path& folder) {
+  if (!fs::is_directory(folder))
+    throw Error(Kind::not_found, "[load] there is no folder " + folder.string());
+  const auto single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
+  if (!fs::exists(index)) {
+    if (!fs::exists(single))
+      throw Error(Kind::not_found, "[load] " + folder.string() +
+                                       " holds no weights: expected model.safetensors or "
+                                       "model.safetensors.index.json");
+    return SafeTensors(single).all();
+  }
+  const auto json = Json::parse(read_file(index), index.string());
+  return with_context(index.string(), [&] {
+    Tensors out;
+    std::set<std::string> shards;
+    for (const auto& [name, shard] : json.at("weight_map").as_object()) {
+      const auto& file = shard.as_string();
+      if (file.find('/') != std::string::npos)
+        throw Error(Kind::bad_data, "[load] the shard \"" + file + "\" is outside the folder");
+      shards.insert(file);
+    }
+    for (const auto& shard : shards)
+      for (auto& [name, array] : SafeTensors(folder / shard).all()) {
+        const auto* owner = json.at("weight_map").find(name);
+        if (!owner || owner->as_string() != shard)
+          throw Error(Kind::bad_data, "[load] the tensor " + name + " in " + shard + " is not in the index");
+        out.emplace(name, array);
+      }
+    for (const auto& [name, shard] : json.at("weight_map").as_object())
+      if (!out.count(name))
+        throw Error(Kind::bad_data, "[load] the tensor " + name + " is not in its shard " + shard.as_string());
+    return out;
+  });
+}
+
+}  // namespace lmxlab::io

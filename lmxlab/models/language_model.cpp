@@ -1,0 +1,159 @@
+#include "lmxlab/models/language_model.h"
+
+#include "lmxlab/base/files.h"
+#include "lmxlab/config/hf.h"
+#include "lmxlab/config/validate.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/io/hf_folder.h"
+#include "lmxlab/models/names.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+
+namespace lmxlab {
+
+mx::Dtype to_mlx(DType dtype) {
+  return dtype == DType::f32 ? mx::float32 : dtype == DType::f16 ? mx::float16 : mx::bfloat16;
+}
+DType from_mlx(mx::Dtype dtype) {
+  if (dtype == mx::float32) return DType::f32;
+  if (dtype == mx::float16) return DType::f16;
+  if (dtype == mx::bfloat16) return DType::bf16;
+  throw Error(Kind::internal, "[model] weights of an unexpected type");
+}
+
+LanguageModel::LanguageModel(std::shared_ptr<Runtime> runtime,
+                             std::unique_ptr<core::Transformer> transformer)
+    : runtime_(std::move(runtime)), transformer_(std::move(transformer)) {}
+
+LanguageModel::LanguageModel(const config::Model& config, uint64_t seed, DType dtype)
+    : runtime_(std::make_shared<Runtime>()) {
+  config::validate(config);
+  const Enter enter(runtime_);
+  transformer_ = std::make_unique<core::Transformer>(config, seed);
+  if (dtype != DType::f32)
+    for (auto& e : core::collect(*transformer_))
+      e.param->value = mx::astype(e.param->value, to_mlx(dtype));
+}
+
+LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool strict) {
+  const auto config_path = folder / "config.json";
+  const auto json = Json::parse(read_file(config_path), config_path.string());
+  auto read = with_context(config_path.string(), [&] { return config::from_hf(json, strict); });
+  config::validate(read.model, Kind::bad_data);
+
+  auto tensors = io::read_folder(folder);
+  auto runtime = std::make_shared<Runtime>();
+  const Enter enter(runtime);
+  LanguageModel model(runtime, std::make_unique<core::Transformer>(read.model, 0));
+  model.warnings_ = std::move(read.warnings);
+  with_context(folder.string(), [&] {
+    tensors = names_from_checkpoint(config::hf_form(read.model), std::move(tensors), read.model);
+    core::load(core::collect(*model.transformer_), tensors, folder.string());
+  });
+  return model;
+}
+
+LanguageModel::LanguageModel(LanguageModel&&) noexcept = default;
+LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
+LanguageModel::~LanguageModel() = default;
+
+namespace {
+
+mx::array as_batch(const mx::array& tokens) {
+  if (!mx::issubdtype(tokens.dtype(), mx::integer))
+    throw Error(Kind::usage, "[model] tokens: expected integers, got another type");
+  if (tokens.ndim() > 2 || tokens.size() == 0)
+    throw Error(Kind::usage, "[model] tokens: expected [L] or [B, L] with at least one token, got " +
+                                 std::to_string(tokens.ndim()) + " dimensions and " +
+                                 std::to_string(tokens.size()) + " tokens");
+  if (tokens.ndim() == 2) return tokens;
+  return mx::reshape(tokens, {1, static_cast<int>(tokens.size())});
+}
+
+}  // namespace
+
+std::pair<mx::array, Cache> LanguageModel::operator()(const mx::array& tokens) const {
+  return (*this)(tokens, make_cache());
+}
+
+std::pair<mx::array, Cache> LanguageModel::operator()(const mx::array& tokens, Cache cache) const {
+  const Enter enter(runtime_);
+  if (cache.empty()) cache = make_cache();
+  const auto batch = as_batch(tokens);
+  core::Pass pass;
+  pass.offset = cache.length();
+  pass.cache = &cache;
+  pass.pads = cache.pads;
+  auto logits = (*transformer_)(batch, pass);
+  return {std::move(logits), std::move(cache)};
+}
+
+mx::array LanguageModel::forward(const mx::array& tokens, const std::optional<mx::array>& pads,
+                                 const core::Tap& tap) const {
+  const Enter enter(runtime_);
+  core::Pass pass;
+  pass.pads = pads;
+  pass.tap = tap;
+  return (*transformer_)(as_batch(tokens), pass);
+}
+
+Cache LanguageModel::make_cache(const std::optional<mx::array>& pads) const {
+  Cache cache(transformer_->make_caches(), runtime_);
+  cache.pads = pads;
+  return cache;
+}
+
+const config::Model& LanguageModel::config() const {
+  return transformer_->config();
+}
+DType LanguageModel::dtype() const {
+  return from_mlx(transformer_->dtype());
+}
+int64_t LanguageModel::parameter_count() const {
+  return core::count(core::collect(*transformer_));
+}
+int64_t LanguageModel::parameter_bytes() const {
+  return core::bytes(core::collect(*transformer_));
+}
+
+void LanguageModel::save(const std::filesystem::path& folder) const {
+  const Enter enter(runtime_);
+  make_directory(folder);
+  core::Tensors tensors;
+  for (const auto& e : core::collect(*transformer_)) tensors.emplace(e.path, e.param->value);
+  const auto form = config::hf_form(config());
+  const char* dtype = this->dtype() == DType::f32 ? "float32" : this->dtype() == DType::f16 ? "float16" : "bfloat16";
+  io::write_safetensors(folder / "model.safetensors",
+                        names_to_checkpoint(form, std::move(tensors), config()),
+                        {{"format", "pt"}});
+  write_file_atomic(folder / "config.json", config::to_hf(config(), dtype).dump(2) + "\n");
+}
+
+void eval(const mx::array& logits, const Cache& cache) {
+  const Enter enter(cache.runtime());
+  auto all = cache.arrays();
+  all.push_back(logits);
+  mx::eval(all);
+}
+void eval(const Cache& cache) {
+  const Enter enter(cache.runtime());
+  mx::eval(cache.arrays());
+}
+
+template <class T>
+std::vector<T> to_vector(const mx::array& a) {
+  auto c = mx::contiguous(a);
+  mx::eval(c);
+  const T* first = c.data<T>();
+  return std::vector<T>(first, first + c.size());
+}
+template std::vector<float> to_vector(const mx::array&);
+template std::vector<int32_t> to_vector(const mx::array&);
+template std::vector<uint32_t> to_vector(const mx::array&);
+template std::vector<bool> to_vector(const mx::array&);
+
+}  // namespace lmxlab

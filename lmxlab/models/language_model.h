@@ -1,0 +1,98 @@
+// The model as an application sees it: tokens in, logits and a cache out; loaded and saved as a Hugging Face folder.
+//
+//   LanguageModel model(config::preset("llama-tiny"));
+//   auto [logits, cache] = model(tokenizer.encode("Once"));
+//   auto next = argmax(logits...);
+//   std::tie(logits, cache) = model(next, std::move(cache));
+//   eval(logits, cache);
+#pragma once
+
+#include "lmxlab/base/json.h"
+#include "lmxlab/config/model.h"
+#include "lmxlab/core/cache.h"
+#include "lmxlab/core/pass.h"
+
+#include <mlx/array.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace lmxlab {
+
+class Runtime;
+namespace core {
+class Transformer;
+}
+using core::Cache;
+
+/// Element types of weights and activations.
+enum class DType { f32, f16, bf16 };
+mx::Dtype to_mlx(DType dtype);
+DType from_mlx(mx::Dtype dtype);
+
+/// A language model and its weights. Movable, not copyable; may be called from any thread (one call at a time runs,
+/// each model for itself). Nothing is evaluated here: results are lazy until `eval`.
+class LanguageModel {
+ public:
+  /// New weights from a seed; nothing is allocated before the first evaluation.
+  /// @throws Error(usage) with every contradiction of the config.
+  explicit LanguageModel(const config::Model& config, uint64_t seed = 0, DType dtype = DType::f32);
+  /// A folder in Hugging Face layout: config.json and *.safetensors, with or without an index.
+  /// @throws Error(not_found), Error(bad_data), Error(unsupported), Error(mismatch) with every tensor that does not fit.
+  static LanguageModel load(const std::filesystem::path& folder, bool strict = false);
+
+  LanguageModel(LanguageModel&&) noexcept;
+  LanguageModel& operator=(LanguageModel&&) noexcept;
+  ~LanguageModel();
+
+  /// Logits of every position, and a cache that has seen them.
+  /// @param tokens  int [L] (a batch of one) or [B, L], L >= 1; a scalar is one token. Ids are below `vocab`; others
+  ///                are undefined here and an error in `generate`, `logits` and the trainer.
+  /// @return  logits [B, L, V] in the dtype of the weights, cache.
+  /// @throws Error(usage) for another shape or type, or more positions than the model has.
+  std::pair<mx::array, Cache> operator()(const mx::array& tokens) const;
+  /// The same, after what the cache has seen. Moved in, its buffers are written in place; a copy stays as it was.
+  std::pair<mx::array, Cache> operator()(const mx::array& tokens, Cache cache) const;
+
+  /// Without a cache: the whole forward pass, as training does it.
+  /// @param pads  int32 [B]: padding tokens at the left of each row, never looked at.
+  mx::array forward(const mx::array& tokens, const std::optional<mx::array>& pads = {},
+                    const core::Tap& tap = {}) const;
+  /// An empty cache, for rows with `pads` tokens of padding at their left.
+  Cache make_cache(const std::optional<mx::array>& pads = {}) const;
+
+  const config::Model& config() const;
+  DType dtype() const;
+  int64_t parameter_count() const;
+  int64_t parameter_bytes() const;
+
+  /// Writes config.json and model.safetensors with the names, shapes and (zero) biases of the nearest transformers
+  /// class; each file atomically. Evaluates the weights. @throws Error(resource)
+  void save(const std::filesystem::path& folder) const;
+
+  /// What the loader had to say: config keys that nobody read.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  core::Transformer& transformer() { return *transformer_; }
+  const core::Transformer& transformer() const { return *transformer_; }
+  const std::shared_ptr<Runtime>& runtime() const { return runtime_; }
+
+ private:
+  LanguageModel(std::shared_ptr<Runtime> runtime, std::unique_ptr<core::Transformer> transformer);
+  std::shared_ptr<Runtime> runtime_;
+  std::unique_ptr<core::Transformer> transformer_;
+  std::vector<std::string> warnings_;
+};
+
+/// Evaluates what a model returned, together, from any thread.
+void eval(const mx::array& logits, const Cache& cache);
+void eval(const Cache& cache);
+
+/// Copies the values out, whatever the strides; evaluates.
+template <class T>
+std::vector<T> to_vector(const mx::array& a);
+
+}  // namespace lmxlab
