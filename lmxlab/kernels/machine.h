@@ -1,0 +1,27 @@
+// What the process may use of the machine: processors and memory, with every limit set from
+// outside.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace lmxlab::kernels {
+
+/// Processors this process may run on: the affinity mask and the cgroup's CPU quota (rounded up).
+/// At least 1.
+int usable_cpus();
+
+/// Bytes of memory the process could ever hold: RAM, or the cgroup's limit where that is smaller.
+size_t memory_size();
+
+/// Bytes that can still be taken from the system, and what sets the bound.
+struct MemoryRoom {
+  size_t bytes = SIZE_MAX;
+  std::string bound;  // "RAM", "the cgroup" or "RLIMIT_AS"
+};
+
+/// Reads /proc and the cgroup files (about 50 us); on other systems there is no bound.
+MemoryRoom memory_room();
+
+}  // namespace lmxlab::kernels

@@ -1,0 +1,108 @@
+#include "lmxlab/kernels/memory.h"
+
+#include <dlfcn.h>
+#include <mlx/mlx.h>
+
+#include <atomic>
+
+#include "lmxlab/kernels/overrides/hooks.h"
+#include "lmxlab/kernels/thread_pool.h"
+
+namespace mx = mlx::core;
+
+namespace lmxlab::kernels {
+namespace {
+
+constinit std::atomic<const detail::AllocatorHooks*> allocator_hooks{nullptr};
+constinit std::atomic<const detail::GemmHooks*> gemm_hooks{nullptr};
+
+// What "cblas_sgemm" means to a library that leaves it undefined, as libmlx does.
+const void* bound_sgemm() {
+  return dlsym(RTLD_DEFAULT, "cblas_sgemm");
+}
+
+}  // namespace
+
+void detail::register_allocator(const AllocatorHooks* hooks) {
+  allocator_hooks = hooks;
+}
+void detail::register_gemm(const GemmHooks* hooks) {
+  gemm_hooks = hooks;
+}
+
+size_t active_bytes() {
+  return mx::get_active_memory();
+}
+size_t peak_bytes() {
+  return mx::get_peak_memory();
+}
+void reset_peak() {
+  mx::reset_peak_memory();
+}
+size_t cache_bytes() {
+  return mx::get_cache_memory();
+}
+size_t set_cache_limit(size_t bytes) {
+  return mx::set_cache_limit(bytes);
+}
+void clear_cache() {
+  mx::clear_cache();
+}
+size_t memory_limit() {
+  return mx::get_memory_limit();
+}
+size_t set_memory_limit(size_t bytes) {
+  return mx::set_memory_limit(bytes);
+}
+
+bool own_allocator() {
+  static const bool own = [] {
+    const auto* hooks = allocator_hooks.load();
+    if (!hooks) {
+      return false;
+    }
+    // This constructor lies inside libmlx and takes a buffer there and then.
+    float value = 0;
+    const auto before = hooks->blocks_of_this_thread();
+    const mx::array probe(&value, {1}, mx::float32, [](void*) {});
+    return hooks->blocks_of_this_thread() > before;
+  }();
+  return own;
+}
+
+bool own_gemm() {
+  const auto* hooks = gemm_hooks.load();
+  return hooks && bound_sgemm() == hooks->entry;
+}
+
+uint64_t gemm_calls() {
+  const auto* hooks = gemm_hooks.load();
+  return hooks ? hooks->calls() : 0;
+}
+
+std::string allocator_name() {
+  if (own_allocator()) {
+    return "lmxlab";
+  }
+  return mx::gpu::is_available() ? "MLX (GPU)" : "MLX (CPU)";
+}
+
+std::string gemm_name() {
+  if (own_gemm()) {
+    const int n = threads();
+    return std::string("lmxlab over ") + gemm_hooks.load()->engine() + ", " + std::to_string(n) +
+           (n == 1 ? " thread" : " threads");
+  }
+  if (mx::gpu::is_available()) {
+    return "MLX (GPU)";
+  }
+  Dl_info info{};
+  const void* bound = bound_sgemm();
+  if (!bound || !dladdr(bound, &info) || !info.dli_fname) {
+    return "MLX (CPU)";
+  }
+  const std::string path = info.dli_fname;
+  return path.substr(path.rfind('/') + 1);
+}
+
+}  // namespace lmxlab::kernels

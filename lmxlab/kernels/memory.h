@@ -1,0 +1,44 @@
+// The memory of arrays, counted; and who serves MLX in the running program: whose allocator, whose
+// matrix product.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace lmxlab::kernels {
+
+/// Bytes of all live array buffers, as asked for. Mapped files and cached buffers are not in it.
+size_t active_bytes();
+/// The largest active_bytes() since the start or the last reset_peak().
+size_t peak_bytes();
+void reset_peak();
+
+/// Bytes kept for reuse after their arrays died.
+size_t cache_bytes();
+/// @return  the limit before. Buffers above the new one go back to the system at once.
+size_t set_cache_limit(size_t bytes);
+void clear_cache();
+
+/// The most that active_bytes() may reach. With our allocator (own_allocator()) a larger request is
+/// an Error(resource), and so is one that the machine, the cgroup or RLIMIT_AS cannot serve,
+/// whatever the limit; with MLX's own it is MLX's guideline (get_memory_limit in its
+/// documentation).
+size_t memory_limit();
+/// @return  the limit before.
+size_t set_memory_limit(size_t bytes);
+
+/// Whether the arrays that MLX makes come from our allocator: found by letting MLX make one (once).
+bool own_allocator();
+/// Whether MLX's float32 matrix product on the CPU is ours: found in the running program's symbol
+/// table.
+bool own_gemm();
+/// Calls of our matrix product so far, over all threads.
+uint64_t gemm_calls();
+
+/// One line for a report, e.g. "lmxlab" or "MLX (CPU)".
+std::string allocator_name();
+/// e.g. "lmxlab over OpenBLAS 0.3.21 (SkylakeX), 2 threads", or the library's file name.
+std::string gemm_name();
+
+}  // namespace lmxlab::kernels

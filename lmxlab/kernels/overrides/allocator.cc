@@ -1,0 +1,418 @@
+// The allocator of MLX's CPU build, replaced: libmlx calls these exported functions through its
+// symbol table, so the program's definitions win. What is different from MLX's own:
+// - a block that cannot be had is an Error(resource), found out before the system overcommits and
+// its OOM killer comes;
+// - data lie on 64-byte lines;
+// - the calling thread lets its own streams finish before it takes a block above 64 KiB, so the
+// peak depends on the
+//   program and not on how far the graph ran ahead of the kernels;
+// - freed blocks are kept by size class, so growing sizes find one, up to an eighth of RAM (at most
+// 4 GiB);
+// - set_memory_limit() is hard. MLX documents a guideline, past which "allocations will result in
+// an exception" once RAM
+//   is used up; its CPU build never throws, and a limit that can be passed protects nobody.
+//   Default: all of RAM.
+#include <mlx/allocator.h>
+#include <mlx/backend/cpu/encoder.h>
+#include <mlx/memory.h>
+#include <mlx/scheduler.h>
+#include <mlx/stream.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstdlib>
+#include <future>
+#include <mutex>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "lmxlab/base/error.h"
+#include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/overrides/hooks.h"
+
+namespace {
+
+using lmxlab::Error;
+using lmxlab::Kind;
+
+constexpr size_t kSmall = size_t{64} << 10;     // taken without waiting for the streams
+constexpr size_t kMapped = size_t{1} << 20;     // from here on straight from the system
+constexpr size_t kHuge = size_t{2} << 20;       // a huge page
+constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
+constexpr size_t kStride = size_t{64} << 20;    // taken between two looks
+
+// In front of the data, on the line before. MLX reads `size` there, 8 bytes before the data; it
+// must be what was asked for, since `contiguous` copies out of buffers that look much larger than
+// the array.
+struct alignas(64) Block {
+  size_t capacity;       // bytes from the data on
+  Block *newer, *older;  // all cached blocks, by age
+  Block *above, *below;  // cached blocks of one class
+  size_t unused[2];
+  size_t size;
+
+  char* data() { return reinterpret_cast<char*>(this + 1); }
+  void* handle() { return &size; }
+  static Block* of(void* handle) {
+    return reinterpret_cast<Block*>(static_cast<char*>(handle) - offsetof(Block, size));
+  }
+};
+static_assert(sizeof(Block) == 64 && offsetof(Block, size) == 56);
+
+// Eight classes an octave: at most an eighth of a block is not used.
+int class_of(size_t n) {
+  if (n <= 512) {
+    return static_cast<int>((std::max<size_t>(n, 1) - 1) / 64);
+  }
+  const int octave = std::bit_width(n - 1) - 1;  // 2^octave <= n - 1
+  return 8 + (octave - 9) * 8 + static_cast<int>((n - 1) >> (octave - 3) & 7);
+}
+size_t capacity_of(int index) {
+  if (index < 8) {
+    return size_t(index + 1) * 64;
+  }
+  const int octave = 9 + (index - 8) / 8;
+  return (size_t{1} << octave) + (size_t((index - 8) % 8 + 1) << (octave - 3));
+}
+constexpr int kClasses = 8 + (47 - 9) * 8;
+constexpr size_t kLargest = size_t{1} << 46;
+
+std::string amount(size_t bytes) {
+  const double mib = double(bytes) / (1 << 20);
+  return std::to_string(bytes) + " bytes (" + std::to_string(size_t(mib + 0.5)) + " MiB)";
+}
+
+[[noreturn]] void refuse(size_t n, const std::string& why) {
+  throw Error(Kind::resource, "[memory] cannot allocate " + amount(n) + ": " + why);
+}
+
+// Blocks from the system. Large ones are mapped, on huge pages where the system has them: a page
+// fault costs more than writing the page.
+Block* take_from_system(size_t capacity) {
+  const size_t total = capacity + sizeof(Block);
+  void* memory = nullptr;
+  if (total < kMapped) {
+    memory = std::aligned_alloc(64, (total + 63) / 64 * 64);
+  } else {
+    const size_t slack = total >= 2 * kHuge ? kHuge : 0;
+    const size_t length = (total + 4095) / 4096 * 4096;
+    void* p =
+        mmap(nullptr, length + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p != MAP_FAILED) {
+      memory = p;
+      if (slack) {
+        const auto at = reinterpret_cast<uintptr_t>(p);
+        const size_t skip = (kHuge - at % kHuge) % kHuge;
+        memory = static_cast<char*>(p) + skip;
+        if (skip) {
+          munmap(p, skip);
+        }
+        if (slack > skip) {
+          munmap(static_cast<char*>(memory) + length, slack - skip);
+        }
+        madvise(memory, length, MADV_HUGEPAGE);
+      }
+    }
+  }
+  if (!memory) {
+    return nullptr;
+  }
+  auto* block = new (memory) Block{};
+  block->capacity = capacity;
+  return block;
+}
+
+void give_to_system(Block* block) noexcept {
+  const size_t total = block->capacity + sizeof(Block);
+  if (total < kMapped) {
+    std::free(block);
+  } else {
+    munmap(block, (total + 4095) / 4096 * 4096);
+  }
+}
+
+// Freed blocks, newest first in each class. Not thread-safe: the allocator's mutex is around it.
+class Cache {
+ public:
+  size_t bytes() const { return bytes_; }
+
+  void put(Block* block) noexcept {
+    Block*& top = tops_[class_of(block->capacity)];
+    block->above = nullptr;
+    block->below = top;
+    if (top) {
+      top->above = block;
+    }
+    top = block;
+    block->newer = nullptr;
+    block->older = newest_;
+    (newest_ ? newest_->newer : oldest_) = block;
+    newest_ = block;
+    bytes_ += block->capacity;
+  }
+
+  // The request's own class, or the next above it.
+  Block* get(int index) noexcept {
+    for (int i = index; i <= index + 1 && i < kClasses; i++) {
+      if (Block* block = tops_[i]) {
+        remove(block, i);
+        return block;
+      }
+    }
+    return nullptr;
+  }
+
+  // Gives the oldest back to the system until at most `keep` bytes are left.
+  void shrink(size_t keep) noexcept {
+    while (bytes_ > keep) {
+      Block* block = oldest_;
+      remove(block, class_of(block->capacity));
+      give_to_system(block);
+    }
+  }
+
+ private:
+  void remove(Block* block, int index) noexcept {
+    (block->above ? block->above->below : tops_[index]) = block->below;
+    if (block->below) {
+      block->below->above = block->above;
+    }
+    (block->newer ? block->newer->older : newest_) = block->older;
+    (block->older ? block->older->newer : oldest_) = block->newer;
+    bytes_ -= block->capacity;
+  }
+
+  Block* tops_[kClasses] = {};
+  Block *newest_ = nullptr, *oldest_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// The streams that the calling thread may put work on. Only those are waited for: another thread's
+// stream may wait for something that this thread has yet to queue, and a stream's own thread (where
+// a kernel may take a workspace) must not wait for itself. A thread-unsafe stream is everybody's,
+// so the first to see one marks its thread with a task.
+class OwnStreams {
+ public:
+  static void drain() {
+    thread_local OwnStreams own;
+    if (!on_stream_thread_) {
+      own.update();
+      for (const auto& stream : own.list_) {
+        wait(stream);
+      }
+    }
+  }
+
+ private:
+  static void wait(mlx::core::Stream stream) {
+    auto done = std::make_shared<std::promise<void>>();
+    auto future = done->get_future();
+    mlx::core::scheduler::enqueue(stream, [done] { done->set_value(); });
+    future.wait();
+  }
+
+  void update() {
+    const auto all = mlx::core::get_streams();
+    for (; seen_ < all.size(); seen_++) {
+      const auto& stream = all[seen_];
+      if (stream.device != mlx::core::Device::cpu) {
+        continue;
+      }
+      try {
+        mlx::core::cpu::get_command_encoder(stream);
+      } catch (const std::exception&) {
+        continue;  // of another thread
+      }
+      mlx::core::scheduler::enqueue(stream, [] { on_stream_thread_ = true; });
+      list_.push_back(stream);
+    }
+  }
+
+  size_t seen_ = 0;
+  std::vector<mlx::core::Stream> list_;
+  static thread_local bool on_stream_thread_;
+};
+thread_local bool OwnStreams::on_stream_thread_ = false;
+
+thread_local uint64_t blocks_taken = 0;
+
+class OwnAllocator final : public mlx::core::allocator::Allocator {
+ public:
+  // Leaked: stream threads outlive static destructors.
+  static OwnAllocator& get() {
+    static OwnAllocator* allocator = new OwnAllocator;
+    return *allocator;
+  }
+
+  mlx::core::allocator::Buffer malloc(size_t n) override {
+    blocks_taken++;
+    if (n > kLargest) {
+      refuse(n, "no machine has so much. Use smaller sizes.");
+    }
+    if (n > kSmall) {
+      OwnStreams::drain();
+    }
+    const int index = class_of(n);
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (n > limit_ || active_ > limit_ - n) {
+      lock.unlock();
+      refuse_over_limit(n);
+    }
+    Block* block = cache_.get(index);
+    if (!block) {
+      block = take(n, capacity_of(index));
+    }
+    block->size = n;
+    active_ += n;
+    peak_ = std::max(peak_, active_);
+    return mlx::core::allocator::Buffer{block->handle()};
+  }
+
+  void free(mlx::core::allocator::Buffer buffer) override {
+    if (!buffer.ptr()) {
+      return;
+    }
+    Block* block = Block::of(buffer.ptr());
+    std::unique_lock<std::mutex> lock(mutex_);
+    active_ -= block->size;
+    if (block->capacity > cache_limit_) {
+      lock.unlock();
+      return give_to_system(block);
+    }
+    cache_.put(block);
+    cache_.shrink(cache_limit_);
+  }
+
+  size_t size(mlx::core::allocator::Buffer buffer) const override {
+    return buffer.ptr() ? *static_cast<const size_t*>(buffer.ptr()) : 0;
+  }
+
+  size_t active() { return locked(active_); }
+  size_t peak() { return locked(peak_); }
+  size_t limit() { return locked(limit_); }
+  void reset_peak() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    peak_ = active_;
+  }
+  size_t set_limit(size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return std::exchange(limit_, bytes);
+  }
+  size_t cached() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return cache_.bytes();
+  }
+  size_t set_cache_limit(size_t bytes) {
+    OwnStreams::drain();
+    std::lock_guard<std::mutex> lock(mutex_);
+    cache_.shrink(bytes);
+    return std::exchange(cache_limit_, bytes);
+  }
+  void clear_cache() {
+    OwnStreams::drain();
+    std::lock_guard<std::mutex> lock(mutex_);
+    cache_.shrink(0);
+  }
+
+ private:
+  OwnAllocator()
+      : limit_(lmxlab::kernels::memory_size()),
+        cache_limit_(std::min(limit_ / 8, size_t{4} << 30)) {}
+
+  size_t locked(const size_t& value) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return value;
+  }
+
+  void refuse_over_limit(size_t n) {
+    refuse(n, "the memory limit is " + amount(limit()) + ", of which " + amount(active()) +
+                  " are in use. Use smaller sizes, or raise the limit.");
+  }
+
+  // From the system, under the mutex. The machine's room is read at each large block and after each
+  // kStride of small ones.
+  Block* take(size_t n, size_t capacity) {
+    if (capacity + cache_.bytes() > limit_ - active_) {
+      const size_t room = limit_ - active_;
+      cache_.shrink(room > capacity ? room - capacity : 0);
+    }
+    if (capacity >= kChecked) {
+      if (capacity > credit_) {
+        auto room = lmxlab::kernels::memory_room();
+        if (n > room.bytes && cache_.bytes() > 0) {
+          cache_.shrink(0);
+          room = lmxlab::kernels::memory_room();
+        }
+        if (n > room.bytes) {
+          credit_ = 0;
+          refuse(n, room.bound + " has " + amount(room.bytes) + " left, and " + amount(active_) +
+                        " are in use here. Use smaller sizes.");
+        }
+        const size_t left = room.bytes - n;
+        credit_ = std::min(left / 4, kStride);
+      } else {
+        credit_ -= capacity;
+      }
+    }
+    Block* block = take_from_system(capacity);
+    if (!block && cache_.bytes() > 0) {
+      cache_.shrink(0);
+      block = take_from_system(capacity);
+    }
+    if (!block) {
+      refuse(n, "the system gives no more memory, and " + amount(active_) +
+                    " are in use here. Use smaller sizes.");
+    }
+    return block;
+  }
+
+  std::mutex mutex_;
+  Cache cache_;
+  size_t limit_, cache_limit_;
+  size_t active_ = 0, peak_ = 0;
+  size_t credit_ = 0;
+};
+
+const lmxlab::kernels::detail::AllocatorHooks hooks{[] { return blocks_taken; }};
+const bool registered = (lmxlab::kernels::detail::register_allocator(&hooks), true);
+
+}  // namespace
+
+namespace mlx::core {
+
+allocator::Allocator& allocator::allocator() {
+  return OwnAllocator::get();
+}
+
+size_t get_active_memory() {
+  return OwnAllocator::get().active();
+}
+size_t get_peak_memory() {
+  return OwnAllocator::get().peak();
+}
+void reset_peak_memory() {
+  OwnAllocator::get().reset_peak();
+}
+size_t get_cache_memory() {
+  return OwnAllocator::get().cached();
+}
+size_t set_cache_limit(size_t bytes) {
+  return OwnAllocator::get().set_cache_limit(bytes);
+}
+void clear_cache() {
+  OwnAllocator::get().clear_cache();
+}
+size_t get_memory_limit() {
+  return OwnAllocator::get().limit();
+}
+size_t set_memory_limit(size_t bytes) {
+  return OwnAllocator::get().set_limit(bytes);
+}
+size_t set_wired_limit(size_t) {
+  return 0;
+}  // a matter of Metal
+
+}  // namespace mlx::core

@@ -1,0 +1,23 @@
+// What the overriding object files (allocator.cc, gemm.cc) tell the library about themselves: each
+// registers when the program starts. In a program without them (other builds of MLX, other systems)
+// nothing is registered.
+#pragma once
+
+#include <cstdint>
+
+namespace lmxlab::kernels::detail {
+
+struct AllocatorHooks {
+  uint64_t (*blocks_of_this_thread)();  // how many blocks this thread has asked of our allocator
+};
+
+struct GemmHooks {
+  const void* entry;        // our cblas_sgemm
+  uint64_t (*calls)();      // how often it was called
+  const char* (*engine)();  // the library that computes the parts
+};
+
+void register_allocator(const AllocatorHooks* hooks);
+void register_gemm(const GemmHooks* hooks);
+
+}  // namespace lmxlab::kernels::detail

@@ -1,0 +1,173 @@
+#include "lmxlab/kernels/thread_pool.h"
+
+#include <signal.h>
+
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "lmxlab/base/error.h"
+#include "lmxlab/kernels/machine.h"
+
+namespace lmxlab::kernels {
+namespace {
+
+constexpr int kMaxThreads = 256;
+constexpr int64_t kMaxParts = 0xffff;
+constexpr int kSpins = 1500;  // 30 to 70 us: longer than the gap between two kernels of one graph
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+thread_local bool inside = false;  // a part runs on this thread
+
+class Pool {
+ public:
+  static Pool& get() {
+    static Pool* pool = new Pool;
+    return *pool;
+  }
+
+  int size() const { return size_.load(std::memory_order_relaxed); }
+  void resize(int n) { size_.store(n, std::memory_order_relaxed); }
+
+  void run(int64_t parts, detail::Part call, void* body) {
+    std::unique_lock<std::mutex> job(job_, std::defer_lock);
+    if (parts == 1 || parts > kMaxParts || inside || size() == 1 || !job.try_lock()) {
+      for (int64_t part = 0; part < parts; part++) {
+        call(body, part);
+      }
+      return;
+    }
+    start_workers();
+    call_ = call;
+    body_ = body;
+    error_ = nullptr;
+    failed_.store(false, std::memory_order_relaxed);
+    left_.store(static_cast<uint32_t>(parts), std::memory_order_relaxed);
+    const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+    ticket_.store(uint64_t{epoch} << 32 | uint64_t(parts) << 16, std::memory_order_release);
+    epoch_.store(epoch, std::memory_order_release);
+    epoch_.notify_all();
+    inside = true;
+    while (work_once()) {
+    }
+    inside = false;
+    for (uint32_t left = left_.load(std::memory_order_acquire), spins = 0; left != 0;
+         left = left_.load(std::memory_order_acquire)) {
+      if (++spins < kSpins) {
+        relax();
+      } else {
+        left_.wait(left, std::memory_order_acquire);
+      }
+    }
+    if (error_) {
+      std::rethrow_exception(std::exchange(error_, nullptr));
+    }
+  }
+
+ private:
+  Pool() : size_(usable_cpus()) {}
+
+  // Under job_. A worker more than the size takes no parts; it only sleeps.
+  void start_workers() {
+    while (workers_ < size() - 1) {
+      sigset_t all, before;  // signals belong to the program's own threads
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &before);
+      try {
+        std::thread([this, index = workers_ + 1] { loop(index); }).detach();
+        workers_++;
+      } catch (const std::system_error&) {
+        resize(workers_ + 1);  // the system gives no more threads: go on with those there are
+      }
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+  }
+
+  // Takes the next part of the current job. The ticket holds epoch (32 bits), parts (16), next
+  // (16): a claim succeeds only for the job it was read from, and that job cannot end before the
+  // claimed part does.
+  bool work_once() {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    do {
+      if ((ticket & kMaxParts) >= ((ticket >> 16) & kMaxParts)) {
+        return false;
+      }
+    } while (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                            std::memory_order_acquire));
+    if (!failed_.load(std::memory_order_relaxed)) {
+      try {
+        call_(body_, static_cast<int64_t>(ticket & kMaxParts));
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(error_mutex_);
+        if (!error_) {
+          error_ = std::current_exception();
+        }
+        failed_.store(true, std::memory_order_relaxed);
+      }
+    }
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      left_.notify_one();
+    }
+    return true;
+  }
+
+  void loop(int index) {
+    inside = true;
+    uint32_t seen = 0;
+    for (;;) {
+      for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; i++) {
+        relax();
+      }
+      epoch_.wait(seen, std::memory_order_acquire);
+      seen = epoch_.load(std::memory_order_acquire);
+      if (index < size()) {
+        while (work_once()) {
+        }
+      }
+    }
+  }
+
+  std::atomic<int> size_;
+  int workers_ = 0;
+  std::mutex job_, error_mutex_;
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  alignas(64) std::atomic<uint32_t> left_{0};
+  std::atomic<bool> failed_{false};
+  detail::Part call_ = nullptr;
+  void* body_ = nullptr;
+  std::exception_ptr error_;
+};
+
+}  // namespace
+
+int threads() {
+  return Pool::get().size();
+}
+
+void set_threads(int n) {
+  if (n < 0 || n > kMaxThreads) {
+    throw Error(Kind::usage, "[threads] the number of threads is out of range: expected 0 to " +
+                                 std::to_string(kMaxThreads) + ", got " + std::to_string(n) + ".");
+  }
+  Pool::get().resize(n == 0 ? usable_cpus() : n);
+}
+
+void detail::run_parts(int64_t parts, Part call, void* body) {
+  if (parts > 0) {
+    Pool::get().run(parts, call, body);
+  }
+}
+
+}  // namespace lmxlab::kernels
