@@ -16,7 +16,8 @@ if(LMXLAB_INSTALL_MLX AND _wheel_name MATCHES "^mlx-[0-9.]+-[a-z]+")
     PATTERN "*.py" EXCLUDE PATTERN "*.pyi" EXCLUDE PATTERN "__pycache__" EXCLUDE PATTERN "bin" EXCLUDE)
 endif()
 
-install(TARGETS lmxlab ARCHIVE DESTINATION lib FILE_SET HEADERS DESTINATION include)
+install(TARGETS lmxlab ARCHIVE DESTINATION lib FILE_SET HEADERS DESTINATION include
+  FILE_SET generated DESTINATION include)
 if(TARGET lmxlab_overrides)
   install(FILES $<TARGET_OBJECTS:lmxlab_overrides> DESTINATION lib/lmxlab/overrides)
 endif()

@@ -23,8 +23,10 @@ target_link_libraries(lmxlab PUBLIC ${_links} lmxlab::mlx)
 # The public headers: every module's but the program's own.
 file(GLOB LMXLAB_HEADERS CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/lmxlab/*/*.h" "${PROJECT_SOURCE_DIR}/lmxlab/*/*/*.h")
 list(FILTER LMXLAB_HEADERS EXCLUDE REGEX "/lmxlab/(cli|kernels/overrides)/")
-target_sources(lmxlab PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}/generated"
-  FILES ${LMXLAB_HEADERS} "${PROJECT_BINARY_DIR}/generated/lmxlab/base/version.h")
+target_sources(lmxlab
+  PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${LMXLAB_HEADERS}
+  PUBLIC FILE_SET generated TYPE HEADERS BASE_DIRS "${PROJECT_BINARY_DIR}/generated"
+    FILES "${PROJECT_BINARY_DIR}/generated/lmxlab/base/version.h")
 
 # What knows nothing of MLX builds and tests in seconds.
 set(_pure "")

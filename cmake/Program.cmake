@@ -1,6 +1,9 @@
 # The program.
 find_path(CLI11_INCLUDE CLI/CLI.hpp REQUIRED)
 file(GLOB _cli CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/lmxlab/cli/*.cpp")
+if(NOT _cli)
+  return()
+endif()
 add_executable(lmxlab_program ${_cli})
 set_target_properties(lmxlab_program PROPERTIES OUTPUT_NAME lmxlab RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}")
 target_include_directories(lmxlab_program SYSTEM PRIVATE "${CLI11_INCLUDE}")
