@@ -156,11 +156,10 @@ def optimizers():
     arrays = {"lr": lr}
     arrays |= {f"param.{n}": p for n, p in params.items()} | {f"grad.{n}": g for n, g in grads.items()}
     # torch's Muon iterates in bfloat16; the reference here is its code in float64.
-    half = torch.Tensor.bfloat16
-    torch.Tensor.bfloat16 = torch.Tensor.clone
+    half, torch.bfloat16 = torch.bfloat16, torch.float64
     for name, table in CASES.items():
         arrays[name] = trajectory(table, params, grads, lr)
-    torch.Tensor.bfloat16 = half
+    torch.bfloat16 = half
     meta = {"cases": json.dumps(CASES), "params": json.dumps(list(PARAMS)), "torch": torch.__version__}
     save_file(arrays, OUT / "optimizers.safetensors", metadata=meta)
 
