@@ -7,28 +7,52 @@
 namespace lmxlab::config {
 namespace {
 
-int64_t linear(int64_t in, int64_t out, bool bias) {
-  return in * out + (bias ? out : 0);
+/// A 64-bit number whose sums and products are checked: sizes come from files and command lines.
+struct Whole {
+  int64_t value = 0;
+  Whole() = default;
+  Whole(int64_t v) : value(v) {}
+  friend Whole operator*(Whole a, Whole b) {
+    Whole out;
+    if (__builtin_mul_overflow(a.value, b.value, &out.value)) too_large();
+    return out;
+  }
+  friend Whole operator+(Whole a, Whole b) {
+    Whole out;
+    if (__builtin_add_overflow(a.value, b.value, &out.value)) too_large();
+    return out;
+  }
+  Whole& operator+=(Whole b) { return *this = *this + b; }
+  [[noreturn]] static void too_large() {
+    throw Error(
+        Kind::usage,
+        "[count] the model is larger than a 64-bit number can say. Make its sizes smaller.");
+  }
+};
+
+Whole linear(Whole in, Whole out, bool bias) {
+  return in * out + (bias ? out : Whole(0));
 }
 
-int64_t mixer_parameters(const Mixer& mixer, int64_t dim) {
+Whole mixer_parameters(const Mixer& mixer, int dim) {
   if (const auto* c = std::get_if<Custom>(&mixer))
-    return custom_parameters(Part::mixer, c->name, c->values, static_cast<int>(dim));
+    return custom_parameters(Part::mixer, c->name, c->values, dim);
   const auto* a = std::get_if<Attention>(&mixer);
   if (!a) return 0;
-  const int64_t q = int64_t{a->heads} * a->head_dim, kv = int64_t{a->kv_heads} * a->head_dim;
-  int64_t n =
-      linear(dim, q, a->qkv_bias) + 2 * linear(dim, kv, a->qkv_bias) + linear(q, dim, a->out_bias);
-  if (a->qk_norm) n += 2 * norm_parameters(*a->qk_norm, a->head_dim);
+  const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
+  Whole n = linear(dim, q, a->qkv_bias) + Whole(2) * linear(dim, kv, a->qkv_bias) +
+            linear(q, dim, a->out_bias);
+  if (a->qk_norm) n += Whole(2) * norm_parameters(*a->qk_norm, a->head_dim);
   return n;
 }
 
-int64_t ffn_parameters(const Ffn& ffn, int64_t dim) {
+Whole ffn_parameters(const Ffn& ffn, int dim) {
   if (const auto* c = std::get_if<Custom>(&ffn))
-    return custom_parameters(Part::ffn, c->name, c->values, static_cast<int>(dim));
+    return custom_parameters(Part::ffn, c->name, c->values, dim);
   const auto* m = std::get_if<Mlp>(&ffn);
   if (!m) return 0;
-  return (m->gated ? 2 : 1) * linear(dim, m->hidden, m->bias) + linear(m->hidden, dim, m->bias);
+  return Whole(m->gated ? 2 : 1) * linear(dim, m->hidden, m->bias) +
+         linear(m->hidden, dim, m->bias);
 }
 
 /// Keys that a query sees, averaged over the positions of a causal sequence.
@@ -38,17 +62,17 @@ double mean_keys(double length, const std::optional<int>& window) {
   return (w * (w + 1) / 2 + (length - w) * w) / length;
 }
 
-double mixer_flops(const Mixer& mixer, int64_t dim, double length) {
+double mixer_flops(const Mixer& mixer, int dim, double length) {
   const auto* a = std::get_if<Attention>(&mixer);
-  if (!a) return 2.0 * static_cast<double>(mixer_parameters(mixer, dim));
+  if (!a) return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
   const double q = double(a->heads) * a->head_dim, kv = double(a->kv_heads) * a->head_dim;
   const double projections = 2 * double(dim) * (2 * q + 2 * kv);
   return projections + 2 * (2 * q) * mean_keys(length, a->window);
 }
 
-double ffn_flops(const Ffn& ffn, int64_t dim) {
+double ffn_flops(const Ffn& ffn, int dim) {
   const auto* m = std::get_if<Mlp>(&ffn);
-  if (!m) return 2.0 * static_cast<double>(ffn_parameters(ffn, dim));
+  if (!m) return 2.0 * static_cast<double>(ffn_parameters(ffn, dim).value);
   return 2 * double(dim) * m->hidden * (m->gated ? 3 : 2);
 }
 
@@ -73,20 +97,21 @@ int64_t norm_parameters(const Norm& norm, int dim) {
 
 Count count(const Model& m) {
   Count out;
-  const int64_t table = int64_t{m.vocab} * m.dim;
-  out.embedding = table;
-  if (const auto* l = std::get_if<Learned>(&m.position)) out.position = int64_t{l->length} * m.dim;
+  const Whole table = Whole(m.vocab) * m.dim;
+  Whole position, mixer, ffn, norm = norm_parameters(m.final_norm, m.dim), head;
+  if (const auto* l = std::get_if<Learned>(&m.position)) position = Whole(l->length) * m.dim;
   out.layers.reserve(m.layers.size());
   for (const Block& b : m.layers) {
-    LayerCount layer{mixer_parameters(b.mixer, m.dim), ffn_parameters(b.ffn, m.dim)};
+    LayerCount layer{mixer_parameters(b.mixer, m.dim).value, ffn_parameters(b.ffn, m.dim).value};
     const BlockNorms norms = block_norms(b);
     if (const int n = norms.mixer + norms.ffn) layer.norm = n * norm_parameters(b.norm, m.dim);
-    out.mixer += layer.mixer, out.ffn += layer.ffn, out.norm += layer.norm;
+    mixer += layer.mixer, ffn += layer.ffn, norm += layer.norm;
     out.layers.push_back(layer);
   }
-  out.norm += norm_parameters(m.final_norm, m.dim);
-  if (!m.tie_head) out.head = table + (m.head_bias ? m.vocab : 0);
-  out.total = out.embedding + out.position + out.mixer + out.ffn + out.norm + out.head;
+  if (!m.tie_head) head = table + Whole(m.head_bias ? m.vocab : 0);
+  out.embedding = table.value, out.position = position.value, out.mixer = mixer.value;
+  out.ffn = ffn.value, out.norm = norm.value, out.head = head.value;
+  out.total = (table + position + mixer + ffn + norm + head).value;
   return out;
 }
 
@@ -102,14 +127,14 @@ int64_t kv_bytes_per_token(const Model& m, int64_t bytes_per_element) {
 }
 
 int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element) {
-  int64_t bytes = 0;
+  Whole bytes;
   for (const Block& b : m.layers) {
     const auto* a = std::get_if<Attention>(&b.mixer);
     if (!a) continue;
-    const int64_t kept = a->window ? std::min<int64_t>(context, *a->window) : context;
-    bytes += 2 * kept * a->kv_heads * a->head_dim * bytes_per_element;
+    const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;
+    bytes += Whole(2) * kept * a->kv_heads * a->head_dim * bytes_per_element;
   }
-  return bytes;
+  return bytes.value;
 }
 
 }  // namespace lmxlab::config

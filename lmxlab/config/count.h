@@ -17,7 +17,7 @@ struct Count {
   int64_t total = 0, embedding = 0, position = 0, mixer = 0, ffn = 0, norm = 0, head = 0;
   std::vector<LayerCount> layers;
 };
-/// @throws Error(not_found) for a custom part that nobody registered.
+/// @throws Error(not_found) for a custom part that nobody registered, Error(usage) beyond 64 bits.
 Count count(const Model& model);
 
 /// The norms of a block: before or after its mixer, and its FFN. A branch that is Nothing has none;

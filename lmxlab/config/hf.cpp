@@ -359,7 +359,7 @@ Model read_class(const Json& config, const std::string& type, std::vector<std::s
   return m;
 }
 
-void believe(const Json& config, const Json& ours, Model& model) {
+void believe(const Json& ours, Model& model) {
   if (!ours.is_object() || !ours.contains("version") || !ours.contains("config"))
     throw Error(Kind::bad_data, "[hf] config.json: \"lmxlab\" must have a version and a config");
   const Json& version = ours.at("version");
@@ -438,7 +438,7 @@ HfRead from_hf(const Json& config, bool strict) {
   HfRead out;
   std::vector<std::string> unread;
   if (ours) {
-    believe(config, *ours, out.model);
+    believe(*ours, out.model);
     validate(out.model, Kind::bad_data);
     const HfForm form = hf_form(out.model);
     std::vector<std::string> differ;
