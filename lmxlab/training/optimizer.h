@@ -9,12 +9,10 @@
 //   adamw      arXiv:1711.05101, torch.optim.AdamW
 //   sgd        torch.optim.SGD with dampening 0
 //   lion       arXiv:2302.06675
-//   adafactor  arXiv:1804.04235 in the variant of torch.optim.Adafactor: step size min(lr,
-//   1/sqrt(step)) times the
-//              RMS of the parameter
+//   adafactor  arXiv:1804.04235 in the variant of torch.optim.Adafactor: the step size is
+//              min(lr, 1/sqrt(step)) times the RMS of the parameter
 //   muon       torch.optim.Muon (kellerjordan.github.io/posts/muon) in float32 for the hidden
-//   matrices [out, in],
-//              adamw for the others
+//              matrices [out, in]; adamw for the others
 #pragma once
 
 #include "lmxlab/training/optimizer_config.h"

@@ -11,8 +11,9 @@ namespace lmxlab {
 
 enum class OptimizerName { adamw, sgd, lion, adafactor, muon };
 /// Which parameters weight decay acts on.
-///   matrices  those with two or more dimensions: weights, embeddings and head; never norms and
-///   biases hidden    the same without embeddings and head all       every one
+///   matrices  with two or more dimensions: weights, embeddings, head; never norms and biases
+///   hidden    the same without embeddings and head
+///   all       every one
 enum class DecayGroup { matrices, hidden, all };
 /// Muon's factor on the learning rate of a matrix [A, B].
 ///   original         sqrt(max(1, A / B))

@@ -28,27 +28,27 @@ double decay_start(const ScheduleConfig& config, double warmup, double total) {
 }  // namespace
 
 void check(const ScheduleConfig& config, Problems& problems) {
-  const std::string name = enum_name(config.name);
-  if (config.warmup < 0)
-    problems.add("schedule.warmup: expected 0 or more steps, got " + std::to_string(config.warmup));
-  if (!(config.min_lr_ratio >= 0 && config.min_lr_ratio <= 1))
-    problems.add("schedule.min_lr_ratio: expected a share from 0 to 1, got " +
-                 Json(config.min_lr_ratio).dump());
-  if (config.name == ScheduleName::constant && config.min_lr_ratio != 0)
-    problems.add("schedule.min_lr_ratio: constant never decays. Leave it out.");
-  if (config.decay_steps && !(*config.decay_steps > 0 && std::isfinite(*config.decay_steps)))
-    problems.add("schedule.decay_steps: expected more than 0, got " +
-                 Json(*config.decay_steps).dump());
-  if (config.decay_steps && *config.decay_steps > 1 &&
-      *config.decay_steps != std::floor(*config.decay_steps))
-    problems.add("schedule.decay_steps: expected whole steps or a share below 1, got " +
-                 Json(*config.decay_steps).dump());
-  if (config.name != ScheduleName::wsd) {
-    if (config.decay_steps)
-      problems.add("schedule.decay_steps: only wsd uses it, not " + name + ". Leave it out.");
-    if (config.decay_shape)
-      problems.add("schedule.decay_shape: only wsd uses it, not " + name + ". Leave it out.");
+  const auto fault = [&](const char* field, const std::string& what) {
+    problems.add("schedule." + std::string(field) + ": " + what);
+  };
+  const auto expected = [&](const char* field, const std::string& range, const Json& got) {
+    fault(field, "expected " + range + ", got " + got.dump());
+  };
+  const double low = config.min_lr_ratio;
+  if (config.warmup < 0) expected("warmup", "0 or more steps", config.warmup);
+  if (!(low >= 0 && low <= 1)) expected("min_lr_ratio", "a share from 0 to 1", low);
+  if (config.name == ScheduleName::constant && low != 0)
+    fault("min_lr_ratio", "constant never decays. Leave it out.");
+  if (config.decay_steps) {
+    const double decay = *config.decay_steps;
+    if (!(decay > 0 && std::isfinite(decay))) expected("decay_steps", "more than 0", decay);
+    if (decay > 1 && decay != std::floor(decay))
+      expected("decay_steps", "whole steps or a share below 1", decay);
   }
+  if (config.name == ScheduleName::wsd) return;
+  const std::string unused = "only wsd uses it, not " + enum_name(config.name) + ". Leave it out.";
+  if (config.decay_steps) fault("decay_steps", unused);
+  if (config.decay_shape) fault("decay_shape", unused);
 }
 
 float learning_rate(const ScheduleConfig& config, float peak, int64_t step, int64_t total) {

@@ -50,12 +50,12 @@ void check(const ScheduleConfig& config, Problems& problems);
 ///
 ///   step < warmup        peak * (step + 1) / warmup: never 0, and the peak at step = warmup - 1
 ///   constant             peak
-///   linear, cosine       x = (step - warmup) / (total - warmup), so the peak at step = warmup, and
-///                        peak * (r + (1 - r) f(x)), f = 1 - x or (1 + cos(pi x)) / 2, r =
-///                        min_lr_ratio
-///   wsd                  peak until step = total - d, then the same with x = (step - total + d) /
-///   d,
-///                        f also 1 - sqrt(x); d is decay_steps, at most total - warmup
+///   linear, cosine       peak * (r + (1 - r) f(x)), r = min_lr_ratio,
+///                        x = (step - warmup) / (total - warmup), so the peak at step = warmup,
+///                        f = 1 - x or (1 + cos(pi x)) / 2
+///   wsd                  peak until step = total - d, then the same with
+///                        x = (step - total + d) / d, f also 1 - sqrt(x);
+///                        d is decay_steps (a share is rounded), at most total - warmup
 ///
 /// The last update, step = total - 1, is thus one step short of r * peak, so that no update has
 /// rate 0; a rate of r * peak is returned from step = total on. After the warmup all values are
