@@ -1,10 +1,12 @@
 # Other people's libraries; docs/dependencies.md says why each is here. Each stays behind one header of ours.
 
-find_package(nlohmann_json 3.10 REQUIRED)
+find_path(NLOHMANN_JSON_INCLUDE nlohmann/json.hpp REQUIRED)
+add_library(lmxlab_nlohmann_json INTERFACE)
+target_include_directories(lmxlab_nlohmann_json SYSTEM INTERFACE "${NLOHMANN_JSON_INCLUDE}")
 find_path(TOMLPP_INCLUDE toml++/toml.h REQUIRED)
 add_library(lmxlab_tomlpp INTERFACE)
 target_include_directories(lmxlab_tomlpp SYSTEM INTERFACE "${TOMLPP_INCLUDE}")
-set(LMXLAB_DEP_base nlohmann_json::nlohmann_json lmxlab_tomlpp)
+set(LMXLAB_DEP_base lmxlab_nlohmann_json lmxlab_tomlpp)
 
 find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
 find_path(PCRE2_INCLUDE pcre2.h REQUIRED)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Unpacks MLX's wheel under build/mlx-VERSION-FLAVOUR, never into the system's Python, and prints that folder.
 # LMXLAB_MLX: auto, cpu, metal, cuda, cuda-12 or cuda-13. auto is Metal on a Mac, CUDA where a driver answers, else CPU.
-# LMXLAB_MLX_NO_DEPS=1 leaves out the libraries that the CUDA wheel is linked to (2 GB): enough to link, not to run.
+# metal on another system than a Mac takes the wheel for macOS 14: enough to compile and link, not to run.
+# LMXLAB_MLX_LINK_ONLY=1 leaves out what the CUDA wheel is linked to (4 GB): enough to link, so it goes to build/link-only.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 version=$(head -1 "$top/cmake/mlx-version.txt")
@@ -35,16 +36,18 @@ case "$flavour" in
   *) printf 'error: LMXLAB_MLX is "%s": expected auto, cpu, metal, cuda, cuda-12 or cuda-13.\n' "$flavour" >&2; exit 2 ;;
 esac
 
-place="$top/build/mlx-$version-$flavour"
+folder="$top/build${LMXLAB_MLX_LINK_ONLY:+/link-only}"
+place="$folder/mlx-$version-$flavour"
 if [ ! -e "$place/mlx/include/mlx/version.h" ]; then
   python=$(pip_python)
-  say "mlx: unpacking the wheel mlx-$flavour $version into build/mlx-$version-$flavour"
-  mkdir -p "$top/build"
-  new=$(mktemp -d "$top/build/.mlx-new-XXXXXX")
+  say "mlx: unpacking the wheel mlx-$flavour $version into ${place#"$top"/}"
+  mkdir -p "$folder"
+  new=$(mktemp -d "$folder/.mlx-new-XXXXXX")
   trap 'rm -rf "$new"' EXIT
   options=(--target "$new" --only-binary=:all: --no-compile --no-cache-dir --no-warn-script-location --progress-bar off)
   case "$flavour" in
-    cuda-*) [ -z "${LMXLAB_MLX_NO_DEPS:-}" ] || options+=(--no-deps) ;;
+    cuda-*) [ -z "${LMXLAB_MLX_LINK_ONLY:-}" ] || options+=(--no-deps) ;;
+    metal) options+=(--no-deps); [ "$(uname -s)" = Darwin ] || options+=(--platform macosx_14_0_arm64) ;;
     *) options+=(--no-deps) ;;
   esac
   quietly mlx "$python" -m pip install "${options[@]}" "mlx-$flavour==$version" || exit 7
