@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -146,8 +147,9 @@ void read(const Json& in, T& value, const std::string& path, Problems& problems)
   } else if constexpr (std::same_as<T, std::string>) {
     in.is_string() ? void(value = in.as_string()) : wrong("a string");
   } else if constexpr (std::integral<T>) {
-    const bool whole = in.is_integer() || (in.is_number() && in.as_number() == static_cast<double>(
-                                                                 static_cast<int64_t>(in.as_number())));
+    // 2^53 and more as a double is no exact integer; the bound also keeps the conversion defined.
+    const bool whole = in.is_integer() || (in.is_number() && std::abs(in.as_number()) < 9e15 &&
+                                           std::trunc(in.as_number()) == in.as_number());
     if (!whole) return wrong("an integer");
     const int64_t n = in.as_integer();
     if (n < static_cast<int64_t>(std::numeric_limits<T>::min()) ||

@@ -5,7 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <unordered_map>
 
 namespace lmxlab {
 namespace {
@@ -55,8 +57,26 @@ class Builder : public nlohmann::json_sax<Theirs> {
   }
   bool close() {
     Json v = std::move(stack_.back());
+    if (v.is_object()) keep_last(v.as_object());
     stack_.pop_back(), keys_.pop_back();
     return put(std::move(v));
+  }
+  /// Of members with one key the last value counts, as in Python and JavaScript.
+  static void keep_last(Json::Object& members) {
+    std::unordered_map<std::string_view, size_t> first;
+    std::vector<bool> drop(members.size());
+    bool any = false;
+    for (size_t i = 0; i < members.size(); ++i) {
+      const auto [at, fresh] = first.emplace(members[i].first, i);
+      if (fresh) continue;
+      members[at->second].second = std::move(members[i].second);
+      drop[i] = any = true;
+    }
+    if (!any) return;
+    Json::Object kept;
+    for (size_t i = 0; i < members.size(); ++i)
+      if (!drop[i]) kept.push_back(std::move(members[i]));
+    members = std::move(kept);
   }
   std::vector<Json> stack_;
   std::vector<std::string> keys_;
@@ -212,30 +232,37 @@ std::string Json::dump(int indent) const {
   return out;
 }
 
-void set_path(Json& root, std::string_view path, const Json& value) {
-  if (path.empty()) return void(root = value);
-  const size_t dot = path.find('.');
-  const std::string key(path.substr(0, dot));
-  const std::string_view rest = dot == std::string_view::npos ? std::string_view{} : path.substr(dot + 1);
+namespace {
+
+void set_at(Json& root, const std::vector<std::string>& keys, size_t at, const Json& value) {
+  if (at == keys.size()) return void(root = value);
+  const std::string& key = keys[at];
   if (root.is_array()) {
     auto& items = root.as_array();
     if (key == "*") {
-      for (auto& item : items) set_path(item, rest, value);
+      for (auto& item : items) set_at(item, keys, at + 1, value);
       return;
     }
-    size_t used = 0, index = items.size();
-    try {
-      index = std::stoul(key, &used);
-    } catch (const std::exception&) {
-    }
-    if (used != key.size() || index >= items.size())
-      throw Error(Kind::usage, "\"" + key + "\" is no element: expected * or an index below " +
-                                   std::to_string(items.size()));
-    return set_path(items[index], rest, value);
+    size_t index = items.size();
+    const auto [end, code] = std::from_chars(key.data(), key.data() + key.size(), index);
+    if (code != std::errc() || end != key.data() + key.size() || index >= items.size())
+      throw Error(Kind::usage,
+                  "\"" + key + "\" is no element: expected * or an index below " + std::to_string(items.size()));
+    return set_at(items[index], keys, at + 1, value);
   }
   if (!root.is_object() && !root.is_null())
     throw Error(Kind::usage, "\"" + key + "\" leads into " + std::string(root.type_name()));
-  set_path(root[key], rest, value);
+  set_at(root[key], keys, at + 1, value);
+}
+
+}  // namespace
+
+void set_path(Json& root, std::string_view path, const Json& value) {
+  const auto keys = split(path, '.');
+  if (keys.size() > 64 || std::count(keys.begin(), keys.end(), std::string()) > 0)
+    throw Error(Kind::usage, "\"" + std::string(path.substr(0, 80)) +
+                                 "\" is no path: expected up to 64 names with single dots between them");
+  set_at(root, keys, 0, value);
 }
 
 Json parse_value(std::string_view text) {

@@ -85,10 +85,11 @@ class Json {
 /// @throws Error(bad_data) with `name`, line and column.
 Json parse_toml(std::string_view text, const std::string& name = "TOML");
 /// An object as a TOML document; null members are left out, since TOML has no null.
+/// @throws Error(unsupported) for a null in a list.
 std::string dump_toml(const Json& object);
 
 /// Sets `value` at a dotted path ("layers.3.mixer.window"; "*" for every element). Objects on the way are made.
-/// @throws Error(usage) if the path leads through something that has no members.
+/// @throws Error(usage) if the path is malformed, or leads through something that has no members.
 void set_path(Json& root, std::string_view path, const Json& value);
 /// A value as typed on the command line: JSON if it parses as such, else the text itself.
 Json parse_value(std::string_view text);

@@ -3,6 +3,7 @@
 
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
@@ -35,6 +36,33 @@ Json ours(const toml::node& node) {
       return Json(out.str());
     }
   }
+}
+
+/// toml++ bounds the nesting of values, but not the parts of a dotted key, whose tables it destroys by recursion.
+bool keys_too_deep(std::string_view text) {
+  constexpr int kDeepest = 32;
+  int dots = 0;
+  for (size_t i = 0; i < text.size();) {
+    const char c = text[i];
+    if (c == '#') {
+      i = text.find('\n', i);
+      if (i == std::string_view::npos) return false;
+    } else if (c == '"' || c == '\'') {
+      const std::string_view three = text.substr(i, 3);
+      const bool lines = three.size() == 3 && three[1] == c && three[2] == c;
+      const std::string_view mark = lines ? three : text.substr(i, 1);
+      for (i += mark.size(); i < text.size() && !text.substr(i).starts_with(mark); ++i) {
+        if (c == '"' && text[i] == '\\') ++i;
+        if (!lines && i < text.size() && text[i] == '\n') break;
+      }
+      i = std::min(text.size(), i + mark.size());
+    } else {
+      if (c == '.' && ++dots > kDeepest) return true;
+      if (std::string_view("=,[]{}\n").find(c) != std::string_view::npos) dots = 0;
+      ++i;
+    }
+  }
+  return false;
 }
 
 bool inline_only(const Json& v) {
@@ -85,8 +113,16 @@ void print_value(const Json& v, std::string& out) {
       if (text.find_first_of(".eE") == std::string::npos) text += ".0";
       out += text;
     }
+  } else if (v.is_null()) {
+    throw Error(Kind::unsupported, "[toml] a list with a null in it: TOML has no null");
   } else {
-    out += v.dump();  // JSON's strings, integers and booleans are TOML's
+    const std::string text = v.dump();  // JSON's strings, integers and booleans are TOML's, but for a bare DEL
+    for (const char c : text) {
+      if (c == '\x7f')
+        out += "\\u007F";
+      else
+        out += c;
+    }
   }
 }
 
@@ -119,6 +155,7 @@ void print_table(const Json& table, const std::string& path, std::string& out) {
 }  // namespace
 
 Json parse_toml(std::string_view text, const std::string& name) {
+  if (keys_too_deep(text)) throw Error(Kind::bad_data, name + " is not valid TOML: a key has more than 32 parts");
   try {
     return ours(toml::parse(text));
   } catch (const toml::parse_error& e) {

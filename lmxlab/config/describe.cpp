@@ -4,7 +4,7 @@
 
 #include "lmxlab/base/text.h"
 
-#include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 namespace lmxlab::config {
@@ -13,7 +13,10 @@ namespace {
 using Phrases = std::vector<std::string>;
 constexpr size_t kColumns = 80;
 
+/// 10000 -> "10,000", 1e-05 and 0.125 as they are.
 std::string number(float value) {
+  if (std::abs(value) < 1e9f && value == std::trunc(value))
+    return with_commas(static_cast<int64_t>(value));
   return Json(value).dump();
 }
 std::string comma(int64_t value) {
@@ -29,14 +32,11 @@ std::string norm_phrase(const Norm& norm) {
          (r.weight_offset != 0 ? ", weight offset " + number(r.weight_offset) : "");
 }
 
-std::string position_phrase(const Position& position) {
-  if (std::holds_alternative<Alibi>(position)) return "ALiBi";
-  const auto* r = std::get_if<Rope>(&position);
-  if (!r) return "no positions";
-  std::string out = "rope theta " + number(r->theta);
-  if (r->dims > 0) out += " over " + std::to_string(r->dims) + " dimensions";
-  if (r->interleaved) out += " interleaved";
-  if (r->scale != 1) out += " scale " + number(r->scale);
+std::string rope_phrase(const Rope& r) {
+  std::string out = "rope theta " + number(r.theta);
+  if (r.dims > 0) out += " over " + std::to_string(r.dims) + " dimensions";
+  if (r.interleaved) out += " interleaved";
+  if (r.scale != 1) out += " scale " + number(r.scale);
   return out;
 }
 
@@ -47,9 +47,9 @@ Phrases mixer_phrases(const Mixer& mixer) {
   const auto& a = std::get<Attention>(mixer);
   Phrases out{"attention " + std::to_string(a.heads) + " x " + std::to_string(a.head_dim)};
   if (a.kv_heads != a.heads)
-    out.push_back(std::to_string(a.kv_heads) +
-                  (a.kv_heads == 1 ? " key/value head" : " key/value heads"));
-  out.push_back(position_phrase(a.position));
+    out.push_back(std::to_string(a.kv_heads) + (a.kv_heads == 1 ? " kv head" : " kv heads"));
+  if (const auto* r = std::get_if<Rope>(&a.position)) out.push_back(rope_phrase(*r));
+  if (std::holds_alternative<Alibi>(a.position)) out.push_back("ALiBi");
   if (a.window) out.push_back("window " + comma(*a.window));
   if (a.qk_norm) out.push_back("q and k norm " + norm_phrase(*a.qk_norm));
   if (a.qkv_bias && a.out_bias)
