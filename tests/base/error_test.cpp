@@ -23,10 +23,14 @@ Error caught(auto&& body, Kind fallback = Kind::internal) {
 
 TEST(Error, KindsNamesAndExitCodes) {
   const std::pair<Kind, std::pair<const char*, int>> table[] = {
-      {Kind::usage, {"usage", 2}},         {Kind::not_found, {"not_found", 3}},
-      {Kind::bad_data, {"bad_data", 4}},   {Kind::mismatch, {"mismatch", 5}},
-      {Kind::unsupported, {"unsupported", 6}}, {Kind::resource, {"resource", 7}},
-      {Kind::internal, {"internal", 70}},  {Kind::canceled, {"canceled", 130}}};
+      {Kind::usage, {"usage", 2}},
+      {Kind::not_found, {"not_found", 3}},
+      {Kind::bad_data, {"bad_data", 4}},
+      {Kind::mismatch, {"mismatch", 5}},
+      {Kind::unsupported, {"unsupported", 6}},
+      {Kind::resource, {"resource", 7}},
+      {Kind::internal, {"internal", 70}},
+      {Kind::canceled, {"canceled", 130}}};
   for (const auto& [kind, row] : table) {
     EXPECT_EQ(kind_name(kind), row.first);
     EXPECT_EQ(exit_code(kind), row.second);
@@ -36,19 +40,24 @@ TEST(Error, KindsNamesAndExitCodes) {
 TEST(Error, ForeignExceptionsGetAKind) {
   EXPECT_EQ(caught([] { throw Error(Kind::mismatch, "x"); }, Kind::usage).kind(), Kind::mismatch);
   EXPECT_EQ(caught([] { throw std::bad_alloc(); }).kind(), Kind::resource);
-  EXPECT_EQ(caught([] { throw std::system_error(std::make_error_code(std::errc::no_space_on_device)); }).kind(),
+  EXPECT_EQ(caught([] {
+              throw std::system_error(std::make_error_code(std::errc::no_space_on_device));
+            }).kind(),
             Kind::resource);
-  EXPECT_EQ(
-      caught([] { throw std::system_error(std::make_error_code(std::errc::no_such_file_or_directory)); }).kind(),
-      Kind::not_found);
-  EXPECT_EQ(caught([] { throw std::invalid_argument("x"); }, Kind::bad_data).kind(), Kind::bad_data);
+  EXPECT_EQ(caught([] {
+              throw std::system_error(std::make_error_code(std::errc::no_such_file_or_directory));
+            }).kind(),
+            Kind::not_found);
+  EXPECT_EQ(caught([] { throw std::invalid_argument("x"); }, Kind::bad_data).kind(),
+            Kind::bad_data);
   EXPECT_EQ(caught([] { throw std::invalid_argument("x"); }).kind(), Kind::internal);
   EXPECT_EQ(caught([] { throw 3; }).kind(), Kind::internal);
 }
 
 TEST(Error, ContextGoesInFrontAndTheKindStays) {
   const Error e = caught([] {
-    with_context("outer", [] { with_context("inner", [] { throw Error(Kind::bad_data, "broken"); }); });
+    with_context("outer",
+                 [] { with_context("inner", [] { throw Error(Kind::bad_data, "broken"); }); });
   });
   EXPECT_EQ(e.kind(), Kind::bad_data);
   EXPECT_STREQ(e.what(), "outer: inner: broken");

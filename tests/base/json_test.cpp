@@ -26,9 +26,9 @@ Kind parsing(std::string_view text) {
 }
 
 TEST(Json, RoundTrips) {
-  for (const char* text :
-       {"null", "true", "false", "0", "-1", "9223372036854775807", "-9223372036854775808", "0.5", "1e-05", "\"\"",
-        R"("a\"\\\n\u0001é😀")", "[]", "{}", "[1,2.5,\"x\",null,[],{}]", R"({"b":1,"a":{"c":[true]}})"}) {
+  for (const char* text : {"null", "true", "false", "0", "-1", "9223372036854775807",
+                           "-9223372036854775808", "0.5", "1e-05", "\"\"", R"("a\"\\\n\u0001é😀")",
+                           "[]", "{}", "[1,2.5,\"x\",null,[],{}]", R"({"b":1,"a":{"c":[true]}})"}) {
     const Json j = Json::parse(text);
     EXPECT_EQ(j.dump(), text);
     EXPECT_EQ(Json::parse(j.dump(2)), j);
@@ -61,7 +61,8 @@ TEST(Json, RandomValuesRoundTrip) {
       }
       default: {
         Json o = Json::object();
-        for (auto n = random() % 5; n > 0; --n) o["k" + std::to_string(random() % 100)] = self(self, depth + 1);
+        for (auto n = random() % 5; n > 0; --n)
+          o["k" + std::to_string(random() % 100)] = self(self, depth + 1);
         return o;
       }
     }
@@ -105,20 +106,45 @@ TEST(Json, NumbersAtTheEdges) {
 }
 
 TEST(Json, HostileTextIsBadData) {
-  for (const std::string& text :
-       {std::string(), std::string(" "), std::string("{"), std::string("["), std::string("\""), std::string("{\"a\"}"),
-        std::string("{\"a\":}"), std::string("[1,]"), std::string("{\"a\":1,}"), std::string("nul"), std::string("tru"),
-        std::string("01"), std::string("+1"), std::string("1."), std::string(".5"), std::string("NaN"),
-        std::string("Infinity"), std::string("'a'"), std::string("{a:1}"), std::string("1 2"), std::string("[1] x"),
-        std::string("\"\\x\""), std::string("\"\\u12\""), std::string("\"\\ud800\""), std::string("\"\n\""),
-        std::string("\"\xff\""), std::string("\"\xc0\x80\""), std::string("\"\xed\xa0\x80\""), std::string("[1\0]", 4),
-        std::string("// c\n1"), std::string("\x89PNG\r\n\x1a\n"), std::string(1, '\0')})
+  for (const std::string& text : {std::string(),
+                                  std::string(" "),
+                                  std::string("{"),
+                                  std::string("["),
+                                  std::string("\""),
+                                  std::string("{\"a\"}"),
+                                  std::string("{\"a\":}"),
+                                  std::string("[1,]"),
+                                  std::string("{\"a\":1,}"),
+                                  std::string("nul"),
+                                  std::string("tru"),
+                                  std::string("01"),
+                                  std::string("+1"),
+                                  std::string("1."),
+                                  std::string(".5"),
+                                  std::string("NaN"),
+                                  std::string("Infinity"),
+                                  std::string("'a'"),
+                                  std::string("{a:1}"),
+                                  std::string("1 2"),
+                                  std::string("[1] x"),
+                                  std::string("\"\\x\""),
+                                  std::string("\"\\u12\""),
+                                  std::string("\"\\ud800\""),
+                                  std::string("\"\n\""),
+                                  std::string("\"\xff\""),
+                                  std::string("\"\xc0\x80\""),
+                                  std::string("\"\xed\xa0\x80\""),
+                                  std::string("[1\0]", 4),
+                                  std::string("// c\n1"),
+                                  std::string("\x89PNG\r\n\x1a\n"),
+                                  std::string(1, '\0')})
     EXPECT_EQ(parsing(text), Kind::bad_data) << testing::PrintToString(text);
 }
 
 TEST(Json, TruncatedAtEveryByte) {
   const std::string whole = R"({"a":[1,2.5e3,true,null,"\u00e9\ud83d\ude00"],"b":{"c":"d"}})";
-  for (size_t n = 0; n < whole.size(); ++n) EXPECT_EQ(parsing(whole.substr(0, n)), Kind::bad_data) << n;
+  for (size_t n = 0; n < whole.size(); ++n)
+    EXPECT_EQ(parsing(whole.substr(0, n)), Kind::bad_data) << n;
   EXPECT_NO_THROW(Json::parse(whole));
 }
 
@@ -167,7 +193,8 @@ TEST(Json, AccessAndChange) {
   j.erase("a"), j.erase("absent");
   EXPECT_EQ(j.size(), 1u);
   EXPECT_EQ(kind_of([&] { j.at("a"); }), Kind::bad_data);
-  for (const Json& v : {Json(), Json(true), Json(1), Json(1.5), Json("s"), Json::array(), Json::object()}) {
+  for (const Json& v :
+       {Json(), Json(true), Json(1), Json(1.5), Json("s"), Json::array(), Json::object()}) {
     if (!v.is_bool()) {
       EXPECT_EQ(kind_of([&] { v.as_bool(); }), Kind::bad_data);
     }
@@ -201,16 +228,18 @@ TEST(SetPath, MembersElementsAndAll) {
   set_path(j, "layers.1.w", 5);
   set_path(j, "layers.*.x", "y");
   set_path(j, "new.deep.key", true);
-  EXPECT_EQ(j, Json::parse(R"({"layers":[{"w":1,"x":"y"},{"w":5,"x":"y"}],"new":{"deep":{"key":true}}})"));
+  EXPECT_EQ(j, Json::parse(
+                   R"({"layers":[{"w":1,"x":"y"},{"w":5,"x":"y"}],"new":{"deep":{"key":true}}})"));
 }
 
 TEST(SetPath, WrongPathsAreUsageErrors) {
   const Json base = Json::parse(R"({"n":3,"l":[1]})");
   std::string deep = "a";
   for (int i = 0; i < 100'000; ++i) deep += ".a";
-  for (const std::string& path : {std::string("n.x"), std::string("l.1"), std::string("l.-1"), std::string("l.x"),
-                                  std::string("l.0x"), std::string("l."), std::string("l.0.a"),
-                                  std::string("l.99999999999999999999"), deep}) {
+  for (const std::string& path :
+       {std::string("n.x"), std::string("l.1"), std::string("l.-1"), std::string("l.x"),
+        std::string("l.0x"), std::string("l."), std::string("l.0.a"),
+        std::string("l.99999999999999999999"), deep}) {
     Json j = base;
     EXPECT_EQ(kind_of([&] { set_path(j, path, 1); }), Kind::usage) << path.substr(0, 40);
   }

@@ -51,7 +51,8 @@ path = 'C:\raw'
 TEST(Toml, RoundTrips) {
   for (const char* text :
        {"{}", R"({"a":1,"b":-2.5,"c":true,"d":"x"})", R"({"a":{"b":{"c":{}}}})",
-        R"({"s":"quote \" back \\ line\n tab\t bell\u0007 del\u007f é 😀"})", R"({"":1,"a b":2,"a.b":{"c\"d":3},"é":4})",
+        R"({"s":"quote \" back \\ line\n tab\t bell\u0007 del\u007f é 😀"})",
+        R"({"":1,"a b":2,"a.b":{"c\"d":3},"é":4})",
         R"({"l":[],"m":[[1,2],[3]],"n":[1,{"a":[]},"x"]})",
         R"({"t":[{"a":1,"b":{"c":2,"d":[{"e":3}]}},{},{"f":[1,2]}],"after":1})",
         R"({"big":9223372036854775807,"small":-9223372036854775808,"f":1e300,"g":1e-300,"h":3.0})",
@@ -77,7 +78,8 @@ TEST(Toml, NullsAreLeftOut) {
 
 TEST(Toml, NotFiniteNumbers) {
   const double infinity = std::numeric_limits<double>::infinity();
-  const Json j = parse_toml(dump_toml(Json::object({{"a", infinity}, {"b", -infinity}, {"c", std::nan("")}})));
+  const Json j =
+      parse_toml(dump_toml(Json::object({{"a", infinity}, {"b", -infinity}, {"c", std::nan("")}})));
   EXPECT_EQ(j.at("a").as_number(), infinity);
   EXPECT_EQ(j.at("b").as_number(), -infinity);
   EXPECT_TRUE(std::isnan(j.at("c").as_number()));
@@ -85,11 +87,12 @@ TEST(Toml, NotFiniteNumbers) {
 
 TEST(Toml, HostileTextIsBadData) {
   for (const std::string& text :
-       {std::string("a"), std::string("a ="), std::string("= 1"), std::string("a = 1\na = 2"), std::string("[a]\n[a]"),
-        std::string("[a"), std::string("a = \"x"), std::string("a = [1,"), std::string("a = {b = 1"),
-        std::string("a = 01"), std::string("a = 99999999999999999999"), std::string("a = \"\\q\""),
-        std::string("a = '\xff'"), std::string("a = \"\0\"", 7), std::string("\x89PNG\r\n\x1a\n\0", 9),
-        std::string("a = 1\n[a.b]"), std::string("{\"json\": 1}"), "a = " + std::string(100'000, '['),
+       {std::string("a"), std::string("a ="), std::string("= 1"), std::string("a = 1\na = 2"),
+        std::string("[a]\n[a]"), std::string("[a"), std::string("a = \"x"), std::string("a = [1,"),
+        std::string("a = {b = 1"), std::string("a = 01"), std::string("a = 99999999999999999999"),
+        std::string("a = \"\\q\""), std::string("a = '\xff'"), std::string("a = \"\0\"", 7),
+        std::string("\x89PNG\r\n\x1a\n\0", 9), std::string("a = 1\n[a.b]"),
+        std::string("{\"json\": 1}"), "a = " + std::string(100'000, '['),
         "a = " + std::string(1000, '[') + std::string(1000, ']')})
     EXPECT_EQ(parsing(text), Kind::bad_data) << testing::PrintToString(text.substr(0, 60));
   EXPECT_EQ(parse_toml(""), Json::object());

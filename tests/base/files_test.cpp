@@ -1,0 +1,125 @@
+#include "lmxlab/base/files.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+using namespace lmxlab;
+using testing::HasSubstr;
+
+namespace {
+
+class Files : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "lmxlab-files-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder); }
+  static Error failure(auto&& body) {
+    try {
+      body();
+    } catch (const Error& e) {
+      return e;
+    }
+    ADD_FAILURE() << "no error";
+    return Error(Kind::internal, "");
+  }
+  fs::path folder;
+};
+
+TEST_F(Files, WritesAndReadsEveryByte) {
+  std::string all;
+  for (int i = 0; i < 300'000; ++i) all += static_cast<char>(i * 31 % 256);
+  write_file_atomic(folder / "a", all);
+  EXPECT_EQ(read_file(folder / "a"), all);
+  write_file_atomic(folder / "a", "");
+  EXPECT_EQ(read_file(folder / "a"), "");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "no temporary file stays";
+}
+
+TEST_F(Files, ErrorsHaveTheirKindAndNameThePath) {
+  const Error absent = failure([&] { read_file(folder / "absent"); });
+  EXPECT_EQ(absent.kind(), Kind::not_found);
+  EXPECT_THAT(absent.what(), HasSubstr((folder / "absent").string()));
+  EXPECT_EQ(failure([&] { read_file(folder); }).kind(), Kind::usage);
+  EXPECT_EQ(failure([&] { MappedFile(folder / "absent"); }).kind(), Kind::not_found);
+  EXPECT_EQ(failure([&] { MappedFile{folder}; }).kind(), Kind::usage);
+  EXPECT_EQ(failure([&] { write_file_atomic(folder / "no" / "a", "x"); }).kind(), Kind::not_found);
+  write_file_atomic(folder / "file", "x");
+  EXPECT_EQ(failure([&] { make_directory(folder / "file" / "sub"); }).kind(), Kind::resource);
+  EXPECT_EQ(failure([&] { read_file(folder / "file" / "sub"); }).kind(), Kind::not_found);
+  EXPECT_EQ(failure([&] { sync_path(folder / "absent"); }).kind(), Kind::not_found);
+}
+
+#ifdef __linux__  // where /dev/full is
+TEST_F(Files, AFullDiskIsAResourceError) {
+  fs::create_symlink("/dev/full", folder / "full");
+  LineWriter writer(folder / "full");
+  const Error e = failure([&] { writer.write("line"); });
+  EXPECT_EQ(e.kind(), Kind::resource);
+  EXPECT_THAT(e.what(), HasSubstr((folder / "full").string()));
+}
+#endif
+
+TEST_F(Files, AFailedReplacementKeepsTheOldContent) {
+  fs::create_directories(folder / "target" /
+                         "inside");  // a folder that is not empty cannot be replaced by a file
+  EXPECT_EQ(failure([&] { write_file_atomic(folder / "target", "new"); }).kind(), Kind::resource);
+  EXPECT_TRUE(fs::is_directory(folder / "target" / "inside"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "no temporary file stays";
+}
+
+TEST_F(Files, LinesAreAppended) {
+  {
+    LineWriter a(folder / "log");
+    a.write("one");
+    LineWriter b = std::move(a);
+    b.write("");
+    LineWriter c;
+    c = std::move(b);
+    c.write("two");
+    EXPECT_EQ(read_file(folder / "log"), "one\n\ntwo\n") << "each line is there at once";
+  }
+  LineWriter(folder / "log").write("three");
+  EXPECT_EQ(read_file(folder / "log"), "one\n\ntwo\nthree\n");
+}
+
+TEST_F(Files, MappingHasAPageOfZerosInFront) {
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  for (const size_t size : {size_t{0}, size_t{1}, page - 1, page, page + 1, 3 * page}) {
+    const std::string content(size, 'x');
+    write_file_atomic(folder / "m", content);
+    const MappedFile map(folder / "m");
+    EXPECT_EQ(map.size(), size);
+    EXPECT_EQ(map.text(), content);
+    EXPECT_EQ(map.bytes().size(), size);
+    ASSERT_NE(map.data(), nullptr);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(map.data()) % page, 0u);
+    const std::string zeros(page, '\0');
+    EXPECT_EQ(std::memcmp(map.data() - page, zeros.data(), page), 0);
+  }
+}
+
+TEST_F(Files, AMappingOutlivesTheReplacementOfItsFile) {
+  write_file_atomic(folder / "m", "old content");
+  const MappedFile map(folder / "m");
+  write_file_atomic(folder / "m", "new");
+  EXPECT_EQ(map.text(), "old content");
+  EXPECT_EQ(MappedFile(folder / "m").text(), "new");
+}
+
+TEST_F(Files, FoldersAreMadeWithTheirParentsAndTwice) {
+  make_directory(folder / "a" / "b" / "c");
+  make_directory(folder / "a" / "b" / "c");
+  EXPECT_TRUE(fs::is_directory(folder / "a" / "b" / "c"));
+  EXPECT_NO_THROW(sync_path(folder / "a"));
+}
+
+}  // namespace
