@@ -47,6 +47,7 @@ look_on_debian() {
   header toml++/toml.h || need libtomlplusplus-dev
   header CLI/CLI.hpp || need libcli11-dev
   header pcre2.h || need libpcre2-dev
+  header hwy/highway.h || need libhwy-dev
   header gtest/gtest.h || need libgtest-dev
   header gmock/gmock.h || need libgmock-dev
 }
@@ -61,6 +62,7 @@ look_on_mac() {
   header toml++/toml.h || need tomlplusplus
   header CLI/CLI.hpp || need cli11
   header pcre2.h || need pcre2
+  header hwy/highway.h || need highway
   header gtest/gtest.h || need googletest
 }
 

@@ -28,7 +28,7 @@ wrapper c++ "'$zig/ziglang/zig' c++ -target aarch64-macos.14.0"
 wrapper ar "'$zig/ziglang/zig' ar"
 wrapper ranlib "'$zig/ziglang/zig' ranlib"
 wrapper nothing true
-for header in nlohmann toml++ CLI pcre2.h; do
+for header in nlohmann toml++ CLI pcre2.h hwy; do
   from=/usr/include/$header
   [ -e "$from" ] || from=/usr/local/include/$header
   ln -sfn "$from" "$tools/include/$header"

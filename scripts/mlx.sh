@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Unpacks MLX's wheel under build/mlx-VERSION-FLAVOUR, never into the system's Python, and prints that folder.
+#   scripts/mlx.sh [--which]     --which: only print the flavour that would be taken
 # LMXLAB_MLX: auto, cpu, metal, cuda, cuda-12 or cuda-13. auto is Metal on a Mac, CUDA where a driver answers, else CPU.
 # metal on another system than a Mac takes the wheel for macOS 14: enough to compile and link, not to run.
 # LMXLAB_MLX_LINK_ONLY=1 leaves out what the CUDA wheel is linked to (4 GB): enough to link, so it goes to build/link-only.
@@ -36,6 +37,8 @@ case "$flavour" in
   *) printf 'error: LMXLAB_MLX is "%s": expected auto, cpu, metal, cuda, cuda-12 or cuda-13.\n' "$flavour" >&2; exit 2 ;;
 esac
 
+if [ "${1:-}" = --which ]; then echo "$flavour"; exit 0; fi
+
 folder="$top/build${LMXLAB_MLX_LINK_ONLY:+/link-only}"
 place="$folder/mlx-$version-$flavour"
 if [ ! -e "$place/mlx/include/mlx/version.h" ]; then
@@ -50,7 +53,9 @@ if [ ! -e "$place/mlx/include/mlx/version.h" ]; then
     metal) options+=(--no-deps); [ "$(uname -s)" = Darwin ] || options+=(--platform macosx_14_0_arm64) ;;
     *) options+=(--no-deps) ;;
   esac
-  quietly mlx "$python" -m pip install "${options[@]}" "mlx-$flavour==$version" || exit 7
+  quietly mlx "$python" -m pip install "${options[@]}" "mlx-$flavour==$version" ||
+    fail "MLX's wheel could not be installed. It wants a network, Python's pip, and on Linux glibc 2.35 or newer" \
+      "(Debian 12, Ubuntu 22.04). Once it is unpacked, no network is needed."
   [ -e "$new/mlx/include/mlx/version.h" ] || fail "the wheel mlx-$flavour $version holds no headers"
   chmod 755 "$new"
   # Someone else may have finished first: theirs is as good.
