@@ -1,0 +1,19 @@
+// The commands, one file each.
+#pragma once
+
+#include "lmxlab/cli/options.h"
+
+namespace lmxlab::cli {
+
+Command* make_train();
+Command* make_generate();
+Command* make_logits();
+Command* make_tokenize();
+Command* make_tokenizer_train();
+Command* make_list();
+Command* make_info();
+Command* make_count();
+Command* make_bench();
+Command* make_doctor();
+
+}  // namespace lmxlab::cli

@@ -1,0 +1,165 @@
+// The program: the table of commands, one place where errors become exit codes.
+#include "lmxlab/base/text.h"
+#include "lmxlab/base/version.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/context.h"
+#include "lmxlab/cli/signals.h"
+#include "lmxlab/kernels/thread_pool.h"
+
+#include <mlx/stream.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+namespace lmxlab::cli {
+namespace {
+
+const std::vector<Entry>& table() {
+  static const std::vector<Entry> entries{
+      {"train",
+       "Trains a model and writes a run folder, which is a model folder. Without a recipe: a small "
+       "GPT on the "
+       "built-in Tiny Shakespeare, about five minutes on two cores.",
+       "train --steps 200 --out runs/first", make_train},
+      {"generate",
+       "Continues a prompt, and streams the text as it comes. Sampling defaults are those of the "
+       "model's "
+       "generation_config.json, else temperature 0.8 and top-p 0.95.",
+       "generate runs/run-1 --prompt \"ROMEO:\" --max-tokens 200", make_generate},
+      {"logits",
+       "Computes the logits of given tokens. Reads `input_ids` [B, T] and writes `logits` float32 "
+       "[B, T, V], both in "
+       "safetensors files.",
+       "logits runs/run-1 --tokens-file in.safetensors --out out.safetensors", make_logits},
+      {"tokenize",
+       "Turns text into token ids, or ids into text. Added and special tokens written in the text "
+       "are recognised, and "
+       "nothing is put around it.",
+       "tokenize runs/run-1 --text \"To be\"", make_tokenize},
+      {"tokenizer train",
+       "Trains a byte-level BPE tokenizer. Writes tokenizer.json, which the `tokenizers` library "
+       "reads as well.",
+       "tokenizer train book.txt --vocab-size 1000 --out tokenizer", make_tokenizer_train},
+      {"list", "Lists the presets and their families.", "list", make_list},
+      {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
+      {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},
+      {"bench",
+       "Times training, prefill or decoding of a model. The model is warm and its tokens are "
+       "random; the median and the "
+       "spread are reported, and how they compare with what this machine measures.",
+       "bench gpt-tiny --mode decode --context 128", make_bench},
+      {"doctor",
+       "Examines the machine and, if one is given, a model. Bandwidth and FLOP/s are measured; a "
+       "model must be causal "
+       "and answer the same with a cache and in a batch.",
+       "doctor", make_doctor},
+  };
+  return entries;
+}
+
+void report(const Context& context, const Error& e) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "%s %s\n", context.styled("1;31", "error:").c_str(), e.what());
+  if (!context.json) return;
+  const Json object = Json::object({{"error", Json::object({{"kind", Json(kind_name(e.kind()))},
+                                                            {"message", Json(e.what())}})}});
+  std::fputs((object.dump() + "\n").c_str(), stdout);
+  std::fflush(stdout);
+}
+
+void read_environment() {
+  const char* threads = std::getenv("LMXLAB_THREADS");
+  if (!threads || !*threads) return;
+  char* end = nullptr;
+  const long n = std::strtol(threads, &end, 10);
+  if (*end || n < 1 || n > 256)
+    throw Error(Kind::usage, std::string("[lmxlab] LMXLAB_THREADS is \"") + threads +
+                                 "\": expected a number of threads from 1 to 256");
+  kernels::set_threads(int(n));
+}
+
+int dispatch(Context& context, std::vector<std::string> words) {
+  const auto is = [&](const std::string& word, const char* a, const char* b) {
+    return word == a || word == b;
+  };
+  if (words.empty() || is(words[0], "--help", "-h") || (words[0] == "help" && words.size() == 1)) {
+    context.print(help(table()));
+    return 0;
+  }
+  if (words[0] == "--version") {
+    context.print("lmxlab " LMXLAB_VERSION " (MLX " LMXLAB_MLX_VERSION ", " LMXLAB_MLX_FLAVOUR
+                  ")\n");
+    return 0;
+  }
+  if (words[0] == "--help-markdown") {  // docs/cli.md is this
+    context.print(help_markdown(table()));
+    return 0;
+  }
+  if (words[0] == "help") words.erase(words.begin()), words.push_back("--help");
+  const Chosen chosen = choose(table(), words);
+  const std::unique_ptr<Command> command(chosen.entry->make());
+  Options options;
+  command->declare(options);
+  bool json = false;
+  options.flag("--json", &json, "print one JSON object on standard output, and nothing else there");
+  options.flag("--quiet", &context.quiet, "no progress, logs or warnings on standard error");
+  words.erase(words.begin(), words.begin() + ptrdiff_t(chosen.words));
+  const auto end = std::find(words.begin(), words.end(), "--");
+  if (std::find_if(words.begin(), end, [&](const auto& w) { return is(w, "--help", "-h"); }) !=
+      end) {
+    context.print(help(*chosen.entry, options));
+    return 0;
+  }
+  parse(chosen.entry->name, options, words);
+  context.json = json;
+  return command->run(context);
+}
+
+int run(int argc, char** argv) {
+  Context context;
+  if (argc > 0) context.program = argv[0];
+  context.terminal = isatty(STDERR_FILENO) != 0;
+  const char* no_colour = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  context.colour =
+      context.terminal && !(no_colour && *no_colour) && !(term && std::string_view(term) == "dumb");
+  const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  // Known before the arguments are parsed, so that their faults are reported as JSON too.
+  context.json = std::find(words.begin(), std::find(words.begin(), words.end(), "--"), "--json") !=
+                 words.end();
+  context.table = &table();
+  const Signals signals;
+  context.stop = signals.token();
+  try {
+    try {
+      read_environment();
+      const int code = dispatch(context, words);
+      context.flush();
+      return code;
+    } catch (const ClosedPipe&) {
+      return 0;
+    } catch (...) {
+      const Error e = current_error();
+      report(context, e);
+      return exit_code(e.kind());
+    }
+  } catch (const std::bad_alloc&) {
+    std::fputs("error: [memory] out of memory\n", stderr);
+    return exit_code(Kind::resource);
+  }
+}
+
+}  // namespace
+}  // namespace lmxlab::cli
+
+int main(int argc, char** argv) {
+  const int code = lmxlab::cli::run(argc, argv);
+  try {
+    mlx::core::synchronize();  // queued work must end before the libraries shut down their threads
+  } catch (const std::exception&) {  // a failure that was reported already
+  }
+  return code;
+}

@@ -1,0 +1,126 @@
+#include "lmxlab/cli/model_argument.h"
+
+#include "lmxlab/base/files.h"
+#include "lmxlab/base/text.h"
+#include "lmxlab/config/hf.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/config/validate.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/core/tree.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace lmxlab::cli {
+namespace {
+
+std::string model_names(const std::string& argument) {
+  std::vector<std::string> names;
+  for (const auto& p : config::presets()) names.push_back(p.name);
+  return suggestion(argument, names);
+}
+
+}  // namespace
+
+ModelPlace find_model(const std::string& argument) {
+  std::error_code ignored;
+  const fs::path path(argument);
+  const bool folder = fs::is_directory(path, ignored);
+  if (folder && fs::exists(path / "config.json", ignored)) return {path, ""};
+  for (const auto& p : config::presets())
+    if (p.name == argument) return {{}, argument};
+  if (folder)
+    throw Error(Kind::not_found,
+                "[model] " + argument + " is no model folder: expected config.json in it");
+  const bool exists = fs::exists(path, ignored);
+  if (argument.ends_with(".gguf")) {
+    if (!exists) throw Error(Kind::not_found, "[model] there is no file " + argument);
+    throw Error(Kind::unsupported,
+                "[model] " + argument +
+                    ": GGUF files cannot be read yet. Give a folder in Hugging Face layout.");
+  }
+  if (exists)
+    throw Error(Kind::usage, "[model] " + argument +
+                                 " is a file: expected a model folder or a preset. Give the folder "
+                                 "that holds config.json.");
+  const auto slash = argument.find('/');
+  if (slash == std::string::npos)
+    throw Error(Kind::not_found, "[model] there is no folder and no preset \"" + argument + "\"; " +
+                                     model_names(argument));
+  const bool one = argument.find('/', slash + 1) == std::string::npos;
+  const bool hub = slash > 0 && slash + 1 < argument.size() && one && argument[0] != '.' &&
+                   argument[0] != '~' && argument.substr(0, slash) != "runs";
+  throw Error(
+      Kind::not_found,
+      "[model] there is no folder " + argument +
+          (hub ? ". If it is a name on a hub: those cannot be pulled yet; download the folder "
+                 "and give its path."
+               : ""));
+}
+
+config::Model read_config(const ModelPlace& place, const Context& context) {
+  if (place.folder.empty()) return config::preset(place.preset);
+  const auto path = place.folder / "config.json";
+  const auto json = Json::parse(read_file(path), path.string());
+  auto read = with_context(path.string(), [&] { return config::from_hf(json); });
+  config::validate(read.model, Kind::bad_data);
+  for (const auto& w : read.warnings) context.warn(w);
+  return std::move(read.model);
+}
+
+void cast_weights(LanguageModel& model, DType dtype) {
+  const Enter enter(model.runtime());
+  for (auto& e : core::collect(model.transformer()))
+    if (mx::issubdtype(e.param->value.dtype(), mx::floating))
+      e.param->value = mx::astype(e.param->value, to_mlx(dtype));
+}
+
+OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
+                     const Context& context) {
+  ModelPlace place = find_model(argument);
+  if (place.folder.empty())
+    return {LanguageModel(config::preset(place.preset), seed, dtype.value_or(DType::f32)),
+            std::nullopt, std::move(place)};
+  auto model = LanguageModel::load(place.folder);
+  for (const auto& w : model.warnings()) context.warn(w);
+  if (dtype && *dtype != model.dtype()) cast_weights(model, *dtype);
+  std::optional<data::Tokenizer> tokenizer;
+  std::error_code ignored;
+  if (fs::exists(place.folder / "tokenizer.json", ignored))
+    tokenizer = data::Tokenizer::load(place.folder);
+  if (tokenizer && tokenizer->vocab_size() > model.config().vocab)
+    throw Error(Kind::mismatch,
+                "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
+                    " tokens, the model a vocabulary of " + std::to_string(model.config().vocab));
+  return {std::move(model), std::move(tokenizer), std::move(place)};
+}
+
+std::optional<DType> dtype_argument(const std::string& text) {
+  if (text.empty()) return std::nullopt;
+  return text == "bf16" ? DType::bf16 : DType::f32;
+}
+const char* dtype_name(DType dtype) {
+  return dtype == DType::f32 ? "f32" : dtype == DType::f16 ? "f16" : "bf16";
+}
+
+std::vector<int> parse_ids(const std::string& text, int vocab, const std::string& option) {
+  std::vector<int> out;
+  for (const auto& part : split(text, ',')) {
+    const auto digits = trim(part);
+    int id = 0;
+    const auto [at, code] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
+    if (digits.empty() || code != std::errc() || at != digits.data() + digits.size() || id < 0 ||
+        id >= vocab)
+      throw Error(Kind::usage, "[tokens] " + option + ": expected ids from 0 to " +
+                                   std::to_string(vocab - 1) + " with commas between them, got \"" +
+                                   std::string(digits) + "\"");
+    out.push_back(id);
+  }
+  return out;
+}
+
+}  // namespace lmxlab::cli

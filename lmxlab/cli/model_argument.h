@@ -1,0 +1,51 @@
+// MODEL on the command line: a folder in Hugging Face layout (a run folder is one) or a preset;
+// found by looking.
+#pragma once
+
+#include "lmxlab/cli/context.h"
+#include "lmxlab/config/model.h"
+#include "lmxlab/data/tokenizer.h"
+#include "lmxlab/models/language_model.h"
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace lmxlab::cli {
+
+struct ModelPlace {
+  std::filesystem::path folder;  // empty: a preset
+  std::string preset;
+};
+
+/// @throws Error(not_found) naming the nearest presets, Error(unsupported) for a .gguf file or a
+/// name on a hub.
+ModelPlace find_model(const std::string& argument);
+
+/// Its config, without its weights. Warnings go to the context.
+config::Model read_config(const ModelPlace& place, const Context& context);
+
+struct OpenModel {
+  LanguageModel model;
+  std::optional<data::Tokenizer> tokenizer;
+  ModelPlace place;
+};
+
+/// Its weights too, and its tokenizer if the folder has one.
+/// @param seed  of a preset's weights.
+/// @param dtype  none: a checkpoint's own, f32 of a preset.
+/// @throws as find_model, LanguageModel::load, Tokenizer::load.
+OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
+                     const Context& context);
+
+/// "f32", "bf16" or empty. (The option's choices have checked it.)
+std::optional<DType> dtype_argument(const std::string& text);
+const char* dtype_name(DType dtype);
+
+/// Ids as "1,2,3". @throws Error(usage) naming the part that is no id below `vocab`.
+std::vector<int> parse_ids(const std::string& text, int vocab, const std::string& option);
+
+/// Turns every weight into `dtype`.
+void cast_weights(LanguageModel& model, DType dtype);
+
+}  // namespace lmxlab::cli

@@ -1,0 +1,142 @@
+// list, info, count: models without their weights.
+#include "lmxlab/base/files.h"
+#include "lmxlab/base/text.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/context.h"
+#include "lmxlab/cli/model_argument.h"
+#include "lmxlab/config/count.h"
+#include "lmxlab/config/describe.h"
+#include "lmxlab/config/presets.h"
+
+#include <algorithm>
+
+namespace lmxlab::cli {
+namespace {
+
+std::string padded(std::string text, size_t width) {
+  text.resize(std::max(width, text.size()), ' ');
+  return text;
+}
+std::string right(const std::string& text, size_t width) {
+  return std::string(width - std::min(width, text.size()), ' ') + text;
+}
+
+// Bytes of an element as the checkpoint stores it, 4 of a preset.
+int64_t element_bytes(const ModelPlace& place) {
+  if (place.folder.empty()) return 4;
+  const auto path = place.folder / "config.json";
+  const Json json = Json::parse(read_file(path), path.string());
+  for (const char* key : {"dtype", "torch_dtype"})
+    if (const Json* v = json.find(key); v && v->is_string())
+      return v->as_string() == "float32" ? 4 : v->as_string() == "float64" ? 8 : 2;
+  return 4;
+}
+
+Json counts(const config::Model& model, const ModelPlace& place) {
+  const auto n = config::count(model);
+  return Json::object({{"parameters", Json(n.total)},
+                       {"trainable", Json(n.total)},
+                       {"bytes", Json(n.total * element_bytes(place))},
+                       {"parts", Json::object({{"embedding", Json(n.embedding)},
+                                               {"position", Json(n.position)},
+                                               {"mixer", Json(n.mixer)},
+                                               {"ffn", Json(n.ffn)},
+                                               {"norm", Json(n.norm)},
+                                               {"head", Json(n.head)}})}});
+}
+
+class List : public Command {
+  void declare(Options&) override {}
+  int run(Context& context) override {
+    if (context.json) {
+      Json presets = Json::array();
+      for (const auto& p : config::presets())
+        presets.push_back(Json::object({{"name", Json(p.name)},
+                                        {"family", Json(p.family)},
+                                        {"parameters", Json(config::count(p.make()).total)}}));
+      Json families = Json::array();
+      for (const auto& f : config::families()) families.push_back(Json(f));
+      context.print_json(Json::object({{"presets", presets}, {"families", families}}));
+      return 0;
+    }
+    size_t width = 8;
+    for (const auto& p : config::presets()) width = std::max(width, p.name.size() + 2);
+    std::string out = padded("preset", width) + padded("family", 8) + right("parameters", 16) +
+                      right("layers", 8) + right("width", 7) + right("context", 9) + "\n";
+    for (const auto& p : config::presets()) {
+      const auto m = p.make();
+      out += padded(p.name, width) + padded(p.family, 8) +
+             right(with_commas(config::count(m).total), 16) +
+             right(std::to_string(m.layers.size()), 8) + right(std::to_string(m.dim), 7) +
+             right(std::to_string(m.context), 9) + "\n";
+    }
+    context.print(out);
+    return 0;
+  }
+};
+
+class Info : public Command {
+  std::string model_;
+  void declare(Options& o) override {
+    o.argument("MODEL", &model_, "a preset (`lmxlab list`), or a model folder").require();
+  }
+  int run(Context& context) override {
+    const auto place = find_model(model_);
+    const auto model = read_config(place, context);
+    if (context.json) {
+      Json out = counts(model, place);
+      out["config"] = to_json(model);
+      out["kv_bytes_per_token"] = Json(config::kv_bytes_per_token(model, 2));
+      out["flops_per_token"] = Json(config::flops_per_token(model, model.context));
+      context.print_json(out);
+    } else {
+      context.print(config::describe(model));
+    }
+    return 0;
+  }
+};
+
+class Count : public Command {
+  std::string model_;
+  void declare(Options& o) override {
+    o.argument("MODEL", &model_, "a preset (`lmxlab list`), or a model folder").require();
+  }
+  int run(Context& context) override {
+    const auto place = find_model(model_);
+    const auto model = read_config(place, context);
+    const Json n = counts(model, place);
+    if (context.json) {
+      context.print_json(n);
+      return 0;
+    }
+    const int64_t total = n.at("parameters").as_integer();
+    std::string out;
+    const auto line = [&](const std::string& name, int64_t value) {
+      char share[16];
+      std::snprintf(share, sizeof share, "%7.1f%%",
+                    100.0 * double(value) / double(std::max<int64_t>(total, 1)));
+      out += padded(name, 12) + right(with_commas(value), 18) + share + "\n";
+    };
+    for (const auto& [name, value] : n.at("parts").as_object())
+      if (value.as_integer() > 0) line(name, value.as_integer());
+    line("total", total);
+    out += padded("trainable", 12) + right(with_commas(n.at("trainable").as_integer()), 18) + "\n";
+    out += padded("bytes", 12) + right(human_bytes(double(n.at("bytes").as_integer())), 18) + "\n";
+    context.print(out);
+    return 0;
+  }
+};
+
+}  // namespace
+
+Command* make_list() {
+  return new List;
+}
+Command* make_info() {
+  return new Info;
+}
+Command* make_count() {
+  return new Count;
+}
+
+}  // namespace lmxlab::cli

@@ -1,0 +1,110 @@
+#include "lmxlab/cli/progress.h"
+
+#include "lmxlab/base/text.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace lmxlab::cli {
+namespace {
+
+constexpr double kRedraw = 0.1;  // seconds
+
+std::string bar(double share, int width, bool blocks) {
+  static const char* const kEighths[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+  const int filled = int(share * width * 8);
+  std::string out;
+  for (int i = 0; i < width; ++i) {
+    const int part = std::clamp(filled - 8 * i, 0, 8);
+    out += part == 8 ? "█" : kEighths[part];
+  }
+  return blocks ? out
+                : std::string(size_t(share * width), '#') +
+                      std::string(size_t(width) - size_t(share * width), '.');
+}
+
+bool utf8_locale() {
+  for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"})
+    if (const char* v = std::getenv(name); v && *v) {
+      const std::string text(v);
+      return text.find("UTF-8") != std::string::npos || text.find("utf8") != std::string::npos;
+    }
+  return false;
+}
+
+}  // namespace
+
+Progress::Progress(const Context& context, double interval)
+    : context_(context), interval_(interval), start_(Clock::now()), drawn_(start_) {}
+
+Progress::~Progress() {
+  clear();
+}
+
+void Progress::update(int64_t done, int64_t total, const std::vector<std::string>& facts) {
+  const auto now = Clock::now();
+  if (first_ < 0) first_ = done - 1, start_ = now;  // how long the first one took is not known
+  done_ = done, total_ = total, facts_ = facts, pending_ = true;
+  const double since = std::chrono::duration<double>(now - drawn_).count();
+  if (since >= (context_.terminal ? kRedraw : interval_)) draw();
+}
+
+std::string Progress::line(int columns) const {
+  const std::string total = std::to_string(total_);
+  std::string count = std::to_string(done_);
+  count.insert(0, total.size() - std::min(total.size(), count.size()), ' ');
+  count += "/" + total;
+  std::vector<std::string> facts = facts_;
+  const int64_t here = done_ - first_ - 1;
+  if (here > 0 && done_ < total_) {
+    const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    facts.push_back(human_seconds(seconds / double(here) * double(total_ - done_)) + " left");
+    // Time left matters more than what stands behind the first fact.
+    std::rotate(facts.begin() + std::min<ptrdiff_t>(1, ptrdiff_t(facts.size()) - 1),
+                facts.end() - 1, facts.end());
+  }
+  const bool terminal = context_.terminal;
+  std::string text = count;
+  int width = int(count.size());
+  constexpr int kBar = 16;
+  if (terminal && columns >= 60) {
+    text = bar(total_ > 0 ? double(done_) / double(total_) : 0, kBar, utf8_locale()) + " " + count;
+    width += kBar + 1;
+  }
+  for (const auto& fact : facts) {
+    const int more = int(fact.size()) + 2;
+    if (terminal && width + more >= columns) break;
+    text += "  " + fact, width += more;
+  }
+  return text;
+}
+
+void Progress::draw() {
+  drawn_ = Clock::now(), pending_ = false;
+  if (context_.quiet) return;
+  const auto text = line(context_.columns());
+  if (context_.terminal) {
+    std::fprintf(stderr, "\r%s\x1b[K", text.c_str());
+    std::fflush(stderr);
+    on_screen_ = true;
+  } else {
+    context_.log(text);
+  }
+}
+
+void Progress::clear() {
+  if (!on_screen_) return;
+  std::fputs("\r\x1b[K", stderr);
+  std::fflush(stderr);
+  on_screen_ = false;
+}
+
+void Progress::finish() {
+  if (finished_ || first_ < 0) return;
+  finished_ = true;
+  if (pending_ || (context_.terminal && !on_screen_)) draw();
+  if (on_screen_) std::fputc('\n', stderr);
+  on_screen_ = false;
+}
+
+}  // namespace lmxlab::cli

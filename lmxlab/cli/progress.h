@@ -1,0 +1,43 @@
+// How a long run is going, on standard error: a bar that is redrawn on a terminal, else a line now
+// and then.
+#pragma once
+
+#include "lmxlab/cli/context.h"
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lmxlab::cli {
+
+class Progress {
+ public:
+  /// @param interval  seconds between two lines where standard error is no terminal.
+  explicit Progress(const Context& context, double interval = 10);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// @param facts  most important first: what does not fit the terminal is left out from the end.
+  void update(int64_t done, int64_t total, const std::vector<std::string>& facts);
+  /// Takes the bar off the line, for other output; the next update draws it again.
+  void clear();
+  /// Draws the last state, whatever the time, and ends the line.
+  void finish();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void draw();
+  std::string line(int columns) const;
+
+  const Context& context_;
+  double interval_;
+  Clock::time_point start_, drawn_;
+  int64_t first_ = -1, done_ = 0, total_ = 0;
+  std::vector<std::string> facts_;
+  bool on_screen_ = false, pending_ = false, finished_ = false;
+};
+
+}  // namespace lmxlab::cli

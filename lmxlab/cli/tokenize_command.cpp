@@ -1,0 +1,205 @@
+// tokenize, and tokenizer train.
+#include "lmxlab/base/files.h"
+#include "lmxlab/base/text.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/context.h"
+#include "lmxlab/cli/progress.h"
+#include "lmxlab/data/tokenizer_train.h"
+
+#include <charconv>
+#include <chrono>
+#include <optional>
+
+namespace lmxlab::cli {
+namespace {
+
+data::Tokenizer open_tokenizer(const std::string& argument) {
+  if (argument == "byte") return data::Tokenizer::bytes();
+  std::error_code ignored;
+  const fs::path path(argument);
+  if (!fs::exists(path, ignored))
+    throw Error(Kind::not_found,
+                "[tokenizer] there is no folder or file " + argument +
+                    ". A preset has no tokenizer: give a model folder or a tokenizer.json.");
+  if (fs::is_directory(path, ignored) && !fs::exists(path / "tokenizer.json", ignored))
+    throw Error(Kind::not_found, "[tokenizer] " + argument + " holds no tokenizer.json");
+  return data::Tokenizer::load(path);
+}
+
+class Tokenize : public Command {
+  std::string tokenizer_;
+  std::optional<std::string> text_, json_file_;
+  bool no_special_ = false, add_special_ = false, decode_ = false;
+
+  void declare(Options& o) override {
+    o.argument("TOKENIZER", &tokenizer_, "a model folder, a tokenizer.json, or `byte`").require();
+    o.option("--text", "TEXT", &text_, "the text; with --decode, ids as 1,2,3");
+    o.option("--json-file", "FILE", &json_file_,
+             "a JSON list of texts instead; with --decode, of lists of ids");
+    o.flag("--no-special", &no_special_,
+           "special tokens written in the text are plain text; with --decode, left out");
+    o.flag("--add-special", &add_special_,
+           "also what the tokenizer puts around a text (bos, cls, ...)");
+    o.flag("--decode", &decode_, "ids to text");
+  }
+
+  std::vector<int> ids_of(const Json& list) const {
+    std::vector<int> ids;
+    for (const Json& id : list.as_array()) {
+      const int64_t n = id.as_integer();
+      if (n < 0 || n > std::numeric_limits<int>::max())
+        throw Error(Kind::bad_data, "[tokenize] " + std::to_string(n) + " is no token id");
+      ids.push_back(int(n));
+    }
+    return ids;
+  }
+
+  int run(Context& context) override {
+    if (text_.has_value() == json_file_.has_value())
+      throw Error(Kind::usage, "[tokenize] expected one of --text and --json-file, got " +
+                                   std::string(text_ ? "both" : "none"));
+    if (decode_ && add_special_)
+      throw Error(
+          Kind::usage,
+          "[tokenize] --add-special says how text becomes ids: it does not go with --decode");
+    const auto tokenizer = open_tokenizer(tokenizer_);
+    const data::EncodeOptions options{.special = !no_special_, .add_special = add_special_};
+    Json input;
+    if (json_file_) {
+      input = Json::parse(read_file(*json_file_), *json_file_);
+      if (!input.is_array())
+        throw Error(Kind::bad_data, "[tokenize] " + *json_file_ + ": expected a list, got " +
+                                        std::string(input.type_name()));
+    }
+    const std::string place = json_file_.value_or("--text");
+    Json ids = Json::array(), texts = Json::array();
+    const auto one = [&](const Json& item) {
+      if (!decode_) {
+        Json list = Json::array();
+        for (const int id : tokenizer.encode_ids(item.as_string(), options))
+          list.push_back(Json(id));
+        ids.push_back(std::move(list));
+        return;
+      }
+      const auto given = ids_of(item);
+      texts.push_back(Json(tokenizer.decode(given, no_special_)));
+      ids.push_back(item);
+    };
+    with_context(place, [&] {
+      if (json_file_) {
+        // With --decode, one list of ids is one text.
+        const bool single = decode_ && input.size() > 0 && !input.as_array()[0].is_array();
+        if (single) input = Json::array({input});
+        for (const Json& item : input.as_array()) one(item);
+        if (single) ids = Json(ids.as_array()[0]), texts = Json(texts.as_array()[0]);
+      } else if (decode_) {
+        Json list = Json::array();
+        for (const auto& part : split(*text_, ',')) {
+          if (trim(part).empty() && trim(*text_).empty()) continue;
+          int id = 0;
+          const auto digits = trim(part);
+          const auto [at, code] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
+          if (digits.empty() || code != std::errc() || at != digits.data() + digits.size() ||
+              id < 0)
+            throw Error(Kind::usage, "expected ids with commas between them, got \"" +
+                                         std::string(digits) + "\"");
+          list.push_back(Json(id));
+        }
+        one(list);
+        ids = Json(ids.as_array()[0]), texts = Json(texts.as_array()[0]);
+      } else {
+        one(Json(*text_));
+        ids = Json(ids.as_array()[0]);
+      }
+    });
+    if (context.json) {
+      Json out = Json::object({{"ids", ids}});
+      if (decode_) out["text"] = texts;
+      context.print_json(out);
+      return 0;
+    }
+    const auto line = [&](const Json& row) {
+      std::string out;
+      for (const Json& id : row.as_array())
+        out += (out.empty() ? "" : ",") + std::to_string(id.as_integer());
+      context.print(out + "\n");
+    };
+    if (decode_) {
+      if (texts.is_string()) texts = Json::array({texts});
+      for (const Json& t : texts.as_array()) context.print(t.as_string() + "\n");
+    } else if (json_file_) {
+      for (const Json& row : ids.as_array()) line(row);
+    } else {
+      line(ids);
+    }
+    return 0;
+  }
+};
+
+class TokenizerTrain : public Command {
+  std::vector<std::string> files_;
+  int vocab_size_ = 30'000;
+  std::string out_;
+  std::vector<std::string> special_;
+  std::string bos_, eos_;
+  int64_t min_frequency_ = 0;
+
+  void declare(Options& o) override {
+    o.argument("FILE", {&files_}, "text files, UTF-8").require();
+    o.option("--vocab-size", "N", &vocab_size_, "tokens in all: special ones, 256 bytes, merges")
+        .range(1, 1 << 24);
+    o.option("--out", "DIR", &out_, "folder of tokenizer.json and tokenizer_config.json").require();
+    o.option("--special", "TOKEN", &special_, "a special token, with ids from 0 on");
+    o.option("--bos", "TOKEN", &bos_, "which special token begins a text");
+    o.option("--eos", "TOKEN", &eos_, "which special token ends a text");
+    o.option("--min-frequency", "N", &min_frequency_, "a pair seen less often is not merged")
+        .range(0);
+  }
+
+  int run(Context& context) override {
+    const auto start = std::chrono::steady_clock::now();
+    const std::vector<fs::path> files(files_.begin(), files_.end());
+    std::error_code ignored;
+    if (fs::exists(out_, ignored) && !fs::is_directory(out_, ignored))
+      throw Error(Kind::resource,
+                  "[tokenizer] " + out_ + " is a file: expected a folder, which is made if needed");
+    make_directory(out_);  // before the work: what cannot be saved need not be computed
+    Progress progress(context, 2);
+    const data::TrainOptions options{.vocab_size = vocab_size_,
+                                     .special_tokens = special_,
+                                     .min_frequency = min_frequency_,
+                                     .bos_token = bos_,
+                                     .eos_token = eos_};
+    const auto tokenizer = data::train_bpe(files, options, [&](double share) {
+      if (context.stop.stop_requested())
+        throw Error(Kind::canceled, "[tokenizer] interrupted; nothing was written");
+      progress.update(int64_t(share * 1000), 1000, {});
+    });
+    progress.clear();
+    tokenizer.save(out_);
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (tokenizer.vocab_size() < vocab_size_)
+      context.warn("the text has pairs for " + std::to_string(tokenizer.vocab_size()) +
+                   " tokens only");
+    if (context.json)
+      context.print_json(Json::object({{"vocab_size", Json(tokenizer.vocab_size())},
+                                       {"out", Json(out_)},
+                                       {"seconds", Json(seconds)}}));
+    else
+      context.print(with_commas(tokenizer.vocab_size()) + " tokens in " + out_ + ", " +
+                    human_seconds(seconds) + "\n");
+    return 0;
+  }
+};
+
+}  // namespace
+
+Command* make_tokenize() {
+  return new Tokenize;
+}
+Command* make_tokenizer_train() {
+  return new TokenizerTrain;
+}
+
+}  // namespace lmxlab::cli
