@@ -17,7 +17,6 @@
 #include <mlx/array.h>
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <optional>
 #include <span>
@@ -56,8 +55,9 @@ struct Draw {
   std::optional<mx::array> top_logprobs = {};  // float32 [B, n]
 };
 
-/// Draws for B rows at a time. Row r, step t draw with a key made of (seeds[r], t) alone, so a
-/// row's tokens depend neither on its neighbours nor on how the prompt was cut.
+/// Draws for B rows at a time, on the stream that is current (the engine enters the model's). Row
+/// r, step t draw with a key made of (seeds[r], t) alone, so a row's tokens depend neither on its
+/// neighbours nor on how the prompt was cut.
 class Sampler {
  public:
   /// @param prompts  B rows, for the penalties; they may differ in length.
@@ -87,7 +87,7 @@ class Sampler {
   std::vector<uint64_t> seeds_;
   std::optional<mx::array> bias_ = {};    // [V]
   std::optional<mx::array> counts_ = {};  // int32 [B, V]: how often each token stands in the window
-  std::deque<mx::array> window_ = {};     // its tokens, oldest first, int32 [B] each; -1: none yet
+  std::optional<mx::array> window_ = {};  // its tokens, oldest first, int32 [B, W]; -1: none yet
 };
 
 }  // namespace lmxlab

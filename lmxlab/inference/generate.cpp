@@ -1,0 +1,396 @@
+#include "lmxlab/inference/generate.h"
+
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/inference/stop_strings.h"
+#include "lmxlab/kernels/memory.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <deque>
+
+namespace lmxlab {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Prompts = std::vector<std::vector<int>>;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Copies out what a draw made contiguous. Unlike to_vector it queues nothing behind the step that
+// is running.
+template <class T>
+std::vector<T> read(mx::array a) {
+  a.eval();
+  std::vector<T> out(a.size());
+  std::memcpy(out.data(), a.data<T>(), a.nbytes());
+  return out;
+}
+
+std::vector<mx::array> arrays_of(const Draw& d) {
+  std::vector<mx::array> out{d.tokens};
+  for (const auto* a : {&d.logprobs, &d.top_ids, &d.top_logprobs})
+    if (*a) out.push_back(**a);
+  return out;
+}
+
+// A row of the batch as its reader sees it.
+struct Row {
+  int index = 0;      // in `results`
+  int remaining = 0;  // tokens it may still make
+  std::optional<data::StreamDecoder> decoder = {};
+  StopStrings stops{{}};
+};
+
+void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& o,
+           const data::Tokenizer* tokenizer) {
+  const auto& config = model.config();
+  Problems problems;
+  const auto at_least = [&](const char* name, int value, int low) {
+    if (value < low)
+      problems.add(std::string(name) + ": expected " + std::to_string(low) + " or more, got " +
+                   std::to_string(value));
+  };
+  at_least("max_tokens", o.max_tokens, 0);
+  at_least("prefill_chunk", o.prefill_chunk, 1);
+  for (const auto& s : o.stop_strings) {
+    if (s.empty()) problems.add("stop_strings: one is empty. Leave it out.");
+    if (invalid_utf8_at(s) != std::string::npos) problems.add("stop_strings: one is not UTF-8");
+  }
+  if (!o.stop_strings.empty() && !tokenizer)
+    problems.add("stop_strings need a tokenizer. Give one, or stop_tokens.");
+  const auto* learned = std::get_if<config::Learned>(&config.position);
+  for (size_t r = 0; r < prompts.size(); ++r) {
+    auto& prompt = prompts[r];
+    const std::string name = prompts.size() == 1 ? "prompt" : "prompt " + std::to_string(r);
+    if (prompt.empty() && tokenizer && tokenizer->bos_id()) prompt.push_back(*tokenizer->bos_id());
+    if (prompt.empty()) problems.add(name + ": expected at least one token, got none");
+    const auto wrong = std::find_if(prompt.begin(), prompt.end(),
+                                    [&](int id) { return id < 0 || id >= config.vocab; });
+    if (wrong != prompt.end())
+      problems.add(name + ": token " + std::to_string(wrong - prompt.begin()) +
+                   ": expected an id from 0 to " + std::to_string(config.vocab - 1) + ", got " +
+                   std::to_string(*wrong));
+    if (learned && prompt.size() > static_cast<size_t>(learned->length))
+      problems.add(name + ": expected at most the " + std::to_string(learned->length) +
+                   " positions that the model has learned, got " + std::to_string(prompt.size()) +
+                   " tokens. Shorten it.");
+  }
+  problems.raise(Kind::usage, "[generate] cannot start");
+}
+
+}  // namespace
+
+struct TokenStream::Impl {
+  Impl(const LanguageModel& m, Prompts p, GenerateOptions o, const data::Tokenizer* tokenizer)
+      : model(m), options(std::move(o)), prompts(std::move(p)) {
+    check(model, prompts, options, tokenizer);
+    const auto& config = model.config();
+    std::vector<uint64_t> seeds;
+    for (size_t r = 0; r < prompts.size(); ++r) seeds.push_back(options.sampling.seed + r);
+    const Enter enter(model.runtime());
+    sampler.emplace(options.sampling, config.vocab, prompts, std::move(seeds), options.logprobs);
+    const auto* learned = std::get_if<config::Learned>(&config.position);
+    results.resize(prompts.size());
+    for (size_t r = 0; r < prompts.size(); ++r) {
+      const int n = static_cast<int>(prompts[r].size());
+      longest = std::max(longest, n);
+      results[r].prompt_tokens = n;
+      Row row;
+      row.index = static_cast<int>(r);
+      // The last token is drawn, not fed, so it needs no position.
+      row.remaining =
+          learned ? std::min(options.max_tokens, learned->length - n + 1) : options.max_tokens;
+      if (tokenizer) row.decoder.emplace(*tokenizer, options.skip_special);
+      row.stops = StopStrings(options.stop_strings);
+      columns.push_back(std::move(row));
+      live.push_back(true);
+    }
+  }
+
+  ~Impl() {
+    if (!pending) return;
+    try {  // a step may still be running: nothing of it may outlive the caller's `main`
+      const Enter enter(model.runtime());
+      mx::eval(arrays_of(*pending));
+    } catch (...) {
+    }
+  }
+
+  std::optional<TokenEvent> next() {
+    while (events.empty() && !ended) {
+      try {
+        advance();
+      } catch (...) {
+        ended = true, pending.reset(), cache = Cache();
+        throw current_error();
+      }
+    }
+    if (events.empty()) return std::nullopt;
+    auto e = std::move(events.front());
+    events.pop_front();
+    return e;
+  }
+
+  void advance() {
+    const Enter enter(model.runtime());
+    const auto start = Clock::now();
+    if (!started) {
+      started = true;
+      kernels::reset_peak();
+      if (!any_left()) return finish_all(StopReason::length);
+      if (!prefill()) return finish_all(StopReason::canceled);
+      take(start);
+      stats.time_to_first_token_s = seconds_since(start);
+    } else {
+      take(start);
+    }
+    stats.peak_bytes = static_cast<int64_t>(kernels::peak_bytes());
+  }
+
+  // The prompt but its last token in pieces, then the first draw. False if it was to stop.
+  bool prefill() {
+    const auto start = Clock::now();
+    const int rows = static_cast<int>(prompts.size());
+    std::vector<int32_t> ids(static_cast<size_t>(rows * longest), 0), pads;
+    for (size_t r = 0; r < prompts.size(); ++r) {
+      std::copy(prompts[r].begin(), prompts[r].end(),
+                ids.begin() + static_cast<ptrdiff_t>((r + 1) * static_cast<size_t>(longest) -
+                                                     prompts[r].size()));
+      pads.push_back(longest - static_cast<int>(prompts[r].size()));
+    }
+    const mx::array tokens(ids.begin(), {rows, longest}, mx::int32);
+    const bool padded = std::any_of(pads.begin(), pads.end(), [](int n) { return n > 0; });
+    cache =
+        padded ? model.make_cache(mx::array(pads.begin(), {rows}, mx::int32)) : model.make_cache();
+    // Room for all of it at once, but not for a max_tokens that nobody expects to be reached.
+    const int64_t wanted = int64_t{longest} + most_left() - 1;
+    const int64_t sensible =
+        std::max<int64_t>(model.config().context, int64_t{longest} + core::kGrowth);
+    cache.reserve(static_cast<int>(std::min(wanted, sensible)));
+
+    for (int from = 0; from < longest; from += options.prefill_chunk) {
+      if (options.stop.stop_requested()) return false;
+      const int to = std::min(longest, from + options.prefill_chunk);
+      const auto piece = mx::slice(tokens, {0, from}, {rows, to});
+      core::Pass pass;
+      pass.offset = cache.length();
+      pass.cache = &cache;
+      pass.pads = cache.pads;
+      const auto hidden = model.transformer().hidden(piece, pass);
+      if (to < longest) {
+        mx::eval(cache.arrays());
+        continue;
+      }
+      // The head sees the last position alone: logits of a whole piece would be the largest array
+      // of all.
+      const int n = hidden.shape(1);
+      const auto last = mx::slice(hidden, {0, n - 1, 0}, {rows, n, hidden.shape(2)});
+      pending = sampler->draw(mx::squeeze(model.transformer().head(last), 1));
+    }
+    queue();
+    read<int32_t>(pending->tokens);
+    size_t total = 0;
+    for (const auto& p : prompts) total += p.size();
+    stats.prefill_tokens_per_s = static_cast<double>(total) / seconds_since(start);
+    return true;
+  }
+
+  // Starts the pending draw, with the cache.
+  void queue() {
+    auto all = cache.arrays();
+    for (auto& a : arrays_of(*pending)) all.push_back(a);
+    mx::async_eval(std::move(all));
+  }
+
+  // The tokens of the pending draw become events, while the step after it runs.
+  void take(Clock::time_point start) {
+    if (options.stop.stop_requested()) return finish_all(StopReason::canceled);
+    const Draw now = *pending;
+    pending.reset();
+    if (most_left() > 1) {
+      const int rows = static_cast<int>(columns.size());
+      auto [logits, grown] = model(mx::reshape(now.tokens, {rows, 1}), std::move(cache));
+      cache = std::move(grown);
+      pending = sampler->draw(mx::squeeze(logits, 1));
+      queue();
+    }
+    const auto tokens = read<int32_t>(now.tokens);
+    const auto logprobs = now.logprobs ? read<float>(*now.logprobs) : std::vector<float>();
+    const auto top_ids = now.top_ids ? read<int32_t>(*now.top_ids) : std::vector<int32_t>();
+    const auto top_logprobs =
+        now.top_logprobs ? read<float>(*now.top_logprobs) : std::vector<float>();
+    int made = 0;
+    for (size_t c = 0; c < columns.size(); ++c) {
+      if (!live[c]) continue;
+      TokenEvent e;
+      e.token = tokens[c];
+      if (now.logprobs) e.logprob = logprobs[c];
+      const auto n = static_cast<size_t>(std::max(options.logprobs, 0));
+      for (size_t i = 0; i < n; ++i)
+        e.top.emplace_back(top_ids[c * n + i], top_logprobs[c * n + i]);
+      accept(c, std::move(e));
+      ++made;
+    }
+    if (!first_taken) {
+      first_taken = true;
+    } else {
+      decoded += made;
+      decode_s += seconds_since(start);
+      stats.decode_tokens_per_s = decode_s > 0 ? decoded / decode_s : 0;
+    }
+    if (!any_live())
+      ended = true;
+    else
+      drop_finished();
+  }
+
+  void accept(size_t column, TokenEvent e) {
+    Row& row = columns[column];
+    Generation& g = results[static_cast<size_t>(row.index)];
+    e.row = row.index;
+    g.tokens.push_back(e.token);
+    if (options.logprobs >= 0) g.logprobs.push_back(e.logprob);
+    --row.remaining;
+    const auto& stops = options.stop_tokens;
+    if (!options.ignore_eos && std::find(stops.begin(), stops.end(), e.token) != stops.end()) {
+      e.finished = StopReason::stop_token;
+    } else {
+      if (row.decoder) e.text = row.stops.push(row.decoder->push(e.token));
+      if (row.stops.found())
+        e.finished = StopReason::stop_string;
+      else if (row.remaining <= 0)
+        e.finished = StopReason::length;
+    }
+    close(column, std::move(e));
+  }
+
+  // Adds the event; if it is the row's last one, with the text that was held back.
+  void close(size_t column, TokenEvent e) {
+    Row& row = columns[column];
+    Generation& g = results[static_cast<size_t>(row.index)];
+    if (e.finished) {
+      if (row.decoder) e.text += row.stops.push(row.decoder->finish());
+      e.text += row.stops.finish();
+      g.reason = *e.finished;
+      live[column] = false;
+    }
+    g.text += e.text;
+    events.push_back(std::move(e));
+  }
+
+  void finish_all(StopReason reason) {
+    for (size_t c = 0; c < columns.size(); ++c) {
+      if (!live[c]) continue;
+      TokenEvent e;
+      e.row = columns[c].index;
+      e.finished = reason;
+      close(c, std::move(e));
+    }
+    ended = true;
+  }
+
+  // A row that ended runs along silently until half of the rows have: leaving it out copies the
+  // cache.
+  void drop_finished() {
+    std::vector<int> rows;
+    for (size_t c = 0; c < columns.size(); ++c)
+      if (live[c]) rows.push_back(static_cast<int>(c));
+    if (rows.size() * 2 > columns.size() || !pending) return;
+    const mx::array index(rows.begin(), {static_cast<int>(rows.size())}, mx::int32);
+    const auto keep = [&](const mx::array& a) { return mx::contiguous(mx::take(a, index, 0)); };
+    const Draw all = *pending;
+    pending = Draw{keep(all.tokens)};
+    if (all.logprobs) pending->logprobs = keep(*all.logprobs);
+    if (all.top_ids) pending->top_ids = keep(*all.top_ids);
+    if (all.top_logprobs) pending->top_logprobs = keep(*all.top_logprobs);
+    cache.reorder(index);
+    sampler->reorder(rows);
+    std::vector<Row> kept;
+    for (const int c : rows) kept.push_back(std::move(columns[static_cast<size_t>(c)]));
+    columns = std::move(kept);
+    live.assign(columns.size(), true);
+  }
+
+  bool any_live() const { return std::find(live.begin(), live.end(), true) != live.end(); }
+  bool any_left() const { return most_left() > 0; }
+  int most_left() const {
+    int most = 0;
+    for (size_t c = 0; c < columns.size(); ++c)
+      if (live[c]) most = std::max(most, columns[c].remaining);
+    return most;
+  }
+
+  const LanguageModel& model;
+  GenerateOptions options;
+  Prompts prompts;
+  int longest = 0;
+  std::optional<Sampler> sampler = {};
+  std::vector<Row> columns;  // row c of the cache
+  std::vector<bool> live;
+  std::vector<Generation> results;
+  std::deque<TokenEvent> events;
+  Cache cache;
+  std::optional<Draw> pending = {};  // running, not read yet
+  bool started = false, first_taken = false, ended = false;
+  GenerateStats stats;
+  double decoded = 0, decode_s = 0;
+};
+
+TokenStream::TokenStream(const LanguageModel& model, std::vector<std::vector<int>> prompts,
+                         GenerateOptions options, const data::Tokenizer* tokenizer)
+    : impl_(std::make_unique<Impl>(model, std::move(prompts), std::move(options), tokenizer)) {}
+TokenStream::TokenStream(TokenStream&&) noexcept = default;
+TokenStream& TokenStream::operator=(TokenStream&&) noexcept = default;
+TokenStream::~TokenStream() = default;
+
+std::optional<TokenEvent> TokenStream::next() {
+  return impl_->next();
+}
+const std::vector<Generation>& TokenStream::results() const {
+  return impl_->results;
+}
+const GenerateStats& TokenStream::stats() const {
+  return impl_->stats;
+}
+const Cache* TokenStream::cache() const {
+  return impl_->cache.empty() ? nullptr : &impl_->cache;
+}
+
+std::vector<Generation> stream_generate_batch(const LanguageModel& model, const Prompts& prompts,
+                                              const GenerateOptions& options,
+                                              const data::Tokenizer* tokenizer,
+                                              const OnToken& on_token, GenerateStats* stats) {
+  TokenStream stream(model, prompts, options, tokenizer);
+  while (const auto e = stream.next())
+    if (on_token) on_token(*e);
+  if (stats) *stats = stream.stats();
+  return stream.results();
+}
+
+std::vector<Generation> generate_batch(const LanguageModel& model, const Prompts& prompts,
+                                       const GenerateOptions& options,
+                                       const data::Tokenizer* tokenizer, GenerateStats* stats) {
+  return stream_generate_batch(model, prompts, options, tokenizer, nullptr, stats);
+}
+
+Generation stream_generate(const LanguageModel& model, std::span<const int> prompt,
+                           const GenerateOptions& options, const data::Tokenizer* tokenizer,
+                           const OnToken& on_token, GenerateStats* stats) {
+  const Prompts prompts{std::vector<int>(prompt.begin(), prompt.end())};
+  return stream_generate_batch(model, prompts, options, tokenizer, on_token, stats).front();
+}
+
+Generation generate(const LanguageModel& model, std::span<const int> prompt,
+                    const GenerateOptions& options, const data::Tokenizer* tokenizer,
+                    GenerateStats* stats) {
+  return stream_generate(model, prompt, options, tokenizer, nullptr, stats);
+}
+
+}  // namespace lmxlab

@@ -1,0 +1,254 @@
+#include "lmxlab/inference/sampler.h"
+
+#include "lmxlab/base/error.h"
+
+#include <mlx/ops.h>
+#include <mlx/random.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+namespace lmxlab {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+mx::array f32(float value) {
+  return mx::array(value);
+}
+
+// One round of SplitMix64: neighbours among its arguments give unrelated values.
+uint64_t mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+// Standard Gumbel noise [B, V]; row r depends on (seeds[r], step) alone.
+mx::array noise(const std::vector<uint64_t>& seeds, uint64_t step, int vocab) {
+  std::vector<uint32_t> words;
+  for (const uint64_t seed : seeds) {
+    const uint64_t key = mix(mix(seed) + step);
+    words.push_back(static_cast<uint32_t>(key >> 32));
+    words.push_back(static_cast<uint32_t>(key));
+  }
+  const mx::array keys(words.begin(), {static_cast<int>(seeds.size()), 2}, mx::uint32);
+  // Above 0, so that the noise is finite and a token that cannot come never ties with one that can.
+  const auto row = [&](const mx::array& key) {
+    return mx::random::uniform(f32(std::numeric_limits<float>::min()), f32(1), {vocab}, mx::float32,
+                               key);
+  };
+  const auto u = seeds.size() == 1
+                     ? mx::expand_dims(row(mx::reshape(keys, {2})), 0)
+                     : mx::vmap(std::function<mx::array(const mx::array&)>(row))(keys);
+  return mx::negative(mx::log(mx::negative(mx::log(u))));
+}
+
+// What may be drawn: log-weights [B, n], -inf for what may not, and the ids of the columns if they
+// were sorted.
+struct Candidates {
+  mx::array logits;
+  std::optional<mx::array> ids = {};
+};
+
+mx::array hide(const mx::array& x, const mx::array& keep) {
+  return mx::where(keep, x, f32(-kInf));
+}
+
+Candidates truncate(const mx::array& x, const SamplingOptions& o) {
+  const int vocab = x.shape(1);
+  const bool some = o.top_k > 0 && o.top_k < vocab;
+  Candidates c{x};
+  if (some || o.top_p < 1) {
+    auto ids = mx::argsort(mx::negative(x), 1);  // stable: of equal ones the smaller ids first
+    if (some) ids = mx::slice(ids, {0, 0}, {x.shape(0), o.top_k});
+    c.logits = mx::take_along_axis(x, ids, 1);
+    c.ids = ids;
+  }
+  if (o.top_p < 1) {
+    const auto p = mx::softmax(c.logits, 1, true);
+    const auto before = mx::subtract(mx::cumsum(p, 1), p);
+    const auto first = mx::equal(mx::arange(c.logits.shape(1), mx::int32), mx::array(0));
+    c.logits = hide(c.logits, mx::logical_or(first, mx::less(before, f32(o.top_p))));
+  }
+  if (o.min_p > 0)
+    c.logits = hide(c.logits, mx::greater_equal(c.logits, mx::add(mx::max(c.logits, 1, true),
+                                                                  f32(std::log(o.min_p)))));
+  return c;
+}
+
+mx::array winner(const mx::array& x) {  // [B, V] -> int32 [B]
+  return mx::astype(mx::argmax(x, 1), mx::int32);
+}
+
+mx::array pick(const mx::array& x, const mx::array& column) {  // [B, n], [B] -> [B]
+  return mx::squeeze(mx::take_along_axis(x, mx::expand_dims(column, 1), 1), 1);
+}
+
+mx::array one_hot(const mx::array& tokens,
+                  int vocab) {  // int32 [B] -> int32 [B, V]; nothing for -1
+  return mx::astype(mx::equal(mx::expand_dims(tokens, 1), mx::arange(vocab, mx::int32)), mx::int32);
+}
+
+}  // namespace
+
+void validate(const SamplingOptions& o, int vocab) {
+  Problems problems;
+  const auto range = [&](const char* name, float value, float low, float high, const char* text) {
+    if (!(value >= low && value <= high) || !std::isfinite(value))
+      problems.add(std::string(name) + ": expected " + text + ", got " + std::to_string(value));
+  };
+  range("temperature", o.temperature, 0, kInf, "0 (greedy) or more");
+  range("top_p", o.top_p, 0, 1, "0 to 1");
+  range("min_p", o.min_p, 0, 1, "0 to 1");
+  range("presence_penalty", o.presence_penalty, -kInf, kInf, "a number");
+  range("frequency_penalty", o.frequency_penalty, -kInf, kInf, "a number");
+  range("repetition_penalty", o.repetition_penalty, std::numeric_limits<float>::min(), kInf,
+        "a number above 0");
+  if (o.top_k < 0) problems.add("top_k: expected 0 (all) or more, got " + std::to_string(o.top_k));
+  if (o.penalty_window < 0)
+    problems.add("penalty_window: expected 0 (all) or more, got " +
+                 std::to_string(o.penalty_window));
+  int forbidden = 0;
+  for (const auto& [id, bias] : o.logit_bias) {
+    if (id < 0 || id >= vocab)
+      problems.add("logit_bias: expected ids from 0 to " + std::to_string(vocab - 1) + ", got " +
+                   std::to_string(id));
+    if (std::isnan(bias) || bias == kInf)
+      problems.add("logit_bias of " + std::to_string(id) + ": expected a number or -inf, got " +
+                   std::to_string(bias));
+    forbidden += bias == -kInf;
+  }
+  if (forbidden >= vocab) problems.add("logit_bias: every token is forbidden");
+  problems.raise(Kind::usage, "[sampler] options");
+}
+
+Sampler::Sampler(const SamplingOptions& options, int vocab,
+                 std::span<const std::vector<int>> prompts, std::vector<uint64_t> seeds,
+                 int logprobs)
+    : options_(options), vocab_(vocab), logprobs_(logprobs), seeds_(std::move(seeds)) {
+  validate(options, vocab);
+  if (seeds_.size() != prompts.size())
+    throw Error(Kind::usage, "[sampler] expected a seed for each of " +
+                                 std::to_string(prompts.size()) + " prompts, got " +
+                                 std::to_string(seeds_.size()));
+  if (logprobs < -1 || logprobs > vocab)
+    throw Error(Kind::usage, "[sampler] logprobs: expected -1 (none) to " + std::to_string(vocab) +
+                                 ", got " + std::to_string(logprobs));
+  if (!options.logit_bias.empty()) {
+    std::vector<float> bias(static_cast<size_t>(vocab), 0.0f);
+    for (const auto& [id, value] : options.logit_bias) bias[static_cast<size_t>(id)] = value;
+    bias_ = mx::array(bias.begin(), {vocab});
+  }
+  if (!penalizes()) return;
+  const size_t width = static_cast<size_t>(options.penalty_window);
+  std::vector<int32_t> counts(prompts.size() * static_cast<size_t>(vocab), 0);
+  std::vector<int32_t> window(prompts.size() * width, -1);
+  for (size_t r = 0; r < prompts.size(); ++r) {
+    const auto& prompt = prompts[r];
+    const size_t n = width ? std::min(width, prompt.size()) : prompt.size();
+    for (size_t i = prompt.size() - n; i < prompt.size(); ++i) {
+      if (prompt[i] < 0 || prompt[i] >= vocab)
+        throw Error(Kind::usage, "[sampler] prompt: expected ids from 0 to " +
+                                     std::to_string(vocab - 1) + ", got " +
+                                     std::to_string(prompt[i]));
+      ++counts[r * static_cast<size_t>(vocab) + static_cast<size_t>(prompt[i])];
+      if (width) window[(r + 1) * width - (prompt.size() - i)] = prompt[i];
+    }
+  }
+  const int rows = static_cast<int>(prompts.size());
+  counts_ = mx::array(counts.begin(), {rows, vocab});
+  if (width) window_ = mx::array(window.begin(), {rows, options.penalty_window});
+}
+
+bool Sampler::penalizes() const {
+  return options_.repetition_penalty != 1 || options_.presence_penalty != 0 ||
+         options_.frequency_penalty != 0;
+}
+
+mx::array Sampler::penalized(const mx::array& logits) const {
+  const auto& o = options_;
+  auto x = mx::astype(logits, mx::float32);
+  if (bias_) x = mx::add(x, *bias_);
+  if (!counts_) return x;
+  const auto seen = mx::greater(*counts_, mx::array(0));
+  if (o.repetition_penalty != 1) {
+    const auto p = f32(o.repetition_penalty);
+    const auto changed = mx::where(mx::greater(x, f32(0)), mx::divide(x, p), mx::multiply(x, p));
+    x = mx::where(seen, changed, x);
+  }
+  if (o.frequency_penalty != 0)
+    x = mx::subtract(x, mx::multiply(f32(o.frequency_penalty), mx::astype(*counts_, mx::float32)));
+  if (o.presence_penalty != 0)
+    x = mx::subtract(x, mx::multiply(f32(o.presence_penalty), mx::astype(seen, mx::float32)));
+  return x;
+}
+
+void Sampler::remember(const mx::array& tokens) {
+  if (!counts_) return;
+  counts_ = mx::add(*counts_, one_hot(tokens, vocab_));
+  if (!window_) return;
+  const int rows = window_->shape(0), width = window_->shape(1);
+  const auto oldest = mx::squeeze(mx::slice(*window_, {0, 0}, {rows, 1}), 1);
+  counts_ = mx::subtract(*counts_, one_hot(oldest, vocab_));
+  window_ =
+      mx::concatenate({mx::slice(*window_, {0, 1}, {rows, width}), mx::expand_dims(tokens, 1)}, 1);
+}
+
+mx::array Sampler::log_distribution(const mx::array& logits) const {
+  const auto x = penalized(logits);
+  const auto ids = mx::arange(vocab_, mx::int32);
+  if (options_.temperature == 0)
+    return mx::where(mx::equal(mx::expand_dims(winner(x), 1), ids), f32(0), f32(-kInf));
+  const auto c = truncate(mx::divide(x, f32(options_.temperature)), options_);
+  const auto log_p = mx::subtract(c.logits, mx::logsumexp(c.logits, 1, true));
+  if (!c.ids) return log_p;
+  return mx::put_along_axis(mx::full(x.shape(), f32(-kInf)), *c.ids, log_p, 1);
+}
+
+Draw Sampler::draw(const mx::array& logits) {
+  if (logits.ndim() != 2 || logits.shape(0) != static_cast<int>(seeds_.size()) ||
+      logits.shape(1) != vocab_)
+    throw Error(Kind::usage, "[sampler] expected logits [" + std::to_string(seeds_.size()) + ", " +
+                                 std::to_string(vocab_) + "], got another shape");
+  const auto x = penalized(logits);
+  const auto choose = [&] {
+    if (options_.temperature == 0) return winner(x);
+    const auto c = truncate(mx::divide(x, f32(options_.temperature)), options_);
+    // The noise belongs to the ids, not to the ranks: two nearly equal logits that change places
+    // change nothing.
+    const auto g = noise(seeds_, step_, vocab_);
+    if (!c.ids) return winner(mx::add(c.logits, g));
+    const auto column = winner(mx::add(c.logits, mx::take_along_axis(g, *c.ids, 1)));
+    return mx::astype(pick(*c.ids, column), mx::int32);
+  };
+  Draw d{mx::contiguous(choose())};
+  ++step_;
+  remember(d.tokens);
+  if (logprobs_ < 0) return d;
+  const auto raw = mx::astype(logits, mx::float32);
+  const auto log_p = mx::subtract(raw, mx::logsumexp(raw, 1, true));
+  d.logprobs = mx::contiguous(pick(log_p, d.tokens));
+  if (logprobs_ > 0) {
+    const auto ids =
+        mx::slice(mx::argsort(mx::negative(raw), 1), {0, 0}, {raw.shape(0), logprobs_});
+    d.top_ids = mx::contiguous(mx::astype(ids, mx::int32));
+    d.top_logprobs = mx::contiguous(mx::take_along_axis(log_p, ids, 1));
+  }
+  return d;
+}
+
+void Sampler::reorder(std::span<const int> rows) {
+  const mx::array index(rows.begin(), {static_cast<int>(rows.size())}, mx::int32);
+  std::vector<uint64_t> seeds;
+  for (const int r : rows) seeds.push_back(seeds_.at(static_cast<size_t>(r)));
+  seeds_ = std::move(seeds);
+  if (counts_) counts_ = mx::take(*counts_, index, 0);
+  if (window_) window_ = mx::take(*window_, index, 0);
+}
+
+}  // namespace lmxlab
