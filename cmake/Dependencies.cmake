@@ -23,3 +23,14 @@ if(LMXLAB_MLX_FLAVOUR STREQUAL "cpu")
     PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-serial NO_DEFAULT_PATH)
   list(APPEND LMXLAB_DEP_kernels "${OPENBLAS_LIBRARY}")
 endif()
+
+# Highway: kernels compiled once per instruction set, chosen at run time. The library holds the choice; where one set is all
+# there is (NEON), the headers do.
+find_path(HWY_INCLUDE hwy/highway.h REQUIRED)
+add_library(lmxlab_hwy INTERFACE)
+target_include_directories(lmxlab_hwy SYSTEM INTERFACE "${HWY_INCLUDE}")
+find_library(HWY_LIBRARY hwy)
+if(HWY_LIBRARY AND NOT CMAKE_CROSSCOMPILING)
+  target_link_libraries(lmxlab_hwy INTERFACE "${HWY_LIBRARY}")
+endif()
+list(APPEND LMXLAB_DEP_kernels lmxlab_hwy)
