@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <queue>
 #include <unordered_set>
 
@@ -73,15 +74,13 @@ Bpe::Bpe(Data data) : data_(std::move(data)), ranks_(data_.merges.size()) {
     unk_ = *unk;
   }
   merges_.reserve(data_.merges.size());
-  for (const auto& [left, right] : data_.merges) {
+  for (const auto& pair : data_.merges) {
     const auto part = [&](const std::string& token) {
-      const auto found = id(token);
-      if (!found)
-        bad("merge " + std::to_string(merges_.size()) + " (\"" + left + "\", \"" + right +
-            "\"): \"" + token + "\" is not in vocab");
-      return *found;
+      if (const auto found = id(token)) return *found;
+      bad("merge " + std::to_string(merges_.size()) + " (\"" + pair.first + "\", \"" + pair.second +
+          "\"): \"" + token + "\" is not in vocab");
     };
-    const Merge m{part(left), part(right), part(left + right)};
+    const Merge m{part(pair.first), part(pair.second), part(pair.first + pair.second)};
     ranks_.put(PairTable::key(m.left, m.right), static_cast<int>(merges_.size()));
     merges_.push_back(m);
   }
@@ -117,6 +116,10 @@ void Bpe::symbols(std::string_view piece, std::vector<int>& out) const {
 }
 
 void Bpe::merge(std::vector<int>& ids) const {
+  if (ids.size() > static_cast<size_t>(std::numeric_limits<int>::max()))
+    throw Error(Kind::resource,
+                "[tokenizer] a word of 2^31 characters or more cannot be merged. Encode the text "
+                "in parts.");
   const int n = static_cast<int>(ids.size());
   if (n < 2) return;
   // Symbols are a linked list in place; an entry whose pair has changed since is skipped when it

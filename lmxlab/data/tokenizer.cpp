@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 #include <set>
 #include <unordered_map>
 
@@ -277,6 +278,10 @@ std::vector<int> Tokenizer::encode_ids(std::string_view text, const EncodeOption
 
 mx::array Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   const std::vector<int> ids = encode_ids(text, options);
+  if (ids.size() > static_cast<size_t>(std::numeric_limits<int>::max()))
+    throw Error(Kind::resource,
+                "[tokenizer] the text has " + std::to_string(ids.size()) +
+                    " tokens: expected fewer than 2^31, the longest array. Encode it in parts.");
   return mx::array(ids.begin(), {static_cast<int>(ids.size())}, mx::int32);
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace lmxlab::data {
 namespace {
@@ -251,6 +252,22 @@ std::vector<AddedToken> read_added(const Json& j, const std::string& path, const
   return out;
 }
 
+// An id without a token would reach past the end of a model's embedding.
+void check_template_ids(const Parts& parts) {
+  std::unordered_set<int> known;
+  for (const auto& step : parts.post) {
+    const auto* t = std::get_if<Template>(&step);
+    if (!t) continue;
+    for (const auto& [token, id] : parts.model.vocab) known.insert(id);
+    for (const auto& a : parts.added) known.insert(a.id);
+    for (const auto& special : t->special_tokens)
+      for (const int id : special.ids)
+        if (!known.contains(id))
+          bad("post_processor", "special_tokens[\"" + special.name + "\"]: no token has the id " +
+                                    std::to_string(id));
+  }
+}
+
 Json write(const ByteLevel& b) {
   return Json::object({{"type", "ByteLevel"},
                        {"add_prefix_space", b.add_prefix_space},
@@ -337,6 +354,7 @@ Parts parts_from_json(const Json& root) {
   if (const Json* j = r.get("decoder")) out.decoder = read_decoder(*j, "decoder");
   out.model = read_model(r.need("model"), "model");
   if (const Json* j = r.get("added_tokens")) out.added = read_added(*j, "added_tokens", out.model);
+  check_template_ids(out);
   return out;
 }
 
