@@ -39,6 +39,10 @@ struct Option {
   Option& range(double low, double high = std::numeric_limits<double>::infinity());
   /// Numbers greater than `low`.
   Option& above(double low) { return min = low, above_min = true, *this; }
+  Option& range_max(double high) {
+    max = high;
+    return *this;
+  }
   Option& one_of(std::vector<std::string> names) { return choices = std::move(names), *this; }
   /// What the help says where the default is not a value: "runs/NAME-N".
   Option& otherwise(std::string text) { return default_text = std::move(text), *this; }

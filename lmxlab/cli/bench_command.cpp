@@ -1,0 +1,213 @@
+#include "lmxlab/base/text.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/long_text.h"
+#include "lmxlab/cli/measure.h"
+#include "lmxlab/cli/model_argument.h"
+#include "lmxlab/cli/progress.h"
+#include "lmxlab/config/count.h"
+#include "lmxlab/inference/generate.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/training/trainer.h"
+
+#include <mlx/array.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+namespace lmxlab::cli {
+namespace {
+
+constexpr int kDecode = 128;  // tokens that a prompt leaves room for, and decode runs
+constexpr int kWarmTrain = 2;
+
+std::vector<int> random_ids(size_t n, int vocab, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<int> out(n);
+  for (int& id : out) id = int(random() % uint64_t(vocab));
+  return out;
+}
+
+class Bench : public Command {
+  std::string model_, mode_ = "decode", dtype_;
+  int batch_ = 1, repeat_ = 5;
+  std::optional<int> context_;
+
+  void declare(Options& o) override {
+    o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
+        .require();
+    o.option("--mode", "MODE", &mode_, "what is timed").one_of({"train", "prefill", "decode"});
+    o.option("--batch", "N", &batch_, "rows computed together").range(1, 1 << 20);
+    o.option(
+         "--context", "N", &context_,
+         "tokens of a row: trained on, read, or read before decoding " + std::to_string(kDecode))
+        .range(1)
+        .otherwise("512, or what the model has room for");
+    o.option("--repeat", "N", &repeat_,
+             "measurements: steps of training, prompts read, texts of " + std::to_string(kDecode) +
+                 " tokens")
+        .range(1, 1 << 20);
+    o.option("--dtype", "TYPE", &dtype_, "of the computation")
+        .one_of({"f32", "bf16"})
+        .otherwise("f32; of a checkpoint, its own");
+  }
+
+  // Seconds of each measurement after the first, which warms up.
+  std::vector<double> time_training(OpenModel& m, int context, Context& context_of_run,
+                                    Progress& progress) {
+    TrainOptions options;
+    options.run.batch = batch_, options.run.context = context;
+    options.run.steps = kWarmTrain + repeat_;
+    options.run.eval_every = 0, options.run.checkpoint_every = 0, options.run.log_every = 1;
+    options.run.dtype = dtype_ == "bf16" ? ComputeType::bf16 : ComputeType::f32;
+    options.schedule.warmup = 0;
+    const size_t n =
+        std::max<size_t>(size_t(batch_) * size_t(context) * 2, 4096) + 1 + size_t(context);
+    const auto ids = random_ids(n, m.model.config().vocab, 1);
+    const std::vector<int32_t> values(ids.begin(), ids.end());
+    const mx::array tokens(values.begin(), {int(n)}, mx::int32);
+    const mx::array none(values.begin(), {0}, mx::int32);
+    Trainer trainer(m.model, tokens, none, options);
+    std::vector<double> seconds;
+    auto last = std::chrono::steady_clock::now();
+    kernels::reset_peak();
+    trainer.add(every(1, [&](Trainer&, StepMetrics& metrics) {
+      const auto now = std::chrono::steady_clock::now();
+      if (metrics.step > kWarmTrain) {
+        seconds.push_back(std::chrono::duration<double>(now - last).count());
+        progress.update(int64_t(seconds.size()), repeat_, {});
+      }
+      last = std::chrono::steady_clock::now();
+    }));
+    trainer.run(context_of_run.stop);
+    return seconds;
+  }
+
+  std::vector<double> time_generation(const OpenModel& m, int context, bool decode,
+                                      Context& context_of_run, Progress& progress) {
+    std::vector<double> seconds;
+    kernels::reset_peak();
+    for (int i = -1; i < repeat_; ++i) {
+      if (context_of_run.stop.stop_requested()) break;
+      std::vector<std::vector<int>> prompts;
+      for (int b = 0; b < batch_; ++b)
+        prompts.push_back(
+            random_ids(size_t(context), m.model.config().vocab, uint64_t((i + 1) * batch_ + b)));
+      GenerateOptions options;
+      options.sampling.temperature = 0;
+      options.max_tokens = kDecode;
+      options.ignore_eos = true;
+      options.stop = context_of_run.stop;
+      TokenStream stream(m.model, std::move(prompts), options);
+      const auto start = std::chrono::steady_clock::now();
+      // The first tokens of all rows end the prefill.
+      for (int b = 0; b < batch_; ++b) stream.next();
+      auto end = std::chrono::steady_clock::now();
+      double time = std::chrono::duration<double>(end - start).count();
+      if (decode) {
+        while (stream.next()) {
+        }
+        time = std::chrono::duration<double>(std::chrono::steady_clock::now() - end).count();
+      }
+      if (i < 0 || context_of_run.stop.stop_requested()) continue;
+      seconds.push_back(time);
+      progress.update(i + 1, repeat_, {});
+    }
+    return seconds;
+  }
+
+  int run(Context& context) override {
+    const bool train = mode_ == "train", decode = mode_ == "decode";
+    // Master weights are float32 whatever the computation.
+    auto m =
+        open_model(model_, 0, train ? std::optional(DType::f32) : dtype_argument(dtype_), context);
+    const int positions = learned_positions(m.model);
+    const int room = train ? 0 : kDecode;
+    const int most =
+        positions > 0 ? positions - room : std::max(1, m.model.config().context - room);
+    const int length = context_.value_or(std::clamp(most, 1, 512));
+    if (positions > 0 && length > most)
+      throw Error(
+          Kind::usage,
+          "[bench] " + model_ + " has " + std::to_string(positions) +
+              " learned positions: --context " + std::to_string(length) +
+              (room ? " and the " + std::to_string(room) + " tokens behind it do" : " does") +
+              " not fit. Give --context of at most " + std::to_string(std::max(most, 0)) + ".");
+    Progress progress(context);
+    context.log(context.styled("2", "measuring this machine"));
+    const double bandwidth = read_bandwidth(), peak_flops = matmul_flops();
+    auto seconds = train ? time_training(m, length, context, progress)
+                         : time_generation(m, length, decode, context, progress);
+    progress.clear();
+    if (context.stop.stop_requested()) throw Error(Kind::canceled, "[bench] interrupted");
+
+    const auto& config = m.model.config();
+    const double rows = batch_;
+    const double tokens = rows * (decode ? kDecode - 1 : length);
+    std::sort(seconds.begin(), seconds.end());
+    const size_t n = seconds.size();
+    const double median = n % 2 ? seconds[n / 2] : (seconds[n / 2 - 1] + seconds[n / 2]) / 2;
+    const double rate = tokens / median;
+    // A token of decode sees what lies before it: on average, the whole of a text twice as long
+    // does.
+    const double flops =
+        config::flops_per_token(config, decode ? 2 * (length + kDecode / 2) : length) *
+        (train ? 3 : 1);
+    // The least that must move through memory. Training: weights read forward and backward,
+    // gradients written and read, moments and weights read and written. Else: weights once a pass,
+    // and the cache read or written.
+    const double weights = double(m.model.parameter_bytes());
+    const int64_t element = m.model.dtype() == DType::f32 ? 4 : 2;
+    double moved = 0;
+    if (train)
+      moved = 10 * weights;
+    else if (decode)
+      moved = (kDecode - 1) *
+              (weights + rows * double(config::kv_bytes(config, length + kDecode / 2, element)));
+    else
+      moved = std::ceil(double(length) / GenerateOptions{}.prefill_chunk) * weights +
+              rows * double(config::kv_bytes(config, length, element));
+    const double gflops = rate * flops / 1e9, gbytes = moved / median / 1e9;
+    const int64_t peak = int64_t(kernels::peak_bytes());
+    if (context.json) {
+      context.print_json(Json::object(
+          {{"mode", Json(mode_)},
+           {"batch", Json(batch_)},
+           {"context", Json(length)},
+           {"dtype",
+            Json(train ? (dtype_.empty() ? "f32" : dtype_.c_str()) : dtype_name(m.model.dtype()))},
+           {"repeat", Json(n)},
+           {"tokens_per_s", Json(rate)},
+           {"min", Json(tokens / seconds.back())},
+           {"max", Json(tokens / seconds.front())},
+           {"gflops", Json(gflops)},
+           {"gbytes_per_s", Json(gbytes)},
+           {"fraction_of_bandwidth", Json(gbytes * 1e9 / bandwidth)},
+           {"fraction_of_flops", Json(gflops * 1e9 / peak_flops)},
+           {"peak_bytes", Json(peak)}}));
+      return 0;
+    }
+    char text[640];
+    std::snprintf(text, sizeof text,
+                  "%-14s %.0f tokens/s (median of %zu; %.0f to %.0f)\n"
+                  "%-14s %.1f GFLOP/s, %.0f%% of the %.0f measured\n"
+                  "%-14s at least %.2f GB/s, %.0f%% of the %.1f measured\n"
+                  "%-14s %s\n",
+                  (mode_ + " " + std::to_string(batch_) + "x" + std::to_string(length)).c_str(),
+                  rate, n, tokens / seconds.back(), tokens / seconds.front(), "arithmetic", gflops,
+                  100 * gflops * 1e9 / peak_flops, peak_flops / 1e9, "memory bus", gbytes,
+                  100 * gbytes * 1e9 / bandwidth, bandwidth / 1e9, "peak memory",
+                  human_bytes(double(peak)).c_str());
+    context.print(text);
+    return 0;
+  }
+};
+
+}  // namespace
+
+Command* make_bench() {
+  return new Bench;
+}
+
+}  // namespace lmxlab::cli

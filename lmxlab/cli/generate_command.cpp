@@ -1,0 +1,240 @@
+#include "lmxlab/base/files.h"
+#include "lmxlab/base/text.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/long_text.h"
+#include "lmxlab/cli/model_argument.h"
+#include "lmxlab/inference/generate.h"
+#include "lmxlab/inference/generation_config.h"
+
+#include <unistd.h>
+
+#include <cmath>
+
+namespace lmxlab::cli {
+namespace {
+
+constexpr size_t kBatch = 16;  // rows of a prompts file at a time
+
+class Generate : public Command {
+  std::string model_;
+  std::optional<std::string> prompt_, prompt_file_, tokens_, prompts_file_;
+  int max_tokens_ = 256;
+  std::optional<double> temperature_, top_p_, min_p_, repetition_, presence_, frequency_;
+  std::optional<int> top_k_;
+  int64_t seed_ = 0;
+  std::vector<std::string> stop_;
+  bool ignore_eos_ = false;
+
+  void declare(Options& o) override {
+    o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
+        .require();
+    o.option("--prompt", "TEXT", &prompt_, "what the text begins with");
+    o.option("--prompt-file", "FILE", &prompt_file_, "the prompt is the content of a file");
+    o.option("--tokens", "IDS", &tokens_,
+             "the prompt as token ids, 1,2,3; nothing is added to them");
+    o.option("--prompts-file", "FILE", &prompts_file_,
+             "many prompts, one JSON object a line: {\"prompt\": TEXT} or {\"tokens\": [IDS]}; one "
+             "object a line "
+             "comes back");
+    o.option("--max-tokens", "N", &max_tokens_, "tokens to generate, at most").range(0);
+    o.option("--temperature", "T", &temperature_, "randomness; 0: always the most likely token")
+        .range(0)
+        .otherwise("the model's, else 0.8");
+    o.option("--top-k", "N", &top_k_, "draw from the N most likely tokens; 0: all")
+        .range(0)
+        .otherwise("the model's, else 0");
+    o.option("--top-p", "P", &top_p_, "draw from the most likely tokens that make up P")
+        .above(0)
+        .range_max(1)
+        .otherwise("the model's, else 0.95");
+    o.option("--min-p", "P", &min_p_,
+             "draw from tokens at least P times as likely as the most likely one")
+        .range(0, 1)
+        .otherwise("the model's, else 0");
+    o.option("--repetition-penalty", "X", &repetition_,
+             "above 1: tokens that stand in the text become less likely")
+        .above(0)
+        .otherwise("the model's, else 1");
+    o.option("--presence-penalty", "X", &presence_,
+             "subtracted from the logits of tokens in the text")
+        .otherwise("0");
+    o.option("--frequency-penalty", "X", &frequency_,
+             "subtracted once for each time a token stands in the text")
+        .otherwise("0");
+    o.option("--seed", "N", &seed_, "of the draws, and of a preset's weights").range(0);
+    o.option("--stop", "TEXT", &stop_, "ends the text, and is cut from it");
+    o.flag("--ignore-eos", &ignore_eos_, "go on after a token that ends texts");
+  }
+
+  GenerateOptions options_for(const OpenModel& m, const Context& context) const {
+    GenerateOptions o;
+    if (!m.place.folder.empty()) {
+      o.sampling = read_generation_config(m.place.folder);
+      o.stop_tokens = eos_tokens(m.place.folder);
+    }
+    auto& s = o.sampling;
+    if (temperature_) s.temperature = float(*temperature_);
+    if (top_k_) s.top_k = *top_k_;
+    if (top_p_) s.top_p = float(*top_p_);
+    if (min_p_) s.min_p = float(*min_p_);
+    if (repetition_) s.repetition_penalty = float(*repetition_);
+    if (presence_) s.presence_penalty = float(*presence_);
+    if (frequency_) s.frequency_penalty = float(*frequency_);
+    s.seed = uint64_t(seed_);
+    o.max_tokens = max_tokens_;
+    o.stop_strings = stop_;
+    o.ignore_eos = ignore_eos_;
+    o.stop = context.stop;
+    return o;
+  }
+
+  static std::vector<int> encode(const OpenModel& m, const std::string& text) {
+    if (!m.tokenizer)
+      throw Error(Kind::usage,
+                  "[generate] " +
+                      (m.place.preset.empty() ? m.place.folder.string() : m.place.preset) +
+                      " has no tokenizer: give the prompt as --tokens 1,2,3");
+    return m.tokenizer->encode_ids(text, {.special = true, .add_special = true});
+  }
+
+  static Json result(const Generation& g, const GenerateStats& stats, bool text) {
+    Json tokens = Json::array();
+    for (const int id : g.tokens) tokens.push_back(Json(id));
+    Json out = Json::object();
+    if (text) out["text"] = Json(g.text);
+    out["tokens"] = tokens;
+    out["prompt_tokens"] = Json(g.prompt_tokens);
+    out["generated_tokens"] = Json(g.tokens.size());
+    out["prefill_tokens_per_s"] = Json(stats.prefill_tokens_per_s);
+    out["decode_tokens_per_s"] = Json(stats.decode_tokens_per_s);
+    out["time_to_first_token_s"] = Json(stats.time_to_first_token_s);
+    out["peak_bytes"] = Json(stats.peak_bytes);
+    out["stop_reason"] = Json(enum_name(g.reason));
+    return out;
+  }
+
+  int interrupted(Context& context) const {
+    context.flush();
+    context.log("interrupted");
+    return exit_code(Kind::canceled);
+  }
+
+  int run_file(Context& context, const OpenModel& m, const GenerateOptions& options) {
+    const auto* tokenizer = m.tokenizer ? &*m.tokenizer : nullptr;
+    std::vector<std::vector<int>> prompts;
+    size_t line_number = 0;
+    for (const auto& line : split(read_file(*prompts_file_), '\n')) {
+      ++line_number;
+      if (trim(line).empty()) continue;
+      const auto place = *prompts_file_ + ", line " + std::to_string(line_number);
+      with_context(place, [&] {
+        const Json json = Json::parse(line, "JSON");
+        const Json *text = json.find("prompt"), *tokens = json.find("tokens");
+        if ((text != nullptr) == (tokens != nullptr))
+          throw Error(Kind::bad_data, "expected an object with either \"prompt\" or \"tokens\"");
+        if (text) return prompts.push_back(encode(m, text->as_string()));
+        auto& ids = prompts.emplace_back();
+        for (const Json& id : tokens->as_array()) {
+          if (id.as_integer() < 0 || id.as_integer() >= m.model.config().vocab)
+            throw Error(Kind::bad_data, "token " + id.dump() + " is outside the vocabulary of " +
+                                            std::to_string(m.model.config().vocab));
+          ids.push_back(int(id.as_integer()));
+        }
+      });
+    }
+    for (size_t first = 0; first < prompts.size(); first += kBatch) {
+      const std::vector<std::vector<int>> rows(
+          prompts.begin() + ptrdiff_t(first),
+          prompts.begin() + ptrdiff_t(std::min(prompts.size(), first + kBatch)));
+      GenerateOptions piece = options;
+      piece.sampling.seed += first;  // a row's draws do not depend on how the file is cut
+      GenerateStats stats;
+      auto all = generate_batch(m.model, rows, piece, tokenizer, &stats);
+      for (size_t i = 0; i < all.size(); ++i) {
+        auto row_stats = stats;
+        const bool cut =
+            all[i].reason == StopReason::length && int(all[i].tokens.size()) < options.max_tokens;
+        if (cut) {  // at the last learned position: again, beyond it
+          GenerateOptions single = piece;
+          single.sampling.seed += i;
+          all[i] = generate_long(m.model, rows[i], single, tokenizer, {}, &row_stats);
+        }
+        context.print_json(result(all[i], row_stats, tokenizer != nullptr));
+      }
+      context.flush();
+      if (context.stop.stop_requested()) return interrupted(context);
+    }
+    return 0;
+  }
+
+  int run(Context& context) override {
+    const int given = bool(prompt_) + bool(prompt_file_) + bool(tokens_) + bool(prompts_file_);
+    if (given != 1)
+      throw Error(
+          Kind::usage,
+          "[generate] expected one of --prompt, --prompt-file, --tokens and --prompts-file, got " +
+              std::string(given ? "several" : "none"));
+    const OpenModel m = open_model(model_, uint64_t(seed_), std::nullopt, context);
+    const auto options = options_for(m, context);
+    if (prompts_file_) return run_file(context, m, options);
+
+    const auto* tokenizer = m.tokenizer ? &*m.tokenizer : nullptr;
+    std::string shown;
+    std::vector<int> prompt;
+    if (tokens_) {
+      prompt = parse_ids(*tokens_, m.model.config().vocab, "--tokens");
+    } else {
+      shown = prompt_ ? *prompt_ : read_file(*prompt_file_);
+      prompt = encode(m, shown);
+    }
+    const int positions = learned_positions(m.model);
+    if (positions > 0 && int64_t(prompt.size()) + max_tokens_ > positions &&
+        int(prompt.size()) <= positions && positions > 1)
+      context.log(context.styled(
+          "2", "(the model has " + std::to_string(positions) +
+                   " learned positions: beyond them the text goes on from its last " +
+                   std::to_string(positions / 2) + " tokens)"));
+    // On a terminal the text reads on from its prompt; standard output gets the generated part
+    // only.
+    const bool echo = context.terminal && !context.json && !context.quiet && isatty(STDOUT_FILENO);
+    if (echo && !shown.empty()) std::fputs(context.styled("1", shown).c_str(), stderr);
+    GenerateStats stats;
+    std::string last;
+    const auto g = generate_long(
+        m.model, prompt, options, tokenizer,
+        [&](const TokenEvent& e) {
+          if (context.json) return;
+          if (!tokenizer && e.token >= 0)
+            last = (last.empty() ? "" : ",") + std::to_string(e.token);
+          if (tokenizer) last = e.text;
+          if (last.empty()) return;
+          context.print(last);
+          context.flush();
+        },
+        &stats);
+    if (context.json) {
+      Json out = result(g, stats, tokenizer != nullptr);
+      if (g.reason == StopReason::canceled)
+        out["error"] = Json::object({{"kind", Json("canceled")}, {"message", Json("interrupted")}});
+      context.print_json(out);
+    } else {
+      if (last.empty() || last.back() != '\n') context.print("\n");
+      context.flush();
+      char line[160];
+      std::snprintf(line, sizeof line, "%d prompt tokens, %.0f/s; %zu generated, %.0f/s; %s",
+                    g.prompt_tokens, stats.prefill_tokens_per_s, g.tokens.size(),
+                    stats.decode_tokens_per_s, human_bytes(double(stats.peak_bytes)).c_str());
+      context.log(context.styled("2", std::string(line) + "; ended by " + enum_name(g.reason)));
+    }
+    if (g.reason == StopReason::canceled) return interrupted(context);
+    return 0;
+  }
+};
+
+}  // namespace
+
+Command* make_generate() {
+  return new Generate;
+}
+
+}  // namespace lmxlab::cli

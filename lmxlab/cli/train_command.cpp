@@ -1,0 +1,215 @@
+#include "lmxlab/base/files.h"
+#include "lmxlab/base/text.h"
+#include "lmxlab/base/version.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/long_text.h"
+#include "lmxlab/cli/measure.h"
+#include "lmxlab/cli/model_argument.h"
+#include "lmxlab/cli/progress.h"
+#include "lmxlab/inference/generate.h"
+#include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/thread_pool.h"
+#include "lmxlab/training/run.h"
+
+#include <cmath>
+
+namespace lmxlab::cli {
+namespace {
+
+constexpr int kSampleOnTheWay = 160, kSampleAtTheEnd = 400;  // tokens
+
+std::string fixed(double v, int digits) {
+  char text[48];
+  std::snprintf(text, sizeof text, "%.*f", digits, v);
+  return text;
+}
+
+std::string shell_word(const std::string& word) {
+  if (!word.empty() && word.find_first_of(" \t\"'\\$`&|;<>()*?[]#~!") == std::string::npos)
+    return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+class Train : public Command {
+  std::optional<std::string> recipe_, out_, resume_, data_;
+  std::optional<int64_t> steps_;
+  std::vector<std::string> set_;
+
+  void declare(Options& o) override {
+    o.argument(
+        "RECIPE", &recipe_,
+        "a TOML file with the tables [model] [data] [optimizer] [schedule] [objective] [run]");
+    o.option("--set", "KEY=VALUE", &set_, "another value of a recipe's key, as in run.batch=16");
+    o.option("--out", "DIR", &out_, "the run's folder").otherwise("runs/NAME-N, N counted up");
+    o.option("--resume", "DIR", &resume_, "go on with the run in DIR from its last checkpoint");
+    o.option("--data", "FILE", &data_, "short for --set data.file=FILE")
+        .otherwise("the recipe's, else Tiny Shakespeare");
+    o.option("--steps", "N", &steps_, "short for --set run.steps=N")
+        .otherwise("the recipe's, else 2000");
+  }
+
+  void header(const Context& context, const RunHooks::Start& s) const {
+    const auto& c = s.model.config();
+    const auto& r = s.recipe.run;
+    const auto line = [&](const std::string& name, const std::string& text) {
+      std::string padded = name;
+      padded.resize(10, ' ');
+      context.log(context.styled("1", padded) + text);
+    };
+    line("model", c.family + ", " + std::to_string(c.layers.size()) + " layers, width " +
+                      std::to_string(c.dim) + ": " + with_commas(s.model.parameter_count()) +
+                      " parameters");
+    std::string data =
+        s.recipe.data.file.empty() ? "Tiny Shakespeare (built in)" : s.recipe.data.file;
+    data += ": " + with_commas(s.train_tokens) + " tokens, " + with_commas(s.validation_tokens) +
+            " held out; vocabulary of " + with_commas(c.vocab);
+    line("data", data);
+    line("training", with_commas(r.steps) + " steps of " +
+                         (r.accumulate > 1 ? std::to_string(r.accumulate) + " x " : std::string()) +
+                         std::to_string(r.batch) + " x " + std::to_string(r.context) + " tokens, " +
+                         enum_name(s.recipe.optimizer.name) + ", " + enum_name(r.dtype));
+    line("machine", chip_name() + ", " + std::to_string(kernels::threads()) + " threads, " +
+                        human_bytes(double(kernels::memory_size())) +
+                        ", MLX " LMXLAB_MLX_VERSION " " LMXLAB_MLX_FLAVOUR);
+    line("folder",
+         s.out.string() +
+             (s.first_step > 0 ? ", resumed after step " + with_commas(s.first_step) : ""));
+  }
+
+  // Text out of nothing; empty if the model has no tokenizer of its own.
+  static std::string sample(const LanguageModel& model, const data::Tokenizer& tokenizer,
+                            int tokens, uint64_t seed, std::stop_token stop) {
+    GenerateOptions options;
+    options.max_tokens = tokens;
+    options.sampling.seed = seed;
+    options.stop = stop;
+    if (const auto eos = tokenizer.eos_id()) options.stop_tokens = {*eos};
+    return generate_long(model, opening(tokenizer), options, &tokenizer, {}).text;
+  }
+
+  RunResult train(Context& context, Progress& progress) {
+    std::vector<std::string> overrides = set_;
+    if (data_) overrides.push_back("data.file=" + Json(*data_).dump());
+    if (steps_) overrides.push_back("run.steps=" + std::to_string(*steps_));
+    std::optional<double> val_loss;
+    RunHooks hooks;
+    hooks.start = [&](const RunHooks::Start& s) { header(context, s); };
+    hooks.step = [&](const StepMetrics& m, int64_t steps) {
+      if (m.val_loss) val_loss = m.val_loss;
+      std::vector<std::string> facts{"loss " + fixed(m.loss, 3)};
+      if (val_loss) facts.push_back("val " + fixed(*val_loss, 3));
+      facts.push_back(human_count(m.tokens_per_s) + " tok/s");
+      facts.push_back(human_bytes(double(m.active_bytes)));
+      progress.update(m.step, steps, facts);
+    };
+    hooks.sample = [&](LanguageModel& model, const data::Tokenizer& tokenizer, int64_t step) {
+      if (context.quiet || context.stop.stop_requested()) return;
+      const auto text = sample(model, tokenizer, kSampleOnTheWay, uint64_t(step), context.stop);
+      progress.clear();
+      context.log(context.styled("1", "after step " + std::to_string(step) + ":") + "\n" +
+                  std::string(trim(text)) + "\n");
+    };
+    hooks.warn = [&](const std::string& text) {
+      progress.clear();
+      context.warn(text);
+    };
+    if (resume_) {
+      if (recipe_)
+        throw Error(
+            Kind::usage,
+            "[train] --resume reads the recipe in its folder: expected no other, got " + *recipe_);
+      std::error_code ignored;
+      if (out_ && fs::weakly_canonical(*out_, ignored) != fs::weakly_canonical(*resume_, ignored))
+        throw Error(Kind::mismatch, "[train] --out " + *out_ +
+                                        " is not the folder that --resume names, " + *resume_);
+      return resume_run(*resume_, overrides, hooks, context.stop);
+    }
+    if (out_) overrides.push_back("run.out=" + Json(*out_).dump());
+    const std::string toml = recipe_ ? read_file(*recipe_) : "";
+    if (recipe_ && trim(toml).empty())
+      throw Error(
+          Kind::bad_data,
+          "[train] " + *recipe_ + " is empty: expected a recipe. Without one, leave RECIPE out.");
+    return train_run(read_recipe(toml, recipe_.value_or("the command line"), overrides), hooks,
+                     context.stop);
+  }
+
+  int run(Context& context) override {
+    Progress progress(context);
+    const RunResult result = train(context, progress);
+    progress.finish();
+    const bool interrupted = context.stop.stop_requested();
+    const auto& t = result.train;
+    const std::string folder = result.out.string();
+    const std::string again = shell_word(context.program) + " train --resume " + shell_word(folder);
+    if (context.json) {
+      Json out = Json::object({{"steps", Json(t.steps)},
+                               {"loss", Json(t.loss)},
+                               {"val_loss", t.val_loss ? Json(*t.val_loss) : Json()},
+                               {"seconds", Json(t.seconds)},
+                               {"tokens_per_s", Json(t.tokens_per_s)},
+                               {"peak_bytes", Json(t.peak_bytes)},
+                               {"out", Json(folder)}});
+      if (!t.stopped.empty()) out["stopped"] = Json(t.stopped);
+      if (interrupted)
+        out["error"] = Json::object(
+            {{"kind", Json("canceled")}, {"message", Json("interrupted; go on with: " + again)}});
+      context.print_json(out);
+    }
+    if (interrupted) {
+      context.log("interrupted after step " + with_commas(t.steps) +
+                  "; all of it is saved. Go on with:\n  " + again);
+      return exit_code(Kind::canceled);
+    }
+    const auto line = [&](const std::string& name, const std::string& text) {
+      std::string padded = name;
+      padded.resize(10, ' ');
+      context.log(context.styled("1", padded) + text);
+    };
+    if (!t.stopped.empty())
+      context.log("stopped after step " + with_commas(t.steps) + ": " + t.stopped);
+    context.log("");
+    line("done", with_commas(t.steps) + " steps in " + human_seconds(t.seconds) + ", " +
+                     human_count(t.tokens_per_s) + " tokens/s, peak memory " +
+                     human_bytes(double(t.peak_bytes)));
+    line("loss", fixed(t.loss, 4) + (t.val_loss ? " in the last step, " + fixed(*t.val_loss, 4) +
+                                                      " on the held-out part"
+                                                : " in the last step"));
+    std::string prompt = "\n";
+    if (!context.json) {
+      const auto m = open_model(folder, 0, std::nullopt, context);
+      if (m.tokenizer) {
+        line("sample", "");
+        context.print(
+            std::string(trim(sample(m.model, *m.tokenizer, kSampleAtTheEnd, 1, context.stop))) +
+            "\n");
+        context.flush();
+        context.log("");
+        try {
+          m.tokenizer->encode_ids("ROMEO:");
+          prompt = "ROMEO:";
+        } catch (const Error&) {
+          prompt = m.tokenizer->decode(opening(*m.tokenizer));
+        }
+      }
+    }
+    std::error_code ignored;
+    line("folder", folder);
+    if (fs::exists(result.out / "loss.svg", ignored))
+      line("curve", (result.out / "loss.svg").string());
+    line("next", shell_word(context.program) + " generate " + shell_word(folder) + " --prompt " +
+                     (prompt == "ROMEO:" ? "\"ROMEO:\"" : shell_word(prompt)));
+    return 0;
+  }
+};
+
+}  // namespace
+
+Command* make_train() {
+  return new Train;
+}
+
+}  // namespace lmxlab::cli
