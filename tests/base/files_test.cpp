@@ -76,6 +76,23 @@ TEST_F(Files, AFailedReplacementKeepsTheOldContent) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "no temporary file stays";
 }
 
+TEST_F(Files, WithoutCommitNothingChanges) {
+  write_file_atomic(folder / "a", "old");
+  {
+    AtomicFile file(folder / "a");
+    file.write("half of the ");
+    EXPECT_EQ(read_file(folder / "a"), "old");
+  }
+  EXPECT_EQ(read_file(folder / "a"), "old");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "no temporary file stays";
+  {
+    AtomicFile file(folder / "a");
+    file.write("new "), file.write("content");
+    file.commit();
+  }
+  EXPECT_EQ(read_file(folder / "a"), "new content");
+}
+
 TEST_F(Files, LinesAreAppended) {
   {
     LineWriter a(folder / "log");
