@@ -20,7 +20,7 @@ STRINGS = ["Hello, world!", "First Citizen:\n\n  Before we proceed", "it's we'll
 def run(*arguments):
     done = subprocess.run([PROGRAM, *map(str, arguments), "--json"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout)
 
 
 def ids_of(folder, text):
