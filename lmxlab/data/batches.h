@@ -1,0 +1,93 @@
+// Batches of a token sequence: a plain range, no workers, no pinned memory. Memory is unified, so a batch is usable the
+// moment it exists.
+#pragma once
+
+#include "lmxlab/base/json.h"
+
+#include <mlx/array.h>
+
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <optional>
+
+namespace lmxlab::data {
+namespace mx = mlx::core;
+
+/// inputs[b, l] is followed by targets[b, l]. Both [B, L], views of one buffer, in the dtype of the tokens.
+struct Batch {
+  mx::array inputs, targets;
+};
+
+struct BatchOptions {
+  bool shuffle = true;
+  uint64_t seed = 0;
+  /// Epochs until the range ends; 0: it never does.
+  int64_t epochs = 1;
+};
+
+/// Where an iterator stands; writing it down and putting it back continues with the very same batches.
+struct BatchPosition {
+  int64_t epoch = 0, batch = 0;
+  template <class V>
+  void visit(V& v) {
+    v("epoch", epoch, "epochs finished"), v("batch", batch, "batches of this epoch taken");
+  }
+  bool operator==(const BatchPosition&) const = default;
+};
+
+/// Cuts `tokens` into windows of `length` (and the token behind). Shuffled, an epoch visits every window once, in an
+/// order that depends on the seed and the epoch alone, and the cuts lie elsewhere in each epoch; the last windows of an
+/// epoch that fill no batch are left out. In order, batches are views of `tokens`: nothing is copied. Shuffled, one copy
+/// of B * (L + 1) tokens is made, straight from `tokens` (which may be a mapped file).
+class BatchIterator {
+ public:
+  /// @param tokens  integers [n], evaluated (as tokenizers and mapped files give them).
+  /// @throws Error(usage) if a batch does not fit: it names the tokens needed and found.
+  BatchIterator(mx::array tokens, int batch, int length, BatchOptions options = {});
+
+  /// The next batch, or nothing after the last epoch.
+  std::optional<Batch> next();
+  int64_t batches_per_epoch() const;
+  BatchPosition position() const { return position_; }
+  /// @throws Error(mismatch) if such a position cannot be.
+  void restore(const BatchPosition& position);
+
+  struct Sentinel {};
+  class Cursor {
+   public:
+    using value_type = Batch;
+    using difference_type = std::ptrdiff_t;
+    explicit Cursor(BatchIterator* owner) : owner_(owner), now_(owner->next()) {}
+    const Batch& operator*() const { return *now_; }
+    Cursor& operator++() {
+      now_ = owner_->next();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    bool operator==(Sentinel) const { return !now_; }
+
+   private:
+    BatchIterator* owner_;
+    std::optional<Batch> now_;
+  };
+  Cursor begin() { return Cursor(this); }
+  Sentinel end() { return {}; }
+
+ private:
+  void start_epoch();
+  int64_t windows(int64_t phase) const;
+
+  mx::array tokens_;
+  int batch_, length_;
+  BatchOptions options_;
+  BatchPosition position_;
+  int64_t phase_ = 0;           // where this epoch's first window begins
+  std::vector<uint32_t> order_;  // of this epoch's windows, when shuffled
+  int64_t order_epoch_ = -1;
+};
+
+/// for (const auto& [inputs, targets] : batch_iterator(tokens, 12, 64, {.seed = 1})) ...
+BatchIterator batch_iterator(mx::array tokens, int batch, int length, BatchOptions options = {});
+
+}  // namespace lmxlab::data

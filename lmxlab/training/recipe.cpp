@@ -1,0 +1,218 @@
+#include "lmxlab/training/recipe.h"
+
+#include "lmxlab/base/files.h"
+#include "lmxlab/config/hf.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/config/validate.h"
+
+#include <algorithm>
+
+namespace lmxlab {
+namespace {
+
+// Puts the members of `over` into `base`; into a list by index or "*".
+void merge(Json& base, const Json& over, const std::string& path) {
+  if (!over.is_object() || !(base.is_object() || base.is_array()) ||
+      (over.contains("kind") && base.is_object() && base.contains("kind") &&
+       !(over.at("kind") == base.at("kind")))) {
+    base = over;
+    return;
+  }
+  for (const auto& [key, value] : over.as_object()) {
+    const auto where = path.empty() ? key : path + "." + key;
+    if (base.is_object()) {
+      if (auto* old = base.find(key)) merge(*old, value, where);
+      else base[key] = value;
+      continue;
+    }
+    auto& items = base.as_array();
+    if (key == "*") {
+      for (auto& item : items) merge(item, value, where);
+      continue;
+    }
+    const bool digits = !key.empty() && key.size() < 7 &&
+                        key.find_first_not_of("0123456789") == std::string::npos;
+    const size_t index = digits ? std::stoul(key) : items.size();
+    if (index >= items.size())
+      throw Error(Kind::usage, "[recipe] model." + where + ": expected * or an index below " +
+                                   std::to_string(items.size()));
+    merge(items[index], value, where);
+  }
+}
+
+// [[model.layers]] with `repeat`; what follows from the width need not be said.
+Json expand_layers(const Json& list, int64_t dim) {
+  Json::Array out;
+  size_t at = 0;
+  for (const auto& entry : list.as_array()) {
+    const auto where = "model.layers." + std::to_string(at++);
+    if (!entry.is_object()) throw Error(Kind::usage, "[recipe] " + where + ": expected a table");
+    Json layer = entry;
+    int64_t repeat = 1;
+    if (const auto* r = layer.find("repeat")) {
+      if (!r->is_integer() || r->as_integer() < 1 || r->as_integer() > 10000)
+        throw Error(Kind::usage, "[recipe] " + where + ".repeat: expected a count of at least 1");
+      repeat = r->as_integer();
+      layer.erase("repeat");
+    }
+    if (auto* mixer = layer.find("mixer"); mixer && mixer->is_object()) {
+      const auto* kind = mixer->find("kind");
+      if (!kind || *kind == Json("attention")) {
+        const auto* heads = mixer->find("heads");
+        if (heads && heads->is_integer() && heads->as_integer() > 0) {
+          if (!mixer->contains("kv_heads")) (*mixer)["kv_heads"] = *heads;
+          if (!mixer->contains("head_dim")) (*mixer)["head_dim"] = Json(dim / heads->as_integer());
+        }
+      }
+    }
+    if (auto* ffn = layer.find("ffn"); ffn && ffn->is_object()) {
+      const auto* kind = ffn->find("kind");
+      if ((!kind || *kind == Json("mlp")) && !ffn->contains("hidden")) (*ffn)["hidden"] = Json(4 * dim);
+    }
+    for (int64_t i = 0; i < repeat; ++i) out.push_back(layer);
+  }
+  return Json(std::move(out));
+}
+
+int64_t positive(const Json& table, const char* key, int64_t otherwise) {
+  const auto* v = table.find(key);
+  if (!v) return otherwise;
+  if (!v->is_integer() || v->as_integer() < 1 || v->as_integer() > INT32_MAX)
+    throw Error(Kind::usage, std::string("[recipe] model.") + key + ": expected an integer of at least 1");
+  return v->as_integer();
+}
+
+}  // namespace
+
+Recipe default_recipe() {
+  Recipe r;
+  r.optimizer.lr = 2e-3;
+  r.optimizer.weight_decay = 0.1;
+  r.optimizer.betas = std::array<double, 2>{0.9, 0.99};
+  r.schedule.warmup = 100;
+  r.schedule.min_lr_ratio = 0.1;
+  r.run.name = "shakespeare";
+  return r;
+}
+
+void check(const Recipe& recipe) {
+  Problems problems;
+  check(recipe.optimizer, problems);
+  check(recipe.schedule, problems);
+  const auto& r = recipe.run;
+  const auto at_least = [&](const char* name, auto value, double least) {
+    if (!(static_cast<double>(value) >= least))
+      problems.add(std::string("run.") + name + ": expected at least " + Json(least).dump() + ", got " +
+                   Json(value).dump());
+  };
+  at_least("steps", r.steps, 1), at_least("batch", r.batch, 1), at_least("context", r.context, 1);
+  at_least("accumulate", r.accumulate, 1), at_least("keep", r.keep, 1);
+  at_least("eval_every", r.eval_every, 0), at_least("eval_batches", r.eval_batches, 0);
+  at_least("log_every", r.log_every, 1), at_least("checkpoint_every", r.checkpoint_every, 0);
+  at_least("sample_every", r.sample_every, 0), at_least("patience", r.patience, 0);
+  at_least("time_budget", r.time_budget, 0), at_least("flop_budget", r.flop_budget, 0);
+  if (r.name.empty() || r.name.find('/') != std::string::npos)
+    problems.add("run.name: expected a name without a slash, got \"" + r.name + "\"");
+  if (!(recipe.data.validation >= 0 && recipe.data.validation < 1))
+    problems.add("data.validation: expected a share from 0 to below 1, got " +
+                 Json(recipe.data.validation).dump());
+  if (r.patience > 0 && (r.eval_every == 0 || recipe.data.validation == 0))
+    problems.add("run.patience: needs run.eval_every and data.validation above 0");
+  problems.raise(Kind::usage, "[recipe] impossible values");
+}
+
+Recipe read_recipe(std::string_view toml, const std::string& name,
+                   const std::vector<std::string>& overrides) {
+  Json json = parse_toml(toml, name);
+  for (const auto& text : overrides) {
+    const auto equals = text.find('=');
+    if (equals == std::string::npos || equals == 0)
+      throw Error(Kind::usage, "[recipe] --set " + text + ": expected key=value, as in run.steps=100");
+    with_context("[recipe] --set " + text, [&] {
+      set_path(json, text.substr(0, equals), parse_value(std::string_view(text).substr(equals + 1)));
+    });
+  }
+  Recipe recipe = default_recipe();
+  const bool own_optimizer = json.contains("optimizer"), own_schedule = json.contains("schedule");
+  const bool own_model = json.contains("model");
+  // A table that the recipe writes starts from the plain defaults, not from those of the built-in run.
+  const auto* optimizer = json.find("optimizer");
+  if (own_optimizer && optimizer->is_object() && optimizer->contains("name")) recipe.optimizer = {};
+  if (own_schedule && json.at("schedule").is_object() && json.at("schedule").contains("name")) recipe.schedule = {};
+  if (own_model && json.at("model").is_object() &&
+      (json.at("model").contains("layers") && json.at("model").at("layers").is_array()))
+    recipe.model = Json::object();
+  Json model = recipe.model;
+  if (own_model) {
+    if (!json.at("model").is_object()) throw Error(Kind::usage, "[recipe] model: expected a table");
+    for (const auto& [k, v] : json.at("model").as_object()) model[k] = v;
+  }
+  json.erase("model");
+  Problems problems;
+  from_json(json, recipe, "", problems);
+  problems.raise(Kind::usage, "[recipe] " + name);
+  recipe.model = std::move(model);
+  check(recipe);
+  return recipe;
+}
+
+std::string write_recipe(const Recipe& recipe) {
+  return dump_toml(to_json(recipe));
+}
+
+config::Model resolve_model(const Json& table, int vocab, int context) {
+  const char* kSizes[] = {"depth", "dim", "heads", "kv_heads", "head_dim", "hidden", "vocab", "context"};
+  Json rest = table;
+  rest.erase("weights");
+  Json base;
+  const auto* layers = table.find("layers");
+  if (layers && layers->is_array()) {
+    if (table.contains("preset"))
+      throw Error(Kind::usage, "[recipe] model: either preset or layers, not both");
+    config::Model plain;
+    if (vocab > 0) plain.vocab = vocab;
+    plain.context = context;
+    const int64_t dim = positive(table, "dim", plain.dim);
+    base = to_json(plain);
+    base["layers"] = expand_layers(*layers, dim);
+    rest.erase("layers");
+    if (auto* position = rest.find("position"); position && *position == Json("learned"))
+      *position = Json::object({{"kind", Json("learned")}, {"length", Json(positive(table, "context", context))}});
+  } else {
+    config::Sizes sizes;
+    Json given = Json::object();
+    for (const char* key : kSizes)
+      if (const auto* v = table.find(key)) given[key] = *v, rest.erase(key);
+    Problems problems;
+    from_json(given, sizes, "model", problems);
+    problems.raise(Kind::usage, "[recipe] sizes");
+    const auto* name = table.find("preset");
+    if (!name || !name->is_string())
+      throw Error(Kind::usage, "[recipe] model: expected preset = \"NAME\" (see `list`) or [[model.layers]]");
+    rest.erase("preset");
+    if (!sizes.vocab && vocab > 0) sizes.vocab = vocab;
+    const fs::path folder(name->as_string());
+    config::Model model;
+    if (fs::is_directory(folder)) {
+      const auto path = folder / "config.json";
+      model = with_context(path.string(), [&] {
+        return config::from_hf(Json::parse(read_file(path), path.string())).model;
+      });
+      sizes.vocab.reset();  // a trained model keeps its own
+      if (sizes.depth || sizes.dim || sizes.heads || sizes.kv_heads || sizes.head_dim || sizes.hidden || sizes.context)
+        throw Error(Kind::usage, "[recipe] model: the sizes of the trained model " + folder.string() +
+                                     " cannot be changed");
+    } else {
+      model = config::preset(name->as_string());
+      if (!sizes.context && model.context < context) sizes.context = context;
+      model = config::resize(std::move(model), sizes);
+    }
+    base = to_json(model);
+  }
+  merge(base, rest, "");
+  auto model = from_json<config::Model>(base, "[recipe] model", Kind::usage);
+  config::validate(model, Kind::usage);
+  return model;
+}
+
+}  // namespace lmxlab

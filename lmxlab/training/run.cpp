@@ -1,0 +1,273 @@
+#include "lmxlab/training/run.h"
+
+#include "lmxlab/base/files.h"
+#include "lmxlab/config/hf.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/data/corpus.h"
+#include "lmxlab/training/checkpoint.h"
+#include "lmxlab/training/plot.h"
+
+#include <mlx/ops.h>
+
+#include <algorithm>
+#include <set>
+
+namespace lmxlab {
+namespace {
+
+struct Data {
+  std::optional<data::Tokenizer> tokenizer;
+  mx::array tokens = mx::array(0);
+  std::string fingerprint;
+};
+
+std::string fingerprint_of(const mx::array& tokens) {
+  // The ends and the length, so that a file of any size is known in no time.
+  const auto* bytes = tokens.data<uint8_t>();
+  const size_t n = tokens.nbytes(), part = std::min<size_t>(n, 1 << 20);
+  uint64_t h = 1469598103934665603ull;
+  const auto add = [&](const uint8_t* p, size_t count) {
+    for (size_t i = 0; i < count; ++i) h = (h ^ p[i]) * 1099511628211ull;
+  };
+  add(bytes, part), add(bytes + (n - part), part);
+  char text[40];
+  std::snprintf(text, sizeof text, "%zu-%016llx", tokens.size(), static_cast<unsigned long long>(h));
+  return text;
+}
+
+// @param saved  the run folder's own tokenizer, when resuming.
+Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
+  Data out;
+  if (!c.file.empty() && !fs::exists(c.file))
+    throw Error(Kind::not_found, "[data] there is no file " + c.file);
+  const bool tokens_only = !c.file.empty() && data::is_token_file(c.file);
+  if (tokens_only) {
+    if (c.tokenizer != "char" && c.tokenizer != "byte") out.tokenizer = data::Tokenizer::load(c.tokenizer);
+    out.tokens = data::token_file(c.file, out.tokenizer ? out.tokenizer->vocab_size() : 0);
+  } else {
+    std::optional<MappedFile> file;
+    if (!c.file.empty()) file.emplace(c.file);
+    const auto text = file ? file->text() : data::tiny_shakespeare();
+    with_context(c.file.empty() ? "the built-in text" : c.file, [&] {
+      if (text.empty()) throw Error(Kind::bad_data, "[data] the file is empty: expected text");
+      if (saved && fs::exists(*saved / "tokenizer.json")) out.tokenizer = data::Tokenizer::load(*saved);
+      else if (c.tokenizer == "char") out.tokenizer = data::Tokenizer::characters(text);
+      else if (c.tokenizer == "byte") out.tokenizer = data::Tokenizer::bytes();
+      else out.tokenizer = data::Tokenizer::load(c.tokenizer);
+      out.tokens = out.tokenizer->encode(text);
+    });
+  }
+  out.fingerprint = fingerprint_of(out.tokens);
+  return out;
+}
+
+// The folder's curve and its log of metrics.
+class Writer : public Callback {
+ public:
+  Writer(const RunFolder& folder, const Recipe& recipe, const RunHooks& hooks, const data::Tokenizer* tokenizer,
+         std::string fingerprint)
+      : folder_(folder), recipe_(recipe), hooks_(hooks), tokenizer_(tokenizer), fingerprint_(std::move(fingerprint)) {}
+
+  void on_begin(Trainer& trainer) override {
+    folder_.clean(trainer.state().step);
+    const auto path = folder_.path() / "metrics.jsonl";
+    if (fs::exists(path)) {
+      const auto text = read_file(path);
+      for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
+        const auto j = Json::parse(std::string_view(text).substr(at, end - at), path.string());
+        add_point(j.at("step").as_integer(), j.at("loss").as_number(),
+                  j.contains("val_loss") ? std::optional(j.at("val_loss").as_number()) : std::nullopt);
+      }
+    }
+    metrics_ = LineWriter(path);
+    saved_ = trainer.state().step;
+  }
+
+  void on_step(Trainer& trainer, StepMetrics& m) override {
+    const auto& run = recipe_.run;
+    const bool last = m.step == run.steps || trainer.stopping();
+    if (m.step % run.log_every == 0 || m.val_loss || m.step == 1 || last) {
+      Json line = Json::object({{"step", Json(m.step)}, {"loss", Json(m.loss)}, {"lr", Json(static_cast<float>(m.lr))},
+                                {"grad_norm", Json(m.grad_norm)}, {"tokens", Json(m.tokens)},
+                                {"tokens_per_s", Json(m.tokens_per_s)}, {"active_bytes", Json(m.active_bytes)},
+                                {"peak_bytes", Json(m.peak_bytes)}, {"seconds", Json(m.seconds)}});
+      if (m.val_loss) line["val_loss"] = Json(*m.val_loss);
+      for (const auto& [k, v] : m.more) line[k] = Json(v);
+      metrics_.write(line.dump());
+      add_point(m.step, m.loss, m.val_loss);
+    }
+    if (hooks_.step) hooks_.step(m, run.steps);
+    if (run.sample_every > 0 && m.step % run.sample_every == 0 && hooks_.sample && tokenizer_)
+      hooks_.sample(trainer.model(), *tokenizer_, m.step);
+    if (run.checkpoint_every > 0 && m.step % run.checkpoint_every == 0) save(trainer);
+  }
+
+  void save(Trainer& trainer) {
+    if (trainer.state().step == saved_) return;
+    const auto path = folder_.save(trainer, trainer.model(), fingerprint_, recipe_.run.keep);
+    saved_ = trainer.state().step;
+    write_file_atomic(folder_.path() / "loss.svg", loss_curve_svg(curve_, recipe_.run.name));
+    if (hooks_.checkpoint) hooks_.checkpoint(path);
+  }
+
+ private:
+  void add_point(int64_t step, double loss, std::optional<double> val_loss) {
+    curve_.push_back({step, loss, val_loss});
+  }
+
+  const RunFolder& folder_;
+  const Recipe& recipe_;
+  const RunHooks& hooks_;
+  const data::Tokenizer* tokenizer_;
+  std::string fingerprint_;
+  LineWriter metrics_;
+  std::vector<LossPoint> curve_;
+  int64_t saved_ = -1;
+};
+
+fs::path new_folder(const RunConfig& run, const fs::path& base) {
+  if (!run.out.empty()) {
+    if (RunFolder(run.out).exists())
+      throw Error(Kind::usage, "[run] " + run.out + " holds a run already. Continue it with --resume " + run.out +
+                                   ", or choose another folder.");
+    make_directory(run.out);
+    return run.out;
+  }
+  make_directory(base);
+  for (int n = 1;; ++n) {
+    const auto path = base / (run.name + "-" + std::to_string(n));
+    std::error_code code;
+    if (fs::create_directory(path, code)) return path;
+    if (code) throw Error(Kind::resource, "[run] cannot make the folder " + path.string() + ": " + code.message());
+  }
+}
+
+LanguageModel make_model(const Recipe& recipe, const config::Model& config) {
+  if (const auto* weights = recipe.model.find("weights")) {
+    auto model = LanguageModel::load(weights->as_string());
+    if (!(model.config() == config))
+      throw Error(Kind::mismatch, "[run] the weights in " + weights->as_string() + " are of another model");
+    return model;
+  }
+  return LanguageModel(config, recipe.run.seed);
+}
+
+// The data and the model that a recipe names: what can be wrong without a folder is found here.
+struct Prepared {
+  Data data;
+  config::Model config;
+};
+Prepared prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
+  auto data = load_data(recipe.data, saved);
+  const int vocab = data.tokenizer ? data.tokenizer->vocab_size() : 0;
+  const auto config = resolve_model(recipe.model, vocab, recipe.run.context);
+  if (vocab > config.vocab)
+    throw Error(Kind::mismatch, "[run] the tokenizer has " + std::to_string(vocab) + " tokens, the model's vocabulary " +
+                                    std::to_string(config.vocab) + ". Set model.vocab to at least " +
+                                    std::to_string(vocab) + ", or leave it out.");
+  return {std::move(data), config};
+}
+
+RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared, const RunHooks& hooks,
+                   std::stop_token stop, bool resume) {
+  const RunFolder folder(out);
+  const auto& [data, config] = prepared;
+  const auto split = data::split_tokens(data.tokens, recipe.data.validation);
+
+  if (!resume) {  // everything resolved: the folder alone says what the run is
+    const auto* preset = recipe.model.find("preset");
+    Json table = to_json(config);
+    if (const auto* w = recipe.model.find("weights")) table["weights"] = *w;
+    if (preset && preset->is_string() && fs::is_directory(preset->as_string()))
+      table["weights"] = Json(fs::absolute(preset->as_string()).string());
+    recipe.model = table;
+    if (!recipe.data.file.empty()) recipe.data.file = fs::absolute(recipe.data.file).string();
+    if (recipe.data.tokenizer != "char" && recipe.data.tokenizer != "byte")
+      recipe.data.tokenizer = fs::absolute(recipe.data.tokenizer).string();
+    recipe.optimizer = with_defaults(recipe.optimizer);
+    recipe.run.out.clear();  // the folder may be moved
+  }
+  auto model = make_model(recipe, config);
+  Trainer trainer(model, split.train, split.validation, {recipe.optimizer, recipe.schedule, recipe.run});
+
+  write_file_atomic(out / "config.json", config::to_hf(config).dump(2) + "\n");
+  if (data.tokenizer && !resume) data.tokenizer->save(out);
+  write_file_atomic(out / "recipe.toml", write_recipe(recipe));  // last: from now on this is a run
+
+  if (resume)
+    if (const auto all = folder.checkpoints(); !all.empty()) {
+      if (all.back().step > recipe.run.steps)
+        throw Error(Kind::mismatch, "[run] " + out.string() + " has done " + std::to_string(all.back().step) +
+                                        " steps, run.steps is " + std::to_string(recipe.run.steps));
+      folder.load(all.back(), model, trainer, data.fingerprint);
+    }
+  if (hooks.start)
+    hooks.start({recipe, model, data.tokenizer ? &*data.tokenizer : nullptr, out, trainer.state().step,
+                 static_cast<int64_t>(split.train.size()), static_cast<int64_t>(split.validation.size())});
+  auto writer = std::make_unique<Writer>(folder, recipe, hooks, data.tokenizer ? &*data.tokenizer : nullptr,
+                                         data.fingerprint);
+  auto* saver = writer.get();
+  trainer.add(std::move(writer));
+  auto result = trainer.run(stop);
+  saver->save(trainer);
+  return {std::move(result), out};
+}
+
+// Keys that a resumed run may change.
+const std::set<std::string>& movable() {
+  static const std::set<std::string> keys = {"steps", "time_budget", "flop_budget", "eval_every", "eval_batches",
+                                             "log_every", "checkpoint_every", "sample_every", "keep", "patience"};
+  return keys;
+}
+
+void compare(const Json& before, const Json& after, const std::string& path, Problems& problems) {
+  if (before == after) return;
+  if (before.is_object() && after.is_object()) {
+    for (const auto& [key, value] : after.as_object()) {
+      if (path == "run" && movable().count(key)) continue;
+      const auto* old = before.find(key);
+      compare(old ? *old : Json(), value, path.empty() ? key : path + "." + key, problems);
+    }
+    return;
+  }
+  if (before.is_array() && after.is_array() && before.size() == after.size()) {
+    for (size_t i = 0; i < before.size(); ++i)
+      compare(before.as_array()[i], after.as_array()[i], path + "." + std::to_string(i), problems);
+    return;
+  }
+  problems.add(path + " is " + before.dump() + " in the run, not " + after.dump());
+}
+
+}  // namespace
+
+RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token stop, const fs::path& base) {
+  check(recipe);
+  const auto prepared = prepare(recipe, std::nullopt);
+  const auto out = new_folder(recipe.run, base);
+  try {
+    return train_in(out, recipe, prepared, hooks, stop, false);
+  } catch (...) {
+    if (!RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
+      std::error_code code;
+      for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"}) fs::remove(out / name, code);
+      fs::remove(out, code);
+    }
+    throw;
+  }
+}
+
+RunResult resume_run(const fs::path& folder, const std::vector<std::string>& overrides, const RunHooks& hooks,
+                     std::stop_token stop) {
+  if (!RunFolder(folder).exists())
+    throw Error(Kind::not_found, "[run] " + folder.string() + " is no run: it has no recipe.toml");
+  const auto path = folder / "recipe.toml";
+  const auto text = read_file(path);
+  const auto saved = read_recipe(text, path.string());
+  auto recipe = read_recipe(text, path.string(), overrides);
+  Problems problems;
+  compare(to_json(saved), to_json(recipe), "", problems);
+  problems.raise(Kind::mismatch, "[run] --set contradicts the run in " + folder.string());
+  return train_in(folder, recipe, prepare(recipe, folder), hooks, stop, true);
+}
+
+}  // namespace lmxlab

@@ -1,0 +1,49 @@
+// A run with a folder: resolves a recipe, trains, writes metrics and checkpoints, resumes bit for bit.
+#pragma once
+
+#include "lmxlab/data/tokenizer.h"
+#include "lmxlab/training/trainer.h"
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+
+namespace lmxlab {
+
+/// What a program hears of a run; every function may be empty. Called on the training thread.
+struct RunHooks {
+  /// Before the first step: the resolved recipe, the model, the tokenizer (none for a token file), the folder.
+  struct Start {
+    const Recipe& recipe;
+    const LanguageModel& model;
+    const data::Tokenizer* tokenizer;
+    const std::filesystem::path& out;
+    int64_t first_step;  // 0 unless resumed
+    int64_t train_tokens, validation_tokens;
+  };
+  std::function<void(const Start&)> start;
+  std::function<void(const StepMetrics&, int64_t steps)> step;
+  /// Text of `run.sample_every`: the model as it is now.
+  std::function<void(LanguageModel&, const data::Tokenizer&, int64_t step)> sample;
+  std::function<void(const std::filesystem::path& checkpoint)> checkpoint;
+  std::function<void(const std::string& text)> warn;
+};
+
+struct RunResult {
+  TrainResult train;
+  std::filesystem::path out;
+};
+
+/// Trains in a fresh folder: recipe.out, or runs/NAME-N below `base`.
+/// @throws Error(usage) if the folder holds a run already; and everything that a recipe, its data and its folder may lack.
+RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token stop = {},
+                    const std::filesystem::path& base = "runs");
+/// Continues a run from its last complete checkpoint, or from the start if there is none. `overrides` may move run.steps,
+/// run.time_budget, run.flop_budget and the intervals; another value of anything else is Error(mismatch).
+/// @throws Error(not_found) if the folder is no run.
+RunResult resume_run(const std::filesystem::path& folder, const std::vector<std::string>& overrides,
+                     const RunHooks& hooks, std::stop_token stop = {});
+
+}  // namespace lmxlab

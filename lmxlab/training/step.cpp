@@ -1,0 +1,213 @@
+#include "lmxlab/training/step.h"
+
+#include "lmxlab/training/clip.h"
+#include "lmxlab/training/loss.h"
+
+#include <mlx/compile.h>
+#include <mlx/ops.h>
+#include <mlx/random.h>
+#include <mlx/transforms.h>
+
+#include <cmath>
+#include <utility>
+
+namespace lmxlab {
+namespace {
+
+using core::Arrays;
+
+Arrays slice_of(const Arrays& all, size_t from, size_t n) {
+  return {all.begin() + static_cast<std::ptrdiff_t>(from), all.begin() + static_cast<std::ptrdiff_t>(from + n)};
+}
+void append(Arrays& to, const Arrays& more) {
+  to.insert(to.end(), more.begin(), more.end());
+}
+bool finite(const mx::array& a) {
+  return !mx::issubdtype(a.dtype(), mx::floating) || mx::all(mx::isfinite(a)).item<bool>();
+}
+
+}  // namespace
+
+TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer, const StepOptions& options)
+    : model_(model), options_(options) {
+  for (auto& e : core::collect(model)) (e.param->trainable ? trainable_ : frozen_).push_back(e);
+  if (trainable_.empty()) throw Error(Kind::usage, "[train] every parameter is frozen: nothing to train");
+  std::vector<ParamInfo> infos;
+  for (const auto& e : trainable_) infos.push_back(param_info(e.path, e.param->value.shape(), optimizer));
+  optimizer_ = make_optimizer(optimizer, std::move(infos));
+
+  const size_t P = trainable_.size(), F = frozen_.size(), S = optimizer_->state_names().size();
+  const auto compiled = [&](Function f) { return options_.compiled ? mx::compile(f) : f; };
+
+  // params, optimizer, frozen, key, lr, step, inputs, targets -> loss, norm, params', optimizer', key'
+  whole_ = compiled([this, P, F, S](const Arrays& in) {
+    Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S);
+    const Arrays frozen = slice_of(in, P + S, F);
+    const auto* rest = in.data() + P + S + F;
+    auto [next, mine] = mx::random::split(rest[0]);
+    const data::Batch batch{rest[3], rest[4]};
+    auto grads = gradients(params, frozen, batch, mine);  // loss sum, then one a parameter
+    const mx::array tokens(static_cast<float>(batch.targets.size()));
+    const auto loss = mx::divide(grads[0], tokens);
+    grads.erase(grads.begin());
+    for (auto& g : grads) g = mx::divide(g, tokens);
+    auto out = update(std::move(params), std::move(state), std::move(grads), loss, rest[1], rest[2]);
+    out.push_back(next);
+    return out;
+  });
+  // params, frozen, sums, loss, key, inputs, targets -> sums', loss', key'
+  accumulate_ = compiled([this, P, F](const Arrays& in) {
+    const Arrays params = slice_of(in, 0, P), frozen = slice_of(in, P, F);
+    Arrays sums = slice_of(in, P + F, P);
+    const auto* rest = in.data() + 2 * P + F;
+    auto [next, mine] = mx::random::split(rest[1]);
+    const auto grads = gradients(params, frozen, {rest[2], rest[3]}, mine);
+    for (size_t i = 0; i < P; ++i) sums[i] = mx::add(sums[i], grads[i + 1]);
+    sums.push_back(mx::add(rest[0], grads[0]));
+    sums.push_back(next);
+    return sums;
+  });
+  // params, optimizer, sums, loss, tokens, lr, step -> loss, norm, params', optimizer'
+  apply_ = compiled([this, P, S](const Arrays& in) {
+    Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S), grads = slice_of(in, P + S, P);
+    const auto* rest = in.data() + 2 * P + S;
+    for (auto& g : grads) g = mx::divide(g, rest[1]);
+    return update(std::move(params), std::move(state), std::move(grads), mx::divide(rest[0], rest[1]),
+                  rest[2], rest[3]);
+  });
+  // params, frozen, inputs, targets -> sum of the tokens' losses
+  evaluate_ = compiled([this, P, F](const Arrays& in) {
+    Arrays weights = slice_of(in, 0, P + F);
+    for (auto& w : weights)
+      if (mx::issubdtype(w.dtype(), mx::floating)) w = mx::astype(w, options_.compute);
+    const core::Lend lend(trainable_, std::span(weights).first(P));
+    const core::Lend lend_frozen(frozen_, std::span(weights).subspan(P));
+    return Arrays{nll_sum({in[P + F], in[P + F + 1]}, nullptr)};
+  });
+}
+
+TrainStep::State TrainStep::initial(uint64_t seed) const {
+  State state{core::values(trainable_), {}, mx::random::key(seed)};
+  state.optimizer = optimizer_->init(state.params);
+  return state;
+}
+
+mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key) const {
+  core::Pass pass;
+  if (key) pass.key = *key, pass.dropout = options_.dropout;
+  return mx::sum(token_nll(model_(batch.inputs, pass), batch.targets));
+}
+
+// The loss sum, and its gradients in the dtype of the parameters.
+Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const data::Batch& batch,
+                            const mx::array& key) {
+  const core::Lend lend_frozen(frozen_, frozen);
+  std::vector<int> all(params.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
+  const auto loss = [&](const Arrays& p) -> Arrays {
+    Arrays cast;
+    for (const auto& a : p) cast.push_back(mx::astype(a, options_.compute));
+    const core::Lend lend(trainable_, cast);
+    return {nll_sum(batch, &key)};
+  };
+  auto [value, grads] = mx::value_and_grad(loss, all)(params);
+  Arrays out{value[0]};
+  append(out, grads);
+  return out;
+}
+
+Arrays TrainStep::update(Arrays params, Arrays state, Arrays grads, const mx::array& loss,
+                         const mx::array& lr, const mx::array& step) const {
+  const auto norm = global_norm(grads);
+  const auto good = mx::logical_and(mx::isfinite(loss), mx::isfinite(norm));
+  auto scale = mx::array(1.0f);
+  if (options_.clip > 0)
+    scale = mx::minimum(mx::divide(mx::array(options_.clip), mx::add(norm, mx::array(1e-6f))), scale);
+  // A step that is not finite changes no weight: no gradient, and a learning rate of zero.
+  for (auto& g : grads)
+    g = mx::where(good, mx::multiply(g, mx::astype(scale, g.dtype())), mx::array(0.0f, g.dtype()));
+  optimizer_->update(params, grads, state, mx::where(good, lr, mx::array(0.0f)), step);
+  Arrays out{loss, norm};
+  append(out, params);
+  append(out, state);
+  return out;
+}
+
+TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Batch>& batches, float lr,
+                                        int64_t step) {
+  const size_t P = trainable_.size(), S = state.optimizer.size();
+  const mx::array rate(lr), number(static_cast<float>(step));
+  const auto frozen = core::values(frozen_);
+  Arrays in = std::exchange(state.params, {}), out;
+  if (batches.size() == 1) {
+    append(in, state.optimizer), state.optimizer.clear();
+    append(in, frozen);
+    append(in, {state.key, rate, number, batches[0].inputs, batches[0].targets});
+    out = whole_(in);
+    in.clear();
+    mx::eval(out);
+    state.key = out.back();
+  } else {
+    Arrays params = std::move(in), sums;
+    for (const auto& p : params) sums.push_back(mx::zeros(p.shape(), p.dtype()));
+    mx::array loss(0.0f);
+    double tokens = 0;
+    for (const auto& batch : batches) {
+      Arrays args = params;
+      append(args, frozen), append(args, sums), sums.clear();
+      append(args, {loss, state.key, batch.inputs, batch.targets});
+      auto got = accumulate_(args);
+      args.clear();
+      mx::eval(got);
+      state.key = got.back(), got.pop_back();
+      loss = got.back(), got.pop_back();
+      sums = std::move(got);
+      tokens += static_cast<double>(batch.targets.size());
+    }
+    Arrays args = std::move(params);
+    append(args, state.optimizer), state.optimizer.clear();
+    append(args, sums), sums.clear();
+    append(args, {loss, mx::array(static_cast<float>(tokens)), rate, number});
+    out = apply_(args);
+    args.clear();
+    mx::eval(out);
+  }
+  state.params = slice_of(out, 2, P);
+  state.optimizer = slice_of(out, 2 + P, S);
+  return {out[0], out[1]};
+}
+
+mx::array TrainStep::evaluate(const data::Batch& batch) {
+  Arrays in = core::values(trainable_);
+  append(in, core::values(frozen_));
+  append(in, {batch.inputs, batch.targets});
+  return evaluate_(in)[0];
+}
+
+std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::array& key) {
+  auto mine = mx::random::split(key).second;
+  for (const auto& e : trainable_)
+    if (!finite(e.param->value)) return "the weight " + e.path;
+  std::string where;
+  Arrays weights = core::values(trainable_);
+  {
+    Arrays cast;
+    for (const auto& a : weights) cast.push_back(mx::astype(a, options_.compute));
+    const core::Lend lend(trainable_, cast);
+    core::Pass pass;
+    pass.key = mine, pass.dropout = options_.dropout;
+    pass.tap = [&](std::string_view name, const mx::array& value) {
+      if (where.empty() && !finite(value)) where = name;
+    };
+    const auto nll = token_nll(model_(batch.inputs, pass), batch.targets);
+    if (where.empty() && !finite(nll)) where = "the loss";
+  }
+  if (!where.empty()) return where;
+  const auto grads = gradients(weights, core::values(frozen_), batch, mine);
+  // Backwards, the first is the one nearest to the loss.
+  for (size_t i = trainable_.size(); i-- > 0;)
+    if (!finite(grads[i + 1])) return "the gradient of " + trainable_[i].path;
+  return "";
+}
+
+}  // namespace lmxlab

@@ -1,0 +1,70 @@
+// One training step as a pure function: weights, optimizer state, RNG key, learning rate and batch in; loss, norm and the
+// new ones out. Nothing that can change is captured, since compile would freeze it.
+#pragma once
+
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/data/batches.h"
+#include "lmxlab/training/optimizer.h"
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace lmxlab {
+
+struct StepOptions {
+  float clip = 1;               // largest global norm of the gradients; 0: none
+  float dropout = 0;
+  mx::Dtype compute = mx::float32;  // weights are cast to it inside the step
+  bool compiled = true;
+};
+
+/// Built for one model and its present structure; holds no weights.
+class TrainStep {
+ public:
+  /// Every array that a step changes. Moved in and out, so that its buffers are written in place.
+  struct State {
+    core::Arrays params;     // trainable ones, in the order of the tree
+    core::Arrays optimizer;  // as Optimizer::init
+    mx::array key;
+  };
+  struct Result {
+    mx::array loss;       // mean over the tokens of the batches, 0-d float32
+    mx::array grad_norm;  // before clipping
+  };
+
+  TrainStep(core::Transformer& model, const OptimizerConfig& optimizer, const StepOptions& options);
+
+  /// A state from the model's present weights (shared, not copied) and a seed.
+  State initial(uint64_t seed) const;
+  std::vector<std::string> optimizer_names() const { return optimizer_->state_names(); }
+
+  /// One update from one or more batches, whose gradients are weighted by their tokens. Evaluates: the loss, the norm and
+  /// the new state, at the end of each batch.
+  /// If the loss or the norm is not finite, the weights come out as they went in.
+  /// @param step  counts from 1.
+  Result operator()(State& state, const std::vector<data::Batch>& batches, float lr, int64_t step);
+
+  /// Sum of the tokens' losses, without dropout; 0-d float32, lazy. The model must hold its weights.
+  mx::array evaluate(const data::Batch& batch);
+
+  /// Where a number first stops being finite with these weights: "layers.3.mixer", or "the gradient of PATH"; empty if
+  /// everything is finite. Evaluates, slowly.
+  std::string first_non_finite(const data::Batch& batch, const mx::array& key);
+
+ private:
+  using Function = std::function<core::Arrays(const core::Arrays&)>;
+  core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen, const data::Batch& batch,
+                         const mx::array& key);
+  core::Arrays update(core::Arrays params, core::Arrays optimizer, core::Arrays grads, const mx::array& loss,
+                      const mx::array& lr, const mx::array& step) const;
+  mx::array nll_sum(const data::Batch& batch, const mx::array* key) const;
+
+  core::Transformer& model_;
+  StepOptions options_;
+  std::vector<core::Entry> trainable_, frozen_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Function whole_, accumulate_, apply_, evaluate_;
+};
+
+}  // namespace lmxlab

@@ -1,0 +1,342 @@
+#include "lmxlab/training/trainer.h"
+
+#include "lmxlab/config/count.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/training/step.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <chrono>
+#include <cmath>
+#include <deque>
+
+namespace lmxlab {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point t) {
+  return std::chrono::duration<double>(Clock::now() - t).count();
+}
+
+class EarlyStopping : public Callback {
+ public:
+  EarlyStopping(int patience, double min_delta) : patience_(patience), min_delta_(min_delta) {}
+  void on_eval(Trainer& trainer, const StepMetrics& m) override {
+    // Without a margin the trainer's own count serves, which a resumed run brings along.
+    if (min_delta_ > 0) {
+      bad_ = *m.val_loss < best_ - min_delta_ ? 0 : bad_ + 1;
+      best_ = std::min(best_, *m.val_loss);
+    } else {
+      bad_ = trainer.state().bad_evals;
+    }
+    if (bad_ >= patience_)
+      trainer.stop("no better validation loss in " + std::to_string(patience_) + " validations");
+  }
+
+ private:
+  int patience_;
+  double min_delta_, best_ = INFINITY;
+  int64_t bad_ = 0;
+};
+
+// Ends a run before the step that would go over the budget.
+class Budget : public Callback {
+ public:
+  Budget(double StepMetrics::* spent, double limit, std::string reason)
+      : spent_(spent), limit_(limit), reason_(std::move(reason)) {}
+  void on_step(Trainer& trainer, StepMetrics& m) override {
+    const double now = m.*spent_, last = now - before_;
+    before_ = now;
+    if (now + last > limit_) trainer.stop(reason_);
+  }
+
+ private:
+  double StepMetrics::* spent_;
+  double limit_, before_ = 0;
+  std::string reason_;
+};
+
+class Every : public Callback {
+ public:
+  Every(int64_t n, std::function<void(Trainer&, StepMetrics&)> action) : n_(n), action_(std::move(action)) {}
+  void on_step(Trainer& trainer, StepMetrics& m) override {
+    if (m.step % n_ == 0) action_(trainer, m);
+  }
+
+ private:
+  int64_t n_;
+  std::function<void(Trainer&, StepMetrics&)> action_;
+};
+
+}  // namespace
+
+std::unique_ptr<Callback> early_stopping(int patience, double min_delta) {
+  return std::make_unique<EarlyStopping>(patience, min_delta);
+}
+std::unique_ptr<Callback> time_budget(double seconds) {
+  return std::make_unique<Budget>(&StepMetrics::seconds, seconds, "the time budget is used up");
+}
+std::unique_ptr<Callback> flop_budget(double flops) {
+  return std::make_unique<Budget>(&StepMetrics::flops, flops, "the budget of operations is used up");
+}
+std::unique_ptr<Callback> every(int64_t n, std::function<void(Trainer&, StepMetrics&)> action) {
+  if (n < 1) throw Error(Kind::usage, "[train] every: expected at least 1 step, got " + std::to_string(n));
+  return std::make_unique<Every>(n, std::move(action));
+}
+
+struct Trainer::Impl {
+  LanguageModel& model;
+  TrainOptions options;
+  data::BatchIterator batches;
+  mx::array validation;
+  TrainStep step;
+  TrainStep::State arrays;
+  std::vector<core::Entry> entries;  // trainable
+  core::Arrays placeholders;         // what the model holds while a step runs: lazy, no memory
+  TrainState state;
+  std::vector<std::unique_ptr<Callback>> callbacks;
+  std::string stop_reason;
+  std::deque<std::pair<double, int64_t>> recent;  // seconds and tokens, for the throughput
+
+  Impl(LanguageModel& m, const mx::array& tokens, const mx::array& held, TrainOptions o)
+      : model(m),
+        options(std::move(o)),
+        batches(tokens, options.run.batch, options.run.context,
+                {.shuffle = true, .seed = options.run.seed, .epochs = 0}),
+        validation(held),
+        step(m.transformer(), options.optimizer, step_options(m, options)),
+        arrays(step.initial(options.run.seed)),
+        entries(core::collect_trainable(m.transformer())) {
+    for (const auto& e : entries) placeholders.push_back(mx::zeros(e.param->value.shape(), e.param->value.dtype()));
+  }
+
+  static StepOptions step_options(LanguageModel& m, const TrainOptions& o) {
+    StepOptions s;
+    s.clip = static_cast<float>(o.optimizer.clip);
+    s.dropout = m.config().dropout;
+    s.compute = o.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
+    return s;
+  }
+
+  void give_weights_to_model() {
+    for (size_t i = 0; i < entries.size(); ++i) entries[i].param->value = arrays.params[i];
+  }
+  void take_weights_from_model() {
+    for (size_t i = 0; i < entries.size(); ++i) entries[i].param->value = placeholders[i];
+  }
+
+  [[noreturn]] void not_finite(const data::Batch& batch, const mx::array& key, double loss, double norm) {
+    const auto where = step.first_non_finite(batch, key);
+    throw Error(Kind::bad_data,
+                "[train] step " + std::to_string(state.step + 1) + ": the loss is " + Json(loss).dump() +
+                    (std::isfinite(loss) ? ", the gradient's norm " + std::string(std::isnan(norm) ? "NaN" : "infinite")
+                                         : std::isnan(loss) ? " (NaN)" : " (infinite)") +
+                    ". A number that is not finite first appeared in " +
+                    (where.empty() ? "the sums over the batch" : where) +
+                    ". The weights before this step and the last checkpoint are kept. "
+                    "Lower optimizer.lr, lengthen schedule.warmup, or look at the data.");
+  }
+};
+
+Trainer::Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation, TrainOptions options) {
+  const Enter enter(model.runtime());
+  const auto& run = options.run;
+  if (const auto* learned = std::get_if<config::Learned>(&model.config().position);
+      learned && run.context > learned->length)
+    throw Error(Kind::usage, "[train] run.context " + std::to_string(run.context) + " is longer than the " +
+                                 std::to_string(learned->length) + " positions that the model learns");
+  if (model.dtype() != DType::f32)
+    throw Error(Kind::usage, "[train] master weights are float32; ask for run.dtype = \"bf16\" to compute in bfloat16");
+  for (const auto* part : {&tokens, &validation}) {
+    if (part->size() == 0) continue;
+    const auto largest = mx::max(mx::astype(*part, mx::int64)).item<int64_t>();
+    const auto least = mx::min(mx::astype(*part, mx::int64)).item<int64_t>();
+    if (least < 0 || largest >= model.config().vocab)
+      throw Error(Kind::mismatch, "[train] the data have the id " + std::to_string(least < 0 ? least : largest) +
+                                      ", the model's vocabulary has " + std::to_string(model.config().vocab) + " tokens");
+  }
+  impl_ = std::make_unique<Impl>(model, tokens, validation, std::move(options));
+  core::Arrays all = impl_->arrays.params;
+  all.insert(all.end(), impl_->arrays.optimizer.begin(), impl_->arrays.optimizer.end());
+  all.push_back(impl_->arrays.key);
+  mx::eval(all);
+  impl_->give_weights_to_model();
+  const auto& r = impl_->options.run;
+  if (r.patience > 0) add(early_stopping(r.patience));
+  if (r.time_budget > 0) add(lmxlab::time_budget(r.time_budget));
+  if (r.flop_budget > 0) add(lmxlab::flop_budget(r.flop_budget));
+}
+Trainer::~Trainer() = default;
+
+void Trainer::add(std::unique_ptr<Callback> callback) {
+  impl_->callbacks.push_back(std::move(callback));
+}
+void Trainer::stop(std::string reason) {
+  if (impl_->stop_reason.empty()) impl_->stop_reason = std::move(reason);
+}
+bool Trainer::stopping() const {
+  return !impl_->stop_reason.empty();
+}
+LanguageModel& Trainer::model() {
+  return impl_->model;
+}
+const TrainOptions& Trainer::options() const {
+  return impl_->options;
+}
+const TrainState& Trainer::state() const {
+  return impl_->state;
+}
+
+std::optional<double> Trainer::validate(int64_t limit) {
+  auto& s = *impl_;
+  const Enter enter(s.model.runtime());
+  const int64_t n = static_cast<int64_t>(s.validation.size()) - 1;
+  if (n < 1) return std::nullopt;
+  const int64_t length = std::min<int64_t>(s.options.run.context, n);
+  const int64_t windows = n / length, batch = std::min<int64_t>(s.options.run.batch, windows);
+  const int64_t all = windows / batch;
+  const int64_t count = limit > 0 ? std::min(limit, all) : all;
+  double sum = 0, tokens = 0;
+  const auto rows = [&](int64_t from, int64_t b) {
+    const auto view = [&](int64_t shift) {
+      return mx::as_strided(s.validation, {static_cast<int>(b), static_cast<int>(length)}, {length, 1},
+                            static_cast<size_t>(from + shift));
+    };
+    sum += static_cast<double>(s.step.evaluate({view(0), view(1)}).item<float>());
+    tokens += static_cast<double>(b * length);
+  };
+  for (int64_t i = 0; i < count; ++i) rows(i * all / count * batch * length, batch);
+  if (limit == 0) {  // the whole part: also the windows that fill no batch
+    for (int64_t w = all * batch; w < windows; ++w) rows(w * length, 1);
+  }
+  return sum / tokens;
+}
+
+TrainResult Trainer::run(std::stop_token stop) {
+  auto& s = *impl_;
+  const Enter enter(s.model.runtime());
+  const auto& run = s.options.run;
+  const double step_flops = 3 * config::flops_per_token(s.model.config(), run.context) *
+                            static_cast<double>(run.batch) * run.context * run.accumulate;
+  kernels::reset_peak();
+  StepMetrics m;
+  TrainResult result;
+  s.stop_reason.clear();
+  for (auto& c : s.callbacks) c->on_begin(*this);
+  int64_t first_tokens = s.state.tokens;
+  double first_seconds = s.state.seconds;
+  while (s.state.step < run.steps && s.stop_reason.empty()) {
+    if (stop.stop_requested()) {
+      s.stop_reason = "canceled";
+      break;
+    }
+    const auto start = Clock::now();
+    std::vector<data::Batch> group;
+    for (int i = 0; i < run.accumulate; ++i) group.push_back(*s.batches.next());
+    const float lr = learning_rate(s.options.schedule, static_cast<float>(s.options.optimizer.lr), s.state.step, run.steps);
+    const auto key = s.arrays.key;
+    s.take_weights_from_model();
+    const auto done = s.step(s.arrays, group, lr, s.state.step + 1);
+    s.give_weights_to_model();
+    m.loss = static_cast<double>(done.loss.item<float>());
+    m.grad_norm = static_cast<double>(done.grad_norm.item<float>());
+    if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm)) s.not_finite(group.front(), key, m.loss, m.grad_norm);
+
+    const int64_t tokens = static_cast<int64_t>(run.batch) * run.context * run.accumulate;
+    const double seconds = since(start);
+    s.state.step += 1, s.state.tokens += tokens, s.state.flops += step_flops;
+    s.state.data = s.batches.position();
+    s.recent.emplace_back(seconds, tokens);
+    if (s.recent.size() > 20) s.recent.pop_front();
+    double recent_seconds = 0, recent_tokens = 0;
+    for (const auto& [t, n] : s.recent) recent_seconds += t, recent_tokens += static_cast<double>(n);
+    m.tokens_per_s = recent_tokens / recent_seconds;
+    m.step = s.state.step, m.lr = static_cast<double>(lr), m.tokens = s.state.tokens, m.flops = s.state.flops;
+    m.active_bytes = static_cast<int64_t>(kernels::active_bytes());
+    m.peak_bytes = static_cast<int64_t>(kernels::peak_bytes());
+    m.val_loss.reset();
+    m.more.clear();
+
+    const bool last = s.state.step == run.steps;
+    if (run.eval_every > 0 && s.state.step % run.eval_every == 0 && !last) {
+      m.val_loss = validate(run.eval_batches);
+    } else if (last) {
+      m.val_loss = validate(0);
+    }
+    if (m.val_loss) {
+      s.state.val_loss = m.val_loss;
+      if (!s.state.best_val_loss || *m.val_loss < *s.state.best_val_loss)
+        s.state.best_val_loss = m.val_loss, s.state.best_step = s.state.step, s.state.bad_evals = 0;
+      else
+        s.state.bad_evals += 1;
+    }
+    m.best_val_loss = s.state.best_val_loss;
+    s.state.seconds += since(start);
+    m.seconds = s.state.seconds;
+    if (m.val_loss)
+      for (auto& c : s.callbacks) c->on_eval(*this, m);
+    for (auto& c : s.callbacks) c->on_step(*this, m);
+  }
+  if (s.state.step < run.steps && s.stop_reason != "canceled") {
+    // Ended by a budget or a callback: the last word is still a validation over everything held out.
+    if (auto loss = validate(0)) s.state.val_loss = loss;
+  }
+  result.steps = s.state.step, result.loss = m.loss, result.val_loss = s.state.val_loss;
+  result.seconds = s.state.seconds, result.tokens = s.state.tokens;
+  const double spent = s.state.seconds - first_seconds;
+  result.tokens_per_s = spent > 0 ? static_cast<double>(s.state.tokens - first_tokens) / spent : 0;
+  result.peak_bytes = static_cast<int64_t>(kernels::peak_bytes());
+  result.stopped = s.stop_reason;
+  for (auto& c : s.callbacks) c->on_end(*this, m);
+  return result;
+}
+
+core::Tensors Trainer::state_arrays() const {
+  core::Tensors out;
+  const auto names = impl_->step.optimizer_names();
+  for (size_t i = 0; i < names.size(); ++i) out.emplace("optimizer." + names[i], impl_->arrays.optimizer[i]);
+  out.emplace("rng.key", impl_->arrays.key);
+  return out;
+}
+
+void Trainer::restore(const core::Tensors& arrays, const TrainState& state) {
+  auto& s = *impl_;
+  const Enter enter(s.model.runtime());
+  Problems problems;
+  const auto names = s.step.optimizer_names();
+  core::Arrays optimizer;
+  const auto take = [&](const std::string& name, const mx::array& like) -> const mx::array& {
+    const auto it = arrays.find(name);
+    if (it == arrays.end()) {
+      problems.add("missing " + name);
+      return like;
+    }
+    if (it->second.shape() != like.shape() || it->second.dtype() != like.dtype())
+      problems.add("shape or type of " + name);
+    return it->second;
+  };
+  for (size_t i = 0; i < names.size(); ++i) optimizer.push_back(take("optimizer." + names[i], s.arrays.optimizer[i]));
+  auto key = take("rng.key", s.arrays.key);
+  if (arrays.size() != names.size() + 1) problems.add("arrays that this optimizer does not have");
+  problems.raise(Kind::mismatch, "[train] the training state does not fit the recipe");
+  s.batches.restore(state.data);
+  // Copies: the files they are mapped from are to be replaced, and foreign memory is never written in place.
+  // (Times one, since adding zero would turn -0 into 0.)
+  const auto own = [](const mx::array& a) { return mx::multiply(a, mx::ones({}, a.dtype())); };
+  s.arrays.optimizer.clear();
+  for (const auto& a : optimizer) s.arrays.optimizer.push_back(own(a));
+  s.arrays.key = own(key);
+  s.arrays.params.clear();
+  for (const auto& e : s.entries) s.arrays.params.push_back(own(e.param->value));
+  core::Arrays all = s.arrays.params;
+  all.insert(all.end(), s.arrays.optimizer.begin(), s.arrays.optimizer.end());
+  all.push_back(s.arrays.key);
+  mx::eval(all);
+  s.give_weights_to_model();
+  s.state = state;
+}
+
+}  // namespace lmxlab
