@@ -75,6 +75,11 @@ def check(top):
         name = path.relative_to(top).as_posix()
         module = path.relative_to(top / "lmxlab").parts[0]
         text = path.read_text()
+        if name == "lmxlab/lmxlab.h":  # the umbrella: it may include every public header, and nothing else
+            for number, line in enumerate(text.splitlines(), 1):
+                if re.match(r"\s*#\s*include\b", line) and not re.match(r'#include "lmxlab/(?!cli/)\w+/\w+\.h"$', line):
+                    yield f"{name}:{number}: the umbrella header includes public headers only"
+            continue
         if module not in table:
             yield f"{name}: module {module} is not in cmake/layers.txt"
             continue
@@ -99,6 +104,7 @@ def self_check(folder):
         "lmxlab/core/b.h": "// Device in a comment\nvoid f(mx::StreamOrDevice s = {});\nvoid g() { x.to(1); }\n",
         "lmxlab/core/b.cpp": 'void f() { std::cout << 1; }\nvoid g() { puts("x"); }\nconst char* s = "exit(";\n',
         "lmxlab/kernels/k.h": "Device d;\n",
+        "lmxlab/lmxlab.h": '#include "lmxlab/base/a.h"\n#include "lmxlab/cli/c.h"\n',
         "examples/e.cpp": "auto m = f(device = 1);\n",
         "README.md": "Device in prose\n```cpp\nmodel.cuda();\n```\n",
         "cmake/layers.txt": "base:\ncore: base mlx\nkernels: base mlx\n",
@@ -108,7 +114,7 @@ def self_check(folder):
         (folder / name).write_text(text)
     found = sorted(problem.split(": ")[0] for problem in check(folder))
     expected = sorted(["lmxlab/base/a.h:1", "lmxlab/base/a.h:2", "lmxlab/base/a.h:3", "lmxlab/core/b.h:2", "lmxlab/core/b.h:3",
-                       "lmxlab/core/b.cpp:1", "lmxlab/core/b.cpp:2", "examples/e.cpp:1", "README.md:3"])
+                       "lmxlab/lmxlab.h:2", "lmxlab/core/b.cpp:1", "lmxlab/core/b.cpp:2", "examples/e.cpp:1", "README.md:3"])
     return [] if found == expected else [f"the check itself is wrong: expected {expected}, got {found}"]
 
 
