@@ -43,11 +43,12 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   if (config_.embed_scale != 1) x = mx::multiply(x, mx::array(config_.embed_scale, x.dtype()));
   if (embed_positions) {
     const int limit = embed_positions->value.shape(0);
-    if (pass.offset + length > limit)
+    if (!pass.pads && pass.offset + length > limit)
       throw Error(Kind::usage, "[model] " + std::to_string(pass.offset + length) +
                                    " positions, but the model has learned only " +
                                    std::to_string(limit) + ". Shorten the text.");
-    const auto at = pass.pads ? mx::maximum(query_positions(pass, length), mx::array(0))
+    // The columns of a padded row are more than its positions, which only its owner knows.
+    const auto at = pass.pads ? mx::clip(query_positions(pass, length), mx::array(0), mx::array(limit - 1))
                               : query_positions(pass, length);
     x = mx::add(x, mx::astype(mx::take(embed_positions->value, at, 0), x.dtype()));
   } else if (std::holds_alternative<config::Sinusoidal>(config_.position)) {

@@ -1,0 +1,105 @@
+// Decoding writes into the buffers it has: they move at growth steps only, and nothing piles up.
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/inference/generate.h"
+#include "tests/inference/models.h"
+
+#include <gtest/gtest.h>
+
+#include <tuple>
+
+namespace lmxlab {
+namespace {
+
+constexpr int kTokens = 2000;
+
+config::Model long_model(std::optional<int> window) {
+  config::Attention a{.heads = 2, .kv_heads = 1, .head_dim = 8};
+  a.window = window;
+  auto m = testing_models::small(a);
+  m.context = 4096;
+  return m;
+}
+
+// The addresses of the buffers. The handles die here, so that the next step may write in place.
+std::vector<const void*> addresses(const Cache& cache) {
+  eval(cache);
+  std::vector<const void*> out;
+  for (const auto& a : cache.arrays()) out.push_back(a.data<void>());
+  return out;
+}
+
+struct Watch {
+  std::vector<const void*> before = {};
+  int moves = 0, last_move = 0;
+  size_t first_bytes = 0, most_bytes = 0;
+  void look(const Cache& cache, int step) {
+    auto now = addresses(cache);
+    if (!before.empty() && now != before) ++moves, last_move = step;
+    before = std::move(now);
+    if (step == 100) first_bytes = kernels::active_bytes() - cache.bytes();
+    if (step > 100) most_bytes = std::max(most_bytes, kernels::active_bytes() - cache.bytes());
+  }
+};
+
+TEST(CacheMemory, TheLiteralLoopMovesABufferOnlyWhereItGrows) {
+  for (const auto window : {std::optional<int>(), std::optional<int>(300)}) {
+    const LanguageModel model(long_model(window), 1);
+    auto [logits, cache] = model(mx::array({1, 2, 3}));
+    eval(logits, cache);
+    Watch watch;
+    watch.look(cache, 0);
+    for (int step = 1; step <= kTokens; ++step) {
+      const auto next_token = mx::array({step % 61});
+      std::tie(logits, cache) = model(next_token, std::move(cache));
+      eval(logits, cache);
+      watch.look(cache, step);
+    }
+    // 256 positions at first; each further 256, or once to the window.
+    EXPECT_EQ(watch.moves, window ? 1 : (kTokens + 3 - 1) / core::kGrowth);
+    EXPECT_LE(watch.most_bytes, watch.first_bytes + 4096) << "memory piles up";
+  }
+}
+
+TEST(CacheMemory, GenerateAllocatesOnceAndMovesNothing) {
+  for (const auto window : {std::optional<int>(), std::optional<int>(300)}) {
+    for (const size_t rows : {1, 3}) {
+      const LanguageModel model(long_model(window), 1);
+      std::vector<std::vector<int>> prompts;
+      for (size_t r = 0; r < rows; ++r) prompts.emplace_back(r + 1, 5);
+      TokenStream stream(model, prompts, {.max_tokens = kTokens});
+      Watch watch;
+      int step = 0;
+      while (const auto e = stream.next())
+        if (e->row == 0 && stream.cache()) watch.look(*stream.cache(), step++);
+      EXPECT_EQ(step, kTokens);
+      EXPECT_EQ(watch.moves, 0) << "last at step " << watch.last_move << ", rows " << rows;
+      EXPECT_LE(watch.most_bytes, watch.first_bytes + 4096) << "memory piles up";
+      EXPECT_EQ(stream.results()[0].tokens.size(), static_cast<size_t>(kTokens));
+    }
+  }
+}
+
+TEST(CacheMemory, GenerateMovesNothingWhileStepsOverlap) {
+  // No look in between: the next step is queued while the one before may still run.
+  const LanguageModel model(long_model(std::nullopt), 1);
+  TokenStream stream(model, {{1, 2, 3}}, {.max_tokens = kTokens});
+  std::vector<const void*> first;
+  int taken = 0;
+  while (const auto e = stream.next()) {
+    if (++taken == 2) first = addresses(*stream.cache());
+    if (taken == kTokens) EXPECT_EQ(addresses(*stream.cache()), first);
+  }
+  EXPECT_EQ(taken, kTokens);
+  // Had a step copied the cache, both copies would have been alive at once.
+  kernels::reset_peak();
+  const auto base = kernels::active_bytes();
+  GenerateStats stats;
+  generate(model, std::vector<int>{1, 2, 3}, {.max_tokens = kTokens}, nullptr, &stats);
+  const auto buffer = static_cast<size_t>(2048 * 8 * 4);
+  EXPECT_LT(static_cast<size_t>(stats.peak_bytes), base + 4 * buffer + 2 * buffer)
+      << "four buffers of " << buffer << " bytes and what a step computes";
+}
+
+}  // namespace
+}  // namespace lmxlab
