@@ -26,7 +26,7 @@ struct EnumNames<ComputeType> {
 };
 
 struct DataConfig {
-  std::string file;              // empty: the embedded Tiny Shakespeare
+  std::string file = {};         // empty: the embedded Tiny Shakespeare
   std::string tokenizer = "char";
   double validation = 0.1;
   template <class V>
@@ -47,7 +47,7 @@ struct ObjectiveConfig {
 
 struct RunConfig {
   std::string name = "run";
-  std::string out;  // empty: runs/NAME-N
+  std::string out = {};  // empty: runs/NAME-N
   int64_t steps = 2000;
   int batch = 12, context = 64;
   int accumulate = 1;
