@@ -22,14 +22,15 @@ list(TRANSFORM LMXLAB_HEADERS REPLACE "^${PROJECT_SOURCE_DIR}/" "" OUTPUT_VARIAB
 list(JOIN _headers "\n" _headers)
 file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/generated/headers.txt" CONTENT "${_headers}\n")
 lmxlab_script_test(public_headers install "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/install/headers.sh" "${PROJECT_SOURCE_DIR}"
+  "${PROJECT_BINARY_DIR}/header-checks"
   "${CMAKE_CXX_COMPILER}" "${PROJECT_BINARY_DIR}/generated/headers.txt" "-I${PROJECT_SOURCE_DIR}"
   "-I${PROJECT_BINARY_DIR}/generated" -isystem "${LMXLAB_MLX_ROOT}/include")
 
-if(NOT LMXLAB_SANITIZE)
-  lmxlab_script_test(install_consumer install "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/install/run.sh" "${PROJECT_SOURCE_DIR}"
-    "${PROJECT_BINARY_DIR}" "${CMAKE_COMMAND}" "${CMAKE_CXX_COMPILER}")
-endif()
 if(TARGET lmxlab_program)
   lmxlab_script_test(no_compiler cli "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/platform/no_compiler.sh"
     "$<TARGET_FILE:lmxlab_program>")
+  if(NOT LMXLAB_SANITIZE)
+    lmxlab_script_test(install_consumer install "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/install/run.sh" "${PROJECT_SOURCE_DIR}"
+      "${PROJECT_BINARY_DIR}" "${CMAKE_COMMAND}" "${CMAKE_CXX_COMPILER}")
+  endif()
 endif()

@@ -15,9 +15,8 @@ for path in include/lmxlab/base/error.h include/lmxlab/base/version.h lib/liblmx
   [ -s "$prefix/$path" ] || die "$path was not installed"
 done
 [ ! -e "$prefix/include/lmxlab/cli" ] || die "the program's own headers were installed"
-if [ -e "$build/lmxlab" ]; then
-  "$prefix/bin/lmxlab" --help >"$work/log" 2>&1 || { tail -20 "$work/log"; die "the installed program's --help"; }
-fi
+"$prefix/bin/lmxlab" train --steps 3 --out "$work/run" --quiet >"$work/log" 2>&1 ||
+  { tail -20 "$work/log"; die "the installed program trains"; }
 
 cp -r "$source/tests/install/consumer" "$work/consumer"
 "$cmake" -S "$work/consumer" -B "$work/build" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_CXX_COMPILER="$cxx" \
@@ -32,8 +31,8 @@ if ls "$prefix"/lib/lmxlab/overrides/*.o >/dev/null 2>&1; then
   grep -q ' T mlx::core::allocator::allocator()' <<<"$exported" || die "the consumer does not carry our allocator"
 fi
 
-"$work/build/consumer" >"$work/log" 2>&1 || { tail -20 "$work/log"; die "run the consumer"; }
-grep -q '^sum 32768$' "$work/log" || { tail -20 "$work/log"; die "the consumer's sum"; }
+"$work/build/consumer" "$work/run" >"$work/log" 2>&1 || { tail -20 "$work/log"; die "run the consumer"; }
+grep -q '^40 tokens in [1-9][0-9]* pieces$' "$work/log" || { tail -20 "$work/log"; die "the consumer's text"; }
 code=0
-"$work/build/consumer" nowhere >"$work/log" 2>&1 || code=$?
+"$work/build/consumer" "$work/nowhere" >"$work/log" 2>&1 || code=$?
 [ "$code" = 3 ] && grep -q '^caught not_found: ' "$work/log" || { tail -20 "$work/log"; die "an lmxlab::Error: exit code $code"; }

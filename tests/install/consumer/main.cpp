@@ -1,24 +1,28 @@
-// An application on the installed library: it computes, in a thread of its own, and catches the library's errors.
+// An application on the installed library: loads a trained folder, streams text into a callback
+// from a worker thread.
 //   consumer FOLDER
-#include <mlx/mlx.h>
-
-#include <cstdio>
+#include <iostream>
 #include <string>
 #include <thread>
 
-#include "lmxlab/base/error.h"
-#include "lmxlab/base/files.h"
+#include "lmxlab/lmxlab.h"
 
 int main(int argc, char** argv) {
-  int code = 1;
-  std::thread worker([&] {
+  const std::string folder = argc > 1 ? argv[1] : "";
+  int pieces = 0, code = 0;
+  std::jthread worker([&] {
     try {
-      auto sum = mlx::core::sum(mlx::core::matmul(mlx::core::ones({64, 32}), mlx::core::ones({32, 16})));
-      std::printf("sum %g\n", sum.item<float>());
-      if (argc > 1) throw lmxlab::Error(lmxlab::Kind::not_found, std::string("[consumer] no model in ") + argv[1]);
-      code = 0;
+      const auto model = lmxlab::LanguageModel::load(folder);
+      const auto tokenizer = lmxlab::data::Tokenizer::load(folder);
+      const auto result =
+          lmxlab::stream_generate(model, tokenizer.encode_ids("ROMEO:"), {.max_tokens = 40},
+                                  &tokenizer, [&](const lmxlab::TokenEvent& event) {
+                                    pieces += !event.text.empty();
+                                    std::cout << event.text << std::flush;
+                                  });
+      std::cout << '\n' << result.tokens.size() << " tokens in " << pieces << " pieces\n";
     } catch (const lmxlab::Error& error) {
-      std::printf("caught %s: %s\n", std::string(lmxlab::kind_name(error.kind())).c_str(), error.what());
+      std::cout << "caught " << lmxlab::kind_name(error.kind()) << ": " << error.what() << '\n';
       code = lmxlab::exit_code(error.kind());
     }
   });
