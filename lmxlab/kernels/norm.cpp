@@ -109,7 +109,7 @@ void norm_rows_grad(const float* x, const float* w, const float* g, float* dx, f
     const V m = hn::Set(d, mean), k = hn::Set(d, inverse);
     const float along = sum(
                             d, s.width,
-                            [&, mean = mean](int64_t i) {
+                            [&](int64_t i) {
                               return hn::Mul(hn::Mul(hn::LoadU(d, g + i), hn::LoadU(d, w + i)),
                                              hn::Mul(hn::Sub(hn::LoadU(d, x + i), m), k));
                             },
