@@ -1,0 +1,174 @@
+// What the documents say of the code, and the recipes: checked against the code.
+#include "lmxlab/lmxlab.h"
+#include "tests/support/temp_folder.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+namespace lmxlab {
+namespace {
+
+const fs::path kTop = LMXLAB_SOURCE_DIR;
+
+std::vector<std::string> lines_of(const fs::path& path) {
+  std::istringstream in(read_file(path));
+  std::vector<std::string> out;
+  for (std::string line; std::getline(in, line);) out.push_back(line);
+  return out;
+}
+
+// The rows between `<!-- table: NAME -->` and the next line that is none.
+std::vector<std::string> table(const fs::path& page, const std::string& name) {
+  const auto lines = lines_of(kTop / page);
+  auto at = std::find(lines.begin(), lines.end(), "<!-- table: " + name + " -->");
+  if (at == lines.end()) return {};
+  std::vector<std::string> out;
+  for (++at; at != lines.end() && (*at).starts_with("|"); ++at) out.push_back(*at);
+  return out;
+}
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string out;
+  for (const auto& line : lines) out += line + "\n";
+  return out;
+}
+
+template <class T>
+void add_keys(std::vector<std::string>& out, const std::string& name) {
+  for (const auto& f : describe_fields<T>()) {
+    const auto value = f.value == "null" || f.value == "\"\"" ? std::string() : "`" + f.value + "`";
+    out.push_back("| `" + name + "." + f.name + "` | " + value + " | " + f.help + " |");
+  }
+}
+
+TEST(Documents, TheTableOfRecipeKeysIsTheCodes) {
+  std::vector<std::string> expected{"| key | default | meaning |", "| --- | --- | --- |"};
+  add_keys<DataConfig>(expected, "data");
+  add_keys<OptimizerConfig>(expected, "optimizer");
+  add_keys<ScheduleConfig>(expected, "schedule");
+  add_keys<ObjectiveConfig>(expected, "objective");
+  add_keys<RunConfig>(expected, "run");
+  EXPECT_EQ(joined(table("docs/training.md", "recipe keys")), joined(expected));
+}
+
+TEST(Documents, TheTablesOfTheConfigAreTheCodes) {
+  std::vector<std::string> expected{"| key | default | meaning |", "| --- | --- | --- |"};
+  add_keys<config::Model>(expected, "model");
+  add_keys<config::Block>(expected, "layer");
+  add_keys<config::Attention>(expected, "mixer");
+  add_keys<config::Mlp>(expected, "ffn");
+  // Variants show as JSON objects; a table names their kind.
+  for (auto& line : expected)
+    if (const auto brace = line.find("`{"); brace != std::string::npos) {
+      const auto value = Json::parse(line.substr(brace + 1, line.rfind("}`") - brace));
+      line.replace(brace, line.rfind("}`") + 2 - brace, "`" + value.at("kind").as_string() + "`");
+    }
+  EXPECT_EQ(joined(table("docs/models.md", "config keys")), joined(expected));
+}
+
+TEST(Documents, TheTableOfPresetsIsTheCodes) {
+  std::vector<std::string> expected{"| preset | parameters | layers | width | heads | context |",
+                                    "| --- | ---: | ---: | ---: | ---: | ---: |"};
+  for (const auto& p : config::presets()) {
+    const auto model = p.make();
+    const auto sizes = config::sizes_of(model);
+    auto number = std::to_string(config::count(model).total);
+    for (int i = static_cast<int>(number.size()) - 3; i > 0; i -= 3)
+      number.insert(static_cast<size_t>(i), ",");
+    expected.push_back("| `" + p.name + "` | " + number + " | " + std::to_string(*sizes.depth) +
+                       " | " + std::to_string(*sizes.dim) + " | " + std::to_string(*sizes.heads) +
+                       " | " + std::to_string(model.context) + " |");
+  }
+  EXPECT_EQ(joined(table("docs/models.md", "presets")), joined(expected));
+}
+
+TEST(Documents, TheTableOfErrorsIsTheCodes) {
+  const auto rows = table("docs/errors.md", "kinds");
+  std::set<std::string> seen;
+  for (int k = 0; k <= static_cast<int>(Kind::internal); ++k) {
+    const auto kind = static_cast<Kind>(k);
+    const auto start =
+        "| `" + std::string(kind_name(kind)) + "` | " + std::to_string(exit_code(kind)) + " | ";
+    const auto n = std::count_if(rows.begin(), rows.end(),
+                                 [&](const auto& row) { return row.starts_with(start); });
+    EXPECT_EQ(n, 1) << "no row begins with " << start;
+  }
+  EXPECT_EQ(rows.size(), 2 + static_cast<size_t>(Kind::internal) + 1) << "a row of no kind";
+}
+
+TEST(Documents, EveryPageIsInTheIndex) {
+  const auto index = read_file(kTop / "docs/index.md");
+  for (const auto& entry : fs::recursive_directory_iterator(kTop / "docs")) {
+    if (entry.path().extension() != ".md" || entry.path().filename() == "index.md") continue;
+    const auto name = fs::relative(entry.path(), kTop / "docs").generic_string();
+    EXPECT_NE(index.find("(" + name + ")"), std::string::npos)
+        << name << " is not in docs/index.md";
+  }
+}
+
+// [text](path) and [text](path#part), the path beside the page.
+TEST(Documents, LinksLeadSomewhere) {
+  std::vector<fs::path> pages{kTop / "README.md"};
+  for (const auto& entry : fs::recursive_directory_iterator(kTop / "docs"))
+    if (entry.path().extension() == ".md") pages.push_back(entry.path());
+  int links = 0;
+  for (const auto& page : pages) {
+    const auto text = read_file(page);
+    for (size_t at = 0; (at = text.find("](", at)) != std::string::npos;) {
+      at += 2;
+      auto target = text.substr(at, text.find(')', at) - at);
+      if (target.find("://") != std::string::npos || target.starts_with("#")) continue;
+      target = target.substr(0, target.find('#'));
+      EXPECT_TRUE(fs::exists(page.parent_path() / target)) << page << " -> " << target;
+      ++links;
+    }
+  }
+  EXPECT_GT(links, 10);
+}
+
+TEST(Recipes, TheSpelledOutOneIsTheDefault) {
+  const auto path = kTop / "recipes/shakespeare.toml";
+  EXPECT_EQ(to_json(read_recipe(read_file(path), path.string())).dump(2),
+            to_json(default_recipe()).dump(2));
+}
+
+TEST(Recipes, EachSaysWhatItShowsAndRuns) {
+  const test::TempFolder folder;
+  int recipes = 0;
+  for (const auto& entry : fs::directory_iterator(kTop / "recipes")) {
+    ASSERT_EQ(entry.path().extension(), ".toml") << entry.path();
+    SCOPED_TRACE(entry.path().filename().string());
+    const auto text = read_file(entry.path());
+    EXPECT_NE(text.find("Shows:"), std::string::npos);
+    EXPECT_NE(text.find("Must reach:"), std::string::npos);
+    // As written it passes every check and resolves; then three steps of it.
+    const auto whole = read_recipe(text, entry.path().string());
+    EXPECT_NO_THROW(resolve_model(whole.model, 65, whole.run.context));
+    const auto recipe =
+        read_recipe(text, entry.path().string(),
+                    {"run.steps=3", "run.eval_every=2", "run.eval_batches=1", "run.log_every=1",
+                     "run.checkpoint_every=0", "schedule.warmup=1", "data.validation=0.005"});
+    const auto result = train_run(recipe, {}, {}, folder.path());
+    EXPECT_EQ(result.train.steps, 3);
+    EXPECT_LT(result.train.val_loss.value(), 5.0);
+    EXPECT_NO_THROW(LanguageModel::load(result.out));
+    ++recipes;
+  }
+  EXPECT_GE(recipes, 4);
+}
+
+TEST(Examples, StayUnderSixtyLines) {
+  int examples = 0;
+  for (const auto& entry : fs::directory_iterator(kTop / "examples")) {
+    EXPECT_LT(lines_of(entry.path()).size(), 60u) << entry.path();
+    ++examples;
+  }
+  EXPECT_GE(examples, 5);
+}
+
+}  // namespace
+}  // namespace lmxlab
