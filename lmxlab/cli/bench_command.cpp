@@ -84,7 +84,7 @@ class Bench : public Command {
     return seconds;
   }
 
-  std::vector<double> time_generation(const OpenModel& m, int context, bool decode,
+  std::vector<double> time_generation(const OpenModel& m, int context, int decoded, bool decode,
                                       Context& context_of_run, Progress& progress) {
     std::vector<double> seconds;
     kernels::reset_peak();
@@ -96,7 +96,7 @@ class Bench : public Command {
             random_ids(size_t(context), m.model.config().vocab, uint64_t((i + 1) * batch_ + b)));
       GenerateOptions options;
       options.sampling.temperature = 0;
-      options.max_tokens = kDecode;
+      options.max_tokens = decoded;
       options.ignore_eos = true;
       options.stop = context_of_run.stop;
       TokenStream stream(m.model, std::move(prompts), options);
@@ -123,28 +123,28 @@ class Bench : public Command {
     auto m =
         open_model(model_, 0, train ? std::optional(DType::f32) : dtype_argument(dtype_), context);
     const int positions = learned_positions(m.model);
-    const int room = train ? 0 : kDecode;
-    const int most =
-        positions > 0 ? positions - room : std::max(1, m.model.config().context - room);
-    const int length = context_.value_or(std::clamp(most, 1, 512));
-    if (positions > 0 && length > most)
-      throw Error(
-          Kind::usage,
-          "[bench] " + model_ + " has " + std::to_string(positions) +
-              " learned positions: --context " + std::to_string(length) +
-              (room ? " and the " + std::to_string(room) + " tokens behind it do" : " does") +
-              " not fit. Give --context of at most " + std::to_string(std::max(most, 0)) + ".");
+    const int total = positions > 0 ? positions : m.model.config().context;
+    const int fits = train ? total : std::max(total - kDecode, total / 2);
+    const int length = context_.value_or(std::clamp(fits, 1, 512));
+    // A short model decodes fewer tokens: as many as it has positions for.
+    const int decoded = positions > 0 ? std::min(kDecode, positions - length) : kDecode;
+    if (positions > 0 && (train ? length > positions : decoded < 2))
+      throw Error(Kind::usage, "[bench] " + model_ + " has " + std::to_string(positions) +
+                                   " learned positions: --context " + std::to_string(length) +
+                                   (train ? " does not fit" : " leaves no room to decode") +
+                                   ". Give at most " +
+                                   std::to_string(train ? positions : positions - 2) + ".");
     Progress progress(context);
     context.log(context.styled("2", "measuring this machine"));
     const double bandwidth = read_bandwidth(), peak_flops = matmul_flops();
     auto seconds = train ? time_training(m, length, context, progress)
-                         : time_generation(m, length, decode, context, progress);
+                         : time_generation(m, length, decoded, decode, context, progress);
     progress.clear();
     if (context.stop.stop_requested()) throw Error(Kind::canceled, "[bench] interrupted");
 
     const auto& config = m.model.config();
     const double rows = batch_;
-    const double tokens = rows * (decode ? kDecode - 1 : length);
+    const double tokens = rows * (decode ? decoded - 1 : length);
     std::sort(seconds.begin(), seconds.end());
     const size_t n = seconds.size();
     const double median = n % 2 ? seconds[n / 2] : (seconds[n / 2 - 1] + seconds[n / 2]) / 2;
@@ -152,7 +152,7 @@ class Bench : public Command {
     // A token of decode sees what lies before it: on average, the whole of a text twice as long
     // does.
     const double flops =
-        config::flops_per_token(config, decode ? 2 * (length + kDecode / 2) : length) *
+        config::flops_per_token(config, decode ? 2 * (length + decoded / 2) : length) *
         (train ? 3 : 1);
     // The least that must move through memory. Training: weights read forward and backward,
     // gradients written and read, moments and weights read and written. Else: weights once a pass,
@@ -163,8 +163,8 @@ class Bench : public Command {
     if (train)
       moved = 10 * weights;
     else if (decode)
-      moved = (kDecode - 1) *
-              (weights + rows * double(config::kv_bytes(config, length + kDecode / 2, element)));
+      moved = (decoded - 1) *
+              (weights + rows * double(config::kv_bytes(config, length + decoded / 2, element)));
     else
       moved = std::ceil(double(length) / GenerateOptions{}.prefill_chunk) * weights +
               rows * double(config::kv_bytes(config, length, element));

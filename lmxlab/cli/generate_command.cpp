@@ -204,10 +204,13 @@ class Generate : public Command {
         m.model, prompt, options, tokenizer,
         [&](const TokenEvent& e) {
           if (context.json) return;
-          if (!tokenizer && e.token >= 0)
-            last = (last.empty() ? "" : ",") + std::to_string(e.token);
-          if (tokenizer) last = e.text;
-          if (last.empty()) return;
+          std::string piece = e.text;
+          if (!tokenizer && e.token >= 0) {
+            if (!last.empty()) piece += ',';
+            piece += std::to_string(e.token);
+          }
+          if (piece.empty()) return;
+          last = piece;
           context.print(last);
           context.flush();
         },

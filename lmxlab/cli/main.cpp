@@ -22,7 +22,7 @@ const std::vector<Entry>& table() {
       {"train",
        "Trains a model and writes a run folder, which is a model folder. Without a recipe: a small "
        "GPT on the "
-       "built-in Tiny Shakespeare, about five minutes on two cores.",
+       "built-in Tiny Shakespeare.",
        "train --steps 200 --out runs/first", make_train},
       {"generate",
        "Continues a prompt, and streams the text as it comes. Sampling defaults are those of the "
@@ -50,7 +50,7 @@ const std::vector<Entry>& table() {
        "Times training, prefill or decoding of a model. The model is warm and its tokens are "
        "random; the median and the "
        "spread are reported, and how they compare with what this machine measures.",
-       "bench gpt-tiny --mode decode --context 128", make_bench},
+       "bench llama-tiny --mode decode --context 64", make_bench},
       {"doctor",
        "Examines the machine and, if one is given, a model. Bandwidth and FLOP/s are measured; a "
        "model must be causal "

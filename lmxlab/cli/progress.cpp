@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 
 namespace lmxlab::cli {
 namespace {
@@ -41,7 +42,9 @@ Progress::~Progress() {
   clear();
 }
 
-void Progress::update(int64_t done, int64_t total, const std::vector<std::string>& facts) {
+void Progress::update(int64_t done, int64_t total, const std::vector<std::string>& facts,
+                      size_t before_time) {
+  before_time_ = std::min(before_time, facts.size());
   const auto now = Clock::now();
   if (first_ < 0) first_ = done - 1, start_ = now;  // how long the first one took is not known
   done_ = done, total_ = total, facts_ = facts, pending_ = true;
@@ -58,10 +61,8 @@ std::string Progress::line(int columns) const {
   const int64_t here = done_ - first_ - 1;
   if (here > 0 && done_ < total_) {
     const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-    facts.push_back(human_seconds(seconds / double(here) * double(total_ - done_)) + " left");
-    // Time left matters more than what stands behind the first fact.
-    std::rotate(facts.begin() + std::min<ptrdiff_t>(1, ptrdiff_t(facts.size()) - 1),
-                facts.end() - 1, facts.end());
+    facts.insert(facts.begin() + ptrdiff_t(before_time_),
+                 human_seconds(seconds / double(here) * double(total_ - done_)) + " left");
   }
   const bool terminal = context_.terminal;
   std::string text = count;

@@ -21,7 +21,9 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   /// @param facts  most important first: what does not fit the terminal is left out from the end.
-  void update(int64_t done, int64_t total, const std::vector<std::string>& facts);
+  /// @param before_time  how many of them stand before the time left.
+  void update(int64_t done, int64_t total, const std::vector<std::string>& facts,
+              size_t before_time = 0);
   /// Takes the bar off the line, for other output; the next update draws it again.
   void clear();
   /// Draws the last state, whatever the time, and ends the line.
@@ -37,6 +39,7 @@ class Progress {
   Clock::time_point start_, drawn_;
   int64_t first_ = -1, done_ = 0, total_ = 0;
   std::vector<std::string> facts_;
+  size_t before_time_ = 0;
   bool on_screen_ = false, pending_ = false, finished_ = false;
 };
 

@@ -120,8 +120,10 @@ class Tokenize : public Command {
     }
     const auto line = [&](const Json& row) {
       std::string out;
-      for (const Json& id : row.as_array())
-        out += (out.empty() ? "" : ",") + std::to_string(id.as_integer());
+      for (const Json& id : row.as_array()) {
+        if (!out.empty()) out += ',';
+        out += std::to_string(id.as_integer());
+      }
       context.print(out + "\n");
     };
     if (decode_) {
@@ -173,7 +175,7 @@ class TokenizerTrain : public Command {
     const auto tokenizer = data::train_bpe(files, options, [&](double share) {
       if (context.stop.stop_requested())
         throw Error(Kind::canceled, "[tokenizer] interrupted; nothing was written");
-      progress.update(int64_t(share * 1000), 1000, {});
+      progress.update(int64_t(share * 100), 100, {});
     });
     progress.clear();
     tokenizer.save(out_);

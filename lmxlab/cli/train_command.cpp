@@ -95,18 +95,22 @@ class Train : public Command {
     if (data_) overrides.push_back("data.file=" + Json(*data_).dump());
     if (steps_) overrides.push_back("run.steps=" + std::to_string(*steps_));
     std::optional<double> val_loss;
+    int64_t total = 0;
     RunHooks hooks;
     hooks.start = [&](const RunHooks::Start& s) { header(context, s); };
     hooks.step = [&](const StepMetrics& m, int64_t steps) {
       if (m.val_loss) val_loss = m.val_loss;
       std::vector<std::string> facts{"loss " + fixed(m.loss, 3)};
       if (val_loss) facts.push_back("val " + fixed(*val_loss, 3));
+      const size_t losses = facts.size();
       facts.push_back(human_count(m.tokens_per_s) + " tok/s");
       facts.push_back(human_bytes(double(m.active_bytes)));
-      progress.update(m.step, steps, facts);
+      progress.update(m.step, steps, facts, losses);
+      total = steps;
     };
     hooks.sample = [&](LanguageModel& model, const data::Tokenizer& tokenizer, int64_t step) {
       if (context.quiet || context.stop.stop_requested()) return;
+      if (step == total && !context.json) return;  // the sample at the end
       const auto text = sample(model, tokenizer, kSampleOnTheWay, uint64_t(step), context.stop);
       progress.clear();
       context.log(context.styled("1", "after step " + std::to_string(step) + ":") + "\n" +

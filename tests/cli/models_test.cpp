@@ -1,0 +1,234 @@
+#include "tests/cli/program.h"
+
+#include "lmxlab/base/text.h"
+#include "lmxlab/data/tokenizer.h"
+
+#include <cmath>
+
+namespace lmxlab::test {
+namespace {
+
+TEST(List, NamesPresetsAndFamilies) {
+  const Json list = json_of(lmxlab_run({"list", "--json"}));
+  const auto plain = lmxlab_run({"list"}).out;
+  bool small = false;
+  for (const Json& p : list.at("presets").as_array()) {
+    EXPECT_NE(plain.find(p.at("name").as_string() + " "), std::string::npos);
+    EXPECT_NE(plain.find(with_commas(p.at("parameters").as_integer())), std::string::npos);
+    if (p.at("name").as_string() == "gpt-small")
+      small = p.at("parameters").as_integer() == 124'439'808;
+  }
+  EXPECT_TRUE(small);
+  EXPECT_EQ(list.at("families"), Json::array({Json("gpt"), Json("llama")}));
+}
+
+TEST(Count, PartsAddUp) {
+  for (const auto& [name, total] :
+       std::vector<std::pair<std::string, int64_t>>{{"gpt-small", 124'439'808},
+                                                    {"gpt-medium", 354'823'168},
+                                                    {"llama-7b", 6'738'415'616},
+                                                    {"llama-13b", 13'015'864'320}}) {
+    const Json n = json_of(lmxlab_run({"count", name, "--json"}));
+    EXPECT_EQ(n.at("parameters").as_integer(), total);
+    EXPECT_EQ(n.at("trainable").as_integer(), total);
+    EXPECT_EQ(n.at("bytes").as_integer(), 4 * total);
+    int64_t sum = 0;
+    for (const auto& [part, value] : n.at("parts").as_object()) sum += value.as_integer();
+    EXPECT_EQ(sum, total);
+    EXPECT_NE(lmxlab_run({"count", name}).out.find(with_commas(total)), std::string::npos);
+  }
+}
+
+TEST(Info, ShowsTheConfig) {
+  const Json info = json_of(lmxlab_run({"info", "llama-tiny", "--json"}));
+  EXPECT_EQ(info.at("config").at("family").as_string(), "llama");
+  EXPECT_GT(info.at("parameters").as_integer(), 0);
+  EXPECT_NE(lmxlab_run({"info", "llama-tiny"}).out.find("llama"), std::string::npos);
+}
+
+TEST(Model, WhatCannotBeOpened) {
+  TemporaryFolder folder;
+  expect_error({"info", folder.path().string()}, 3, "not_found", {"config.json"});
+  write_file_atomic(folder / "config.json", "{");
+  expect_error({"info", folder.path().string()}, 4, "bad_data", {"config.json"});
+  write_file_atomic(folder / "config.json", R"({"model_type": "walrus"})");
+  expect_error({"info", folder.path().string()}, 6, "unsupported", {"walrus"});
+  expect_error({"info", "org/name"}, 3, "not_found", {"org/name", "hub"});
+  expect_error({"info", "absent.gguf"}, 3, "not_found", {"absent.gguf"});
+  write_file_atomic(folder / "m.gguf", "GGUF");
+  expect_error({"info", (folder / "m.gguf").string()}, 6, "unsupported", {"m.gguf"});
+}
+
+TEST(Generate, PresetsTakeTokens) {
+  const std::vector<std::string> command{
+      "generate", "llama-tiny", "--tokens", "1,2,3", "--max-tokens", "7", "--seed", "5", "--json"};
+  const Json a = json_of(lmxlab_run(command));
+  EXPECT_FALSE(a.contains("text"));
+  EXPECT_EQ(a.at("tokens").size(), 7u);
+  EXPECT_EQ(a.at("generated_tokens").as_integer(), 7);
+  EXPECT_EQ(a.at("prompt_tokens").as_integer(), 3);
+  EXPECT_EQ(a.at("stop_reason").as_string(), "length");
+  for (const char* key :
+       {"prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_s", "peak_bytes"})
+    EXPECT_GT(a.at(key).as_number(), 0) << key;
+  EXPECT_EQ(json_of(lmxlab_run(command)).at("tokens"), a.at("tokens"));
+  auto plain = command;
+  plain.pop_back();
+  std::string ids;
+  for (const Json& id : a.at("tokens").as_array()) {
+    if (!ids.empty()) ids += ",";
+    ids += std::to_string(id.as_integer());
+  }
+  EXPECT_EQ(lmxlab_run(plain).out, ids + "\n");
+  expect_error({"generate", "llama-tiny", "--prompt", "x"}, 2, "usage",
+               {"no tokenizer", "--tokens"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1,9999999"}, 2, "usage", {"9999999"});
+  expect_error({"generate", "llama-tiny"}, 2, "usage", {"--prompt"});
+}
+
+// Greedy text past the learned positions: the first part is the plain one, and it goes on.
+TEST(Generate, GoesOnBeyondLearnedPositions) {
+  const auto tokens = [](const std::string& n) {
+    return json_of(lmxlab_run({"generate", "gpt-tiny", "--tokens", "1,2,3", "--temperature", "0",
+                               "--max-tokens", n, "--json"}))
+        .at("tokens")
+        .as_array();
+  };
+  const auto shorter = tokens("125"), longer = tokens("300");
+  ASSERT_EQ(shorter.size(), 125u);
+  ASSERT_EQ(longer.size(), 300u);
+  for (size_t i = 0; i < shorter.size(); ++i) ASSERT_EQ(shorter[i], longer[i]) << i;
+}
+
+TEST(Generate, PromptsFileKeepsTheOrder) {
+  TemporaryFolder folder;
+  std::string lines;
+  for (int i = 0; i < 20; ++i)
+    lines += "{\"tokens\": [" + std::to_string(i + 1) + (i % 2 ? ", 7, 8]}\n" : "]}\n\n");
+  write_file_atomic(folder / "p.jsonl", lines);
+  const auto o =
+      lmxlab_run({"generate", "llama-tiny", "--prompts-file", (folder / "p.jsonl").string(),
+                  "--max-tokens", "5", "--temperature", "0", "--json"});
+  EXPECT_EQ(o.code, 0) << o.err;
+  const auto rows = split(std::string(trim(o.out)), '\n');
+  ASSERT_EQ(rows.size(), 20u);
+  for (const int i : {0, 1, 15, 16, 19}) {
+    const Json row = Json::parse(rows[size_t(i)]);
+    EXPECT_EQ(row.at("prompt_tokens").as_integer(), i % 2 ? 3 : 1);
+    const Json single = json_of(lmxlab_run({"generate", "llama-tiny", "--tokens",
+                                            std::to_string(i + 1) + (i % 2 ? ",7,8" : ""),
+                                            "--max-tokens", "5", "--temperature", "0", "--json"}));
+    EXPECT_EQ(row.at("tokens"), single.at("tokens")) << i;
+  }
+  write_file_atomic(folder / "bad.jsonl",
+                    "{\"tokens\": [1]}\n{\"tokens\": [1], \"prompt\": \"x\"}\n");
+  expect_error({"generate", "llama-tiny", "--prompts-file", (folder / "bad.jsonl").string()}, 4,
+               "bad_data", {"line 2"});
+}
+
+TEST(Bench, ReportsEachMode) {
+  for (const std::string mode : {"train", "prefill", "decode"}) {
+    for (const std::string model : {"gpt-tiny", "llama-tiny"}) {
+      SCOPED_TRACE(model + " " + mode);
+      const auto o = lmxlab_run({"bench", model, "--mode", mode, "--batch", "2", "--context", "16",
+                                 "--repeat", "3", "--json"});
+      ASSERT_EQ(o.code, 0) << o.err;
+      const Json b = json_of(o);
+      for (const char* key : {"tokens_per_s", "min", "max", "gflops", "gbytes_per_s",
+                              "fraction_of_bandwidth", "fraction_of_flops", "peak_bytes"})
+        EXPECT_GT(b.at(key).as_number(), 0) << key;
+      EXPECT_LE(b.at("min").as_number(), b.at("tokens_per_s").as_number());
+      EXPECT_GE(b.at("max").as_number(), b.at("tokens_per_s").as_number());
+    }
+  }
+  EXPECT_EQ(json_of(lmxlab_run({"bench", "llama-tiny", "--mode", "prefill", "--context", "8",
+                                "--repeat", "1", "--dtype", "bf16", "--json"}))
+                .at("dtype")
+                .as_string(),
+            "bf16");
+  expect_error({"bench", "gpt-tiny", "--context", "4096", "--mode", "train"}, 2, "usage",
+               {"128 learned positions", "4096"});
+}
+
+TEST(Doctor, ExaminesMachineAndModel) {
+  for (const std::string model : {"", "gpt-tiny", "llama-tiny"}) {
+    std::vector<std::string> command{"doctor", "--json"};
+    if (!model.empty()) command.push_back(model);
+    const auto o = lmxlab_run(command);
+    EXPECT_EQ(o.code, 0) << o.out;
+    std::vector<std::string> names;
+    for (const Json& c : json_of(o).at("checks").as_array()) {
+      names.push_back(c.at("name").as_string());
+      EXPECT_TRUE(c.at("ok").as_bool()) << c.dump();
+      EXPECT_NE(c.at("detail").as_string(), "");
+    }
+    EXPECT_EQ(names.size(), model.empty() ? 9u : 12u) << join(names, ", ");
+  }
+}
+
+TEST(Tokenizer, TrainedThenUsed) {
+  TemporaryFolder folder;
+  std::string text;
+  for (int i = 0; i < 200; ++i)
+    text += "the cat sat on the mat, number " + std::to_string(i) + "\n";
+  write_file_atomic(folder / "t.txt", text);
+  const auto dir = (folder / "tok").string();
+  const auto o =
+      lmxlab_run({"tokenizer", "train", (folder / "t.txt").string(), "--vocab-size", "300", "--out",
+                  dir, "--special", "<eos>", "--eos", "<eos>", "--json"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json made = json_of(o);
+  EXPECT_EQ(made.at("vocab_size").as_integer(), 300);
+  EXPECT_EQ(made.at("out").as_string(), dir);
+  EXPECT_GE(made.at("seconds").as_number(), 0);
+
+  const auto tokenizer = data::Tokenizer::load(dir);
+  const std::string sample = "the cat <eos> caf\xc3\xa9";
+  const auto ids = [&](std::vector<std::string> more) {
+    std::vector<std::string> command{"tokenize", dir, "--text", sample, "--json"};
+    command.insert(command.end(), more.begin(), more.end());
+    std::vector<int> out;
+    for (const Json& id : json_of(lmxlab_run(command)).at("ids").as_array())
+      out.push_back(int(id.as_integer()));
+    return out;
+  };
+  EXPECT_EQ(ids({}), tokenizer.encode_ids(sample));
+  EXPECT_EQ(ids({"--no-special"}), tokenizer.encode_ids(sample, {.special = false}));
+  EXPECT_NE(ids({}), ids({"--no-special"}));
+  std::string list;
+  for (const int id : tokenizer.encode_ids(sample)) {
+    if (!list.empty()) list += ",";
+    list += std::to_string(id);
+  }
+  EXPECT_EQ(json_of(lmxlab_run({"tokenize", dir, "--decode", "--text", list, "--json"}))
+                .at("text")
+                .as_string(),
+            sample);
+  EXPECT_EQ(lmxlab_run({"tokenize", dir, "--text", sample}).out, list + "\n");
+
+  write_file_atomic(folder / "texts.json", R"(["the cat", "", "mat"])");
+  const Json many = json_of(lmxlab_run({"tokenize", dir, "--json-file",
+                                        (folder / "texts.json").string(), "--json"}))
+                        .at("ids");
+  ASSERT_EQ(many.size(), 3u);
+  EXPECT_EQ(many.as_array()[1].size(), 0u);
+  write_file_atomic(folder / "ids.json", many.dump());
+  EXPECT_EQ(json_of(lmxlab_run({"tokenize", dir, "--decode", "--json-file",
+                                (folder / "ids.json").string(), "--json"}))
+                .at("text"),
+            Json::array({Json("the cat"), Json(""), Json("mat")}));
+
+  expect_error({"tokenize", dir}, 2, "usage", {"--text"});
+  expect_error({"tokenize", "gpt-tiny", "--text", "x"}, 3, "not_found", {"no tokenizer"});
+  expect_error({"tokenizer", "train", (folder / "absent").string(), "--out", dir}, 3, "not_found",
+               {"absent"});
+  expect_error(
+      {"tokenizer", "train", (folder / "t.txt").string(), "--vocab-size", "10", "--out", dir}, 2,
+      "usage", {"10"});
+  expect_error({"tokenizer", "train", (folder / "t.txt").string(), "--out",
+                (folder / "t.txt" / "x").string()},
+               7, "resource", {"t.txt"});
+}
+
+}  // namespace
+}  // namespace lmxlab::test
