@@ -27,7 +27,8 @@ configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/lmxlabConfig.cmake.in" 
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/generated/lmxlabConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${PROJECT_BINARY_DIR}/generated/lmxlabConfig.cmake" "${PROJECT_BINARY_DIR}/generated/lmxlabConfigVersion.cmake"
   "${CMAKE_CURRENT_LIST_DIR}/LocateMLX.cmake" "${CMAKE_CURRENT_LIST_DIR}/mlx-version.txt" DESTINATION lib/cmake/lmxlab)
-install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" "${PROJECT_SOURCE_DIR}/THIRD_PARTY.md" DESTINATION share/doc/lmxlab)
+install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" "${PROJECT_SOURCE_DIR}/THIRD_PARTY.md" "${PROJECT_SOURCE_DIR}/licenses/Apache-2.0.txt"
+  DESTINATION share/doc/lmxlab)
 
 # The program's run path, which Program.cmake's target takes.
 function(lmxlab_install_program target)
