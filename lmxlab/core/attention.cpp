@@ -1,6 +1,7 @@
 #include "lmxlab/core/attention.h"
 
 #include "lmxlab/core/position.h"
+#include "lmxlab/kernels/attention.h"
 
 #include <mlx/fast.h>
 #include <mlx/ops.h>
@@ -54,8 +55,9 @@ mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
                              bias);
     }
     const auto mask = attention_mask(pass, length, keys, c.window);
-    const char* mode = mask.kind == Mask::Kind::causal ? "causal" : mask.allowed ? "array" : "";
-    return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale, mode, mask.allowed);
+    if (!mask.allowed)
+      return kernels::attention(q, keys.k, keys.v, scale, mask.kind == Mask::Kind::causal);
+    return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale, "array", mask.allowed);
   };
   const auto out = mx::transpose(attend(), {0, 2, 1, 3});
   return o_proj(mx::reshape(out, {batch, length, c.heads * c.head_dim}));

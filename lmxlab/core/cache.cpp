@@ -63,7 +63,7 @@ struct Buffers {
   void restore(std::vector<mx::array> arrays, int needed) {
     if (arrays.empty() && needed == 0) return k.reset(), v.reset();
     if (arrays.size() != 2 || arrays[0].ndim() != 4 || arrays[1].ndim() != 4 ||
-        arrays[0].shape(2) < needed)
+        arrays[0].shape(2) < needed || arrays[0].shape(2) != arrays[1].shape(2))
       throw Error(Kind::mismatch, "[cache] expected keys and values [B, K, S, Dh] of at least " +
                                       std::to_string(needed) + " positions");
     k = std::move(arrays[0]), v = std::move(arrays[1]);

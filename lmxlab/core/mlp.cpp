@@ -1,8 +1,8 @@
 #include "lmxlab/core/mlp.h"
 
-#include <mlx/ops.h>
+#include "lmxlab/kernels/gelu.h"
 
-#include <cmath>
+#include <mlx/ops.h>
 
 namespace lmxlab::core {
 
@@ -10,15 +10,8 @@ mx::array activate(config::Act act, const mx::array& x) {
   const auto c = [&](double v) { return mx::array(static_cast<float>(v), x.dtype()); };
   switch (act) {
     case config::Act::silu: return mx::multiply(x, mx::sigmoid(x));
-    case config::Act::gelu:
-      return mx::multiply(mx::multiply(x, c(0.5)),
-                          mx::add(mx::erf(mx::multiply(x, c(std::sqrt(0.5)))), c(1)));
-    case config::Act::gelu_tanh: {
-      const auto cubic = mx::multiply(mx::multiply(x, x), x);
-      const auto inner =
-          mx::multiply(mx::add(x, mx::multiply(cubic, c(0.044715))), c(std::sqrt(2 / M_PI)));
-      return mx::multiply(mx::multiply(x, c(0.5)), mx::add(mx::tanh(inner), c(1)));
-    }
+    case config::Act::gelu: return kernels::gelu(x);
+    case config::Act::gelu_tanh: return kernels::gelu_tanh(x);
     case config::Act::relu: return mx::maximum(x, c(0));
     case config::Act::relu2: {
       const auto positive = mx::maximum(x, c(0));

@@ -2,6 +2,7 @@
 
 #include "lmxlab/core/custom.h"
 #include "lmxlab/core/init.h"
+#include "lmxlab/kernels/norm.h"
 
 #include <mlx/fast.h>
 #include <mlx/ops.h>
@@ -24,13 +25,13 @@ mx::array Norm::operator()(const mx::array& x) const {
   if (custom_) return (*custom_)(x);
   const auto weight = mx::astype(weight_->value, x.dtype());
   if (const auto* rms = std::get_if<config::RmsNorm>(&config_)) {
-    if (rms->weight_offset == 0) return mx::fast::rms_norm(x, weight, rms->eps);
+    if (rms->weight_offset == 0) return kernels::rms_norm(x, weight, rms->eps);
     const auto shifted = mx::add(weight, mx::array(rms->weight_offset, x.dtype()));
-    return mx::fast::rms_norm(x, shifted, rms->eps);
+    return kernels::rms_norm(x, shifted, rms->eps);
   }
-  std::optional<mx::array> bias;
-  if (bias_) bias = mx::astype(bias_->value, x.dtype());
-  return mx::fast::layer_norm(x, weight, bias, std::get<config::LayerNorm>(config_).eps);
+  const float eps = std::get<config::LayerNorm>(config_).eps;
+  if (!bias_) return mx::fast::layer_norm(x, weight, std::nullopt, eps);
+  return kernels::layer_norm(x, weight, mx::astype(bias_->value, x.dtype()), eps);
 }
 
 }  // namespace lmxlab::core

@@ -146,10 +146,22 @@ void eval(const Cache& cache) {
 
 template <class T>
 std::vector<T> to_vector(const mx::array& a) {
-  auto c = mx::contiguous(a);
-  mx::eval(c);
-  const T* first = c.data<T>();
-  return std::vector<T>(first, first + c.size());
+  // What is evaluated is read without any stream: this thread's may be a model's that another thread runs now.
+  mx::array source = a;
+  if (!source.is_available()) mx::eval(source);
+  const T* first = source.data<T>();
+  std::vector<T> out(source.size());
+  std::vector<int> at(source.ndim(), 0);
+  int64_t from = 0;
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = first[from];
+    for (auto d = at.size(); d-- > 0;) {
+      from += source.strides()[d];
+      if (++at[d] < source.shape()[d]) break;
+      from -= source.strides()[d] * source.shape()[d], at[d] = 0;
+    }
+  }
+  return out;
 }
 template std::vector<float> to_vector(const mx::array&);
 template std::vector<int32_t> to_vector(const mx::array&);

@@ -62,6 +62,7 @@ class LanguageModel {
   mx::array forward(const mx::array& tokens, const std::optional<mx::array>& pads = {},
                     const core::Tap& tap = {}) const;
   /// An empty cache, for rows with `pads` tokens of padding at their left.
+  /// Learned positions: a padded row must be kept below their number by the caller; beyond, the last one is repeated.
   Cache make_cache(const std::optional<mx::array>& pads = {}) const;
 
   const config::Model& config() const;

@@ -1,0 +1,260 @@
+#include "lmxlab/training/trainer.h"
+
+#include "lmxlab/base/random.h"
+#include "lmxlab/config/count.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/training/loss.h"
+#include "lmxlab/training/step.h"
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include <cmath>
+
+namespace lmxlab {
+namespace {
+
+config::Model tiny() {
+  return config::preset("llama-tiny", {.dim = 16, .heads = 2, .kv_heads = 1, .hidden = 24, .vocab = 11});
+}
+// A sequence that can be learned: each token is a function of the one before, with some noise.
+mx::array tokens(int n) {
+  HostRandom random(3);
+  std::vector<int32_t> ids{0};
+  while (static_cast<int>(ids.size()) < n)
+    ids.push_back(random.below(10) == 0 ? static_cast<int32_t>(random.below(11)) : (ids.back() * 3 + 1) % 11);
+  return mx::array(ids.data(), {n}, mx::int32);
+}
+TrainOptions options(int64_t steps) {
+  TrainOptions o;
+  o.optimizer.lr = 1e-2;
+  o.run.steps = steps, o.run.batch = 4, o.run.context = 8, o.run.eval_every = 0, o.run.seed = 5;
+  return o;
+}
+std::vector<std::vector<float>> weights(LanguageModel& model) {
+  const Enter enter(model.runtime());
+  std::vector<std::vector<float>> out;
+  for (const auto& e : core::collect(model.transformer())) out.push_back(to_vector<float>(e.param->value));
+  return out;
+}
+data::Batch batch_of(const mx::array& ids, int rows, int length, int from) {
+  const auto view = [&](int shift) {
+    return mx::contiguous(mx::as_strided(ids, {rows, length}, {length, 1}, static_cast<size_t>(from + shift)));
+  };
+  return {view(0), view(1)};
+}
+
+TEST(Trainer, Learns) {
+  LanguageModel model(tiny(), 1);
+  Trainer trainer(model, tokens(4000), tokens(400), options(150));
+  const double before = *trainer.validate();
+  const auto result = trainer.run();
+  EXPECT_EQ(result.steps, 150);
+  EXPECT_NEAR(before, std::log(11.0), 0.2);
+  EXPECT_LT(*result.val_loss, 1.0);
+  EXPECT_EQ(result.tokens, 150 * 4 * 8);
+}
+
+TEST(Trainer, SameSeedSameBits) {
+  const auto run = [](uint32_t seed) {
+    LanguageModel model(tiny(), 1);
+    auto o = options(20);
+    o.run.seed = seed;
+    Trainer(model, tokens(1000), tokens(0), o).run();
+    return weights(model);
+  };
+  EXPECT_EQ(run(5), run(5));
+  EXPECT_NE(run(5), run(6));
+}
+
+TEST(Trainer, ValidationWeighsTokensAndLeavesNoneOut) {
+  LanguageModel model(tiny(), 1);
+  const auto held = tokens(90);  // 11 windows of 8: not a multiple of the batch
+  Trainer trainer(model, tokens(1000), held, options(1));
+  const double got = *trainer.validate(0);
+  const Enter enter(model.runtime());
+  const auto b = batch_of(held, 11, 8, 0);
+  const double want = static_cast<double>(mx::mean(token_nll(model.forward(b.inputs), b.targets)).item<float>());
+  EXPECT_NEAR(got, want, 8 * 1.2e-7 * want * 11);
+}
+
+TEST(Trainer, ValidationDoesNotDisturbTraining) {
+  const auto run = [](int64_t eval_every) {
+    auto config = tiny();
+    config.dropout = 0.2f;
+    LanguageModel model(config, 1);
+    auto o = options(12);
+    o.run.eval_every = eval_every;
+    Trainer(model, tokens(1000), tokens(100), o).run();
+    return weights(model);
+  };
+  EXPECT_EQ(run(0), run(3));
+}
+
+TEST(Trainer, DropoutIsOffInValidationAndFreshInEachStep) {
+  auto config = tiny();
+  config.dropout = 0.5f;
+  LanguageModel model(config, 1);
+  Trainer trainer(model, tokens(1000), tokens(100), options(1));
+  EXPECT_EQ(*trainer.validate(), *trainer.validate());
+  TrainStep step(model.transformer(), {}, {.dropout = 0.5f});
+  const Enter enter(model.runtime());
+  auto state = step.initial(1);
+  const auto batch = batch_of(tokens(100), 4, 8, 0);
+  const float a = step(state, {batch}, 0, 1).loss.item<float>(), b = step(state, {batch}, 0, 2).loss.item<float>();
+  EXPECT_NE(a, b) << "two steps used the same mask";
+}
+
+TEST(Step, AccumulationEqualsOneLargeBatch) {
+  const auto ids = tokens(200);
+  const auto run = [&](bool split) {
+    LanguageModel model(tiny(), 1);
+    const Enter enter(model.runtime());
+    TrainStep step(model.transformer(), {}, {});
+    auto state = step.initial(1);
+    for (int i = 0; i < 3; ++i) {
+      if (split) step(state, {batch_of(ids, 2, 8, 0), batch_of(ids, 4, 8, 16)}, 1e-3f, i + 1);
+      else step(state, {batch_of(ids, 6, 8, 0)}, 1e-3f, i + 1);
+    }
+    return state.params;
+  };
+  const auto a = run(false), b = run(true);
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double worst = static_cast<double>(mx::max(mx::abs(mx::subtract(a[i], b[i]))).item<float>());
+    // AdamW's first steps have the size of the rate whatever the gradient; rounding may turn a tiny gradient.
+    EXPECT_LE(worst, 3e-3 * 0.02) << i;
+  }
+}
+
+TEST(Trainer, Bf16ComputesInHalfAndKeepsFloatMasters) {
+  const auto run = [](ComputeType dtype) {
+    LanguageModel model(tiny(), 1);
+    auto o = options(60);
+    o.run.dtype = dtype;
+    const auto result = Trainer(model, tokens(4000), tokens(400), o).run();
+    EXPECT_EQ(model.dtype(), DType::f32);
+    return *result.val_loss;
+  };
+  const double f32 = run(ComputeType::f32), bf16 = run(ComputeType::bf16);
+  EXPECT_NE(f32, bf16);
+  EXPECT_NEAR(f32, bf16, 0.1 * f32);
+}
+
+TEST(Trainer, FrozenWeightsStayAndHaveNoOptimizerState) {
+  LanguageModel model(tiny(), 1);
+  for (auto& e : core::collect(model.transformer()))
+    if (e.path.find("mlp") == std::string::npos) e.param->trainable = false;
+  const auto before = weights(model);
+  Trainer trainer(model, tokens(1000), tokens(0), options(5));
+  trainer.run();
+  const auto after = weights(model);
+  size_t trainable = 0, i = 0;
+  for (const auto& e : core::collect(model.transformer())) {
+    EXPECT_EQ(before[i] == after[i], !e.param->trainable) << e.path;
+    trainable += e.param->trainable, ++i;
+  }
+  EXPECT_EQ(trainer.state_arrays().size(), 2 * trainable + 1);  // two moments each, and the key
+}
+
+// Peak after 1,000 steps equals peak after 20.
+TEST(Trainer, MemoryDoesNotGrow) {
+  LanguageModel model(tiny(), 1);
+  auto o = options(1000);
+  Trainer trainer(model, tokens(2000), tokens(0), o);
+  int64_t peak_20 = 0, active_20 = 0;
+  trainer.add(every(1, [&](Trainer&, StepMetrics& m) {
+    if (m.step == 20) peak_20 = m.peak_bytes, active_20 = m.active_bytes;
+    if (m.step > 20) {
+      ASSERT_EQ(m.active_bytes, active_20) << "at step " << m.step;
+    }
+  }));
+  const auto result = trainer.run();
+  EXPECT_EQ(result.peak_bytes, peak_20);
+}
+
+TEST(Trainer, StopsEarly) {
+  LanguageModel model(tiny(), 1);
+  auto o = options(1000);
+  o.optimizer.lr = 0;  // nothing gets better
+  o.run.eval_every = 2, o.run.patience = 3;
+  const auto result = Trainer(model, tokens(1000), tokens(100), o).run();
+  EXPECT_EQ(result.steps, 8);
+  EXPECT_NE(result.stopped.find("3 validations"), std::string::npos) << result.stopped;
+}
+
+TEST(Trainer, ObeysItsBudgets) {
+  LanguageModel model(tiny(), 1);
+  auto o = options(1000);
+  const double step = 3 * config::flops_per_token(tiny(), 8) * 4 * 8;
+  o.run.flop_budget = 7.5 * step;
+  const auto by_flops = Trainer(model, tokens(1000), tokens(0), o).run();
+  EXPECT_EQ(by_flops.steps, 7);
+  o.run.flop_budget = 0, o.run.steps = 1'000'000, o.run.time_budget = 0.3;
+  const auto by_time = Trainer(model, tokens(1000), tokens(0), o).run();
+  EXPECT_LT(by_time.steps, 1'000'000);
+  EXPECT_NE(by_time.stopped.find("time"), std::string::npos);
+}
+
+TEST(Trainer, AStopTokenEndsItBetweenTwoSteps) {
+  LanguageModel model(tiny(), 1);
+  std::stop_source source;
+  Trainer trainer(model, tokens(1000), tokens(0), options(1000));
+  trainer.add(every(5, [&](Trainer&, StepMetrics&) { source.request_stop(); }));
+  const auto result = trainer.run(source.get_token());
+  EXPECT_EQ(result.steps, 5);
+  EXPECT_EQ(result.stopped, "canceled");
+}
+
+TEST(Trainer, SaysWhereANumberStopsBeingFinite) {
+  LanguageModel model(tiny(), 1);
+  Trainer trainer(model, tokens(1000), tokens(0), options(100));
+  std::vector<std::vector<float>> before;
+  // A weight so large that the products of layer 1's FFN overflow.
+  trainer.add(every(3, [&](Trainer& t, StepMetrics&) {
+    auto arrays = t.state_arrays();
+    const auto state = t.state();
+    for (auto& e : core::collect(t.model().transformer()))
+      if (e.path == "model.layers.1.mlp.up_proj.weight") {
+        e.param->value = mx::full(e.param->value.shape(), 3e38f);
+        mx::eval(e.param->value);
+      }
+    before = weights(t.model());
+    t.restore(arrays, state);
+  }));
+  try {
+    trainer.run();
+    FAIL();
+  } catch (const Error& e) {
+    const std::string text = e.what();
+    EXPECT_NE(text.find("step 4"), std::string::npos) << text;
+    EXPECT_NE(text.find("layers.1.ffn"), std::string::npos) << text;
+  }
+  EXPECT_EQ(weights(model), before) << "the step changed the weights";
+}
+
+TEST(Trainer, RefusesWhatCannotWork) {
+  const auto refused = [](Kind kind, const std::function<void()>& f) {
+    try {
+      f();
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), kind) << e.what();
+    }
+  };
+  LanguageModel model(tiny(), 1);
+  refused(Kind::usage, [&] { Trainer(model, tokens(20), tokens(0), options(1)); });
+  const int32_t wild[] = {1, 2, 99, 4};
+  refused(Kind::mismatch, [&] {
+    Trainer(model, mx::concatenate({tokens(100), mx::array(wild, {4}, mx::int32)}), tokens(0), options(1));
+  });
+  LanguageModel learned(config::preset("gpt-tiny", {.vocab = 11, .context = 6}), 1);
+  refused(Kind::usage, [&] { Trainer(learned, tokens(1000), tokens(0), options(1)); });
+  for (auto& e : core::collect(model.transformer())) e.param->trainable = false;
+  refused(Kind::usage, [&] { Trainer(model, tokens(1000), tokens(0), options(1)); });
+}
+
+}  // namespace
+}  // namespace lmxlab
