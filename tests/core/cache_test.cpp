@@ -1,0 +1,394 @@
+// The contract of LayerCache, over every kind of it.
+#include "lmxlab/core/cache.h"
+
+#include "lmxlab/core/runtime.h"
+#include "tests/core/support.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace lmxlab::core {
+namespace {
+
+constexpr int kHeads = 2, kDim = 4;
+
+struct Case {
+  std::string name;
+  int window;  // 0: all positions
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
+
+float number(int tag, int row, int head, int d) {  // exact in float32
+  return static_cast<float>(tag * 64 + row * 8 + head * 4 + d);
+}
+
+// A cache, and beside it the plain list of what each row has seen: one tag a position.
+class Contract : public testing::TestWithParam<Case> {
+ protected:
+  const int window = GetParam().window;
+
+  struct Both {
+    std::unique_ptr<LayerCache> cache;
+    std::vector<std::vector<std::pair<int, int>>> rows;  // (tag, row it was written as)
+    Both copy() const { return {cache->clone(), rows}; }
+  };
+  int next_tag = 1;
+
+  std::unique_ptr<LayerCache> make() const {
+    return window ? rotating_cache(window) : plain_cache();
+  }
+  Both start(int batch = 3) const {
+    return {make(), std::vector<std::vector<std::pair<int, int>>>(static_cast<size_t>(batch))};
+  }
+
+  // Appends n positions to both; the result is not evaluated.
+  Keys append(Both& b, int n) {
+    const int batch = static_cast<int>(b.rows.size());
+    std::vector<float> k;
+    for (int row = 0; row < batch; ++row)
+      for (int head = 0; head < kHeads; ++head)
+        for (int i = 0; i < n; ++i)
+          for (int d = 0; d < kDim; ++d) k.push_back(number(next_tag + i, row, head, d));
+    for (int row = 0; row < batch; ++row)
+      for (int i = 0; i < n; ++i) b.rows[static_cast<size_t>(row)].emplace_back(next_tag + i, row);
+    next_tag += n;
+    const mx::array keys(k.data(), {batch, kHeads, n, kDim}, mx::float32);
+    return b.cache->append(keys, mx::negative(keys));
+  }
+
+  // What each of the last n queries may look at stands where Keys says, for every row, head and
+  // dimension.
+  void check(const Both& b, const Keys& keys, int n, const std::string& when) const {
+    const int batch = static_cast<int>(b.rows.size()), length = static_cast<int>(b.rows[0].size());
+    const int S = keys.k.shape(2);
+    ASSERT_EQ(b.cache->length(), length) << when;
+    ASSERT_EQ(keys.k.shape(), (mx::Shape{batch, kHeads, S, kDim})) << when;
+    ASSERT_EQ(keys.v.shape(), keys.k.shape()) << when;
+    if (window == 0) {
+      ASSERT_EQ(S, length) << when;
+      ASSERT_EQ(keys.start, 0);
+      ASSERT_FALSE(keys.ring);
+    } else if (keys.ring) {
+      ASSERT_EQ(S, window) << when;
+      ASSERT_EQ(n, 1) << when;
+    } else {
+      ASSERT_EQ(keys.start + S, length) << when;
+      ASSERT_LE(S, window - 1 + n) << when;
+    }
+    const auto k = to_vector<float>(keys.k), v = to_vector<float>(keys.v);
+    const int first_query = length - n;
+    const int oldest = window ? std::max(0, first_query - window + 1) : 0;
+    for (int p = oldest; p < length; ++p) {
+      const int column = keys.ring ? p % S : p - keys.start;
+      // In a ring the latest position of a column is what counts.
+      if (keys.ring && p + S < length) continue;
+      ASSERT_GE(column, 0) << when << ", position " << p;
+      ASSERT_LT(column, S) << when << ", position " << p;
+      for (int row = 0; row < batch; ++row)
+        for (int head = 0; head < kHeads; ++head)
+          for (int d = 0; d < kDim; ++d) {
+            const auto [tag, written] = b.rows[static_cast<size_t>(row)][static_cast<size_t>(p)];
+            const auto at = static_cast<size_t>(((row * kHeads + head) * S + column) * kDim + d);
+            ASSERT_EQ(k[at], number(tag, written, head, d))
+                << when << ", row " << row << ", position " << p;
+            ASSERT_EQ(v[at], -k[at]) << when << ", row " << row << ", position " << p;
+          }
+    }
+  }
+  void append_and_check(Both& b, int n, const std::string& when) {
+    const auto keys = append(b, n);
+    check(b, keys, n, when + ", piece of " + std::to_string(n));
+    mx::eval(b.cache->arrays());
+  }
+  void shorten(Both& b, int n) const {
+    b.cache->trim(n);
+    for (auto& row : b.rows) row.resize(row.size() - static_cast<size_t>(n));
+  }
+  const float* pointer(const LayerCache& c, size_t i = 0) const {
+    return c.arrays()[i].data<float>();
+  }
+};
+
+TEST_P(Contract, StartsEmpty) {
+  const auto cache = make();
+  EXPECT_EQ(cache->length(), 0);
+  EXPECT_EQ(cache->trimmable(), 0);
+  EXPECT_EQ(cache->bytes(), 0u);
+  EXPECT_TRUE(cache->arrays().empty());
+  cache->reorder(mx::array({0}, mx::int32));
+  EXPECT_TRUE(cache->clone()->arrays().empty());
+}
+
+TEST_P(Contract, PiecesOfAnySizeEqualAList) {
+  const int sizes[] = {1, 1, 2, 3, 4, 5, 6, 15, 16, 17, 40, 255, 256, 299, 300, 301};
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    HostRandom random(seed);
+    auto b = start();
+    for (int piece = 0; piece < 14; ++piece)
+      append_and_check(b, sizes[random.below(seed < 3 ? 11 : std::size(sizes))],
+                       "seed " + std::to_string(seed) + ", piece " + std::to_string(piece));
+  }
+}
+
+TEST_P(Contract, NothingNeedsToBeEvaluatedBetween) {
+  auto b = start();
+  for (const int n : {3, 1, 1, 7, 1, 20, 1}) append(b, n);
+  const auto keys = append(b, 2);
+  check(b, keys, 2, "at the end");
+}
+
+TEST_P(Contract, TrimTakesBackTheLast) {
+  for (const int length : {4, 5, 16, 17, 300, 301}) {
+    auto b = start();
+    append_and_check(b, length, "before");
+    const bool whole = window == 0 || length <= window;
+    ASSERT_EQ(b.cache->trimmable(), whole ? length : 0) << length;
+    if (!whole) {
+      EXPECT_THROW(b.cache->trim(1), Error);
+      append_and_check(b, 1, "after a refusal");
+      continue;
+    }
+    EXPECT_THROW(b.cache->trim(length + 1), Error);
+    for (const int n : {1, 2}) {
+      shorten(b, n);
+      append_and_check(b, 1, "trimmed");
+      if (b.cache->trimmable() < 2) break;
+    }
+    if (b.cache->trimmable() > 0) shorten(b, b.cache->trimmable());
+    for (const int n : {1, 3, 1}) append_and_check(b, n, "after all");
+  }
+  try {
+    make()->trim(1);
+    FAIL() << "an empty cache was trimmed";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), Kind::unsupported);
+  }
+}
+
+TEST_P(Contract, ACopyStaysAsItWas) {
+  for (const int before : {1, 4, 12, 299, 310})
+    for (const bool evaluated : {true, false})
+      for (const int piece : {1, 2, 17}) {
+        auto b = start();
+        append(b, before);
+        if (evaluated) mx::eval(b.cache->arrays());
+        auto kept = b.copy();
+        const auto old = evaluated ? test::floats(kept.cache->arrays()[0]) : std::vector<float>{};
+        for (int i = 0; i < 3; ++i) append_and_check(b, piece, "the original");
+        ASSERT_EQ(kept.cache->length(), before);
+        if (evaluated) {
+          ASSERT_EQ(test::floats(kept.cache->arrays()[0]), old) << "the kept copy was written to";
+        }
+        append_and_check(kept, piece, "the copy");
+        append_and_check(b, piece, "the original after the copy");
+        append_and_check(kept, 1, "the copy again");
+      }
+}
+
+TEST_P(Contract, ReorderPicksRows) {
+  for (const int before : {3, 20, 305}) {
+    auto b = start(3);
+    append_and_check(b, before, "before");
+    const std::vector<int32_t> order{2, 0, 0, 1};
+    b.cache->reorder(mx::array(order.data(), {4}, mx::int32));
+    std::vector<std::vector<std::pair<int, int>>> rows;
+    for (const int i : order) rows.push_back(b.rows[static_cast<size_t>(i)]);
+    b.rows = rows;
+    for (const int n : {1, 5, 1}) append_and_check(b, n, "more rows");
+    b.cache->reorder(mx::array({3}, mx::int32));
+    b.rows = {b.rows[3]};
+    for (const int n : {1, 5, 1}) append_and_check(b, n, "one row");
+  }
+}
+
+TEST_P(Contract, RestoresWhatItGave) {
+  for (const int before : {3, 16, 20, 257, 305}) {
+    auto b = start();
+    append_and_check(b, 2, "before");
+    append_and_check(b, before - 2, "before");
+    Both other{make(), b.rows};
+    other.cache->restore(b.cache->arrays(), b.cache->length());
+    EXPECT_EQ(other.cache->length(), before);
+    EXPECT_EQ(other.cache->bytes(), b.cache->bytes());
+    EXPECT_EQ(other.cache->trimmable(), b.cache->trimmable());
+    for (const int n : {1, 4, 1, 30}) append_and_check(other, n, "restored");
+    for (const int n : {1, 4, 1, 30}) append_and_check(b, n, "the first");
+  }
+  const auto empty = make();
+  empty->restore({}, 0);
+  EXPECT_TRUE(empty->arrays().empty());
+}
+
+TEST_P(Contract, RefusesWhatItCannotRestore) {
+  auto b = start();
+  append_and_check(b, 10, "before");
+  const auto good = b.cache->arrays();
+  const auto kind_of = [&](std::vector<mx::array> arrays, int length) {
+    auto cache = make();
+    try {
+      cache->restore(std::move(arrays), length);
+    } catch (const Error& e) {
+      EXPECT_EQ(cache->length(), 0);
+      EXPECT_TRUE(cache->arrays().empty());
+      return e.kind();
+    }
+    return Kind::canceled;
+  };
+  const auto few = mx::slice(good[1], {0, 0, 0, 0}, {3, kHeads, 0, kDim});
+  EXPECT_EQ(kind_of({}, 3), Kind::mismatch);
+  EXPECT_EQ(kind_of({good[0]}, 10), Kind::mismatch);
+  EXPECT_EQ(kind_of({mx::flatten(good[0]), good[1]}, 10), Kind::mismatch);
+  EXPECT_EQ(kind_of({few, few}, 10), Kind::mismatch);
+  EXPECT_EQ(kind_of({good[0], few}, 10), Kind::mismatch);
+}
+
+TEST_P(Contract, BytesAreThoseOfTheBuffers) {
+  auto b = start();
+  append_and_check(b, 3, "before");
+  size_t n = 0;
+  for (const auto& a : b.cache->arrays()) n += a.nbytes();
+  const size_t position = 2 * 3 * kHeads * kDim * sizeof(float);
+  EXPECT_EQ(b.cache->bytes(), n);
+  const int capacity = window && window < kGrowth ? window : kGrowth;
+  EXPECT_EQ(b.cache->bytes(), static_cast<size_t>(capacity) * position);
+  append_and_check(b, 1000, "more");
+  EXPECT_EQ(b.cache->bytes(), static_cast<size_t>(window ? window : 1024) * position);
+}
+
+// In place, where an update is less than the whole buffer: a window of one is its last position.
+class InPlace : public Contract {};
+
+TEST_P(InPlace, BuffersMoveOnlyAtGrowth) {
+  auto b = start(1);
+  const float *k = nullptr, *v = nullptr;
+  int capacity = 0, moves = 0;
+  for (int i = 0; i < 2 * kGrowth + 60; ++i) {
+    append(b, 1);  // the result is dropped at once, as a model does after its evaluation
+    mx::eval(b.cache->arrays());
+    const int now = b.cache->arrays()[0].shape(2);
+    if (now == capacity) {
+      ASSERT_EQ(pointer(*b.cache, 0), k) << "the keys moved at position " << i;
+      ASSERT_EQ(pointer(*b.cache, 1), v) << "the values moved at position " << i;
+    } else {
+      ASSERT_EQ(i, capacity) << "grew before it was full";
+      ++moves;
+    }
+    capacity = now, k = pointer(*b.cache, 0), v = pointer(*b.cache, 1);
+  }
+  EXPECT_EQ(moves, window == 0 || window > 2 * kGrowth ? 3 : window <= kGrowth ? 1 : 2);
+  const auto keys = append(b, 1);
+  check(b, keys, 1, "after all");
+}
+
+TEST_P(Contract, AKeptCopyIsNotWrittenTo) {
+  auto b = start();
+  append_and_check(b, 4, "before");
+  const auto kept = b.copy();
+  const float* at = pointer(*kept.cache);
+  const auto old = test::floats(kept.cache->arrays()[0]);
+  append(b, 1);
+  mx::eval(b.cache->arrays());
+  EXPECT_NE(pointer(*b.cache), at);
+  EXPECT_EQ(pointer(*kept.cache), at);
+  EXPECT_EQ(test::floats(kept.cache->arrays()[0]), old);
+}
+
+TEST_P(InPlace, ReserveGrowsOnce) {
+  auto b = start(1);
+  b.cache->reserve(700);
+  append(b, 1);
+  mx::eval(b.cache->arrays());
+  EXPECT_EQ(b.cache->arrays()[0].shape(2), window ? std::min(window, 768) : 768);
+  const float* at = pointer(*b.cache);
+  for (int i = 1; i < 700; ++i) {
+    append(b, 1);
+    mx::eval(b.cache->arrays());
+    ASSERT_EQ(pointer(*b.cache), at) << "position " << i;
+  }
+  // A later reservation counts from the next growth on.
+  auto c = start(1);
+  append_and_check(c, 2, "before");
+  c.cache->reserve(1000);
+  EXPECT_EQ(c.cache->arrays()[0].shape(2), window ? std::min(window, kGrowth) : kGrowth);
+  append_and_check(c, kGrowth, "grown");
+  EXPECT_EQ(c.cache->arrays()[0].shape(2), window ? std::min(window, 1024) : 1024);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Contract,
+                         testing::Values(Case{"plain", 0}, Case{"window_1", 1}, Case{"window_5", 5},
+                                         Case{"window_16", 16}, Case{"window_300", 300}),
+                         [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(Kinds, InPlace,
+                         testing::Values(Case{"plain", 0}, Case{"window_5", 5},
+                                         Case{"window_16", 16}, Case{"window_300", 300},
+                                         Case{"window_2000", 2000}),
+                         [](const auto& info) { return info.param.name; });
+
+mx::array piece(int batch, int n, float value) {
+  return mx::full({batch, kHeads, n, kDim}, value, mx::float32);
+}
+
+Cache whole() {
+  std::vector<std::unique_ptr<LayerCache>> layers;
+  layers.push_back(plain_cache()), layers.push_back(nullptr), layers.push_back(rotating_cache(5));
+  return Cache(std::move(layers));
+}
+void fill(Cache& c, int n, float value, int batch = 2) {
+  for (int i = 0; i < c.layers(); ++i)
+    if (c.layer(i)) c.layer(i)->append(piece(batch, n, value), piece(batch, n, value));
+  c.advance(n);
+}
+
+TEST(WholeCache, IsEmptyOrOneEntryALayer) {
+  EXPECT_TRUE(Cache().empty());
+  auto c = whole();
+  EXPECT_FALSE(c.empty());
+  EXPECT_EQ(c.layers(), 3);
+  EXPECT_EQ(c.layer(1), nullptr);
+  EXPECT_EQ(c.length(), 0);
+  fill(c, 4, 1);
+  EXPECT_EQ(c.length(), 4);
+  EXPECT_EQ(c.arrays().size(), 4u);
+  EXPECT_EQ(c.bytes(), c.layer(0)->bytes() + c.layer(2)->bytes());
+}
+
+TEST(WholeCache, TrimsAllLayersOrNone) {
+  auto c = whole();
+  fill(c, 4, 1);
+  EXPECT_EQ(c.trimmable(), 4);
+  c.trim(1);
+  EXPECT_EQ(c.length(), 3);
+  EXPECT_EQ(c.layer(0)->length(), 3);
+  EXPECT_EQ(c.layer(2)->length(), 3);
+  fill(c, 6, 2);
+  EXPECT_EQ(c.trimmable(), 0);
+  EXPECT_THROW(c.trim(1), Error);
+  EXPECT_EQ(c.length(), 9);
+  EXPECT_EQ(c.layer(0)->length(), 9);
+}
+
+TEST(WholeCache, CopiesAreValues) {
+  auto c = whole();
+  c.pads = mx::array({0, 1}, mx::int32);
+  fill(c, 3, 1);
+  mx::eval(c.arrays());
+  const Cache copy = c;
+  const auto old = test::floats(copy.arrays()[0]);
+  fill(c, 2, 9);
+  mx::eval(c.arrays());
+  EXPECT_EQ(copy.length(), 3);
+  EXPECT_EQ(copy.layer(0)->length(), 3);
+  EXPECT_EQ(test::floats(copy.arrays()[0]), old);
+  Cache again;
+  again = copy;
+  again.reorder(mx::array({1, 1, 0}, mx::int32));
+  EXPECT_EQ(to_vector<int32_t>(*again.pads), (std::vector<int32_t>{1, 1, 0}));
+  EXPECT_EQ(again.arrays()[0].shape(0), 3);
+  EXPECT_EQ(copy.arrays()[0].shape(0), 2);
+}
+
+}  // namespace
+}  // namespace lmxlab::core

@@ -1,0 +1,192 @@
+// Tiny models of transformers against what PyTorch computed from them; see
+// tools/make_model_fixtures.py.
+#include "lmxlab/base/files.h"
+#include "lmxlab/checks/properties.h"
+#include "lmxlab/config/hf.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/io/safetensors.h"
+#include "lmxlab/models/names.h"
+#include "lmxlab/training/loss.h"
+#include "lmxlab/training/step.h"
+
+#include <gtest/gtest.h>
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+
+namespace lmxlab {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr double kEps = 1.2e-7;
+
+fs::path fixture(const std::string& name) {
+  return fs::path(LMXLAB_SOURCE_DIR) / "tests/fixtures/models" / name;
+}
+mx::array columns(const mx::array& tokens, int from, int to) {
+  return mx::slice(tokens, {0, from}, {tokens.shape(0), to});
+}
+double item(const mx::array& a) {
+  return static_cast<double>(mx::astype(a, mx::float32).item<float>());
+}
+double largest(const mx::array& a) {
+  return item(mx::max(mx::abs(a)));
+}
+mx::array next_token_loss(const core::Transformer& model, const mx::array& ids) {
+  core::Pass pass;
+  const int length = ids.shape(1);
+  return mx::mean(token_nll(model(columns(ids, 0, length - 1), pass), columns(ids, 1, length)));
+}
+
+// Greedy continuation of row 0 with a cache, one token a pass.
+std::vector<int32_t> greedy(const LanguageModel& model, const mx::array& ids, size_t count) {
+  const auto best = [](const mx::array& logits) {
+    const auto last = mx::slice(logits, {0, logits.shape(1) - 1, 0}, logits.shape());
+    return static_cast<int32_t>(mx::argmax(last).item<uint32_t>());
+  };
+  auto [logits, cache] = model(mx::slice(ids, {0, 0}, {1, ids.shape(1)}));
+  eval(logits, cache);
+  std::vector<int32_t> out{best(logits)};
+  while (out.size() < count) {
+    auto [more, next] = model(mx::array({out.back()}, mx::int32), std::move(cache));
+    cache = std::move(next);
+    eval(more, cache);
+    out.push_back(best(more));
+  }
+  return out;
+}
+
+class Golden : public testing::TestWithParam<const char*> {
+ protected:
+  LanguageModel model = LanguageModel::load(fixture(GetParam()), true);
+  io::SafeTensors reference{fixture(GetParam()) / "reference.safetensors"};
+};
+
+TEST_P(Golden, Logits) {
+  const Enter enter(model.runtime());
+  const auto want = reference.get("logits");
+  const auto c = checks::compare("logits", model.forward(reference.get("input_ids")), want,
+                                 checks::rounding_bound(model, want));
+  EXPECT_TRUE(c.ok) << c.detail;
+}
+
+TEST_P(Golden, Loss) {
+  const Enter enter(model.runtime());
+  const double want = item(reference.get("loss"));
+  const double got = item(next_token_loss(model.transformer(), reference.get("input_ids")));
+  // A shift of every logit by at most b shifts each token's loss by at most 2 b.
+  const double bound = 2 * checks::rounding_bound(model, reference.get("logits"));
+  EXPECT_LE(std::abs(got - want), bound) << got << " and " << want;
+}
+
+TEST_P(Golden, GreedyContinuation) {
+  const Enter enter(model.runtime());
+  const auto want = to_vector<int32_t>(reference.get("greedy_ids"));
+  EXPECT_EQ(greedy(model, reference.get("input_ids"), want.size()), want);
+}
+
+TEST_P(Golden, TenStepsOfAdamw) {
+  const Enter enter(model.runtime());
+  const auto ids = reference.get("train_ids");
+  const auto want = to_vector<float>(reference.get("train_losses"));
+  const double once = 2 * checks::rounding_bound(model, reference.get("logits"));
+  for (const bool compiled : {false, true}) {
+    OptimizerConfig adamw;
+    adamw.betas = {0.9, 0.999};
+    adamw.weight_decay = 0.0;
+    TrainStep step(model.transformer(), adamw, {.clip = 0, .compiled = compiled});
+    auto state = step.initial(0);
+    const int length = ids.shape(2) - 1;
+    for (size_t i = 0; i < want.size(); ++i) {
+      const auto batch = mx::take(ids, static_cast<int>(i), 0);
+      const auto result = step(state, {{columns(batch, 0, length), columns(batch, 1, length + 1)}},
+                               1e-3f, static_cast<int64_t>(i) + 1);
+      // Rounding of each step before is carried along.
+      const double bound = once * static_cast<double>(i + 1), got = item(result.loss);
+      EXPECT_LE(std::abs(got - static_cast<double>(want[i])), bound)
+          << "step " << i + 1 << ": " << got << " and " << want[i] << ", compiled: " << compiled;
+    }
+    // The loss of the first batch has fallen by far more than the bound, so that learning was seen.
+    EXPECT_LT(want[9], want[0] - 100 * static_cast<float>(once));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden,
+                         testing::Values("gpt2_gelu_new", "gpt2_gelu_untied", "llama_gqa",
+                                         "llama_bias_tied"),
+                         [](const auto& info) { return std::string(info.param); });
+
+class GoldenGradients : public Golden {};
+
+TEST_P(GoldenGradients, OfEveryParameter) {
+  const Enter enter(model.runtime());
+  core::Tensors theirs;
+  for (const auto& name : reference.names())
+    if (name.starts_with("grad.")) theirs.emplace(name.substr(5), reference.get(name));
+  // A gradient has the shape of its tensor, so it is split and turned as that is.
+  const auto& config = model.config();
+  const auto want = names_from_checkpoint(config::hf_form(config), theirs, config);
+
+  const auto entries = core::collect(model.transformer());
+  const auto ids = reference.get("input_ids");
+  const auto loss = [&](const core::Arrays& w) -> core::Arrays {
+    const core::Lend lend(entries, w);
+    return {next_token_loss(model.transformer(), ids)};
+  };
+  std::vector<int> all(entries.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
+  const auto grads = mx::value_and_grad(loss, all)(core::values(entries)).second;
+
+  ASSERT_EQ(want.size(), entries.size());
+  double overall = 0;
+  for (const auto& [name, g] : want) overall = std::max(overall, largest(g));
+  // Sums over width, layers (there and back) and tokens. A gradient that is zero but for rounding,
+  // as that of keys' biases, is measured by those that it is a difference of.
+  const double terms = static_cast<double>(2 * config.dim * static_cast<int>(config.layers.size()) *
+                                           static_cast<int>(ids.size()));
+  for (size_t i = 0; i < entries.size(); ++i) {
+    ASSERT_TRUE(want.count(entries[i].path)) << entries[i].path;
+    const auto& g = want.at(entries[i].path);
+    const double size = std::max(largest(g), 1e-2 * overall);
+    const auto c =
+        checks::compare(entries[i].path, grads[i], g, 4 * kEps * std::sqrt(terms) * size);
+    EXPECT_TRUE(c.ok) << c.name << ": " << c.detail;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenGradients, testing::Values("gpt2_gelu_new", "llama_gqa"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// Further checkpoints beside the repository; their reference.json gives the tolerance.
+class SharedCheckpoint : public testing::TestWithParam<const char*> {};
+
+TEST_P(SharedCheckpoint, LogitsAndGreedyContinuation) {
+  const auto root = fs::path(LMXLAB_SOURCE_DIR).parent_path() / "shared/fixtures";
+  if (!fs::exists(root)) {
+    if (std::getenv("CI")) FAIL() << root << " is absent, but must be there in CI";
+    std::cout << root << " is absent: these checkpoints were not compared\n";
+    return;
+  }
+  const auto folder = root / "checkpoints" / GetParam();
+  const auto model = LanguageModel::load(folder);
+  const Enter enter(model.runtime());
+  const io::SafeTensors reference(folder / "reference.safetensors");
+  const auto facts = Json::parse(read_file(folder / "reference.json"), "reference.json");
+  const auto want = reference.get("logits");
+  const double bound = facts.at("atol").as_number() + facts.at("rtol").as_number() * largest(want);
+  const auto c = checks::compare("logits", model.forward(reference.get("input_ids")), want, bound);
+  EXPECT_TRUE(c.ok) << c.detail;
+  const auto ids = to_vector<int32_t>(reference.get("greedy_ids"));
+  EXPECT_EQ(greedy(model, reference.get("input_ids"), ids.size()), ids);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, SharedCheckpoint, testing::Values("gpt2", "llama_linear_bias"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace lmxlab
