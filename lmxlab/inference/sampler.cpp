@@ -59,25 +59,41 @@ mx::array hide(const mx::array& x, const mx::array& keep) {
   return mx::where(keep, x, f32(-kInf));
 }
 
+// The k largest of each row, the smaller ids of equal ones; no sort of all.
+mx::array largest(const mx::array& x, int k) {
+  const auto ascending = mx::partition(mx::negative(x), k - 1, 1);
+  const auto edge = mx::negative(mx::slice(ascending, {0, k - 1}, {x.shape(0), k}));
+  const auto above = mx::greater(x, edge), at = mx::equal(x, edge);
+  const auto room = mx::subtract(mx::array(k), mx::sum(mx::astype(above, mx::int32), 1, true));
+  const auto rank = mx::cumsum(mx::astype(at, mx::int32), 1);
+  return hide(x, mx::logical_or(above, mx::logical_and(at, mx::less_equal(rank, room))));
+}
+
+// Ids of each row, the largest logit first and of equal ones the smaller id; the first n of them.
+mx::array ranked(const mx::array& x, int n) {
+  if (n == x.shape(1)) return mx::argsort(mx::negative(x), 1);  // stable
+  auto ids = mx::slice(mx::argpartition(mx::negative(x), n - 1, 1), {0, 0}, {x.shape(0), n});
+  ids = mx::sort(ids, 1);
+  const auto order = mx::argsort(mx::negative(mx::take_along_axis(x, ids, 1)), 1);
+  return mx::take_along_axis(ids, order, 1);
+}
+
 Candidates truncate(const mx::array& x, const SamplingOptions& o) {
   const int vocab = x.shape(1);
   const bool some = o.top_k > 0 && o.top_k < vocab;
-  Candidates c{x};
-  if (some || o.top_p < 1) {
-    auto ids = mx::argsort(mx::negative(x), 1);  // stable: of equal ones the smaller ids first
-    if (some) ids = mx::slice(ids, {0, 0}, {x.shape(0), o.top_k});
-    c.logits = mx::take_along_axis(x, ids, 1);
-    c.ids = ids;
-  }
+  Candidates c{some ? largest(x, o.top_k) : x};
   if (o.top_p < 1) {
+    c.ids = ranked(c.logits, some ? o.top_k : vocab);
+    c.logits = mx::take_along_axis(c.logits, *c.ids, 1);
     const auto p = mx::softmax(c.logits, 1, true);
     const auto before = mx::subtract(mx::cumsum(p, 1), p);
     const auto first = mx::equal(mx::arange(c.logits.shape(1), mx::int32), mx::array(0));
     c.logits = hide(c.logits, mx::logical_or(first, mx::less(before, f32(o.top_p))));
   }
-  if (o.min_p > 0)
-    c.logits = hide(c.logits, mx::greater_equal(c.logits, mx::add(mx::max(c.logits, 1, true),
-                                                                  f32(std::log(o.min_p)))));
+  if (o.min_p > 0) {
+    const auto top = mx::max(c.logits, 1, true);
+    c.logits = hide(c.logits, mx::greater_equal(c.logits, mx::add(top, f32(std::log(o.min_p)))));
+  }
   return c;
 }
 
@@ -234,8 +250,7 @@ Draw Sampler::draw(const mx::array& logits) {
   const auto log_p = mx::subtract(raw, mx::logsumexp(raw, 1, true));
   d.logprobs = mx::contiguous(pick(log_p, d.tokens));
   if (logprobs_ > 0) {
-    const auto ids =
-        mx::slice(mx::argsort(mx::negative(raw), 1), {0, 0}, {raw.shape(0), logprobs_});
+    const auto ids = ranked(raw, logprobs_);
     d.top_ids = mx::contiguous(mx::astype(ids, mx::int32));
     d.top_logprobs = mx::contiguous(mx::take_along_axis(log_p, ids, 1));
   }

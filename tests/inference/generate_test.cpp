@@ -393,6 +393,17 @@ TEST(TokenStream, IsARange) {
   }  // left in the middle: nothing hangs
 }
 
+TEST(Generate, HalfPrecisionModelsSpeakToo) {
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    const LanguageModel model(one("window 5"), 1, dtype);
+    const auto got = generate_batch(model, {{1, 2, 3}, {4}}, {.max_tokens = 20, .logprobs = 1});
+    for (const auto& g : got) {
+      EXPECT_EQ(g.tokens.size(), 20u);
+      for (const float p : g.logprobs) EXPECT_TRUE(std::isfinite(p) && p <= 0) << p;
+    }
+  }
+}
+
 TEST(Generate, StatsAreMeasured) {
   const LanguageModel model(one("llama-tiny"), 1);
   GenerateStats stats;
