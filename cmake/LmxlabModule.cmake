@@ -13,7 +13,8 @@ add_library(lmxlab_options INTERFACE)
 target_compile_features(lmxlab_options INTERFACE cxx_std_20)
 target_include_directories(lmxlab_options INTERFACE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}/generated")
 target_compile_options(lmxlab_options INTERFACE -Wall -Wextra $<$<BOOL:${LMXLAB_WERROR}>:-Werror>
-  $<$<CXX_COMPILER_ID:GNU>:-Wshadow=local -Wno-maybe-uninitialized -Wno-dangling-pointer -Wno-restrict -Wno-stringop-overflow -Wno-array-bounds>)
+  $<$<CXX_COMPILER_ID:GNU>:-Wshadow=local -Wno-maybe-uninitialized -Wno-dangling-pointer -Wno-restrict -Wno-stringop-overflow
+    -Wno-stringop-overread -Wno-array-bounds>)
 if(LMXLAB_SANITIZE)
   target_compile_options(lmxlab_options INTERFACE -fsanitize=${LMXLAB_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(lmxlab_options INTERFACE -fsanitize=${LMXLAB_SANITIZE})
