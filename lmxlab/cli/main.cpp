@@ -104,8 +104,7 @@ int dispatch(Context& context, std::vector<std::string> words) {
   Options options;
   command->declare(options);
   bool json = false;
-  options.flag("--json", &json, "print one JSON object on standard output, and nothing else there");
-  options.flag("--quiet", &context.quiet, "no progress, logs or warnings on standard error");
+  declare_common(options, &json, &context.quiet);
   words.erase(words.begin(), words.begin() + ptrdiff_t(chosen.words));
   const auto end = std::find(words.begin(), words.end(), "--");
   if (std::find_if(words.begin(), end, [&](const auto& w) { return is(w, "--help", "-h"); }) !=

@@ -179,6 +179,11 @@ Option& Options::flag(std::string name, bool* target, std::string help) {
   return option(std::move(name), "", target, std::move(help));
 }
 
+void declare_common(Options& options, bool* json, bool* quiet) {
+  options.flag("--json", json, "print one JSON object on standard output, and nothing else there");
+  options.flag("--quiet", quiet, "no progress, logs or warnings on standard error");
+}
+
 std::string help(const Entry& entry, const Options& options) {
   std::string out =
       "Usage: " + usage_line(entry, options) + "\n\n" + wrapped(entry.purpose, 0) + "\n";
@@ -215,6 +220,8 @@ std::string help_markdown(const std::vector<Entry>& table) {
     const std::unique_ptr<Command> command(e.make());
     Options options;
     command->declare(options);
+    bool json = false, quiet = false;
+    declare_common(options, &json, &quiet);
     out += "## lmxlab " + e.name + "\n\n```text\n" + help(e, options) + "```\n\n";
   }
   return out;

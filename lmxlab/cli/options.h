@@ -84,6 +84,9 @@ Command* make_command() {
   return new C;
 }
 
+/// What every command takes: --json and --quiet.
+void declare_common(Options& options, bool* json, bool* quiet);
+
 /// The help of one command: usage, purpose, every option with its default, example.
 std::string help(const Entry& entry, const Options& options);
 /// The help of the program.

@@ -157,7 +157,8 @@ TEST(Doctor, ExaminesMachineAndModel) {
     const auto o = lmxlab_run(command);
     EXPECT_EQ(o.code, 0) << o.out;
     std::vector<std::string> names;
-    for (const Json& c : json_of(o).at("checks").as_array()) {
+    const Json report = json_of(o);  // it must outlive the loop
+    for (const Json& c : report.at("checks").as_array()) {
       names.push_back(c.at("name").as_string());
       EXPECT_TRUE(c.at("ok").as_bool()) << c.dump();
       EXPECT_NE(c.at("detail").as_string(), "");
@@ -188,8 +189,8 @@ TEST(Tokenizer, TrainedThenUsed) {
     std::vector<std::string> command{"tokenize", dir, "--text", sample, "--json"};
     command.insert(command.end(), more.begin(), more.end());
     std::vector<int> out;
-    for (const Json& id : json_of(lmxlab_run(command)).at("ids").as_array())
-      out.push_back(int(id.as_integer()));
+    const Json encoded = json_of(lmxlab_run(command));
+    for (const Json& id : encoded.at("ids").as_array()) out.push_back(int(id.as_integer()));
     return out;
   };
   EXPECT_EQ(ids({}), tokenizer.encode_ids(sample));
