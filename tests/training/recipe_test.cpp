@@ -38,9 +38,10 @@ TEST(Recipe, WrittenAndReadAgain) {
   auto r = read("[model]\npreset = 'llama-tiny'\ndepth = 3\n[optimizer]\nname = 'lion'\nlr = 1e-4\n[schedule]\nname = 'wsd'\n[run]\nsteps = 7\nname = 'x'");
   r.optimizer = with_defaults(r.optimizer);
   r.model = to_json(resolve_model(r.model, 65, 64));
-  const auto again = read(write_recipe(r));
-  EXPECT_EQ(to_json(again), to_json(r));
+  auto again = read(write_recipe(r));
   EXPECT_EQ(resolve_model(again.model, 65, 64), resolve_model(r.model, 65, 64));
+  r.model = Json(), again.model = Json();  // TOML leaves out what is null, and sorts
+  EXPECT_EQ(to_json(again), to_json(r));
 }
 
 TEST(Recipe, EveryPresetSurvivesTheWay) {

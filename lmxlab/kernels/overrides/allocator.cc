@@ -196,14 +196,17 @@ class Cache {
 // so the first to see one marks its thread with a task.
 class OwnStreams {
  public:
-  static void drain() {
+  // @return  false on a stream's own thread, which waits for nobody.
+  static bool drain() {
     thread_local OwnStreams own;
-    if (!on_stream_thread_) {
-      own.update();
-      for (const auto& stream : own.list_) {
-        wait(stream);
-      }
+    if (on_stream_thread_) {
+      return false;
     }
+    own.update();
+    for (const auto& stream : own.list_) {
+      wait(stream);
+    }
+    return true;
   }
 
  private:
@@ -252,11 +255,13 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     if (n > kLargest) {
       refuse(n, "no machine has so much. Use smaller sizes.");
     }
-    if (n > kSmall) {
-      OwnStreams::drain();
-    }
+    const bool small = n <= kSmall;
+    const bool drained = (!small || locked(window_small_) + n > kSmall) && OwnStreams::drain();
     const int index = class_of(n);
     std::unique_lock<std::mutex> lock(mutex_);
+    if (drained) {
+      close_window();
+    }
     if (n > limit_ || active_ > limit_ - n) {
       lock.unlock();
       refuse_over_limit(n);
@@ -267,7 +272,12 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     }
     block->size = n;
     active_ += n;
-    peak_ = std::max(peak_, active_);
+    if (small) {
+      small_ += n;
+      window_small_ += n;
+    } else {
+      window_large_ = std::max(window_large_, active_ - small_);
+    }
     return mlx::core::allocator::Buffer{block->handle()};
   }
 
@@ -278,6 +288,9 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     Block* block = Block::of(buffer.ptr());
     std::unique_lock<std::mutex> lock(mutex_);
     active_ -= block->size;
+    if (block->size <= kSmall) {
+      small_ -= block->size;
+    }
     if (block->capacity > cache_limit_) {
       lock.unlock();
       return give_to_system(block);
@@ -291,10 +304,15 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
   }
 
   size_t active() { return locked(active_); }
-  size_t peak() { return locked(peak_); }
+  size_t peak() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return std::max(peak_, window_peak());
+  }
   size_t limit() { return locked(limit_); }
   void reset_peak() {
+    OwnStreams::drain();
     std::lock_guard<std::mutex> lock(mutex_);
+    close_window();
     peak_ = active_;
   }
   size_t set_limit(size_t bytes) {
@@ -373,6 +391,22 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
   Cache cache_;
   size_t limit_, cache_limit_;
   size_t active_ = 0, peak_ = 0;
+
+  // Between two drains the stream frees blocks at moments of its own. For the peak to be a property
+  // of the program, small blocks count as if none of them were freed before the next drain (which
+  // comes before they are more than kSmall); large ones are only taken after a drain, or in the
+  // stream's own order, and count exactly.
+  size_t window_peak() const { return base_small_ + window_small_ + window_large_; }
+  void close_window() {
+    peak_ = std::max(peak_, window_peak());
+    base_small_ = small_;
+    window_small_ = 0;
+    window_large_ = active_ - small_;
+  }
+  size_t small_ = 0;         // live bytes of small blocks
+  size_t base_small_ = 0;    // the same at the last drain
+  size_t window_small_ = 0;  // taken since then
+  size_t window_large_ = 0;  // the most live bytes of large blocks since then
   size_t credit_ = 0;
 };
 
