@@ -192,8 +192,8 @@ def self_check():
 
 if __name__ == "__main__":
     if sys.argv[1] == "extract":
-        extract(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
+        extract(pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3]))
     elif sys.argv[1] == "run":
-        sys.exit(run(pathlib.Path(sys.argv[2]), sys.argv[3], pathlib.Path(sys.argv[4])))
+        sys.exit(run(pathlib.Path(sys.argv[2]).resolve(), sys.argv[3], pathlib.Path(sys.argv[4]).resolve()))
     else:
         self_check()
