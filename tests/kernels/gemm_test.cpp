@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
+#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <random>
+#include <thread>
 
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/thread_pool.h"
@@ -115,6 +117,31 @@ TEST(Gemm, BetaZeroDoesNotReadTheOutput) {
       ASSERT_TRUE(std::isfinite(x));
     }
   }
+}
+
+// A library whose work buffers have no lock gives about one wrong product in a thousand here.
+TEST(Gemm, ManyAtOnceAreAllRight) {
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; t++) {
+    threads.emplace_back([&wrong, t] {
+      const int m = 160 + 8 * t, n = 130, k = 120;
+      std::vector<float> a(size_t(m) * k), b(size_t(k) * n), c(size_t(m) * n), expected(c.size());
+      for (size_t i = 0; i < a.size(); i++) a[i] = float((i * 7 + t) % 13) - 6;  // exact sums
+      for (size_t i = 0; i < b.size(); i++) b[i] = float((i * 5 + t) % 11) - 5;
+      for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++)
+          for (int p = 0; p < k; p++)
+            expected[size_t(j) * m + i] += a[size_t(p) * m + i] * b[size_t(j) * k + p];
+      for (int run = 0; run < 2000; run++) {
+        cblas_sgemm(kColMajor, kNoTrans, kNoTrans, m, n, k, 1, a.data(), m, b.data(), k, 0,
+                    c.data(), m);
+        wrong += c != expected;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST(Gemm, SameBitsEachTime) {

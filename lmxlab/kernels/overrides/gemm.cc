@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <string>
 
 #include "lmxlab/kernels/overrides/hooks.h"
@@ -26,6 +27,7 @@ void sgemv_(const char* trans, const int* m, const int* n, const float* alpha, c
 char* openblas_get_config();
 char* openblas_get_corename();
 void openblas_set_num_threads(int n);
+int openblas_get_parallel();
 }
 
 namespace {
@@ -46,6 +48,7 @@ struct Engine {
   decltype(&sgemm_) gemm = &sgemm_;
   decltype(&sgemv_) gemv = &sgemv_;
   std::string name;
+  bool concurrent = true;  // may be called from several threads at once
 
   Engine() {
     Dl_info blas{}, found{};
@@ -60,8 +63,10 @@ struct Engine {
         }
       }
     }
-    openblas_set_num_threads(
-        1);  // does nothing in the serial build; elsewhere two pools would fight
+    openblas_set_num_threads(1);  // or two pools would fight
+    // The build without threads has no lock around its work buffers either: two calls at once may
+    // get the same one, and wrong sums.
+    concurrent = openblas_get_parallel() != 0;
     std::string config = openblas_get_config();  // "OpenBLAS 0.3.21 NO_AFFINITY ..."
     const auto space = config.find(' ', config.find(' ') + 1);
     name = config.substr(0, space) + " (" + openblas_get_corename() + ")";
@@ -107,7 +112,12 @@ void product(bool ta, bool tb, int m, int n, int k, float alpha, const float* a,
   const char* const trans_a = ta ? "T" : "N";
   const char* const trans_b = tb ? "T" : "N";
   const bool vector = n == 1 && k > 0;  // a row times a matrix, in MLX's order
-  const bool small = int64_t{m} * n * k < kInline || threads() == 1;
+  static std::mutex one_at_a_time;
+  std::unique_lock<std::mutex> lock(one_at_a_time, std::defer_lock);
+  if (!engine.concurrent) {
+    lock.lock();
+  }
+  const bool small = int64_t{m} * n * k < kInline || threads() == 1 || !engine.concurrent;
   const Cut cut = small    ? Cut{}
                   : vector ? Cut{std::min(threads(), std::max(1, m / 16)), 1}
                            : choose_cut(m, n, k);
