@@ -121,7 +121,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"softcap_window", 6, 2, 3, 4, 2.0f},
                     Case{"bias", 6, 3, 3, {}, {}, false, true},
                     Case{"all_at_once", 6, 2, 3, 4, 2.0f, true, true}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& test) { return test.param.name; });
 
 TEST(PlainAttention, HeadsMustBeAMultiple) {
   const Keys keys{mx::zeros({1, 2, 4, 8}), mx::zeros({1, 2, 4, 8})};

@@ -319,13 +319,13 @@ TEST_P(InPlace, ReserveGrowsOnce) {
 INSTANTIATE_TEST_SUITE_P(Kinds, Contract,
                          testing::Values(Case{"plain", 0}, Case{"window_1", 1}, Case{"window_5", 5},
                                          Case{"window_16", 16}, Case{"window_300", 300}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(Kinds, InPlace,
                          testing::Values(Case{"plain", 0}, Case{"window_5", 5},
                                          Case{"window_16", 16}, Case{"window_300", 300},
                                          Case{"window_2000", 2000}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 mx::array piece(int batch, int n, float value) {
   return mx::full({batch, kHeads, n, kDim}, value, mx::float32);

@@ -57,7 +57,7 @@ TEST_P(Activation, EqualsItsFormula) {
 INSTANTIATE_TEST_SUITE_P(All, Activation,
                          testing::Values(Act::silu, Act::gelu, Act::gelu_tanh, Act::relu,
                                          Act::relu2),
-                         [](const auto& info) { return std::string(enum_name(info.param)); });
+                         [](const auto& test) { return std::string(enum_name(test.param)); });
 
 TEST(Mlp, GatedAndPlain) {
   for (const bool gated : {false, true}) {
