@@ -219,9 +219,11 @@ struct TokenStream::Impl {
       auto [logits, grown] = model(mx::reshape(now.tokens, {rows, 1}), std::move(cache));
       cache = std::move(grown);
       pending = sampler->draw(mx::squeeze(logits, 1));
-      queue();
     }
+    // The next step was built while this one ran, and is queued the moment this one is done. Queued
+    // earlier, it would find the cache still held by the running step and copy all of it.
     const auto tokens = read<int32_t>(now.tokens);
+    if (pending) queue();
     const auto logprobs = now.logprobs ? read<float>(*now.logprobs) : std::vector<float>();
     const auto top_ids = now.top_ids ? read<int32_t>(*now.top_ids) : std::vector<int32_t>();
     const auto top_logprobs =
