@@ -64,6 +64,10 @@ class Logits : public Command {
   }
 
   int run(Context& context) override {
+    const auto parent = fs::absolute(out_).parent_path();
+    std::error_code ignored;
+    if (!fs::is_directory(parent, ignored))  // before the work
+      throw Error(Kind::not_found, "[logits] --out: there is no folder " + parent.string());
     const auto opened = open_model(model_, uint64_t(seed_), std::nullopt, context);
     const auto& model = opened.model;
     const Enter enter(model.runtime());

@@ -81,6 +81,29 @@ TEST(Arguments, EveryFaultAtOnce) {
   expect_error({"list", "--quiet=3"}, 2, "usage", {"--quiet"});
 }
 
+// Values arrive as they were typed, whatever they look like.
+TEST(Arguments, ValuesAreTakenAsTheyAre) {
+  for (const std::string text :
+       {"", " ", "-x", "--json", "--", "[a,b]", "{}", "a=b", "\"q\"", "'s'", "%%", "-1", "a\nb"}) {
+    for (const bool joined : {false, true}) {
+      std::vector<std::string> command{"tokenize", "byte"};
+      if (joined) {
+        command.push_back("--text=" + text);
+      } else {
+        command.push_back("--text");
+        command.push_back(text);
+      }
+      if (joined && text.empty()) continue;  // `--text=` says nothing
+      command.push_back("--json");
+      Json::Array bytes;
+      for (const unsigned char c : text) bytes.push_back(Json(int(c)));
+      const auto o = lmxlab_run(command);
+      ASSERT_EQ(o.code, 0) << text << ": " << o.err;
+      EXPECT_EQ(json_of(o).at("ids"), Json(bytes)) << text;
+    }
+  }
+}
+
 TEST(Arguments, NoDeviceOptionExists) {
   for (const auto& c : kCommands) {
     auto words = split(c, ' ');

@@ -167,8 +167,12 @@ TEST_F(Train, LogitsCachedAndWhole) {
   error({"logits", "r", "--tokens-file", "none.safetensors", "--out", "c.safetensors"}, 4,
         "bad_data", {"input_ids"});
   EXPECT_FALSE(fs::exists(folder / "c.safetensors"));
-  error({"logits", "r", "--tokens-file", "in.safetensors", "--out", "text.txt/x"}, 7, "resource",
-        {"text.txt/x"});
+  error({"logits", "r", "--tokens-file", "in.safetensors", "--out", "absent/x"}, 3, "not_found",
+        {"absent"});
+  how.largest_file = 1000;
+  error({"logits", "r", "--tokens-file", "in.safetensors", "--out", "c.safetensors"}, 7, "resource",
+        {"c.safetensors"});
+  EXPECT_FALSE(fs::exists(folder / "c.safetensors"));
 }
 
 TEST_F(Train, InterruptedThenResumed) {
@@ -202,6 +206,31 @@ TEST_F(Train, InterruptedThenResumed) {
   EXPECT_EQ(again.at("steps").as_integer(), steps + 3);
 }
 
+TEST_F(Train, SecondInterruptEndsItAtOnce) {
+  Child child(program(),
+              tiny({"--set", "model.preset=gpt-30m", "--set", "run.batch=64", "--set",
+                    "run.context=128", "--out", "r"}),
+              how);
+  ASSERT_TRUE(
+      child.wait_until([](const Outcome& o) { return o.err.find("folder") != std::string::npos; }));
+  child.signal(SIGINT);
+  ::usleep(100'000);  // the first one is being heeded: a step takes longer than that
+  child.signal(SIGINT);
+  const auto o = child.wait();
+  EXPECT_EQ(o.code, 130);
+  EXPECT_EQ(o.out, "");
+}
+
+TEST_F(Train, SetTakesLists) {
+  ASSERT_EQ(go(tiny({"--steps", "1", "--out", "r", "--quiet", "--set",
+                     "optimizer.betas=[0.5, 0.75]", "--set", "run.name=\"a b\""}))
+                .code,
+            0);
+  const Json recipe = parse_toml(read_file(folder / "r/recipe.toml"));
+  EXPECT_EQ(recipe.at("optimizer").at("betas"), Json::array({Json(0.5), Json(0.75)}));
+  EXPECT_EQ(recipe.at("run").at("name").as_string(), "a b");
+}
+
 TEST_F(Train, BadRecipes) {
   const auto recipe = [&](const std::string& text) {
     std::ofstream(folder / "r.toml", std::ios::binary) << text;
@@ -216,7 +245,8 @@ TEST_F(Train, BadRecipes) {
         4, "bad_data", {"r.toml"});
   error(recipe("[run]\nstps = 3\n"), 2, "usage", {"run.stps", "did you mean \"steps\"?"});
   error(recipe("[rum]\nsteps = 3\n"), 2, "usage", {"rum", "\"run\""});
-  error(recipe("[run]\nsteps = \"many\"\nbatch = -1\n"), 2, "usage", {"run.steps"});
+  error(recipe("[run]\nbatch = \"many\"\ncontext = []\n"), 2, "usage",
+        {"run.batch", "run.context"});
   error(recipe("[model]\npreset = \"gpt-tiny\"\nheads = 7\n"), 2, "usage", {"7 heads"});
   error(recipe("[model]\npreset = \"gtp-tiny\"\n"), 3, "not_found", {"gpt-tiny"});
   error(recipe("[model]\npreset = \"gpt-tiny\"\nvocab = 10\n"), 5, "mismatch", {"10"});
