@@ -3,10 +3,10 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
+#include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/data/tokenizer_train.h"
 
-#include <charconv>
 #include <chrono>
 #include <optional>
 
@@ -28,19 +28,19 @@ data::Tokenizer open_tokenizer(const std::string& argument) {
 
 class Tokenize : public Command {
   std::string tokenizer_;
-  std::optional<std::string> text_, json_file_;
+  std::optional<std::string> text_, json_file_, tokens_;
   bool no_special_ = false, add_special_ = false, decode_ = false;
 
   void declare(Options& o) override {
     o.argument("TOKENIZER", &tokenizer_, "a model folder, a tokenizer.json, or `byte`").require();
-    o.option("--text", "TEXT", &text_, "the text; with --decode, ids as 1,2,3");
-    o.option("--json-file", "FILE", &json_file_,
-             "a JSON list of texts instead; with --decode, of lists of ids");
+    o.option("--text", "TEXT", &text_, "the text");
+    o.option("--json-file", "FILE", &json_file_, "a JSON list of texts, or of lists of ids, instead");
+    o.option("--tokens", "IDS", &tokens_, "ids as 1,2,3 instead");
     o.flag("--no-special", &no_special_,
-           "special tokens written in the text are plain text; with --decode, left out");
+           "special tokens written in the text are plain text; of given ids, none is decoded");
     o.flag("--add-special", &add_special_,
            "also what the tokenizer puts around a text (bos, cls, ...)");
-    o.flag("--decode", &decode_, "ids to text");
+    o.flag("--decode", &decode_, "the ids back to text");
   }
 
   std::vector<int> ids_of(const Json& list) const {
@@ -55,13 +55,10 @@ class Tokenize : public Command {
   }
 
   int run(Context& context) override {
-    if (text_.has_value() == json_file_.has_value())
-      throw Error(Kind::usage, "[tokenize] expected one of --text and --json-file, got " +
-                                   std::string(text_ ? "both" : "none"));
-    if (decode_ && add_special_)
-      throw Error(
-          Kind::usage,
-          "[tokenize] --add-special says how text becomes ids: it does not go with --decode");
+    const int given = text_.has_value() + json_file_.has_value() + tokens_.has_value();
+    if (given != 1)
+      throw Error(Kind::usage, "[tokenize] expected one of --text, --json-file and --tokens, got " +
+                                   std::string(given ? "several" : "none"));
     const auto tokenizer = open_tokenizer(tokenizer_);
     const data::EncodeOptions options{.special = !no_special_, .add_special = add_special_};
     Json input;
@@ -71,46 +68,27 @@ class Tokenize : public Command {
         throw Error(Kind::bad_data, "[tokenize] " + *json_file_ + ": expected a list, got " +
                                         std::string(input.type_name()));
     }
-    const std::string place = json_file_.value_or("--text");
     Json ids = Json::array(), texts = Json::array();
     const auto one = [&](const Json& item) {
-      if (!decode_) {
-        Json list = Json::array();
-        for (const int id : tokenizer.encode_ids(item.as_string(), options))
-          list.push_back(Json(id));
-        ids.push_back(std::move(list));
+      const bool is_text = item.is_string();
+      const auto row = is_text ? tokenizer.encode_ids(item.as_string(), options) : ids_of(item);
+      ids.push_back(Json(Json::Array(row.begin(), row.end())));
+      if (decode_) texts.push_back(Json(tokenizer.decode(row, !is_text && no_special_)));
+    };
+    with_context(json_file_.value_or(text_ ? "--text" : "--tokens"), [&] {
+      // One list of ids is one text.
+      const bool list_of_ids = json_file_ && input.size() > 0 && input.as_array()[0].is_number();
+      if (json_file_ && !list_of_ids) {
+        for (const Json& item : input.as_array()) one(item);
         return;
       }
-      const auto given = ids_of(item);
-      texts.push_back(Json(tokenizer.decode(given, no_special_)));
-      ids.push_back(item);
-    };
-    with_context(place, [&] {
-      if (json_file_) {
-        // With --decode, one list of ids is one text.
-        const bool single = decode_ && input.size() > 0 && !input.as_array()[0].is_array();
-        if (single) input = Json::array({input});
-        for (const Json& item : input.as_array()) one(item);
-        if (single) ids = Json(ids.as_array()[0]), texts = Json(texts.as_array()[0]);
-      } else if (decode_) {
-        Json list = Json::array();
-        for (const auto& part : split(*text_, ',')) {
-          if (trim(part).empty() && trim(*text_).empty()) continue;
-          int id = 0;
-          const auto digits = trim(part);
-          const auto [at, code] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
-          if (digits.empty() || code != std::errc() || at != digits.data() + digits.size() ||
-              id < 0)
-            throw Error(Kind::usage, "expected ids with commas between them, got \"" +
-                                         std::string(digits) + "\"");
-          list.push_back(Json(id));
-        }
-        one(list);
-        ids = Json(ids.as_array()[0]), texts = Json(texts.as_array()[0]);
-      } else {
-        one(Json(*text_));
-        ids = Json(ids.as_array()[0]);
+      if (tokens_) {
+        const auto typed = parse_ids(*tokens_, tokenizer.vocab_size(), "--tokens");
+        input = Json(Json::Array(typed.begin(), typed.end()));
       }
+      one(text_ ? Json(*text_) : input);
+      ids = Json(ids.as_array()[0]);
+      if (decode_) texts = Json(texts.as_array()[0]);
     });
     if (context.json) {
       Json out = Json::object({{"ids", ids}});
@@ -129,7 +107,7 @@ class Tokenize : public Command {
     if (decode_) {
       if (texts.is_string()) texts = Json::array({texts});
       for (const Json& t : texts.as_array()) context.print(t.as_string() + "\n");
-    } else if (json_file_) {
+    } else if (ids.size() > 0 && ids.as_array()[0].is_array()) {
       for (const Json& row : ids.as_array()) line(row);
     } else {
       line(ids);

@@ -127,6 +127,9 @@ class Rotating : public LayerCache {
   void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
   std::vector<mx::array> arrays() const override { return buffers_.arrays(); }
   void restore(std::vector<mx::array> arrays, int length) override {
+    if (arrays.size() == 2 && arrays[0].ndim() == 4 && arrays[0].shape(2) > window_)
+      throw Error(Kind::mismatch, "[cache] " + std::to_string(arrays[0].shape(2)) +
+                                      " positions do not fit a window of " + std::to_string(window_));
     buffers_.restore(std::move(arrays), std::min(length, window_));
     length_ = length;
   }
@@ -243,6 +246,13 @@ std::vector<mx::array> Cache::arrays() const {
     if (l)
       for (auto& a : l->arrays()) out.push_back(a);
   return out;
+}
+
+int Cache::rows() const {
+  for (const auto& l : layers_)
+    if (l)
+      if (const auto held = l->arrays(); !held.empty()) return held[0].shape(0);
+  return 0;
 }
 
 size_t Cache::bytes() const {

@@ -77,6 +77,8 @@ class Cache {
   LayerCache* layer(int i) { return layers_[static_cast<size_t>(i)].get(); }
   const LayerCache* layer(int i) const { return layers_[static_cast<size_t>(i)].get(); }
   int layers() const { return static_cast<int>(layers_.size()); }
+  /// Rows of the batch it was filled with; 0 before the first pass, or if nothing keeps keys.
+  int rows() const;
 
   void reserve(int positions);
   int trimmable() const;

@@ -1,4 +1,4 @@
-// Finds the first stop string in text that comes in pieces. Private to the engine.
+// Finds the first stop string in text that comes in pieces. Of the engine, and of programs that stream text themselves.
 #pragma once
 
 #include <string>

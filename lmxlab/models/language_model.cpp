@@ -84,6 +84,13 @@ std::pair<mx::array, Cache> LanguageModel::operator()(const mx::array& tokens, C
   const Enter enter(runtime_);
   if (cache.empty()) cache = make_cache();
   const auto batch = as_batch(tokens);
+  if (cache.layers() != static_cast<int>(transformer_->layers.size()))
+    throw Error(Kind::usage, "[model] the cache has " + std::to_string(cache.layers()) +
+                                 " layers, the model " + std::to_string(transformer_->layers.size()) +
+                                 ". A cache serves the model that made it.");
+  if (const int rows = cache.rows(); rows > 0 && rows != batch.shape(0))
+    throw Error(Kind::usage, "[model] the cache has " + std::to_string(rows) + " rows, the tokens " +
+                                 std::to_string(batch.shape(0)));
   core::Pass pass;
   pass.offset = cache.length();
   pass.cache = &cache;

@@ -34,7 +34,9 @@ mx::Dtype to_mlx(DType dtype);
 DType from_mlx(mx::Dtype dtype);
 
 /// A language model and its weights. Movable, not copyable; may be called from any thread (one call at a time runs,
-/// each model for itself). Nothing is evaluated here: results are lazy until `eval`.
+/// each model for itself). Nothing is evaluated here: results are lazy until `eval`. Operations of a program's own on those
+/// results belong to the thread that asked for them: where several threads use one model by themselves, let each finish
+/// (`eval`) before the next begins, or use `generate`, which does.
 class LanguageModel {
  public:
   /// New weights from a seed; nothing is allocated before the first evaluation.

@@ -102,7 +102,7 @@ void check(const Recipe& recipe) {
   const auto& r = recipe.run;
   const auto at_least = [&](const char* name, auto value, double least) {
     if (!(static_cast<double>(value) >= least))
-      problems.add(std::string("run.") + name + ": expected at least " + Json(least).dump() + ", got " +
+      problems.add(std::string("run.") + name + ": expected at least " + Json(static_cast<int64_t>(least)).dump() + ", got " +
                    Json(value).dump());
   };
   at_least("steps", r.steps, 1), at_least("batch", r.batch, 1), at_least("context", r.context, 1);

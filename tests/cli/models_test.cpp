@@ -201,10 +201,11 @@ TEST(Tokenizer, TrainedThenUsed) {
     if (!list.empty()) list += ",";
     list += std::to_string(id);
   }
-  EXPECT_EQ(json_of(lmxlab_run({"tokenize", dir, "--decode", "--text", list, "--json"}))
-                .at("text")
-                .as_string(),
-            sample);
+  for (const auto& [option, value] : {std::pair{"--tokens", list}, std::pair{"--text", sample}}) {
+    const Json back = json_of(lmxlab_run({"tokenize", dir, "--decode", option, value, "--json"}));
+    EXPECT_EQ(back.at("text").as_string(), sample);
+    EXPECT_EQ(back.at("ids").size(), tokenizer.encode_ids(sample).size());
+  }
   EXPECT_EQ(lmxlab_run({"tokenize", dir, "--text", sample}).out, list + "\n");
 
   write_file_atomic(folder / "texts.json", R"(["the cat", "", "mat"])");

@@ -109,7 +109,7 @@ TEST(Batches, ShuffledCopiesTheBatchOnce) {
 }
 
 TEST(Batches, ReadsAMappedFileOfTokens) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   std::vector<uint16_t> ids(1000);
   std::iota(ids.begin(), ids.end(), 0);
   io::write_safetensors(folder / "tokens.safetensors", {{"tokens", mx::array(ids.data(), {1000}, mx::uint16)}});

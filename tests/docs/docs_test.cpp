@@ -142,7 +142,7 @@ TEST(Recipes, TheSpelledOutOneIsTheDefault) {
 }
 
 TEST(Recipes, EachSaysWhatItShowsAndRuns) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   int recipes = 0;
   for (const auto& entry : fs::directory_iterator(kTop / "recipes")) {
     ASSERT_EQ(entry.path().extension(), ".toml") << entry.path();

@@ -20,7 +20,7 @@ Tensors some() {
 }
 
 TEST(SafeTensors, RoundTrip) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   write_safetensors(folder / "x.safetensors", some(), {{"format", "pt"}});
   const SafeTensors file(folder / "x.safetensors");
   EXPECT_EQ(file.metadata().at("format"), "pt");
@@ -37,14 +37,14 @@ TEST(SafeTensors, RoundTrip) {
 }
 
 TEST(SafeTensors, SameTensorsSameBytes) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   write_safetensors(folder / "x", some());
   write_safetensors(folder / "y", some());
   EXPECT_EQ(read_file(folder / "x"), read_file(folder / "y"));
 }
 
 TEST(SafeTensors, IsMappedNotRead) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   write_safetensors(folder / "x", {{"big", mx::zeros({1 << 20}, mx::float32)}});
   const auto before = mx::get_active_memory();
   const auto big = SafeTensors(folder / "x").get("big");
@@ -53,7 +53,7 @@ TEST(SafeTensors, IsMappedNotRead) {
 }
 
 TEST(SafeTensors, IsReadByMlx) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   write_safetensors(folder / "x.safetensors", {{"a", some().at("a")}, {"b", some().at("b")}});
   const auto [theirs, metadata] = mx::load_safetensors((folder / "x.safetensors").string());
   EXPECT_TRUE(mx::array_equal(theirs.at("a"), some().at("a")).item<bool>());
@@ -62,7 +62,7 @@ TEST(SafeTensors, IsReadByMlx) {
 
 // Whatever is done to a file, the answer is an error of ours or arrays inside the file.
 TEST(SafeTensors, HostileFiles) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   write_safetensors(folder / "x", some());
   const auto good = read_file(folder / "x");
   HostRandom random(7);
@@ -85,7 +85,7 @@ TEST(SafeTensors, HostileFiles) {
 }
 
 TEST(SafeTensors, NamesWhatIsWrong) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   const auto message = [&](const std::string& content) {
     write_file_atomic(folder / "x", content);
     try {
@@ -108,7 +108,7 @@ TEST(SafeTensors, NamesWhatIsWrong) {
 }
 
 TEST(HfFolder, ReadsShards) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   write_safetensors(folder / "m-1.safetensors", {{"a", mx::array(1.0f)}});
   write_safetensors(folder / "m-2.safetensors", {{"b", mx::array(2.0f)}});
   write_file_atomic(folder / "model.safetensors.index.json",

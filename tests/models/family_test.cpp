@@ -122,7 +122,7 @@ TEST_P(Family, ParametersAreCounted) {
   expect(checks::parameters_counted(model));
 }
 TEST_P(Family, SavesAndLoads) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   LanguageModel model(GetParam().config, 7);
   expect(checks::save_load(model, folder.path()));
 }
@@ -130,8 +130,8 @@ TEST_P(Family, GradientsAreDerivatives) { expect(checks::gradients(GetParam().co
 TEST_P(Family, CompiledEqualsEager) { expect(checks::compiled_equals_eager(GetParam().config, 9, 3)); }
 
 INSTANTIATE_TEST_SUITE_P(All, Family, testing::ValuesIn(cases()),
-                         [](const auto& info) { 
-                           std::string name = info.param.name;
+                         [](const auto& tested) {
+                           std::string name = tested.param.name;
                            for (auto& c : name)
                              if (c == '-') c = '_';
                            return name;

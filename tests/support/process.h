@@ -2,6 +2,8 @@
 // ended.
 #pragma once
 
+#include "tests/support/temp_folder.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -164,26 +166,5 @@ inline Outcome run(const std::string& program, const std::vector<std::string>& a
                    const Spawn& how = {}) {
   return Child(program, arguments, how).wait();
 }
-
-/// A folder of its own, gone at the end.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "lmxlab-test-XXXXXX").string();
-    if (!::mkdtemp(name.data())) throw std::runtime_error("mkdtemp");
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace lmxlab::test

@@ -8,19 +8,19 @@
 
 namespace lmxlab::test {
 
-class TempFolder {
+class TemporaryFolder {
  public:
-  TempFolder() {
+  TemporaryFolder() {
     auto name = (std::filesystem::temp_directory_path() / "lmxlab-test-XXXXXX").string();
     if (!::mkdtemp(name.data())) throw std::runtime_error("cannot make a temporary folder");
     path_ = name;
   }
-  ~TempFolder() {
+  ~TemporaryFolder() {
     std::error_code code;
     std::filesystem::remove_all(path_, code);
   }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
 

@@ -30,7 +30,7 @@ Kind refused(const std::function<void()>& f) {
 }
 
 TEST(Run, FolderFromTheFirstMoment) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   RunHooks hooks;
   bool started = false;
   hooks.start = [&](const RunHooks::Start& s) {
@@ -59,7 +59,7 @@ TEST(Run, FolderFromTheFirstMoment) {
 }
 
 TEST(Run, KeepsTheLastTwoAndTheBest) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   // A rate that makes it worse and worse: the first checkpoint stays the best.
   train_run(small_run(folder / "run", {"run.checkpoint_every=2", "run.eval_every=2", "optimizer.lr=3", "schedule.warmup=0", "optimizer.clip=0"}), {});
   std::vector<int64_t> steps;
@@ -71,7 +71,7 @@ TEST(Run, KeepsTheLastTwoAndTheBest) {
 }
 
 TEST(Run, NumbersItsFolders) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   auto recipe = small_run("", {"run.steps=1", "run.name=x"});
   recipe.run.out.clear();
   EXPECT_EQ(train_run(recipe, {}, {}, folder.path()).out.filename(), "x-1");
@@ -96,7 +96,7 @@ void expect_same_run(const fs::path& a, const fs::path& b) {
 }
 
 TEST(Run, ResumesBitForBit) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   train_run(small_run(folder / "whole"), {});
   for (const int64_t at : {1, 4, 6, 11}) {
     const auto out = folder / ("cut" + std::to_string(at));
@@ -114,7 +114,7 @@ TEST(Run, ResumesBitForBit) {
 
 TEST(Run, ResumesForEveryOptimizer) {
   for (const char* name : {"sgd", "lion", "adafactor", "muon"}) {
-    const test::TempFolder folder;
+    const test::TemporaryFolder folder;
     const std::vector<std::string> more = {std::string("optimizer.name=") + name, "run.accumulate=2", "run.steps=6", "run.checkpoint_every=2"};
     train_run(small_run(folder / "whole", more), {});
     std::stop_source stop;
@@ -129,7 +129,7 @@ TEST(Run, ResumesForEveryOptimizer) {
 }
 
 TEST(Run, StartsOverWithoutACompleteCheckpoint) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   train_run(small_run(folder / "whole"), {});
   train_run(small_run(folder / "cut"), {});
   fs::remove_all(folder / "cut/checkpoints");
@@ -140,7 +140,7 @@ TEST(Run, StartsOverWithoutACompleteCheckpoint) {
 }
 
 TEST(Run, MovesTheEndOnly) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   train_run(small_run(folder / "run"), {});
   EXPECT_EQ(resume_run(folder / "run", {"run.steps=14", "run.eval_every=7"}, {}).train.steps, 14);
   EXPECT_EQ(refused([&] { resume_run(folder / "run", {"run.batch=3"}, {}); }), Kind::mismatch);
@@ -150,14 +150,14 @@ TEST(Run, MovesTheEndOnly) {
 }
 
 TEST(Run, RefusesAFolderThatHoldsARunAndOneThatHoldsNone) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   train_run(small_run(folder / "run", {"run.steps=1"}), {});
   EXPECT_EQ(refused([&] { train_run(small_run(folder / "run"), {}); }), Kind::usage);
   EXPECT_EQ(refused([&] { resume_run(folder.path(), {}, {}); }), Kind::not_found);
 }
 
 TEST(Run, BadDataLeaveNothingBehind) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   const auto with = [&](const std::string& set) { return [&, set] { train_run(small_run(folder / "run", {set}), {}); }; };
   write_file_atomic(folder / "empty.txt", "");
   write_file_atomic(folder / "binary.txt", std::string("\x00\xff\xfe\x80", 4));
@@ -174,7 +174,7 @@ TEST(Run, BadDataLeaveNothingBehind) {
 }
 
 TEST(Run, RefusesOtherDataOnResume) {
-  const test::TempFolder folder;
+  const test::TemporaryFolder folder;
   std::string text;
   for (int i = 0; i < 2000; ++i) text += "to be or not to be ";
   write_file_atomic(folder / "data.txt", text);
