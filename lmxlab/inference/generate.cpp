@@ -5,6 +5,7 @@
 #include "lmxlab/inference/stop_strings.h"
 #include "lmxlab/kernels/memory.h"
 
+#include <mlx/device.h>
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
@@ -220,10 +221,13 @@ struct TokenStream::Impl {
       cache = std::move(grown);
       pending = sampler->draw(mx::squeeze(logits, 1));
     }
-    // The next step was built while this one ran, and is queued the moment this one is done. Queued
-    // earlier, it would find the cache still held by the running step and copy all of it.
+    // One token ahead. A GPU's queue keeps its order, so the next step goes in before this one's token
+    // is read. On the CPU a step in the queue would find the cache still held by the running one and
+    // copy all of it: it was built while this one ran, and is queued the moment this one is done.
+    static const bool in_order = mx::default_device() == mx::Device::gpu;
+    if (pending && in_order) queue();
     const auto tokens = read<int32_t>(now.tokens);
-    if (pending) queue();
+    if (pending && !in_order) queue();
     const auto logprobs = now.logprobs ? read<float>(*now.logprobs) : std::vector<float>();
     const auto top_ids = now.top_ids ? read<int32_t>(*now.top_ids) : std::vector<int32_t>();
     const auto top_logprobs =
