@@ -92,7 +92,7 @@ class Plain : public LayerCache {
   int length() const override { return length_; }
   int trimmable() const override { return length_; }
   void trim(int n) override {
-    if (n > length_) cannot_trim(n, length_);
+    if (n < 0 || n > length_) cannot_trim(n, length_);
     length_ -= n;
   }
   void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
@@ -121,7 +121,7 @@ class Rotating : public LayerCache {
   int length() const override { return length_; }
   int trimmable() const override { return length_ <= window_ ? length_ : 0; }
   void trim(int n) override {
-    if (n > trimmable()) cannot_trim(n, trimmable());
+    if (n < 0 || n > trimmable()) cannot_trim(n, trimmable());
     length_ -= n;
   }
   void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
@@ -228,7 +228,7 @@ int Cache::trimmable() const {
 }
 
 void Cache::trim(int n) {
-  if (n > trimmable()) cannot_trim(n, trimmable());
+  if (n < 0 || n > trimmable()) cannot_trim(n, trimmable());
   for (auto& l : layers_)
     if (l) l->trim(n);
   length_ -= n;

@@ -154,7 +154,8 @@ void eval(const Cache& cache) {
 template <class T>
 std::vector<T> to_vector(const mx::array& a) {
   // What is evaluated is read without any stream: this thread's may be a model's that another thread runs now.
-  mx::array source = a;
+  const mx::Dtype dtype = mx::TypeToDtype<T>();
+  mx::array source = a.dtype() == dtype ? a : mx::astype(a, dtype);
   if (!source.is_available()) mx::eval(source);
   const T* first = source.data<T>();
   std::vector<T> out(source.size());

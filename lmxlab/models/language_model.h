@@ -94,7 +94,7 @@ class LanguageModel {
 void eval(const mx::array& logits, const Cache& cache);
 void eval(const Cache& cache);
 
-/// Copies the values out, whatever the strides; evaluates.
+/// Copies the values out as T, whatever the strides; evaluates.
 template <class T>
 std::vector<T> to_vector(const mx::array& a);
 

@@ -130,6 +130,8 @@ fs::path new_folder(const RunConfig& run, const fs::path& base) {
     if (RunFolder(run.out).exists())
       throw Error(Kind::usage, "[run] " + run.out + " holds a run already. Continue it with --resume " + run.out +
                                    ", or choose another folder.");
+    if (fs::exists(fs::path(run.out) / "model.safetensors"))
+      throw Error(Kind::usage, "[run] " + run.out + " holds a model, which this run would replace. Choose another folder.");
     make_directory(run.out);
     return run.out;
   }
@@ -177,7 +179,8 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
   if (!resume) {  // everything resolved: the folder alone says what the run is
     const auto* preset = recipe.model.find("preset");
     Json table = to_json(config);
-    if (const auto* w = recipe.model.find("weights")) table["weights"] = *w;
+    if (const auto* w = recipe.model.find("weights"))
+      table["weights"] = Json(fs::absolute(w->as_string()).string());
     if (preset && preset->is_string() && fs::is_directory(preset->as_string()))
       table["weights"] = Json(fs::absolute(preset->as_string()).string());
     recipe.model = table;
@@ -187,20 +190,21 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
     recipe.optimizer = with_defaults(recipe.optimizer);
     recipe.run.out.clear();  // the folder may be moved
   }
-  auto model = make_model(recipe, config);
+  const auto done = resume ? folder.checkpoints() : std::vector<CheckpointInfo>();
+  // A checkpoint has all weights: those that the run began with may be gone.
+  auto model = done.empty() ? make_model(recipe, config) : LanguageModel(config, recipe.run.seed);
   Trainer trainer(model, split.train, split.validation, {recipe.optimizer, recipe.schedule, recipe.run});
 
   write_file_atomic(out / "config.json", config::to_hf(config).dump(2) + "\n");
   if (data.tokenizer && !resume) data.tokenizer->save(out);
   write_file_atomic(out / "recipe.toml", write_recipe(recipe));  // last: from now on this is a run
 
-  if (resume)
-    if (const auto all = folder.checkpoints(); !all.empty()) {
-      if (all.back().step > recipe.run.steps)
-        throw Error(Kind::mismatch, "[run] " + out.string() + " has done " + std::to_string(all.back().step) +
-                                        " steps, run.steps is " + std::to_string(recipe.run.steps));
-      folder.load(all.back(), model, trainer, data.fingerprint);
-    }
+  if (!done.empty()) {
+    if (done.back().step > recipe.run.steps)
+      throw Error(Kind::mismatch, "[run] " + out.string() + " has done " + std::to_string(done.back().step) +
+                                      " steps, run.steps is " + std::to_string(recipe.run.steps));
+    folder.load(done.back(), model, trainer, data.fingerprint);
+  }
   if (hooks.start)
     hooks.start({recipe, model, data.tokenizer ? &*data.tokenizer : nullptr, out, trainer.state().step,
                  static_cast<int64_t>(split.train.size()), static_cast<int64_t>(split.validation.size())});
@@ -243,11 +247,12 @@ void compare(const Json& before, const Json& after, const std::string& path, Pro
 RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token stop, const fs::path& base) {
   check(recipe);
   const auto prepared = prepare(recipe, std::nullopt);
+  const bool theirs = !recipe.run.out.empty() && fs::exists(recipe.run.out);
   const auto out = new_folder(recipe.run, base);
   try {
     return train_in(out, recipe, prepared, hooks, stop, false);
   } catch (...) {
-    if (!RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
+    if (!theirs && !RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
       std::error_code code;
       for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"}) fs::remove(out / name, code);
       fs::remove(out, code);

@@ -3,11 +3,12 @@
 #include "lmxlab/training/clip.h"
 #include "lmxlab/training/loss.h"
 
-#include <mlx/compile.h>
+#include <mlx/compile_impl.h>
 #include <mlx/ops.h>
 #include <mlx/random.h>
 #include <mlx/transforms.h>
 
+#include <atomic>
 #include <cmath>
 #include <utility>
 
@@ -26,6 +27,24 @@ bool finite(const mx::array& a) {
   return !mx::issubdtype(a.dtype(), mx::floating) || mx::all(mx::isfinite(a)).item<bool>();
 }
 
+Arrays cast(const Arrays& all, mx::Dtype dtype) {
+  Arrays out;
+  out.reserve(all.size());
+  for (const auto& a : all)
+    out.push_back(mx::issubdtype(a.dtype(), mx::floating) ? mx::astype(a, dtype) : a);
+  return out;
+}
+
+// mx::compile knows a function by its address, in a cache a thread. One that ends in another thread than it ran in would
+// leave its entry to the next function at that address; numbers are never used twice (and, being odd, are no address).
+std::function<Arrays(const Arrays&)> compile_by_number(std::function<Arrays(const Arrays&)> f) {
+  static std::atomic<std::uintptr_t> last{1};
+  const auto id = last += 2;
+  std::shared_ptr<void> erase(
+      nullptr, [id](void*) { mx::detail::compile_erase(mx::detail::compile_cache(), id); });
+  return [erase, compiled = mx::detail::compile(std::move(f), id)](const Arrays& in) { return compiled(in); };
+}
+
 }  // namespace
 
 TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer, const StepOptions& options)
@@ -37,7 +56,7 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   optimizer_ = make_optimizer(optimizer, std::move(infos));
 
   const size_t P = trainable_.size(), F = frozen_.size(), S = optimizer_->state_names().size();
-  const auto compiled = [&](Function f) { return options_.compiled ? mx::compile(f) : f; };
+  const auto compiled = [&](Function f) { return options_.compiled ? compile_by_number(std::move(f)) : f; };
 
   // params, optimizer, frozen, key, lr, step, inputs, targets -> loss, norm, params', optimizer', key'
   whole_ = compiled([this, P, F, S](const Arrays& in) {
@@ -77,9 +96,7 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   });
   // params, frozen, inputs, targets -> sum of the tokens' losses
   evaluate_ = compiled([this, P, F](const Arrays& in) {
-    Arrays weights = slice_of(in, 0, P + F);
-    for (auto& w : weights)
-      if (mx::issubdtype(w.dtype(), mx::floating)) w = mx::astype(w, options_.compute);
+    const auto weights = cast(slice_of(in, 0, P + F), options_.compute);
     const core::Lend lend(trainable_, std::span(weights).first(P));
     const core::Lend lend_frozen(frozen_, std::span(weights).subspan(P));
     return Arrays{nll_sum({in[P + F], in[P + F + 1]}, nullptr)};
@@ -101,13 +118,13 @@ mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key) con
 // The loss sum, and its gradients in the dtype of the parameters.
 Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const data::Batch& batch,
                             const mx::array& key) {
-  const core::Lend lend_frozen(frozen_, frozen);
+  const auto rest = cast(frozen, options_.compute);
+  const core::Lend lend_frozen(frozen_, rest);
   std::vector<int> all(params.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
   const auto loss = [&](const Arrays& p) -> Arrays {
-    Arrays cast;
-    for (const auto& a : p) cast.push_back(mx::astype(a, options_.compute));
-    const core::Lend lend(trainable_, cast);
+    const auto weights = cast(p, options_.compute);
+    const core::Lend lend(trainable_, weights);
     return {nll_sum(batch, &key)};
   };
   auto [value, grads] = mx::value_and_grad(loss, all)(params);
@@ -136,6 +153,8 @@ Arrays TrainStep::update(Arrays params, Arrays state, Arrays grads, const mx::ar
 TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Batch>& batches, float lr,
                                         int64_t step) {
   const size_t P = trainable_.size(), S = state.optimizer.size();
+  if (state.params.size() != P)
+    throw Error(Kind::usage, "[train] the weights were lost in a step that failed. Load a checkpoint.");
   const mx::array rate(lr), number(static_cast<float>(step));
   const auto frozen = core::values(frozen_);
   Arrays in = std::exchange(state.params, {}), out;
@@ -189,11 +208,10 @@ std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::arra
   for (const auto& e : trainable_)
     if (!finite(e.param->value)) return "the weight " + e.path;
   std::string where;
-  Arrays weights = core::values(trainable_);
+  const auto weights = core::values(trainable_);
   {
-    Arrays cast;
-    for (const auto& a : weights) cast.push_back(mx::astype(a, options_.compute));
-    const core::Lend lend(trainable_, cast);
+    const auto lent = cast(weights, options_.compute), rest = cast(core::values(frozen_), options_.compute);
+    const core::Lend lend(trainable_, lent), lend_frozen(frozen_, rest);
     core::Pass pass;
     pass.key = mine, pass.dropout = options_.dropout;
     pass.tap = [&](std::string_view name, const mx::array& value) {

@@ -34,6 +34,8 @@ class TrainStep {
   };
 
   TrainStep(core::Transformer& model, const OptimizerConfig& optimizer, const StepOptions& options);
+  TrainStep(const TrainStep&) = delete;  // the compiled functions know its address
+  TrainStep& operator=(const TrainStep&) = delete;
 
   /// A state from the model's present weights (shared, not copied) and a seed.
   State initial(uint64_t seed) const;
@@ -41,7 +43,8 @@ class TrainStep {
 
   /// One update from one or more batches, whose gradients are weighted by their tokens. Evaluates: the loss, the norm and
   /// the new state, at the end of each batch.
-  /// If the loss or the norm is not finite, the weights come out as they went in.
+  /// If the loss or the norm is not finite, the weights come out as they went in. If it throws (memory, say), the state
+  /// is lost: its buffers were given away.
   /// @param step  counts from 1.
   Result operator()(State& state, const std::vector<data::Batch>& batches, float lr, int64_t step);
 

@@ -7,6 +7,7 @@
 #include "lmxlab/training/step.h"
 
 #include <mlx/ops.h>
+#include <mlx/random.h>
 #include <mlx/transforms.h>
 
 #include <chrono>
@@ -24,11 +25,17 @@ double since(Clock::time_point t) {
 class EarlyStopping : public Callback {
  public:
   EarlyStopping(int patience, double min_delta) : patience_(patience), min_delta_(min_delta) {}
+  void on_begin(Trainer& trainer) override {
+    if (const auto best = trainer.state().best_val_loss) best_ = std::min(best_, *best);
+  }
   void on_eval(Trainer& trainer, const StepMetrics& m) override {
     // Without a margin the trainer's own count serves, which a resumed run brings along.
     if (min_delta_ > 0) {
-      bad_ = *m.val_loss < best_ - min_delta_ ? 0 : bad_ + 1;
-      best_ = std::min(best_, *m.val_loss);
+      // Small gains add up: the mark moves only when it is beaten by the margin.
+      if (*m.val_loss < best_ - min_delta_)
+        best_ = *m.val_loss, bad_ = 0;
+      else
+        ++bad_;
     } else {
       bad_ = trainer.state().bad_evals;
     }
@@ -45,16 +52,20 @@ class EarlyStopping : public Callback {
 // Ends a run before the step that would go over the budget.
 class Budget : public Callback {
  public:
-  Budget(double StepMetrics::* spent, double limit, std::string reason)
+  Budget(double TrainState::* spent, double limit, std::string reason)
       : spent_(spent), limit_(limit), reason_(std::move(reason)) {}
-  void on_step(Trainer& trainer, StepMetrics& m) override {
-    const double now = m.*spent_, last = now - before_;
+  void on_begin(Trainer& trainer) override {
+    before_ = trainer.state().*spent_;  // of a resumed run: not one step's
+    if (before_ >= limit_) trainer.stop(reason_);
+  }
+  void on_step(Trainer& trainer, StepMetrics&) override {
+    const double now = trainer.state().*spent_, last = now - before_;
     before_ = now;
     if (now + last > limit_) trainer.stop(reason_);
   }
 
  private:
-  double StepMetrics::* spent_;
+  double TrainState::* spent_;
   double limit_, before_ = 0;
   std::string reason_;
 };
@@ -77,10 +88,10 @@ std::unique_ptr<Callback> early_stopping(int patience, double min_delta) {
   return std::make_unique<EarlyStopping>(patience, min_delta);
 }
 std::unique_ptr<Callback> time_budget(double seconds) {
-  return std::make_unique<Budget>(&StepMetrics::seconds, seconds, "the time budget is used up");
+  return std::make_unique<Budget>(&TrainState::seconds, seconds, "the time budget is used up");
 }
 std::unique_ptr<Callback> flop_budget(double flops) {
-  return std::make_unique<Budget>(&StepMetrics::flops, flops, "the budget of operations is used up");
+  return std::make_unique<Budget>(&TrainState::flops, flops, "the budget of operations is used up");
 }
 std::unique_ptr<Callback> every(int64_t n, std::function<void(Trainer&, StepMetrics&)> action) {
   if (n < 1) throw Error(Kind::usage, "[train] every: expected at least 1 step, got " + std::to_string(n));
@@ -128,8 +139,12 @@ struct Trainer::Impl {
     for (size_t i = 0; i < entries.size(); ++i) entries[i].param->value = placeholders[i];
   }
 
-  [[noreturn]] void not_finite(const data::Batch& batch, const mx::array& key, double loss, double norm) {
-    const auto where = step.first_non_finite(batch, key);
+  [[noreturn]] void not_finite(const std::vector<data::Batch>& group, mx::array key, double loss, double norm) {
+    std::string where;
+    for (size_t i = 0; i < group.size() && where.empty(); ++i) {
+      where = step.first_non_finite(group[i], key);
+      key = mx::random::split(key).first;  // as the step does from batch to batch
+    }
     throw Error(Kind::bad_data,
                 "[train] step " + std::to_string(state.step + 1) + ": the loss is " + Json(loss).dump() +
                     (std::isfinite(loss) ? ", the gradient's norm " + std::string(std::isnan(norm) ? "NaN" : "infinite")
@@ -152,8 +167,8 @@ Trainer::Trainer(LanguageModel& model, const mx::array& tokens, const mx::array&
     throw Error(Kind::usage, "[train] master weights are float32; ask for run.dtype = \"bf16\" to compute in bfloat16");
   for (const auto* part : {&tokens, &validation}) {
     if (part->size() == 0) continue;
-    const auto largest = mx::max(mx::astype(*part, mx::int64)).item<int64_t>();
-    const auto least = mx::min(mx::astype(*part, mx::int64)).item<int64_t>();
+    const auto largest = mx::astype(mx::max(*part), mx::int64).item<int64_t>();
+    const auto least = mx::astype(mx::min(*part), mx::int64).item<int64_t>();
     if (least < 0 || largest >= model.config().vocab)
       throw Error(Kind::mismatch, "[train] the data have the id " + std::to_string(least < 0 ? least : largest) +
                                       ", the model's vocabulary has " + std::to_string(model.config().vocab) + " tokens");
@@ -243,7 +258,7 @@ TrainResult Trainer::run(std::stop_token stop) {
     s.give_weights_to_model();
     m.loss = static_cast<double>(done.loss.item<float>());
     m.grad_norm = static_cast<double>(done.grad_norm.item<float>());
-    if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm)) s.not_finite(group.front(), key, m.loss, m.grad_norm);
+    if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm)) s.not_finite(group, key, m.loss, m.grad_norm);
 
     const int64_t tokens = static_cast<int64_t>(run.batch) * run.context * run.accumulate;
     const double seconds = since(start);

@@ -93,8 +93,9 @@ class Trainer {
   void add(std::unique_ptr<Callback> callback);
 
   /// Until the last step, a budget, stop() or a request to stop; then a last validation over everything held out.
-  /// @throws Error(internal) with the step and the layer where a number stopped being finite; the weights are then those
-  ///         before that step.
+  /// @throws Error(bad_data) with the step and the layer where a number stopped being finite; the weights are then those
+  ///         before that step. Error(resource) if memory runs out in a step; the model's weights are lost then: load a
+  ///         checkpoint.
   TrainResult run(std::stop_token stop = {});
   /// Ends the run after this step.
   void stop(std::string reason);
