@@ -18,7 +18,8 @@ namespace {
 using core::Arrays;
 
 Arrays slice_of(const Arrays& all, size_t from, size_t n) {
-  return {all.begin() + static_cast<std::ptrdiff_t>(from), all.begin() + static_cast<std::ptrdiff_t>(from + n)};
+  return {all.begin() + static_cast<std::ptrdiff_t>(from),
+          all.begin() + static_cast<std::ptrdiff_t>(from + n)};
 }
 void append(Arrays& to, const Arrays& more) {
   to.insert(to.end(), more.begin(), more.end());
@@ -35,30 +36,39 @@ Arrays cast(const Arrays& all, mx::Dtype dtype) {
   return out;
 }
 
-// mx::compile knows a function by its address, in a cache a thread. One that ends in another thread than it ran in would
-// leave its entry to the next function at that address; numbers are never used twice (and, being odd, are no address).
+// mx::compile knows a function by its address, in a cache a thread. One that ends in another thread
+// than it ran in would leave its entry to the next function at that address; numbers are never used
+// twice (and, being odd, are no address).
 std::function<Arrays(const Arrays&)> compile_by_number(std::function<Arrays(const Arrays&)> f) {
   static std::atomic<std::uintptr_t> last{1};
   const auto id = last += 2;
   std::shared_ptr<void> erase(
       nullptr, [id](void*) { mx::detail::compile_erase(mx::detail::compile_cache(), id); });
-  return [erase, compiled = mx::detail::compile(std::move(f), id)](const Arrays& in) { return compiled(in); };
+  return [erase, compiled = mx::detail::compile(std::move(f), id)](const Arrays& in) {
+    return compiled(in);
+  };
 }
 
 }  // namespace
 
-TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer, const StepOptions& options)
+TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
+                     const StepOptions& options)
     : model_(model), options_(options) {
   for (auto& e : core::collect(model)) (e.param->trainable ? trainable_ : frozen_).push_back(e);
-  if (trainable_.empty()) throw Error(Kind::usage, "[train] every parameter is frozen: nothing to train");
+  if (trainable_.empty())
+    throw Error(Kind::usage, "[train] every parameter is frozen: nothing to train");
   std::vector<ParamInfo> infos;
-  for (const auto& e : trainable_) infos.push_back(param_info(e.path, e.param->value.shape(), optimizer));
+  for (const auto& e : trainable_)
+    infos.push_back(param_info(e.path, e.param->value.shape(), optimizer));
   optimizer_ = make_optimizer(optimizer, std::move(infos));
 
   const size_t P = trainable_.size(), F = frozen_.size(), S = optimizer_->state_names().size();
-  const auto compiled = [&](Function f) { return options_.compiled ? compile_by_number(std::move(f)) : f; };
+  const auto compiled = [&](Function f) {
+    return options_.compiled ? compile_by_number(std::move(f)) : f;
+  };
 
-  // params, optimizer, frozen, key, lr, step, inputs, targets -> loss, norm, params', optimizer', key'
+  // params, optimizer, frozen, key, lr, step, inputs, targets -> loss, norm, params', optimizer',
+  // key'
   whole_ = compiled([this, P, F, S](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S);
     const Arrays frozen = slice_of(in, P + S, F);
@@ -70,7 +80,8 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     const auto loss = mx::divide(grads[0], tokens);
     grads.erase(grads.begin());
     for (auto& g : grads) g = mx::divide(g, tokens);
-    auto out = update(std::move(params), std::move(state), std::move(grads), loss, rest[1], rest[2]);
+    auto out =
+        update(std::move(params), std::move(state), std::move(grads), loss, rest[1], rest[2]);
     out.push_back(next);
     return out;
   });
@@ -91,8 +102,8 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S), grads = slice_of(in, P + S, P);
     const auto* rest = in.data() + 2 * P + S;
     for (auto& g : grads) g = mx::divide(g, rest[1]);
-    return update(std::move(params), std::move(state), std::move(grads), mx::divide(rest[0], rest[1]),
-                  rest[2], rest[3]);
+    return update(std::move(params), std::move(state), std::move(grads),
+                  mx::divide(rest[0], rest[1]), rest[2], rest[3]);
   });
   // params, frozen, inputs, targets -> sum of the tokens' losses
   evaluate_ = compiled([this, P, F](const Arrays& in) {
@@ -135,14 +146,11 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
 
 Arrays TrainStep::update(Arrays params, Arrays state, Arrays grads, const mx::array& loss,
                          const mx::array& lr, const mx::array& step) const {
-  const auto norm = global_norm(grads);
+  const auto [clipped, norm] = clip_by_global_norm(grads, options_.clip);
   const auto good = mx::logical_and(mx::isfinite(loss), mx::isfinite(norm));
-  auto scale = mx::array(1.0f);
-  if (options_.clip > 0)
-    scale = mx::minimum(mx::divide(mx::array(options_.clip), mx::add(norm, mx::array(1e-6f))), scale);
   // A step that is not finite changes no weight: no gradient, and a learning rate of zero.
-  for (auto& g : grads)
-    g = mx::where(good, mx::multiply(g, mx::astype(scale, g.dtype())), mx::array(0.0f, g.dtype()));
+  for (size_t i = 0; i < grads.size(); ++i)
+    grads[i] = mx::where(good, clipped[i], mx::array(0.0f, grads[i].dtype()));
   optimizer_->update(params, grads, state, mx::where(good, lr, mx::array(0.0f)), step);
   Arrays out{loss, norm};
   append(out, params);
@@ -150,11 +158,12 @@ Arrays TrainStep::update(Arrays params, Arrays state, Arrays grads, const mx::ar
   return out;
 }
 
-TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Batch>& batches, float lr,
-                                        int64_t step) {
+TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Batch>& batches,
+                                        float lr, int64_t step) {
   const size_t P = trainable_.size(), S = state.optimizer.size();
   if (state.params.size() != P)
-    throw Error(Kind::usage, "[train] the weights were lost in a step that failed. Load a checkpoint.");
+    throw Error(Kind::usage,
+                "[train] the weights were lost in a step that failed. Load a checkpoint.");
   const mx::array rate(lr), number(static_cast<float>(step));
   const auto frozen = core::values(frozen_);
   Arrays in = std::exchange(state.params, {}), out;
@@ -210,7 +219,8 @@ std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::arra
   std::string where;
   const auto weights = core::values(trainable_);
   {
-    const auto lent = cast(weights, options_.compute), rest = cast(core::values(frozen_), options_.compute);
+    const auto lent = cast(weights, options_.compute),
+               rest = cast(core::values(frozen_), options_.compute);
     const core::Lend lend(trainable_, lent), lend_frozen(frozen_, rest);
     core::Pass pass;
     pass.key = mine, pass.dropout = options_.dropout;

@@ -52,7 +52,7 @@ class EarlyStopping : public Callback {
 // Ends a run before the step that would go over the budget.
 class Budget : public Callback {
  public:
-  Budget(double TrainState::* spent, double limit, std::string reason)
+  Budget(double TrainState::*spent, double limit, std::string reason)
       : spent_(spent), limit_(limit), reason_(std::move(reason)) {}
   void on_begin(Trainer& trainer) override {
     before_ = trainer.state().*spent_;  // of a resumed run: not one step's
@@ -65,14 +65,15 @@ class Budget : public Callback {
   }
 
  private:
-  double TrainState::* spent_;
+  double TrainState::*spent_;
   double limit_, before_ = 0;
   std::string reason_;
 };
 
 class Every : public Callback {
  public:
-  Every(int64_t n, std::function<void(Trainer&, StepMetrics&)> action) : n_(n), action_(std::move(action)) {}
+  Every(int64_t n, std::function<void(Trainer&, StepMetrics&)> action)
+      : n_(n), action_(std::move(action)) {}
   void on_step(Trainer& trainer, StepMetrics& m) override {
     if (m.step % n_ == 0) action_(trainer, m);
   }
@@ -94,7 +95,8 @@ std::unique_ptr<Callback> flop_budget(double flops) {
   return std::make_unique<Budget>(&TrainState::flops, flops, "the budget of operations is used up");
 }
 std::unique_ptr<Callback> every(int64_t n, std::function<void(Trainer&, StepMetrics&)> action) {
-  if (n < 1) throw Error(Kind::usage, "[train] every: expected at least 1 step, got " + std::to_string(n));
+  if (n < 1)
+    throw Error(Kind::usage, "[train] every: expected at least 1 step, got " + std::to_string(n));
   return std::make_unique<Every>(n, std::move(action));
 }
 
@@ -121,7 +123,8 @@ struct Trainer::Impl {
         step(m.transformer(), options.optimizer, step_options(m, options)),
         arrays(step.initial(options.run.seed)),
         entries(core::collect_trainable(m.transformer())) {
-    for (const auto& e : entries) placeholders.push_back(mx::zeros(e.param->value.shape(), e.param->value.dtype()));
+    for (const auto& e : entries)
+      placeholders.push_back(mx::zeros(e.param->value.shape(), e.param->value.dtype()));
   }
 
   static StepOptions step_options(LanguageModel& m, const TrainOptions& o) {
@@ -139,39 +142,49 @@ struct Trainer::Impl {
     for (size_t i = 0; i < entries.size(); ++i) entries[i].param->value = placeholders[i];
   }
 
-  [[noreturn]] void not_finite(const std::vector<data::Batch>& group, mx::array key, double loss, double norm) {
+  [[noreturn]] void not_finite(const std::vector<data::Batch>& group, mx::array key, double loss,
+                               double norm) {
     std::string where;
     for (size_t i = 0; i < group.size() && where.empty(); ++i) {
       where = step.first_non_finite(group[i], key);
       key = mx::random::split(key).first;  // as the step does from batch to batch
     }
-    throw Error(Kind::bad_data,
-                "[train] step " + std::to_string(state.step + 1) + ": the loss is " + Json(loss).dump() +
-                    (std::isfinite(loss) ? ", the gradient's norm " + std::string(std::isnan(norm) ? "NaN" : "infinite")
-                                         : std::isnan(loss) ? " (NaN)" : " (infinite)") +
-                    ". A number that is not finite first appeared in " +
-                    (where.empty() ? "the sums over the batch" : where) +
-                    ". The weights before this step and the last checkpoint are kept. "
-                    "Lower optimizer.lr, lengthen schedule.warmup, or look at the data.");
+    throw Error(
+        Kind::bad_data,
+        "[train] step " + std::to_string(state.step + 1) + ": the loss is " + Json(loss).dump() +
+            (std::isfinite(loss)
+                 ? ", the gradient's norm " + std::string(std::isnan(norm) ? "NaN" : "infinite")
+             : std::isnan(loss) ? " (NaN)"
+                                : " (infinite)") +
+            ". A number that is not finite first appeared in " +
+            (where.empty() ? "the sums over the batch" : where) +
+            ". The weights before this step and the last checkpoint are kept. "
+            "Lower optimizer.lr, lengthen schedule.warmup, or look at the data.");
   }
 };
 
-Trainer::Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation, TrainOptions options) {
+Trainer::Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation,
+                 TrainOptions options) {
   const Enter enter(model.runtime());
   const auto& run = options.run;
   if (const auto* learned = std::get_if<config::Learned>(&model.config().position);
       learned && run.context > learned->length)
-    throw Error(Kind::usage, "[train] run.context " + std::to_string(run.context) + " is longer than the " +
-                                 std::to_string(learned->length) + " positions that the model learns");
+    throw Error(Kind::usage, "[train] run.context " + std::to_string(run.context) +
+                                 " is longer than the " + std::to_string(learned->length) +
+                                 " positions that the model learns");
   if (model.dtype() != DType::f32)
-    throw Error(Kind::usage, "[train] master weights are float32; ask for run.dtype = \"bf16\" to compute in bfloat16");
+    throw Error(
+        Kind::usage,
+        "[train] master weights are float32; ask for run.dtype = \"bf16\" to compute in bfloat16");
   for (const auto* part : {&tokens, &validation}) {
     if (part->size() == 0) continue;
     const auto largest = mx::astype(mx::max(*part), mx::int64).item<int64_t>();
     const auto least = mx::astype(mx::min(*part), mx::int64).item<int64_t>();
     if (least < 0 || largest >= model.config().vocab)
-      throw Error(Kind::mismatch, "[train] the data have the id " + std::to_string(least < 0 ? least : largest) +
-                                      ", the model's vocabulary has " + std::to_string(model.config().vocab) + " tokens");
+      throw Error(Kind::mismatch, "[train] the data have the id " +
+                                      std::to_string(least < 0 ? least : largest) +
+                                      ", the model's vocabulary has " +
+                                      std::to_string(model.config().vocab) + " tokens");
   }
   impl_ = std::make_unique<Impl>(model, tokens, validation, std::move(options));
   core::Arrays all = impl_->arrays.params;
@@ -217,8 +230,8 @@ std::optional<double> Trainer::validate(int64_t limit) {
   double sum = 0, tokens = 0;
   const auto rows = [&](int64_t from, int64_t b) {
     const auto view = [&](int64_t shift) {
-      return mx::as_strided(s.validation, {static_cast<int>(b), static_cast<int>(length)}, {length, 1},
-                            static_cast<size_t>(from + shift));
+      return mx::as_strided(s.validation, {static_cast<int>(b), static_cast<int>(length)},
+                            {length, 1}, static_cast<size_t>(from + shift));
     };
     sum += static_cast<double>(s.step.evaluate({view(0), view(1)}).item<float>());
     tokens += static_cast<double>(b * length);
@@ -251,14 +264,16 @@ TrainResult Trainer::run(std::stop_token stop) {
     const auto start = Clock::now();
     std::vector<data::Batch> group;
     for (int i = 0; i < run.accumulate; ++i) group.push_back(*s.batches.next());
-    const float lr = learning_rate(s.options.schedule, static_cast<float>(s.options.optimizer.lr), s.state.step, run.steps);
+    const float lr = learning_rate(s.options.schedule, static_cast<float>(s.options.optimizer.lr),
+                                   s.state.step, run.steps);
     const auto key = s.arrays.key;
     s.take_weights_from_model();
     const auto done = s.step(s.arrays, group, lr, s.state.step + 1);
     s.give_weights_to_model();
     m.loss = static_cast<double>(done.loss.item<float>());
     m.grad_norm = static_cast<double>(done.grad_norm.item<float>());
-    if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm)) s.not_finite(group, key, m.loss, m.grad_norm);
+    if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm))
+      s.not_finite(group, key, m.loss, m.grad_norm);
 
     const int64_t tokens = static_cast<int64_t>(run.batch) * run.context * run.accumulate;
     const double seconds = since(start);
@@ -267,11 +282,14 @@ TrainResult Trainer::run(std::stop_token stop) {
     s.recent.emplace_back(seconds, tokens);
     if (s.recent.size() > 20) s.recent.pop_front();
     double recent_seconds = 0, recent_tokens = 0;
-    for (const auto& [t, n] : s.recent) recent_seconds += t, recent_tokens += static_cast<double>(n);
+    for (const auto& [t, n] : s.recent)
+      recent_seconds += t, recent_tokens += static_cast<double>(n);
     m.tokens_per_s = recent_tokens / recent_seconds;
-    m.step = s.state.step, m.lr = static_cast<double>(lr), m.tokens = s.state.tokens, m.flops = s.state.flops;
+    m.step = s.state.step, m.lr = static_cast<double>(lr), m.tokens = s.state.tokens,
+    m.flops = s.state.flops;
     m.active_bytes = static_cast<int64_t>(kernels::active_bytes());
-    m.peak_bytes = static_cast<int64_t>(kernels::peak_bytes());
+    // A callback that generates text starts MLX's own count again.
+    m.peak_bytes = std::max(m.peak_bytes, static_cast<int64_t>(kernels::peak_bytes()));
     m.val_loss.reset();
     m.more.clear();
 
@@ -296,14 +314,15 @@ TrainResult Trainer::run(std::stop_token stop) {
     for (auto& c : s.callbacks) c->on_step(*this, m);
   }
   if (s.state.step < run.steps && s.stop_reason != "canceled") {
-    // Ended by a budget or a callback: the last word is still a validation over everything held out.
+    // Ended by a budget or a callback: the last word is still a validation over everything held
+    // out.
     if (auto loss = validate(0)) s.state.val_loss = loss;
   }
   result.steps = s.state.step, result.loss = m.loss, result.val_loss = s.state.val_loss;
   result.seconds = s.state.seconds, result.tokens = s.state.tokens;
   const double spent = s.state.seconds - first_seconds;
   result.tokens_per_s = spent > 0 ? static_cast<double>(s.state.tokens - first_tokens) / spent : 0;
-  result.peak_bytes = static_cast<int64_t>(kernels::peak_bytes());
+  result.peak_bytes = std::max(m.peak_bytes, static_cast<int64_t>(kernels::peak_bytes()));
   result.stopped = s.stop_reason;
   for (auto& c : s.callbacks) c->on_end(*this, m);
   return result;
@@ -312,7 +331,8 @@ TrainResult Trainer::run(std::stop_token stop) {
 core::Tensors Trainer::state_arrays() const {
   core::Tensors out;
   const auto names = impl_->step.optimizer_names();
-  for (size_t i = 0; i < names.size(); ++i) out.emplace("optimizer." + names[i], impl_->arrays.optimizer[i]);
+  for (size_t i = 0; i < names.size(); ++i)
+    out.emplace("optimizer." + names[i], impl_->arrays.optimizer[i]);
   out.emplace("rng.key", impl_->arrays.key);
   return out;
 }
@@ -333,13 +353,14 @@ void Trainer::restore(const core::Tensors& arrays, const TrainState& state) {
       problems.add("shape or type of " + name);
     return it->second;
   };
-  for (size_t i = 0; i < names.size(); ++i) optimizer.push_back(take("optimizer." + names[i], s.arrays.optimizer[i]));
+  for (size_t i = 0; i < names.size(); ++i)
+    optimizer.push_back(take("optimizer." + names[i], s.arrays.optimizer[i]));
   auto key = take("rng.key", s.arrays.key);
   if (arrays.size() != names.size() + 1) problems.add("arrays that this optimizer does not have");
   problems.raise(Kind::mismatch, "[train] the training state does not fit the recipe");
   s.batches.restore(state.data);
-  // Copies: the files they are mapped from are to be replaced, and foreign memory is never written in place.
-  // (Times one, since adding zero would turn -0 into 0.)
+  // Copies: the files they are mapped from are to be replaced, and foreign memory is never written
+  // in place. (Times one, since adding zero would turn -0 into 0.)
   const auto own = [](const mx::array& a) { return mx::multiply(a, mx::ones({}, a.dtype())); };
   s.arrays.optimizer.clear();
   for (const auto& a : optimizer) s.arrays.optimizer.push_back(own(a));

@@ -151,6 +151,7 @@ TEST_P(Contract, TrimTakesBackTheLast) {
       continue;
     }
     EXPECT_THROW(b.cache->trim(length + 1), Error);
+    EXPECT_THROW(b.cache->trim(-1), Error);
     for (const int n : {1, 2}) {
       shorten(b, n);
       append_and_check(b, 1, "trimmed");

@@ -29,7 +29,8 @@ std::vector<int> values(mx::array a) {
 
 TEST(Batches, TargetsFollowInputs) {
   for (const bool shuffle : {false, true})
-    for (const auto& [inputs, targets] : batch_iterator(counting(100), 3, 7, {.shuffle = shuffle, .seed = 4})) {
+    for (const auto& [inputs, targets] :
+         batch_iterator(counting(100), 3, 7, {.shuffle = shuffle, .seed = 4})) {
       EXPECT_EQ(inputs.shape(), (mx::Shape{3, 7}));
       auto x = values(inputs), y = values(targets);
       for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(x[i] + 1, y[i]);
@@ -112,7 +113,8 @@ TEST(Batches, ReadsAMappedFileOfTokens) {
   const test::TemporaryFolder folder;
   std::vector<uint16_t> ids(1000);
   std::iota(ids.begin(), ids.end(), 0);
-  io::write_safetensors(folder / "tokens.safetensors", {{"tokens", mx::array(ids.data(), {1000}, mx::uint16)}});
+  io::write_safetensors(folder / "tokens.safetensors",
+                        {{"tokens", mx::array(ids.data(), {1000}, mx::uint16)}});
   EXPECT_TRUE(is_token_file(folder / "tokens.safetensors"));
   const auto before = mx::get_active_memory();
   auto tokens = token_file(folder / "tokens.safetensors");
@@ -122,6 +124,7 @@ TEST(Batches, ReadsAMappedFileOfTokens) {
   mx::eval(batch.inputs);
   EXPECT_EQ(batch.inputs.data<uint16_t>(), tokens.data<uint16_t>());
   EXPECT_THROW(token_file(folder / "tokens.safetensors", 500), Error);
+  EXPECT_EQ(token_file(folder / "tokens.safetensors", 1 << 16).size(), tokens.size());
 }
 
 TEST(Batches, SaysWhatDoesNotFit) {

@@ -12,10 +12,11 @@ namespace lmxlab {
 namespace {
 
 Recipe small_run(const fs::path& out, const std::vector<std::string>& more = {}) {
-  std::vector<std::string> overrides = {"model.preset=gpt-tiny", "model.dim=16",  "model.heads=2", "model.dropout=0.1",
-                                        "run.steps=12",          "run.batch=2",   "run.context=16", "run.log_every=1",
-                                        "run.checkpoint_every=4", "run.eval_every=4", "run.eval_batches=3",
-                                        "run.out=" + out.string()};
+  std::vector<std::string> overrides = {
+      "model.preset=gpt-tiny", "model.dim=16",       "model.heads=2",
+      "model.dropout=0.1",     "run.steps=12",       "run.batch=2",
+      "run.context=16",        "run.log_every=1",    "run.checkpoint_every=4",
+      "run.eval_every=4",      "run.eval_batches=3", "run.out=" + out.string()};
   overrides.insert(overrides.end(), more.begin(), more.end());
   return read_recipe("[data]\nvalidation = 0.002\n", "recipe", overrides);
 }
@@ -35,23 +36,28 @@ TEST(Run, FolderFromTheFirstMoment) {
   bool started = false;
   hooks.start = [&](const RunHooks::Start& s) {
     started = true;
-    for (const char* name : {"recipe.toml", "config.json", "tokenizer.json", "tokenizer_config.json"})
+    for (const char* name :
+         {"recipe.toml", "config.json", "tokenizer.json", "tokenizer_config.json"})
       EXPECT_TRUE(fs::exists(s.out / name)) << name;
   };
   const auto result = train_run(small_run(folder / "run"), hooks);
   EXPECT_TRUE(started);
   EXPECT_EQ(result.train.steps, 12);
-  for (const char* name : {"model.safetensors", "metrics.jsonl", "loss.svg"}) EXPECT_TRUE(fs::exists(result.out / name)) << name;
+  for (const char* name : {"model.safetensors", "metrics.jsonl", "loss.svg"})
+    EXPECT_TRUE(fs::exists(result.out / name)) << name;
   const auto all = RunFolder(result.out).checkpoints();
   ASSERT_GE(all.size(), 2u);
   EXPECT_EQ(all.back().step, 12);
-  for (const char* name : {"model.safetensors", "state.safetensors", "state.json"})
+  for (const char* name : {"model.safetensors", "state.safetensors", "state.json", "tokenizer.json"})
     EXPECT_TRUE(fs::exists(all.back().folder / name)) << name;
-  EXPECT_EQ(read_file(result.out / "model.safetensors"), read_file(all.back().folder / "model.safetensors"));
+  EXPECT_EQ(LanguageModel::load(all.front().folder).config().dim, 16) << "a checkpoint is a model folder";
+  EXPECT_EQ(read_file(result.out / "model.safetensors"),
+            read_file(all.back().folder / "model.safetensors"));
   const auto text = read_file(result.out / "metrics.jsonl");
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 12);
   const auto first = Json::parse(text.substr(0, text.find('\n')));
-  for (const char* key : {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "active_bytes", "peak_bytes"})
+  for (const char* key :
+       {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "active_bytes", "peak_bytes"})
     EXPECT_TRUE(first.contains(key)) << key;
   // Everything is resolved: the folder alone gives the model.
   auto model = LanguageModel::load(result.out, true);
@@ -61,7 +67,9 @@ TEST(Run, FolderFromTheFirstMoment) {
 TEST(Run, KeepsTheLastTwoAndTheBest) {
   const test::TemporaryFolder folder;
   // A rate that makes it worse and worse: the first checkpoint stays the best.
-  train_run(small_run(folder / "run", {"run.checkpoint_every=2", "run.eval_every=2", "optimizer.lr=3", "schedule.warmup=0", "optimizer.clip=0"}), {});
+  train_run(small_run(folder / "run", {"run.checkpoint_every=2", "run.eval_every=2",
+                                       "optimizer.lr=3", "schedule.warmup=0", "optimizer.clip=0"}),
+            {});
   std::vector<int64_t> steps;
   for (const auto& c : RunFolder(folder / "run").checkpoints()) steps.push_back(c.step);
   ASSERT_GE(steps.size(), 2u);
@@ -82,7 +90,8 @@ void expect_same_run(const fs::path& a, const fs::path& b) {
   EXPECT_EQ(read_file(a / "model.safetensors"), read_file(b / "model.safetensors"));
   const auto last = [](const fs::path& p) { return RunFolder(p).checkpoints().back(); };
   EXPECT_EQ(last(a).step, last(b).step);
-  EXPECT_EQ(read_file(last(a).folder / "state.safetensors"), read_file(last(b).folder / "state.safetensors"));
+  EXPECT_EQ(read_file(last(a).folder / "state.safetensors"),
+            read_file(last(b).folder / "state.safetensors"));
   const auto losses = [](const fs::path& p) {
     std::string out;
     const auto text = read_file(p / "metrics.jsonl");
@@ -115,7 +124,9 @@ TEST(Run, ResumesBitForBit) {
 TEST(Run, ResumesForEveryOptimizer) {
   for (const char* name : {"sgd", "lion", "adafactor", "muon"}) {
     const test::TemporaryFolder folder;
-    const std::vector<std::string> more = {std::string("optimizer.name=") + name, "run.accumulate=2", "run.steps=6", "run.checkpoint_every=2"};
+    const std::vector<std::string> more = {std::string("optimizer.name=") + name,
+                                           "run.accumulate=2", "run.steps=6",
+                                           "run.checkpoint_every=2"};
     train_run(small_run(folder / "whole", more), {});
     std::stop_source stop;
     RunHooks hooks;
@@ -146,7 +157,8 @@ TEST(Run, MovesTheEndOnly) {
   EXPECT_EQ(refused([&] { resume_run(folder / "run", {"run.batch=3"}, {}); }), Kind::mismatch);
   EXPECT_EQ(refused([&] { resume_run(folder / "run", {"optimizer.lr=3"}, {}); }), Kind::mismatch);
   EXPECT_EQ(refused([&] { resume_run(folder / "run", {"run.steps=3"}, {}); }), Kind::mismatch);
-  EXPECT_EQ(resume_run(folder / "run", {"run.steps=14", "run.batch=2"}, {}).train.steps, 14) << "repeating a value is fine";
+  EXPECT_EQ(resume_run(folder / "run", {"run.steps=14", "run.batch=2"}, {}).train.steps, 14)
+      << "repeating a value is fine";
 }
 
 TEST(Run, RefusesAFolderThatHoldsARunAndOneThatHoldsNone) {
@@ -158,7 +170,9 @@ TEST(Run, RefusesAFolderThatHoldsARunAndOneThatHoldsNone) {
 
 TEST(Run, BadDataLeaveNothingBehind) {
   const test::TemporaryFolder folder;
-  const auto with = [&](const std::string& set) { return [&, set] { train_run(small_run(folder / "run", {set}), {}); }; };
+  const auto with = [&](const std::string& set) {
+    return [&, set] { train_run(small_run(folder / "run", {set}), {}); };
+  };
   write_file_atomic(folder / "empty.txt", "");
   write_file_atomic(folder / "binary.txt", std::string("\x00\xff\xfe\x80", 4));
   write_file_atomic(folder / "short.txt", "too short");
@@ -173,12 +187,26 @@ TEST(Run, BadDataLeaveNothingBehind) {
   EXPECT_EQ(refused([&] { train_run(small_run(folder / "file/run"), {}); }), Kind::resource);
 }
 
+TEST(Run, TouchesNothingInAFolderOfSomebodyElse) {
+  const test::TemporaryFolder folder;
+  write_file_atomic(folder / "config.json", "theirs");
+  write_file_atomic(folder / "tokenizer.json", "theirs");
+  EXPECT_EQ(refused([&] { train_run(small_run(folder.path(), {"run.batch=100000"}), {}); }),
+            Kind::usage);
+  write_file_atomic(folder / "model.safetensors", "theirs");
+  EXPECT_EQ(refused([&] { train_run(small_run(folder.path()), {}); }), Kind::usage);
+  for (const char* name : {"config.json", "tokenizer.json", "model.safetensors"})
+    EXPECT_EQ(read_file(folder / name), "theirs") << name;
+}
+
 TEST(Run, RefusesOtherDataOnResume) {
   const test::TemporaryFolder folder;
   std::string text;
   for (int i = 0; i < 2000; ++i) text += "to be or not to be ";
   write_file_atomic(folder / "data.txt", text);
-  train_run(small_run(folder / "run", {"data.file=" + (folder / "data.txt").string(), "data.validation=0.1"}), {});
+  train_run(small_run(folder / "run",
+                      {"data.file=" + (folder / "data.txt").string(), "data.validation=0.1"}),
+            {});
   write_file_atomic(folder / "data.txt", text + "o");
   EXPECT_EQ(refused([&] { resume_run(folder / "run", {"run.steps=20"}, {}); }), Kind::mismatch);
 }

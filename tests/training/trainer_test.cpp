@@ -18,14 +18,16 @@ namespace lmxlab {
 namespace {
 
 config::Model tiny() {
-  return config::preset("llama-tiny", {.dim = 16, .heads = 2, .kv_heads = 1, .hidden = 24, .vocab = 11});
+  return config::preset("llama-tiny",
+                        {.dim = 16, .heads = 2, .kv_heads = 1, .hidden = 24, .vocab = 11});
 }
 // A sequence that can be learned: each token is a function of the one before, with some noise.
 mx::array tokens(int n) {
   HostRandom random(3);
   std::vector<int32_t> ids{0};
   while (static_cast<int>(ids.size()) < n)
-    ids.push_back(random.below(10) == 0 ? static_cast<int32_t>(random.below(11)) : (ids.back() * 3 + 1) % 11);
+    ids.push_back(random.below(10) == 0 ? static_cast<int32_t>(random.below(11))
+                                        : (ids.back() * 3 + 1) % 11);
   return mx::array(ids.data(), {n}, mx::int32);
 }
 TrainOptions options(int64_t steps) {
@@ -37,12 +39,14 @@ TrainOptions options(int64_t steps) {
 std::vector<std::vector<float>> weights(LanguageModel& model) {
   const Enter enter(model.runtime());
   std::vector<std::vector<float>> out;
-  for (const auto& e : core::collect(model.transformer())) out.push_back(to_vector<float>(e.param->value));
+  for (const auto& e : core::collect(model.transformer()))
+    out.push_back(to_vector<float>(e.param->value));
   return out;
 }
 data::Batch batch_of(const mx::array& ids, int rows, int length, int from) {
   const auto view = [&](int shift) {
-    return mx::contiguous(mx::as_strided(ids, {rows, length}, {length, 1}, static_cast<size_t>(from + shift)));
+    return mx::contiguous(
+        mx::as_strided(ids, {rows, length}, {length, 1}, static_cast<size_t>(from + shift)));
   };
   return {view(0), view(1)};
 }
@@ -77,7 +81,8 @@ TEST(Trainer, ValidationWeighsTokensAndLeavesNoneOut) {
   const double got = *trainer.validate(0);
   const Enter enter(model.runtime());
   const auto b = batch_of(held, 11, 8, 0);
-  const double want = static_cast<double>(mx::mean(token_nll(model.forward(b.inputs), b.targets)).item<float>());
+  const double want =
+      static_cast<double>(mx::mean(token_nll(model.forward(b.inputs), b.targets)).item<float>());
   EXPECT_NEAR(got, want, 8 * 1.2e-7 * want * 11);
 }
 
@@ -104,7 +109,8 @@ TEST(Trainer, DropoutIsOffInValidationAndFreshInEachStep) {
   const Enter enter(model.runtime());
   auto state = step.initial(1);
   const auto batch = batch_of(tokens(100), 4, 8, 0);
-  const float a = step(state, {batch}, 0, 1).loss.item<float>(), b = step(state, {batch}, 0, 2).loss.item<float>();
+  const float a = step(state, {batch}, 0, 1).loss.item<float>(),
+              b = step(state, {batch}, 0, 2).loss.item<float>();
   EXPECT_NE(a, b) << "two steps used the same mask";
 }
 
@@ -116,15 +122,19 @@ TEST(Step, AccumulationEqualsOneLargeBatch) {
     TrainStep step(model.transformer(), {}, {});
     auto state = step.initial(1);
     for (int i = 0; i < 3; ++i) {
-      if (split) step(state, {batch_of(ids, 2, 8, 0), batch_of(ids, 4, 8, 16)}, 1e-3f, i + 1);
-      else step(state, {batch_of(ids, 6, 8, 0)}, 1e-3f, i + 1);
+      if (split)
+        step(state, {batch_of(ids, 2, 8, 0), batch_of(ids, 4, 8, 16)}, 1e-3f, i + 1);
+      else
+        step(state, {batch_of(ids, 6, 8, 0)}, 1e-3f, i + 1);
     }
     return state.params;
   };
   const auto a = run(false), b = run(true);
   for (size_t i = 0; i < a.size(); ++i) {
-    const double worst = static_cast<double>(mx::max(mx::abs(mx::subtract(a[i], b[i]))).item<float>());
-    // AdamW's first steps have the size of the rate whatever the gradient; rounding may turn a tiny gradient.
+    const double worst =
+        static_cast<double>(mx::max(mx::abs(mx::subtract(a[i], b[i]))).item<float>());
+    // AdamW's first steps have the size of the rate whatever the gradient; rounding may turn a tiny
+    // gradient.
     EXPECT_LE(worst, 3e-3 * 0.02) << i;
   }
 }
@@ -198,6 +208,23 @@ TEST(Trainer, ObeysItsBudgets) {
   EXPECT_NE(by_time.stopped.find("time"), std::string::npos);
 }
 
+TEST(Trainer, ABudgetCountsWhatAResumedRunHasSpent) {
+  LanguageModel model(tiny(), 1);
+  auto o = options(4);
+  Trainer first(model, tokens(1000), tokens(0), o);
+  first.run();
+  const double step = first.state().flops / 4;
+  o.run.steps = 100;
+  for (const auto& [budget, steps] : {std::pair{7.5, 7}, std::pair{4.0, 4}}) {
+    o.run.flop_budget = budget * step;
+    Trainer second(model, tokens(1000), tokens(0), o);
+    second.restore(first.state_arrays(), first.state());
+    const auto result = second.run();
+    EXPECT_EQ(result.steps, steps);
+    EXPECT_FALSE(result.stopped.empty());
+  }
+}
+
 TEST(Trainer, AStopTokenEndsItBetweenTwoSteps) {
   LanguageModel model(tiny(), 1);
   std::stop_source source;
@@ -248,7 +275,8 @@ TEST(Trainer, RefusesWhatCannotWork) {
   refused(Kind::usage, [&] { Trainer(model, tokens(20), tokens(0), options(1)); });
   const int32_t wild[] = {1, 2, 99, 4};
   refused(Kind::mismatch, [&] {
-    Trainer(model, mx::concatenate({tokens(100), mx::array(wild, {4}, mx::int32)}), tokens(0), options(1));
+    Trainer(model, mx::concatenate({tokens(100), mx::array(wild, {4}, mx::int32)}), tokens(0),
+            options(1));
   });
   LanguageModel learned(config::preset("gpt-tiny", {.vocab = 11, .context = 6}), 1);
   refused(Kind::usage, [&] { Trainer(learned, tokens(1000), tokens(0), options(1)); });
