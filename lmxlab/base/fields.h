@@ -1,11 +1,13 @@
-// One visit() a struct is the only list of its fields; JSON, TOML, --set, equality and help are visitors.
+// One visit() a struct is the only list of its fields; JSON, TOML, --set, equality and help are
+// visitors.
 //
 //   struct Rope {
 //     float theta = 10'000;
 //     template <class V> void visit(V& v) { v("theta", theta, "base of the frequencies"); }
 //   };
 //
-// Enums give their names by `EnumNames<E>::table`; alternatives of a variant carry `static constexpr const char* kind`.
+// Enums give their names by `EnumNames<E>::table`; alternatives of a variant carry `static
+// constexpr const char* kind`.
 #pragma once
 
 #include "lmxlab/base/json.h"
@@ -50,7 +52,9 @@ struct Nobody {
   void operator()(const char*, T&, const char* = "") {}
 };
 template <class T>
-concept Struct = requires(T& t, Nobody& n) { t.visit(n); };
+concept Struct = requires(T& t, Nobody& n) {
+  t.visit(n);
+};
 template <class T>
 struct IsVariant : std::false_type {};
 template <class... Ts>
@@ -61,13 +65,14 @@ template <class T>
 concept Optional = requires(T& t) {
   typename T::value_type;
   t.has_value(), t.reset();
-} && !Variant<T>;
+}
+&&!Variant<T>;
 template <class T>
 concept List = requires(T& t) {
   typename T::value_type;
   t.begin(), t.size();
-} &&
-               !std::same_as<T, std::string> && !std::same_as<T, Json>;
+}
+&&!std::same_as<T, std::string> && !std::same_as<T, Json>;
 template <class T>
 concept Enum = std::is_enum_v<T>;
 
@@ -133,12 +138,15 @@ struct Reader {
   }
 };
 
-/// Absent members keep the struct's defaults, so that saved files stay readable when fields are added.
+/// Absent members keep the struct's defaults, so that saved files stay readable when fields are
+/// added.
 template <class T>
 void read(const Json& in, T& value, const std::string& path, Problems& problems) {
   const auto wrong = [&](const std::string& expected) {
-    const std::string found = in.is_string() ? "\"" + in.as_string() + "\"" : std::string(in.type_name());
-    problems.add((path.empty() ? "the document" : path) + ": expected " + expected + ", got " + found);
+    const std::string found =
+        in.is_string() ? "\"" + in.as_string() + "\"" : std::string(in.type_name());
+    problems.add((path.empty() ? "the document" : path) + ": expected " + expected + ", got " +
+                 found);
   };
   if constexpr (std::same_as<T, Json>) {
     value = in;
@@ -178,7 +186,8 @@ void read(const Json& in, T& value, const std::string& path, Problems& problems)
     } else if (items.size() != value.size()) {
       return wrong("a list of " + std::to_string(value.size()));
     }
-    for (size_t i = 0; i < items.size(); ++i) read(items[i], value[i], inside(path, std::to_string(i)), problems);
+    for (size_t i = 0; i < items.size(); ++i)
+      read(items[i], value[i], inside(path, std::to_string(i)), problems);
   } else {
     if (!in.is_object()) return wrong("a table");
     Reader r{in, path, problems, {}};
@@ -189,9 +198,11 @@ void read(const Json& in, T& value, const std::string& path, Problems& problems)
   }
 }
 
-/// {"kind": K, ...}. Without a kind, or with the current one, the present alternative is changed in place.
+/// {"kind": K, ...}. Without a kind, or with the current one, the present alternative is changed in
+/// place.
 template <class... Ts>
-void read_variant(const Json& in, std::variant<Ts...>& value, const std::string& path, Problems& problems) {
+void read_variant(const Json& in, std::variant<Ts...>& value, const std::string& path,
+                  Problems& problems) {
   std::string kind = std::visit([](const auto& a) { return std::string(a.kind); }, value);
   if (in.is_string()) {
     kind = in.as_string();
@@ -201,7 +212,8 @@ void read_variant(const Json& in, std::variant<Ts...>& value, const std::string&
       kind = k->as_string();
     }
   } else {
-    return problems.add(path + ": expected a table with a kind, got " + std::string(in.type_name()));
+    return problems.add(path + ": expected a table with a kind, got " +
+                        std::string(in.type_name()));
   }
   bool found = false;
   const auto attempt = [&]<class A>(std::type_identity<A>) {
@@ -214,7 +226,8 @@ void read_variant(const Json& in, std::variant<Ts...>& value, const std::string&
   (attempt(std::type_identity<Ts>{}), ...);
   if (!found) {
     const std::vector<std::string> known{std::string(Ts::kind)...};
-    problems.add(inside(path, "kind") + ": \"" + kind + "\" is unknown; " + suggestion(kind, known));
+    problems.add(inside(path, "kind") + ": \"" + kind + "\" is unknown; " +
+                 suggestion(kind, known));
   }
 }
 

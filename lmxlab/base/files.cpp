@@ -109,7 +109,9 @@ void LineWriter::write(std::string_view line) {
 void make_directory(const fs::path& path) {
   std::error_code code;
   fs::create_directories(path, code);
-  if (code) throw Error(Kind::resource, "[file] cannot make the folder " + path.string() + ": " + code.message());
+  if (code)
+    throw Error(Kind::resource,
+                "[file] cannot make the folder " + path.string() + ": " + code.message());
 }
 
 void sync_path(const fs::path& path) {
@@ -131,7 +133,8 @@ MappedFile::MappedFile(const fs::path& path) : path_(path) {
     failed("map", path);
   }
   auto* base = static_cast<std::byte*>(region_) + page;
-  if (size_ > 0 && ::mmap(base, size_, PROT_READ, MAP_PRIVATE | MAP_FIXED, file.fd, 0) == MAP_FAILED) {
+  if (size_ > 0 &&
+      ::mmap(base, size_, PROT_READ, MAP_PRIVATE | MAP_FIXED, file.fd, 0) == MAP_FAILED) {
     const int code = errno;
     ::munmap(region_, total_);
     errno = code;

@@ -17,8 +17,8 @@ namespace fs = std::filesystem;
 /// @throws Error(not_found) if there is no such file, Error(resource) if it may not be read.
 std::string read_file(const fs::path& path);
 
-/// A file in the making: written under a temporary name beside `path`; `commit` syncs and renames it into place.
-/// Without a commit the old content stays and the temporary file is removed.
+/// A file in the making: written under a temporary name beside `path`; `commit` syncs and renames
+/// it into place. Without a commit the old content stays and the temporary file is removed.
 class AtomicFile {
  public:
   /// @throws Error(resource) naming the path, and what the system said (disk full, permission).

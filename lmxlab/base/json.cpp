@@ -14,7 +14,8 @@ namespace {
 
 using Theirs = nlohmann::json;
 
-// Builds our value from the parser's events: no second document in memory, no recursion, bounded depth.
+// Builds our value from the parser's events: no second document in memory, no recursion, bounded
+// depth.
 class Builder : public nlohmann::json_sax<Theirs> {
  public:
   Json root;
@@ -24,7 +25,8 @@ class Builder : public nlohmann::json_sax<Theirs> {
   bool boolean(bool v) override { return put(Json(v)); }
   bool number_integer(number_integer_t v) override { return put(Json(v)); }
   bool number_unsigned(number_unsigned_t v) override {
-    return put(v > static_cast<uint64_t>(INT64_MAX) ? Json(static_cast<double>(v)) : Json(static_cast<int64_t>(v)));
+    return put(v > static_cast<uint64_t>(INT64_MAX) ? Json(static_cast<double>(v))
+                                                    : Json(static_cast<int64_t>(v)));
   }
   bool number_float(number_float_t v, const string_t&) override { return put(Json(v)); }
   bool string(string_t& v) override { return put(Json(std::move(v))); }
@@ -36,7 +38,8 @@ class Builder : public nlohmann::json_sax<Theirs> {
   bool end_array() override { return close(); }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& e) override {
     problem = e.what();
-    if (const auto at = problem.find("] "); at != std::string::npos) problem = problem.substr(at + 2);
+    if (const auto at = problem.find("] "); at != std::string::npos)
+      problem = problem.substr(at + 2);
     return false;
   }
 
@@ -127,7 +130,8 @@ void print(const Json& v, std::string& out, int indent, int depth) {
 }
 
 [[noreturn]] void wrong_type(const char* expected, const Json& v) {
-  throw Error(Kind::bad_data, std::string("expected ") + expected + ", got " + std::string(v.type_name()));
+  throw Error(Kind::bad_data,
+              std::string("expected ") + expected + ", got " + std::string(v.type_name()));
 }
 
 }  // namespace
@@ -246,8 +250,8 @@ void set_at(Json& root, const std::vector<std::string>& keys, size_t at, const J
     size_t index = items.size();
     const auto [end, code] = std::from_chars(key.data(), key.data() + key.size(), index);
     if (code != std::errc() || end != key.data() + key.size() || index >= items.size())
-      throw Error(Kind::usage,
-                  "\"" + key + "\" is no element: expected * or an index below " + std::to_string(items.size()));
+      throw Error(Kind::usage, "\"" + key + "\" is no element: expected * or an index below " +
+                                   std::to_string(items.size()));
     return set_at(items[index], keys, at + 1, value);
   }
   if (!root.is_object() && !root.is_null())
@@ -260,8 +264,9 @@ void set_at(Json& root, const std::vector<std::string>& keys, size_t at, const J
 void set_path(Json& root, std::string_view path, const Json& value) {
   const auto keys = split(path, '.');
   if (keys.size() > 64 || std::count(keys.begin(), keys.end(), std::string()) > 0)
-    throw Error(Kind::usage, "\"" + std::string(path.substr(0, 80)) +
-                                 "\" is no path: expected up to 64 names with single dots between them");
+    throw Error(Kind::usage,
+                "\"" + std::string(path.substr(0, 80)) +
+                    "\" is no path: expected up to 64 names with single dots between them");
   set_at(root, keys, 0, value);
 }
 

@@ -1,5 +1,5 @@
-// A JSON value of our own, so that no third-party type and no heavy header stands in a public header.
-// Parsing and printing are nlohmann's (json.cpp) and toml++'s (toml.cpp).
+// A JSON value of our own, so that no third-party type and no heavy header stands in a public
+// header. Parsing and printing are nlohmann's (json.cpp) and toml++'s (toml.cpp).
 #pragma once
 
 #include "lmxlab/base/error.h"
@@ -74,7 +74,8 @@ class Json {
 
   /// @throws Error(bad_data) with `name` and the position.
   static Json parse(std::string_view text, const std::string& name = "JSON");
-  /// indent < 0: on one line. Always valid UTF-8: invalid bytes are replaced. NaN and infinities become null.
+  /// indent < 0: on one line. Always valid UTF-8: invalid bytes are replaced. NaN and infinities
+  /// become null.
   std::string dump(int indent = -1) const;
 
  private:
@@ -88,7 +89,8 @@ Json parse_toml(std::string_view text, const std::string& name = "TOML");
 /// @throws Error(unsupported) for a null in a list.
 std::string dump_toml(const Json& object);
 
-/// Sets `value` at a dotted path ("layers.3.mixer.window"; "*" for every element). Objects on the way are made.
+/// Sets `value` at a dotted path ("layers.3.mixer.window"; "*" for every element). Objects on the
+/// way are made.
 /// @throws Error(usage) if the path is malformed, or leads through something that has no members.
 void set_path(Json& root, std::string_view path, const Json& value);
 /// A value as typed on the command line: JSON if it parses as such, else the text itself.

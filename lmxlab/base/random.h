@@ -1,4 +1,5 @@
-// Counter-based random numbers on the host, the same on every machine: the standard library's shuffles differ.
+// Counter-based random numbers on the host, the same on every machine: the standard library's
+// shuffles differ.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,8 @@ namespace lmxlab {
 /// SplitMix64 (Steele, Lea, Flood 2014): a sequence from any seed.
 class HostRandom {
  public:
-  explicit HostRandom(uint64_t seed, uint64_t stream = 0) : state_(seed + mix(stream + 0x632BE59BD9B4E019ull)) {}
+  explicit HostRandom(uint64_t seed, uint64_t stream = 0)
+      : state_(seed + mix(stream + 0x632BE59BD9B4E019ull)) {}
   uint64_t next() { return mix(state_ += 0x9E3779B97F4A7C15ull); }
   /// Uniform in [0, n), n >= 1, without bias.
   uint64_t below(uint64_t n) {

@@ -43,7 +43,8 @@ std::string nearest(std::string_view name, const std::vector<std::string>& candi
 }
 
 std::string suggestion(std::string_view name, const std::vector<std::string>& candidates) {
-  if (const auto near = nearest(name, candidates); !near.empty()) return "did you mean \"" + near + "\"?";
+  if (const auto near = nearest(name, candidates); !near.empty())
+    return "did you mean \"" + near + "\"?";
   return "known: " + join(candidates, ", ");
 }
 
@@ -128,9 +129,13 @@ size_t invalid_utf8_at(std::string_view text) {
       ++i;
       continue;
     }
-    const size_t more = c >= 0xC2 && c <= 0xDF ? 1 : c >= 0xE0 && c <= 0xEF ? 2 : c >= 0xF0 && c <= 0xF4 ? 3 : 0;
+    const size_t more = c >= 0xC2 && c <= 0xDF   ? 1
+                        : c >= 0xE0 && c <= 0xEF ? 2
+                        : c >= 0xF0 && c <= 0xF4 ? 3
+                                                 : 0;
     if (more == 0 || i + more >= text.size()) return i;
-    // The second byte is narrowed where overlong forms, surrogates and codes above U+10FFFF would start.
+    // The second byte is narrowed where overlong forms, surrogates and codes above U+10FFFF would
+    // start.
     const unsigned char low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
     const unsigned char high = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
     if (s[i + 1] < low || s[i + 1] > high) return i;

@@ -8,7 +8,8 @@
 
 namespace lmxlab {
 
-/// The candidate with the smallest edit distance, empty if none is within a third of the length (at least 2).
+/// The candidate with the smallest edit distance, empty if none is within a third of the length (at
+/// least 2).
 std::string nearest(std::string_view name, const std::vector<std::string>& candidates);
 
 /// `; did you mean "x"?` or a list of what is known, for the end of an error message.
@@ -27,7 +28,8 @@ std::string human_seconds(double seconds);
 /// 124439808 -> "124,439,808".
 std::string with_commas(int64_t value);
 
-/// Shortest decimal that reads back as the same float, as a double (so that 1e-5f is written 1e-05).
+/// Shortest decimal that reads back as the same float, as a double (so that 1e-5f is written
+/// 1e-05).
 double shortest(float value);
 
 /// Offset of the first byte that is not valid UTF-8, or npos.

@@ -15,7 +15,8 @@ Json ours(const toml::node& node) {
     case toml::node_type::table: {
       Json::Object members;
       // toml++ sorts keys; the order in the file is by source position.
-      for (const auto& [key, value] : *node.as_table()) members.emplace_back(std::string(key.str()), ours(value));
+      for (const auto& [key, value] : *node.as_table())
+        members.emplace_back(std::string(key.str()), ours(value));
       return Json(std::move(members));
     }
     case toml::node_type::array: {
@@ -30,7 +31,8 @@ Json ours(const toml::node& node) {
     default: {
       std::ostringstream out;
       node.visit([&](const auto& v) {
-        if constexpr (toml::is_date<decltype(v)> || toml::is_time<decltype(v)> || toml::is_date_time<decltype(v)>)
+        if constexpr (toml::is_date<decltype(v)> || toml::is_time<decltype(v)> ||
+                      toml::is_date_time<decltype(v)>)
           out << v.get();
       });
       return Json(out.str());
@@ -38,7 +40,8 @@ Json ours(const toml::node& node) {
   }
 }
 
-/// toml++ bounds the nesting of values, but not the parts of a dotted key, whose tables it destroys by recursion.
+/// toml++ bounds the nesting of values, but not the parts of a dotted key, whose tables it destroys
+/// by recursion.
 bool keys_too_deep(std::string_view text) {
   constexpr int kDeepest = 32;
   int dots = 0;
@@ -76,8 +79,9 @@ bool inline_only(const Json& v) {
 void print_value(const Json& v, std::string& out);
 
 void print_key(const std::string& key, std::string& out) {
-  const bool bare = !key.empty() && key.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                                          "0123456789_-") == std::string::npos;
+  const bool bare = !key.empty() && key.find_first_not_of(
+                                        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                        "0123456789_-") == std::string::npos;
   if (bare)
     out += key;
   else
@@ -116,7 +120,8 @@ void print_value(const Json& v, std::string& out) {
   } else if (v.is_null()) {
     throw Error(Kind::unsupported, "[toml] a list with a null in it: TOML has no null");
   } else {
-    const std::string text = v.dump();  // JSON's strings, integers and booleans are TOML's, but for a bare DEL
+    const std::string text =
+        v.dump();  // JSON's strings, integers and booleans are TOML's, but for a bare DEL
     for (const char c : text) {
       if (c == '\x7f')
         out += "\\u007F";
@@ -141,7 +146,8 @@ void print_table(const Json& table, const std::string& path, std::string& out) {
       out += "[" + inner + "]\n";
       print_table(v, inner, out);
     } else {
-      for (const auto& e : v.as_array()) {  // a list of tables: members inline, for one screen a model
+      for (const auto& e :
+           v.as_array()) {  // a list of tables: members inline, for one screen a model
         out += "\n[[" + inner + "]]\n";
         for (const auto& [k, member] : e.as_object()) {
           if (member.is_null()) continue;
@@ -155,13 +161,15 @@ void print_table(const Json& table, const std::string& path, std::string& out) {
 }  // namespace
 
 Json parse_toml(std::string_view text, const std::string& name) {
-  if (keys_too_deep(text)) throw Error(Kind::bad_data, name + " is not valid TOML: a key has more than 32 parts");
+  if (keys_too_deep(text))
+    throw Error(Kind::bad_data, name + " is not valid TOML: a key has more than 32 parts");
   try {
     return ours(toml::parse(text));
   } catch (const toml::parse_error& e) {
     std::ostringstream where;
     where << "line " << e.source().begin.line << ", column " << e.source().begin.column;
-    throw Error(Kind::bad_data, name + " is not valid TOML: " + std::string(e.description()) + " (" + where.str() + ")");
+    throw Error(Kind::bad_data, name + " is not valid TOML: " + std::string(e.description()) +
+                                    " (" + where.str() + ")");
   }
 }
 

@@ -28,7 +28,8 @@ mx::array f32(const mx::array& a) {
 mx::array some_tokens(const config::Model& c, int rows, int length, uint64_t seed) {
   HostRandom random(seed);
   std::vector<int32_t> ids;
-  for (int i = 0; i < rows * length; ++i) ids.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(c.vocab))));
+  for (int i = 0; i < rows * length; ++i)
+    ids.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(c.vocab))));
   return mx::array(ids.data(), {rows, length}, mx::int32);
 }
 
@@ -79,7 +80,8 @@ Check compare(const std::string& name, const mx::array& a, const mx::array& b, d
   const double worst = static_cast<double>(mx::take(seen, at, 0).item<float>());
   std::ostringstream text;
   text.precision(6);
-  text << "worst difference " << worst << " of " << bound << " allowed, at element " << at << " of shape [";
+  text << "worst difference " << worst << " of " << bound << " allowed, at element " << at
+       << " of shape [";
   for (size_t i = 0; i < a.ndim(); ++i) text << (i ? ", " : "") << a.shape(static_cast<int>(i));
   text << "]: " << mx::take(mx::flatten(f32(a)), at, 0).item<float>() << " and "
        << mx::take(mx::flatten(f32(b)), at, 0).item<float>();
@@ -88,7 +90,8 @@ Check compare(const std::string& name, const mx::array& a, const mx::array& b, d
 
 double rounding_bound(const LanguageModel& model, const mx::array& logits) {
   const auto& c = model.config();
-  return 32 * epsilon(model.dtype()) * std::sqrt(static_cast<double>(c.dim) * static_cast<double>(c.layers.size())) *
+  return 32 * epsilon(model.dtype()) *
+         std::sqrt(static_cast<double>(c.dim) * static_cast<double>(c.layers.size())) *
          std::max(largest(logits), 1e-3);
 }
 
@@ -99,14 +102,18 @@ Check causal(LanguageModel& model, int length) {
   const double bound = rounding_bound(model, before);
   Check result{"causal", true, ""};
   for (const int at : {length / 3, length - 2}) {
-    const auto other = mx::remainder(mx::add(columns(tokens, at, at + 1), mx::array(1)), mx::array(model.config().vocab));
-    const auto changed = mx::concatenate({columns(tokens, 0, at), other, columns(tokens, at + 1, length)}, 1);
+    const auto other = mx::remainder(mx::add(columns(tokens, at, at + 1), mx::array(1)),
+                                     mx::array(model.config().vocab));
+    const auto changed =
+        mx::concatenate({columns(tokens, 0, at), other, columns(tokens, at + 1, length)}, 1);
     const auto after = model.forward(changed);
     auto past = compare("causal", positions(before, 0, at), positions(after, 0, at), bound);
     if (!past.ok) return past;
     result.detail = past.detail;
-    const double moved = largest(mx::subtract(f32(positions(before, at, length)), f32(positions(after, at, length))));
-    if (!(moved > bound)) return {"causal", false, "a changed token changed nothing at or after its place"};
+    const double moved = largest(
+        mx::subtract(f32(positions(before, at, length)), f32(positions(after, at, length))));
+    if (!(moved > bound))
+      return {"causal", false, "a changed token changed nothing at or after its place"};
   }
   return result;
 }
@@ -123,7 +130,8 @@ Check cached_equals_full(LanguageModel& model, int length) {
     std::vector<mx::array> parts;
     for (int at = 0; at < length;) {
       // Trial 0 steps singly behind a prefix, the others take pieces of random size.
-      const int n = std::min(length - at, trial == 0 ? (at == 0 ? length / 2 : 1) : 1 + static_cast<int>(random.below(7)));
+      const int n = std::min(length - at, trial == 0 ? (at == 0 ? length / 2 : 1)
+                                                     : 1 + static_cast<int>(random.below(7)));
       auto [logits, next] = model(columns(tokens, at, at + n), std::move(cache));
       cache = std::move(next);
       eval(logits, cache);
@@ -179,7 +187,8 @@ Check batched_equals_single(LanguageModel& model, int length) {
   const auto full = model.forward(tokens);
   Check result{"batched = single", true, ""};
   for (int i = 0; i < 3; ++i) {
-    result = compare("batched = single", model.forward(row(tokens, i)), row(full, i), rounding_bound(model, full));
+    result = compare("batched = single", model.forward(row(tokens, i)), row(full, i),
+                     rounding_bound(model, full));
     if (!result.ok) return result;
   }
   return result;
@@ -206,7 +215,8 @@ Check padding_invariance(LanguageModel& model, int length) {
   for (int i = 0; i < 3; ++i) {
     const auto alone = model.forward(columns(row(tokens, i), pads[i], length));
     const double bound = rounding_bound(model, alone);
-    result = compare("padding invariance", positions(row(padded, i), pads[i], length), alone, bound);
+    result =
+        compare("padding invariance", positions(row(padded, i), pads[i], length), alone, bound);
     if (result.ok)
       result = both(result, compare("", positions(row(cached, i), pads[i], length), alone, bound));
     if (!result.ok) return result;
@@ -228,7 +238,8 @@ Check dtype_kept(const config::Model& config) {
     auto [logits, cache] = model(tokens);
     for (const auto& a : cache.arrays())
       if (a.dtype() != to_mlx(dtype)) return {"dtype kept", false, "another dtype in the cache"};
-    if (!mx::all(mx::isfinite(logits)).item<bool>()) return {"dtype kept", false, "logits are not finite"};
+    if (!mx::all(mx::isfinite(logits)).item<bool>())
+      return {"dtype kept", false, "logits are not finite"};
   }
   return {"dtype kept", true, "float32, float16, bfloat16"};
 }
@@ -237,12 +248,15 @@ Check parameters_counted(LanguageModel& model) {
   std::set<std::string> paths;
   std::set<const core::Param*> addresses;
   for (const auto& e : core::collect(model.transformer())) {
-    if (!paths.insert(e.path).second) return {"parameters", false, "the path " + e.path + " stands twice"};
-    if (!addresses.insert(e.param).second) return {"parameters", false, e.path + " is visited twice"};
+    if (!paths.insert(e.path).second)
+      return {"parameters", false, "the path " + e.path + " stands twice"};
+    if (!addresses.insert(e.param).second)
+      return {"parameters", false, e.path + " is visited twice"};
   }
   const auto counted = config::count(model.config()).total, built = model.parameter_count();
-  return {"parameters", counted == built,
-          "counted from the config " + std::to_string(counted) + ", built " + std::to_string(built)};
+  return {
+      "parameters", counted == built,
+      "counted from the config " + std::to_string(counted) + ", built " + std::to_string(built)};
 }
 
 Check save_load(LanguageModel& model, const std::filesystem::path& folder) {
@@ -268,14 +282,16 @@ Check gradients(const config::Model& config, int length) {
   // Weights of order one, so that every part matters and differences stand out from rounding.
   core::Arrays weights;
   for (size_t i = 0; i < entries.size(); ++i) {
-    const auto noise = mx::random::normal(entries[i].param->value.shape(), mx::float32, 0, 0.2f, mx::random::key(100 + i));
+    const auto noise = mx::random::normal(entries[i].param->value.shape(), mx::float32, 0, 0.2f,
+                                          mx::random::key(100 + i));
     weights.push_back(mx::add(entries[i].param->value, noise));
   }
   const auto tokens = some_tokens(config, 2, length + 1, 22);
   const auto loss = [&](const core::Arrays& w) -> core::Arrays {
     const core::Lend lend(entries, w);
     core::Pass pass;
-    return {mx::mean(token_nll(model.transformer()(columns(tokens, 0, length), pass), columns(tokens, 1, length + 1)))};
+    return {mx::mean(token_nll(model.transformer()(columns(tokens, 0, length), pass),
+                               columns(tokens, 1, length + 1)))};
   };
   std::vector<int> all;
   for (size_t i = 0; i < weights.size(); ++i) all.push_back(static_cast<int>(i));
@@ -285,32 +301,35 @@ Check gradients(const config::Model& config, int length) {
   Check result{"gradients", true, ""};
   double worst = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
-    const auto direction = mx::random::normal(weights[i].shape(), mx::float32, 0, 1, mx::random::key(200 + i));
+    const auto direction =
+        mx::random::normal(weights[i].shape(), mx::float32, 0, 1, mx::random::key(200 + i));
     const auto unit = mx::divide(direction, mx::sqrt(mx::sum(mx::square(direction))));
-    const double analytic = static_cast<double>(mx::sum(mx::multiply(grads[i], unit)).item<float>());
+    const double analytic =
+        static_cast<double>(mx::sum(mx::multiply(grads[i], unit)).item<float>());
     const auto at = [&](double h) {
       auto moved = weights;
       moved[i] = mx::add(moved[i], mx::multiply(unit, mx::array(static_cast<float>(h))));
       return static_cast<double>(loss(moved)[0].item<float>());
     };
-    // Richardson: the error is h^4 times a fifth derivative, and rounding, about 4 eps |loss| / h. Where
-    // the loss has kinks, a shorter step meets fewer of them.
+    // Richardson: the error is h^4 times a fifth derivative, and rounding, about 4 eps |loss| / h.
+    // Where the loss has kinks, a shorter step meets fewer of them.
     const double h = kinks(config) ? 0.004 : 0.02;
     const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
     const double bound = 16 * 1.2e-7 * std::max(l, 1.0) / h + 0.01 * std::abs(analytic);
     const double off = std::abs(numeric - analytic);
     if (!(off <= bound)) {
       std::ostringstream text;
-      text << entries[i].path << ": derivative " << analytic << ", by differences " << numeric << ", off by " << off
-           << " of " << bound << " allowed";
+      text << entries[i].path << ": derivative " << analytic << ", by differences " << numeric
+           << ", off by " << off << " of " << bound << " allowed";
       return {"gradients", false, text.str()};
     }
     worst = std::max(worst, off / bound);
     const double size = static_cast<double>(mx::max(mx::abs(grads[i])).item<float>());
-    // Keys' biases move no softmax, and a query that sees only itself has nothing to choose; everything else must be
-    // reached by the gradient.
+    // Keys' biases move no softmax, and a query that sees only itself has nothing to choose;
+    // everything else must be reached by the gradient.
     const auto ends = [&](const char* name) { return entries[i].path.ends_with(name); };
-    const bool free = ends("k_proj.bias") || (sees_itself_only(config) && (ends("q_proj.weight") || ends("k_proj.weight")));
+    const bool free = ends("k_proj.bias") || (sees_itself_only(config) &&
+                                              (ends("q_proj.weight") || ends("k_proj.weight")));
     if (size == 0 && !free) return {"gradients", false, entries[i].path + " gets no gradient"};
   }
   result.detail = "worst share of what is allowed: " + std::to_string(worst);
@@ -328,7 +347,8 @@ Check compiled_equals_eager(const config::Model& config, int length, int steps) 
     auto state = step.initial(1);
     for (int i = 0; i < steps; ++i) {
       const auto tokens = some_tokens(config, 2, length + 1, 40 + static_cast<uint64_t>(i));
-      step(state, {{columns(tokens, 0, length), columns(tokens, 1, length + 1)}}, 1e-3f * static_cast<float>(i + 1), i + 1);
+      step(state, {{columns(tokens, 0, length), columns(tokens, 1, length + 1)}},
+           1e-3f * static_cast<float>(i + 1), i + 1);
     }
     mx::eval(state.params);
     return state.params;
@@ -344,8 +364,12 @@ Check compiled_equals_eager(const config::Model& config, int length, int steps) 
 }
 
 std::vector<Check> check_model(LanguageModel& model, int length) {
-  return {causal(model, length), cached_equals_full(model, length), cache_operations(model, length),
-          batched_equals_single(model, length), padding_invariance(model, length), parameters_counted(model)};
+  return {causal(model, length),
+          cached_equals_full(model, length),
+          cache_operations(model, length),
+          batched_equals_single(model, length),
+          padding_invariance(model, length),
+          parameters_counted(model)};
 }
 
 }  // namespace lmxlab::checks

@@ -1,5 +1,5 @@
-// Properties that every model must have, whatever its parts. The tests run them over all families, `doctor` on a model
-// at hand. Each says what it compared, and where the worst element is.
+// Properties that every model must have, whatever its parts. The tests run them over all families,
+// `doctor` on a model at hand. Each says what it compared, and where the worst element is.
 #pragma once
 
 #include "lmxlab/models/language_model.h"
@@ -18,8 +18,8 @@ struct Check {
 
 /// Compares two arrays of the same shape: |a - b| <= bound everywhere, and no NaN.
 Check compare(const std::string& name, const mx::array& a, const mx::array& b, double bound);
-/// What rounding may do to a model's logits: 32 eps sqrt(D * layers) * max|logit| (sums of D terms, added up over
-/// the layers, in the dtype of the weights).
+/// What rounding may do to a model's logits: 32 eps sqrt(D * layers) * max|logit| (sums of D terms,
+/// added up over the layers, in the dtype of the weights).
 double rounding_bound(const LanguageModel& model, const mx::array& logits);
 
 /// Changing a token changes no logit before it, and some logit from it on.

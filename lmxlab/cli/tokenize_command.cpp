@@ -34,7 +34,8 @@ class Tokenize : public Command {
   void declare(Options& o) override {
     o.argument("TOKENIZER", &tokenizer_, "a model folder, a tokenizer.json, or `byte`").require();
     o.option("--text", "TEXT", &text_, "the text");
-    o.option("--json-file", "FILE", &json_file_, "a JSON list of texts, or of lists of ids, instead");
+    o.option("--json-file", "FILE", &json_file_,
+             "a JSON list of texts, or of lists of ids, instead");
     o.option("--tokens", "IDS", &tokens_, "ids as 1,2,3 instead");
     o.flag("--no-special", &no_special_,
            "special tokens written in the text are plain text; of given ids, none is decoded");

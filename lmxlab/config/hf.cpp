@@ -56,8 +56,7 @@ const std::set<std::string, std::less<>> kHarmless = {"_attn_implementation",
                                                       "unk_token_id",
                                                       "use_cache"};
 
-// ---- reading
-// --------------------------------------------------------------------------------------------------------
+// ---- reading ----
 
 /// Typed access to an object's members; remembers what was read, and collects what is wrong or
 /// missing.
@@ -246,8 +245,7 @@ Model read_llama(Keys& keys, Problems& problems, std::vector<std::string>& unrea
   return m;
 }
 
-// ---- writing
-// --------------------------------------------------------------------------------------------------------
+// ---- writing ----
 
 /// The block that every layer equals, where nothing outside it goes beyond what transformers'
 /// classes have.

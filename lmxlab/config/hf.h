@@ -31,8 +31,7 @@ struct HfRead {
 /// is believed, after a check that the class's own keys say the same.
 /// @param strict  keys that nobody read are an error.
 /// @throws Error(bad_data) with every missing or unusable key, Error(mismatch) if both descriptions
-/// differ,
-///         Error(unsupported) for another model_type or kind of rope scaling.
+///         differ, Error(unsupported) for another model_type or kind of rope scaling.
 HfRead from_hf(const Json& config, bool strict = false);
 
 /// The model types that from_hf() reads.

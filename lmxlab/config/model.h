@@ -1,5 +1,6 @@
-// A model as data: a list of blocks, each a mixer, an FFN, a norm and a wiring. The same value serves building,
-// JSON and TOML, command-line paths, counting, describing and the memory plan. No MLX here.
+// A model as data: a list of blocks, each a mixer, an FFN, a norm and a wiring. The same value
+// serves building, JSON and TOML, command-line paths, counting, describing and the memory plan. No
+// MLX here.
 #pragma once
 
 #include "lmxlab/base/fields.h"
@@ -21,7 +22,8 @@ enum class Act { silu, gelu, gelu_tanh, relu, relu2 };
 ///   parallel  n = N1 x               y = x + M n + F n        (GPT-J, Falcon)
 enum class Wiring { pre, post, branch, sandwich, parallel };
 
-/// A part that a program registered (core/custom.h); `values` are handed to its factory as they are.
+/// A part that a program registered (core/custom.h); `values` are handed to its factory as they
+/// are.
 struct Custom {
   static constexpr const char* kind = "custom";
   std::string name;
@@ -62,7 +64,8 @@ struct NoPosition {
   template <class V>
   void visit(V&) {}
 };
-/// Rotary positions of queries and keys, arXiv:2104.09864. Halves are rotated together, or neighbours if interleaved.
+/// Rotary positions of queries and keys, arXiv:2104.09864. Halves are rotated together, or
+/// neighbours if interleaved.
 struct Rope {
   static constexpr const char* kind = "rope";
   float theta = 10'000;
@@ -110,8 +113,8 @@ struct Attention {
   static constexpr const char* kind = "attention";
   int heads = 1, kv_heads = 1, head_dim = 64;
   Position position = Rope{};
-  std::optional<int> window = {};     // a query sees itself and the window - 1 positions before it
-  std::optional<Norm> qk_norm = {};   // over each head of queries and keys, before rotation
+  std::optional<int> window = {};    // a query sees itself and the window - 1 positions before it
+  std::optional<Norm> qk_norm = {};  // over each head of queries and keys, before rotation
   bool qkv_bias = false, out_bias = false;
   std::optional<float> scale = {};    // of the scores; 1 / sqrt(head_dim) unless given
   std::optional<float> softcap = {};  // scores become cap * tanh(scores / cap)
@@ -179,7 +182,7 @@ struct Model {
   float embed_scale = 1;
   std::optional<float> logit_softcap = {};
   float dropout = 0;       // of the embeddings and of each branch, while training
-  float init_std = 0.02f;  // of weights; projections back into the stream get init_std / sqrt(2 * layers)
+  float init_std = 0.02f;  // of weights; back into the stream: init_std / sqrt(2 * layers)
   template <class V>
   void visit(V& v) {
     v("family", family, "the preset family it came from");
@@ -198,7 +201,9 @@ struct Model {
   }
 };
 
-inline bool operator==(const Model& a, const Model& b) { return same_fields(a, b); }
+inline bool operator==(const Model& a, const Model& b) {
+  return same_fields(a, b);
+}
 
 /// {a, a, b}, 7 -> a a b a a b a
 std::vector<Block> cycle(const std::vector<Block>& pattern, int n);

@@ -70,10 +70,12 @@ std::vector<std::string> families();
 Model preset(std::string_view name, const Sizes& overrides = {});
 
 /// The same model with other sizes, in every layer. What is not given follows:
-///   heads and head_dim   heads * head_dim = dim is kept where it held: head_dim follows, or heads
-///   if only head_dim is given kv_heads             keeps its share of the heads (1 stays 1) hidden
-///   the family's rule if dim changes (gpt: 4 * dim, llama: see Llama), else its ratio to dim depth
-///   the layers repeat in their order
+///   heads, head_dim   heads * head_dim = dim is kept where it held: head_dim follows, or heads if
+///                     only head_dim is given
+///   kv_heads          keeps its share of the heads (1 stays 1)
+///   hidden            the family's rule if dim changes (gpt: 4 * dim, llama: see Llama), else its
+///                     ratio to dim
+///   depth             the layers repeat in their order
 /// Learned positions get the length `context`.
 /// @throws Error(usage) with every contradiction.
 Model resize(Model model, const Sizes& sizes);

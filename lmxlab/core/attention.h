@@ -1,4 +1,5 @@
-// Softmax attention: MHA, GQA, MQA, with windows, qk-norm, biases, soft caps, rotary positions or ALiBi.
+// Softmax attention: MHA, GQA, MQA, with windows, qk-norm, biases, soft caps, rotary positions or
+// ALiBi.
 #pragma once
 
 #include "lmxlab/config/model.h"
@@ -26,11 +27,12 @@ class Attention : public Mixer {
   config::Attention config_;
 };
 
-/// Attention written out in ordinary ops, in float32: what MLX's fused form is checked against, and what serves soft caps
-/// and additive biases.
+/// Attention written out in ordinary ops, in float32: what MLX's fused form is checked against, and
+/// what serves soft caps and additive biases.
 /// @param q  [B, H, L, Dh], rotated already.
 /// @param keys  k, v [B, K, S, Dh], H a multiple of K.
-/// @param allowed  bool [L, S] or [B, 1, L, S]; true means "may look". A row of false gives the mean of v.
+/// @param allowed  bool [L, S] or [B, 1, L, S]; true means "may look". A row of false gives the
+///                 mean of v.
 /// @param bias  float32 [H, L, S], added to the scaled and capped scores.
 /// @return  [B, H, L, Dh], dtype of q.
 /// @cost  O(B H L S Dh); holds the L x S scores.

@@ -15,9 +15,12 @@ std::unique_ptr<Mixer> make(const config::Mixer& mixer, const Build& build) {
   return std::visit(
       [&](const auto& c) -> std::unique_ptr<Mixer> {
         using C = std::decay_t<decltype(c)>;
-        if constexpr (std::same_as<C, config::Attention>) return std::make_unique<Attention>(c, build);
-        else if constexpr (std::same_as<C, config::Custom>) return make_custom_mixer(c, build);
-        else return nullptr;
+        if constexpr (std::same_as<C, config::Attention>)
+          return std::make_unique<Attention>(c, build);
+        else if constexpr (std::same_as<C, config::Custom>)
+          return make_custom_mixer(c, build);
+        else
+          return nullptr;
       },
       mixer);
 }
@@ -26,9 +29,12 @@ std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
   return std::visit(
       [&](const auto& c) -> std::unique_ptr<Ffn> {
         using C = std::decay_t<decltype(c)>;
-        if constexpr (std::same_as<C, config::Mlp>) return std::make_unique<Mlp>(c, build);
-        else if constexpr (std::same_as<C, config::Custom>) return make_custom_ffn(c, build);
-        else return nullptr;
+        if constexpr (std::same_as<C, config::Mlp>)
+          return std::make_unique<Mlp>(c, build);
+        else if constexpr (std::same_as<C, config::Custom>)
+          return make_custom_ffn(c, build);
+        else
+          return nullptr;
       },
       ffn);
 }
@@ -38,7 +44,8 @@ std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
 Block::Block(const config::Block& c, const Build& b)
     : wiring_(c.wiring), mixer_(make(c.mixer, b)), ffn_(make(c.ffn, b)) {
   const bool before = wiring_ == Wiring::pre || wiring_ == Wiring::sandwich;
-  const bool after = wiring_ == Wiring::post || wiring_ == Wiring::branch || wiring_ == Wiring::sandwich;
+  const bool after =
+      wiring_ == Wiring::post || wiring_ == Wiring::branch || wiring_ == Wiring::sandwich;
   const bool parallel = wiring_ == Wiring::parallel;
   if ((mixer_ && before) || parallel) before_mixer_.emplace(c.norm, b.dim);
   if (mixer_ && after) after_mixer_.emplace(c.norm, b.dim);
@@ -58,7 +65,9 @@ void Block::visit(Visitor& v) {
 }
 
 mx::array Block::operator()(const mx::array& x, Pass& pass) const {
-  const auto norm = [](const std::optional<Norm>& n, const mx::array& a) { return n ? (*n)(a) : a; };
+  const auto norm = [](const std::optional<Norm>& n, const mx::array& a) {
+    return n ? (*n)(a) : a;
+  };
   const auto mix = [&](const mx::array& a) {
     const auto y = pass.drop((*mixer_)(a, pass));
     pass.show("mixer", y);

@@ -72,9 +72,10 @@ struct Buffers {
 };
 
 [[noreturn]] void cannot_trim(int n, int possible) {
-  throw Error(Kind::unsupported, "[cache] cannot take back " + std::to_string(n) +
-                                     " positions: only " + std::to_string(possible) +
-                                     " can be. Keep a copy of the cache before what may be undone.");
+  throw Error(Kind::unsupported,
+              "[cache] cannot take back " + std::to_string(n) + " positions: only " +
+                  std::to_string(possible) +
+                  " can be. Keep a copy of the cache before what may be undone.");
 }
 
 class Plain : public LayerCache {
@@ -129,7 +130,8 @@ class Rotating : public LayerCache {
   void restore(std::vector<mx::array> arrays, int length) override {
     if (arrays.size() == 2 && arrays[0].ndim() == 4 && arrays[0].shape(2) > window_)
       throw Error(Kind::mismatch, "[cache] " + std::to_string(arrays[0].shape(2)) +
-                                      " positions do not fit a window of " + std::to_string(window_));
+                                      " positions do not fit a window of " +
+                                      std::to_string(window_));
     buffers_.restore(std::move(arrays), std::min(length, window_));
     length_ = length;
   }
@@ -146,8 +148,8 @@ class Rotating : public LayerCache {
     return buffers_.view(held(), 0, length_ > window_);
   }
 
-  // The first of several queries still sees window - 1 positions before it, so the ring is laid out in order, with
-  // the new positions behind; its last `window` columns are what is kept.
+  // The first of several queries still sees window - 1 positions before it, so the ring is laid out
+  // in order, with the new positions behind; its last `window` columns are what is kept.
   Keys append_many(const mx::array& k, const mx::array& v, int n) {
     const int total = length_ + n;
     if (total <= window_) {
@@ -167,7 +169,8 @@ class Rotating : public LayerCache {
       const auto tail = columns(all, width - window_, width);
       const int turn = (total - window_) % window_;  // the column of the tail's first position
       if (turn == 0) return mx::contiguous(tail);
-      return mx::concatenate({columns(tail, window_ - turn, window_), columns(tail, 0, window_ - turn)}, 2);
+      return mx::concatenate(
+          {columns(tail, window_ - turn, window_), columns(tail, 0, window_ - turn)}, 2);
     };
     const int start = length_ - before;
     buffers_.k = kept(all_k), buffers_.v = kept(all_v);

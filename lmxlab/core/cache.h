@@ -1,4 +1,5 @@
-// Keys and values of past positions, kept for the next pass. They grow in place: a buffer moves only at growth steps.
+// Keys and values of past positions, kept for the next pass. They grow in place: a buffer moves
+// only at growth steps.
 #pragma once
 
 #include <mlx/array.h>
@@ -15,8 +16,8 @@ class Runtime;
 
 namespace core {
 
-/// What a query may look at: column j of k and v holds the position `start + j`, or, in a ring, the latest position
-/// p with p mod width = j.
+/// What a query may look at: column j of k and v holds the position `start + j`, or, in a ring, the
+/// latest position p with p mod width = j.
 struct Keys {
   mx::array k, v;  // [B, K, S, Dh]
   int start = 0;
@@ -32,7 +33,8 @@ class LayerCache {
   /// Appends L positions; k, v: [B, K, L, Dh], keys rotated already. Lazy.
   /// The result must be used and dropped before the next append, or that one copies the buffer.
   virtual Keys append(const mx::array& k, const mx::array& v) = 0;
-  /// Room for this many positions from the next growth on, to grow once. A window keeps its own limit.
+  /// Room for this many positions from the next growth on, to grow once. A window keeps its own
+  /// limit.
   virtual void reserve(int positions) = 0;
   /// Positions seen so far.
   virtual int length() const = 0;
@@ -57,8 +59,8 @@ std::unique_ptr<LayerCache> rotating_cache(int window);
 
 inline constexpr int kGrowth = 256;
 
-/// The memory of a whole model: one entry a block, none where a mixer keeps nothing. A value: a copy stays what it
-/// was, at the price of a copy of the buffers at the next append.
+/// The memory of a whole model: one entry a block, none where a mixer keeps nothing. A value: a
+/// copy stays what it was, at the price of a copy of the buffers at the next append.
 class Cache {
  public:
   Cache() = default;
@@ -82,7 +84,8 @@ class Cache {
 
   void reserve(int positions);
   int trimmable() const;
-  /// @throws Error(unsupported) if a window has forgotten what lies before; nothing is changed then.
+  /// @throws Error(unsupported) if a window has forgotten what lies before; nothing is changed
+  ///   then.
   void trim(int n);
   void reorder(const mx::array& rows);
   std::vector<mx::array> arrays() const;

@@ -25,8 +25,8 @@ class Registry {
     if (const auto it = factories_.find(name); it != factories_.end()) return it->second;
     std::vector<std::string> known;
     for (const auto& [n, _] : factories_) known.push_back(n);
-    throw Error(Kind::not_found, "[custom] no " + std::string(config::part_name(part_)) +
-                                     " \"" + name + "\" is registered; " +
+    throw Error(Kind::not_found, "[custom] no " + std::string(config::part_name(part_)) + " \"" +
+                                     name + "\" is registered; " +
                                      (known.empty() ? "none is" : suggestion(name, known)));
   }
 

@@ -1,5 +1,5 @@
-// Parts of a program's own: register a factory under a name, and say {"kind": "custom", "name": ..., "values": ...} in
-// the config. See examples/custom_mixer.cpp.
+// Parts of a program's own: register a factory under a name, and say {"kind": "custom", "name":
+// ..., "values": ...} in the config. See examples/custom_mixer.cpp.
 #pragma once
 
 #include "lmxlab/config/model.h"
@@ -16,8 +16,8 @@ using MixerFactory = std::function<std::unique_ptr<Mixer>(const Json& values, co
 using FfnFactory = std::function<std::unique_ptr<Ffn>(const Json& values, const Build& build)>;
 using NormFactory = std::function<std::unique_ptr<CustomNorm>(const Json& values, int dim)>;
 
-/// Each may be called from any thread; @throws Error(usage) if the name is taken.
-/// The parameters are counted from a part built without evaluation, so that `count` and the plan know it.
+/// Each may be called from any thread; @throws Error(usage) if the name is taken. The parameters
+/// are counted from a part built without evaluation, so that `count` and the plan know it.
 void register_mixer(const std::string& name, MixerFactory factory);
 void register_ffn(const std::string& name, FfnFactory factory);
 void register_norm(const std::string& name, NormFactory factory);

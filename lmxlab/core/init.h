@@ -1,4 +1,5 @@
-// New weights: one key, split for every tensor, so that the same seed gives the same model on every machine.
+// New weights: one key, split for every tensor, so that the same seed gives the same model on every
+// machine.
 #pragma once
 
 #include <mlx/array.h>

@@ -1,5 +1,6 @@
-// The only place where masks are made. They are boolean, true means "may look", and are joined by AND only: a row that
-// may look nowhere (padding) then stays finite, which an additive -inf does not.
+// The only place where masks are made. They are boolean, true means "may look", and are joined by
+// AND only: a row that may look nowhere (padding) then stays finite, which an additive -inf does
+// not.
 #pragma once
 
 #include "lmxlab/core/pass.h"
@@ -8,7 +9,8 @@
 
 namespace lmxlab::core {
 
-/// What attention is told: nothing is hidden, the usual causal triangle (aligned to the last key), or an array.
+/// What attention is told: nothing is hidden, the usual causal triangle (aligned to the last key),
+/// or an array.
 struct Mask {
   enum class Kind { none, causal, array } kind = Kind::none;
   std::optional<mx::array> allowed = {};  // bool [L, S] or [B, 1, L, S]
@@ -19,12 +21,14 @@ struct Mask {
 /// Lazy; equal masks of several layers are built again and merged by compile.
 Mask attention_mask(const Pass& pass, int length, const Keys& keys, std::optional<int> window);
 
-/// The same as an array, also where `attention_mask` answers none or causal. bool [L, S] or [B, 1, L, S].
+/// The same as an array, also where `attention_mask` answers none or causal. bool [L, S] or [B, 1,
+/// L, S].
 mx::array mask_array(const Pass& pass, int length, const Keys& keys, std::optional<int> window);
 
 /// Positions of queries, int32 [L], or [B, L] where rows are padded (padding counts from below 0).
 mx::array query_positions(const Pass& pass, int length);
-/// Positions of the columns of `keys`, int32 [S], before padding is taken off. `next`: the position after the last.
+/// Positions of the columns of `keys`, int32 [S], before padding is taken off. `next`: the position
+/// after the last.
 mx::array key_positions(const Keys& keys, int next);
 
 }  // namespace lmxlab::core

@@ -29,9 +29,9 @@ class Ffn {
 
 /// What a part is told when it is built.
 struct Build {
-  int dim;           // D
+  int dim;            // D
   int layer, layers;  // which block, of how many
-  float std;         // of weights; projections back into the stream get `residual_std`
+  float std;          // of weights; projections back into the stream get `residual_std`
   float residual_std;
   Init& init;
 };

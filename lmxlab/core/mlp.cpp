@@ -22,9 +22,9 @@ mx::array activate(config::Act act, const mx::array& x) {
 }
 
 Mlp::Mlp(const config::Mlp& c, const Build& b)
-    : gate_proj(c.gated ? std::optional<Linear>(std::in_place, b.dim, c.hidden, c.bias, b.std,
-                                                b.init)
-                        : std::nullopt),
+    : gate_proj(c.gated
+                    ? std::optional<Linear>(std::in_place, b.dim, c.hidden, c.bias, b.std, b.init)
+                    : std::nullopt),
       up_proj(b.dim, c.hidden, c.bias, b.std, b.init),
       down_proj(c.hidden, b.dim, c.bias, b.residual_std, b.init),
       act_(c.act) {}

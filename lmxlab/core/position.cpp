@@ -20,8 +20,7 @@ mx::array rotate(const config::Rope& rope, const mx::array& x, const Pass& pass)
 std::vector<float> alibi_slopes(int heads) {
   const auto powers = [](int n) {
     std::vector<float> out;
-    for (int h = 1; h <= n; ++h)
-      out.push_back(static_cast<float>(std::exp2(-8.0 * h / n)));
+    for (int h = 1; h <= n; ++h) out.push_back(static_cast<float>(std::exp2(-8.0 * h / n)));
     return out;
   };
   int below = 1;

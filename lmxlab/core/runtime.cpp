@@ -29,7 +29,8 @@ struct Enter::Impl {
     mx::set_default_stream(runtime->impl_->stream);
   }
   ~Impl() {
-    // A thread that had no stream keeps this one: making another would leave a thread of the system behind.
+    // A thread that had no stream keeps this one: making another would leave a thread of the system
+    // behind.
     if (before) mx::set_default_stream(*before);
   }
   std::shared_ptr<Runtime> runtime;
@@ -44,8 +45,7 @@ Enter::~Enter() = default;
 
 void prepare_mlx() {
   static const bool once = [] {
-    if (mx::default_device() == mx::Device::cpu)
-      mx::set_compile_mode(mx::CompileMode::no_fuse);
+    if (mx::default_device() == mx::Device::cpu) mx::set_compile_mode(mx::CompileMode::no_fuse);
     return true;
   }();
   (void)once;

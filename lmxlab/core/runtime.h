@@ -1,4 +1,5 @@
-// What hides MLX's rules about threads: streams, the compile cache and default keys belong to a thread there.
+// What hides MLX's rules about threads: streams, the compile cache and default keys belong to a
+// thread there.
 #pragma once
 
 #include <memory>
@@ -6,8 +7,8 @@
 
 namespace lmxlab {
 
-/// A stream that any thread may use, and the lock that makes it one at a time. Every model has one, so two models run
-/// side by side and one model may be called from any thread.
+/// A stream that any thread may use, and the lock that makes it one at a time. Every model has one,
+/// so two models run side by side and one model may be called from any thread.
 class Runtime {
  public:
   Runtime();
@@ -35,8 +36,8 @@ class Enter {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Settings of MLX that the library relies on, made once, by the first Runtime: `compile` keeps its tracing but never
-/// calls a compiler on the CPU.
+/// Settings of MLX that the library relies on, made once, by the first Runtime: `compile` keeps its
+/// tracing but never calls a compiler on the CPU.
 void prepare_mlx();
 
 }  // namespace lmxlab

@@ -48,8 +48,9 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
                                    " positions, but the model has learned only " +
                                    std::to_string(limit) + ". Shorten the text.");
     // The columns of a padded row are more than its positions, which only its owner knows.
-    const auto at = pass.pads ? mx::clip(query_positions(pass, length), mx::array(0), mx::array(limit - 1))
-                              : query_positions(pass, length);
+    const auto at =
+        pass.pads ? mx::clip(query_positions(pass, length), mx::array(0), mx::array(limit - 1))
+                  : query_positions(pass, length);
     x = mx::add(x, mx::astype(mx::take(embed_positions->value, at, 0), x.dtype()));
   } else if (std::holds_alternative<config::Sinusoidal>(config_.position)) {
     x = mx::add(x, mx::astype(sinusoids(query_positions(pass, length), config_.dim), x.dtype()));

@@ -73,8 +73,8 @@ LoadReport match(std::span<const Entry> entries, const Tensors& tensors) {
                                  shape_text(have.shape()));
     else if (is_float(have.dtype()) != is_float(want.dtype()) ||
              (!is_float(want.dtype()) && have.dtype() != want.dtype()))
-      report.mistyped.push_back(path + ": expected " + dtype_text(want.dtype()) +
-                                ", got " + dtype_text(have.dtype()));
+      report.mistyped.push_back(path + ": expected " + dtype_text(want.dtype()) + ", got " +
+                                dtype_text(have.dtype()));
   }
   for (const auto& [name, array] : tensors)
     if (!used.count(name)) report.unused.push_back(name + " " + shape_text(array.shape()));

@@ -1,6 +1,7 @@
-// The parameter tree: layers are plain structs with one visit(), which is the only list of their parameters.
-// Names, freezing, loading, counting, adapters and the flat view for gradients are walks over it.
-// No copy of a parameter is registered anywhere: assigning to an mx::array rebinds it, and a copy would go stale.
+// The parameter tree: layers are plain structs with one visit(), which is the only list of their
+// parameters. Names, freezing, loading, counting, adapters and the flat view for gradients are
+// walks over it. No copy of a parameter is registered anywhere: assigning to an mx::array rebinds
+// it, and a copy would go stale.
 #pragma once
 
 #include "lmxlab/base/error.h"
@@ -54,9 +55,15 @@ class Visitor {
     }
     if constexpr (std::same_as<T, Param>) {
       leaf(path_, field);
-    } else if constexpr (requires { field.size(); field[0]; }) {
+    } else if constexpr (requires {
+                           field.size();
+                           field[0];
+                         }) {
       for (size_t i = 0; i < field.size(); ++i) (*this)(std::to_string(i), field[i]);
-    } else if constexpr (requires { *field; static_cast<bool>(field); }) {
+    } else if constexpr (requires {
+                           *field;
+                           static_cast<bool>(field);
+                         }) {
       if (field) (*this)("", *field);
     } else {
       if constexpr (std::same_as<T, Linear>) linear(path_, field);

@@ -1,4 +1,5 @@
-// The slot that changes representation: a layer keeps its weight here and does not know whether it is float or packed.
+// The slot that changes representation: a layer keeps its weight here and does not know whether it
+// is float or packed.
 #pragma once
 
 #include "lmxlab/core/tree.h"
@@ -7,7 +8,7 @@ namespace lmxlab::core {
 
 /// A matrix [out, in], dense or quantized in groups along `in` (MLX's affine layout).
 struct Weight {
-  Param w;                                     // [out, in] float, or packed uint32
+  Param w;                                        // [out, in] float, or packed uint32
   std::optional<Param> scales = {}, biases = {};  // [out, in / group]
   int group = 0, bits = 0;
 

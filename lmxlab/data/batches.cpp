@@ -27,8 +27,9 @@ BatchIterator::BatchIterator(mx::array tokens, int batch, int length, BatchOptio
   const int64_t needed = static_cast<int64_t>(batch) * length + 1;
   if (static_cast<int64_t>(tokens_.size()) < needed)
     throw Error(Kind::usage, "[batches] a batch of " + std::to_string(batch) + " rows of " +
-                                 std::to_string(length) + " tokens needs " + std::to_string(needed) +
-                                 " tokens, the data have " + std::to_string(tokens_.size()) +
+                                 std::to_string(length) + " tokens needs " +
+                                 std::to_string(needed) + " tokens, the data have " +
+                                 std::to_string(tokens_.size()) +
                                  ". Use a smaller batch or context, or more data.");
   if (!tokens_.is_available()) mx::eval(tokens_);
   start_epoch();
@@ -38,7 +39,8 @@ int64_t BatchIterator::windows(int64_t phase) const {
   return (static_cast<int64_t>(tokens_.size()) - 1 - phase) / length_;
 }
 
-// The number of batches must not depend on where the cuts lie, or a position would not say what follows.
+// The number of batches must not depend on where the cuts lie, or a position would not say what
+// follows.
 int64_t BatchIterator::batches_per_epoch() const {
   const int64_t least = options_.shuffle ? windows(length_ - 1) : windows(0);
   return std::max<int64_t>(least / batch_, 1);
@@ -75,13 +77,15 @@ std::optional<Batch> BatchIterator::next() {
   auto* to = block.data<char>();
   const auto stride = tokens_.size() > 1 ? tokens_.strides()[0] : 1;
   for (size_t b = 0; b < static_cast<size_t>(batch_); ++b) {
-    const int64_t start = phase_ + static_cast<int64_t>(order_[static_cast<size_t>(first) + b]) * length_;
+    const int64_t start =
+        phase_ + static_cast<int64_t>(order_[static_cast<size_t>(first) + b]) * length_;
     if (stride == 1) {
       std::memcpy(to + b * width * item, from + static_cast<size_t>(start) * item, width * item);
     } else {
       for (size_t i = 0; i < width; ++i)
         std::memcpy(to + (b * width + i) * item,
-                    from + (start + static_cast<int64_t>(i)) * stride * static_cast<int64_t>(item), item);
+                    from + (start + static_cast<int64_t>(i)) * stride * static_cast<int64_t>(item),
+                    item);
     }
   }
   return Batch{mx::slice(block, {0, 0}, {batch_, length_}),
@@ -90,9 +94,10 @@ std::optional<Batch> BatchIterator::next() {
 
 void BatchIterator::restore(const BatchPosition& position) {
   if (position.epoch < 0 || position.batch < 0 || position.batch > batches_per_epoch())
-    throw Error(Kind::mismatch, "[batches] position epoch " + std::to_string(position.epoch) + ", batch " +
-                                    std::to_string(position.batch) + ": an epoch has " +
-                                    std::to_string(batches_per_epoch()) + " batches. The data changed.");
+    throw Error(Kind::mismatch, "[batches] position epoch " + std::to_string(position.epoch) +
+                                    ", batch " + std::to_string(position.batch) +
+                                    ": an epoch has " + std::to_string(batches_per_epoch()) +
+                                    " batches. The data changed.");
   position_ = position;
   order_epoch_ = -1;
   start_epoch();

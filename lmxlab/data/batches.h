@@ -1,5 +1,5 @@
-// Batches of a token sequence: a plain range, no workers, no pinned memory. Memory is unified, so a batch is usable the
-// moment it exists.
+// Batches of a token sequence: a plain range, no workers, no pinned memory. Memory is unified, so a
+// batch is usable the moment it exists.
 #pragma once
 
 #include "lmxlab/base/json.h"
@@ -14,7 +14,8 @@
 namespace lmxlab::data {
 namespace mx = mlx::core;
 
-/// inputs[b, l] is followed by targets[b, l]. Both [B, L], views of one buffer, in the dtype of the tokens.
+/// inputs[b, l] is followed by targets[b, l]. Both [B, L], views of one buffer, in the dtype of the
+/// tokens.
 struct Batch {
   mx::array inputs, targets;
 };
@@ -26,7 +27,8 @@ struct BatchOptions {
   int64_t epochs = 1;
 };
 
-/// Where an iterator stands; writing it down and putting it back continues with the very same batches.
+/// Where an iterator stands; writing it down and putting it back continues with the very same
+/// batches.
 struct BatchPosition {
   int64_t epoch = 0, batch = 0;
   template <class V>
@@ -36,10 +38,11 @@ struct BatchPosition {
   bool operator==(const BatchPosition&) const = default;
 };
 
-/// Cuts `tokens` into windows of `length` (and the token behind). Shuffled, an epoch visits every window once, in an
-/// order that depends on the seed and the epoch alone, and the cuts lie elsewhere in each epoch; the last windows of an
-/// epoch that fill no batch are left out. In order, batches are views of `tokens`: nothing is copied. Shuffled, one copy
-/// of B * (L + 1) tokens is made, straight from `tokens` (which may be a mapped file).
+/// Cuts `tokens` into windows of `length` (and the token behind). Shuffled, an epoch visits every
+/// window once, in an order that depends on the seed and the epoch alone, and the cuts lie
+/// elsewhere in each epoch; the last windows of an epoch that fill no batch are left out. In order,
+/// batches are views of `tokens`: nothing is copied. Shuffled, one copy of B * (L + 1) tokens is
+/// made, straight from `tokens` (which may be a mapped file).
 class BatchIterator {
  public:
   /// @param tokens  integers [n], evaluated (as tokenizers and mapped files give them).
@@ -82,7 +85,7 @@ class BatchIterator {
   int batch_, length_;
   BatchOptions options_;
   BatchPosition position_;
-  int64_t phase_ = 0;           // where this epoch's first window begins
+  int64_t phase_ = 0;            // where this epoch's first window begins
   std::vector<uint32_t> order_;  // of this epoch's windows, when shuffled
   int64_t order_epoch_ = -1;
 };

@@ -21,15 +21,18 @@ bool is_token_file(const std::filesystem::path& path) {
 mx::array token_file(const std::filesystem::path& path, int64_t vocab) {
   const io::SafeTensors file(path);
   if (!file.contains("tokens"))
-    throw Error(Kind::bad_data, "[data] " + path.string() + " has no tensor `tokens`: it is no file of tokens");
+    throw Error(Kind::bad_data,
+                "[data] " + path.string() + " has no tensor `tokens`: it is no file of tokens");
   auto tokens = file.get("tokens");
   if (tokens.ndim() != 1 || (tokens.dtype() != mx::uint16 && tokens.dtype() != mx::uint32))
-    throw Error(Kind::bad_data, "[data] " + path.string() + ": `tokens` must be uint16 or uint32 [n]");
+    throw Error(Kind::bad_data,
+                "[data] " + path.string() + ": `tokens` must be uint16 or uint32 [n]");
   if (vocab > 0 && tokens.size() > 0) {
     const auto largest = mx::astype(mx::max(tokens), mx::int64).item<int64_t>();
     if (largest >= vocab)
-      throw Error(Kind::mismatch, "[data] " + path.string() + " has the id " + std::to_string(largest) +
-                                      ", the vocabulary ends at " + std::to_string(vocab - 1));
+      throw Error(Kind::mismatch, "[data] " + path.string() + " has the id " +
+                                      std::to_string(largest) + ", the vocabulary ends at " +
+                                      std::to_string(vocab - 1));
   }
   return tokens;
 }

@@ -14,7 +14,8 @@ namespace mx = mlx::core;
 /// Tiny Shakespeare (public domain), built into the library. UTF-8, 1,115,394 bytes.
 std::string_view tiny_shakespeare();
 
-/// A file of tokens, as a view of the mapping: a safetensors file with `tokens` (uint16 or uint32 [n]).
+/// A file of tokens, as a view of the mapping: a safetensors file with `tokens` (uint16 or uint32
+/// [n]).
 /// @param vocab  ids must be below it; 0: not checked.
 /// @throws Error(not_found), Error(bad_data) naming the file and what it lacks.
 mx::array token_file(const std::filesystem::path& path, int64_t vocab = 0);

@@ -15,8 +15,7 @@ class Regex {
  public:
   /// Where Ruby and Perl differ (\s, \w, \h, scripts, {n,m}+), Ruby's meaning is kept.
   /// @throws Error(bad_data) with the position if it does not compile, Error(unsupported) naming a
-  /// construct
-  ///   whose Ruby meaning has no counterpart here.
+  ///         construct whose Ruby meaning has no counterpart here.
   explicit Regex(std::string_view pattern);
 
   const std::string& pattern() const { return pattern_; }

@@ -69,8 +69,7 @@ using OnToken = std::function<void(const TokenEvent&)>;
 /// @param tokenizer  makes `text`; needed for stop strings.
 /// @param stats  filled if given.
 /// @throws Error(usage) for an option out of range, an id outside the vocabulary, an empty prompt,
-/// a prompt longer
-///         than the learned positions.
+///         a prompt longer than the learned positions.
 Generation generate(const LanguageModel& model, std::span<const int> prompt,
                     const GenerateOptions& options = {}, const data::Tokenizer* tokenizer = nullptr,
                     GenerateStats* stats = nullptr);

@@ -3,12 +3,14 @@
 // Order, as Hugging Face's `generate` has it (its processors first, then its warpers):
 //   1 logit_bias          added to the logits; -inf forbids a token
 //   2 repetition_penalty  of tokens in the window: positive logits are divided by it, others
-//   multiplied 3 frequency_penalty * count + presence_penalty * (count > 0)   subtracted (as
-//   llama.cpp, over the window) 4 temperature         logits are divided by it; 0: the largest
-//   logit wins (the smallest id of equal ones) 5 top_k               the k largest; of equal ones
-//   at the edge the smaller ids 6 top_p               of what is left, renormalized: the most
-//   probable ones up to and including the one that
-//                         reaches top_p
+//                         multiplied
+//   3 the other two       frequency_penalty * count + presence_penalty * (count > 0) is subtracted
+//                         (as llama.cpp, over the window)
+//   4 temperature         logits are divided by it; 0: the largest logit wins (the smallest id of
+//                         equal ones)
+//   5 top_k               the k largest; of equal ones at the edge the smaller ids
+//   6 top_p               of what is left, renormalized: the most probable ones up to and
+//                         including the one that reaches top_p
 //   7 min_p               those at least min_p times as probable as the most probable one
 // The window is the last `penalty_window` tokens of prompt and text together. At least one token is
 // always left.
@@ -62,8 +64,7 @@ class Sampler {
  public:
   /// @param prompts  B rows, for the penalties; they may differ in length.
   /// @param logprobs  the number of alternatives to report; -1: no log-probabilities at all. They
-  /// are those of
-  ///                  the model, before any of the steps above.
+  ///                  are those of the model, before any of the steps above.
   /// @throws Error(usage) as validate.
   Sampler(const SamplingOptions& options, int vocab, std::span<const std::vector<int>> prompts,
           std::vector<uint64_t> seeds, int logprobs = -1);

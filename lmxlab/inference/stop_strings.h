@@ -1,4 +1,5 @@
-// Finds the first stop string in text that comes in pieces. Of the engine, and of programs that stream text themselves.
+// Finds the first stop string in text that comes in pieces. Of the engine, and of programs that
+// stream text themselves.
 #pragma once
 
 #include <string>

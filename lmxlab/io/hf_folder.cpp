@@ -31,12 +31,14 @@ Tensors read_folder(const fs::path& folder) {
       for (auto& [name, array] : SafeTensors(folder / shard).all()) {
         const auto* owner = json.at("weight_map").find(name);
         if (!owner || owner->as_string() != shard)
-          throw Error(Kind::bad_data, "[load] the tensor " + name + " in " + shard + " is not in the index");
+          throw Error(Kind::bad_data,
+                      "[load] the tensor " + name + " in " + shard + " is not in the index");
         out.emplace(name, array);
       }
     for (const auto& [name, shard] : json.at("weight_map").as_object())
       if (!out.count(name))
-        throw Error(Kind::bad_data, "[load] the tensor " + name + " is not in its shard " + shard.as_string());
+        throw Error(Kind::bad_data,
+                    "[load] the tensor " + name + " is not in its shard " + shard.as_string());
     return out;
   });
 }

@@ -1,11 +1,13 @@
-// The weights of a folder in Hugging Face layout: model.safetensors, or shards with model.safetensors.index.json.
+// The weights of a folder in Hugging Face layout: model.safetensors, or shards with
+// model.safetensors.index.json.
 #pragma once
 
 #include "lmxlab/io/safetensors.h"
 
 namespace lmxlab::io {
 
-/// Every tensor, mapped. @throws Error(not_found) if there are no weights or a shard is absent, Error(bad_data)
+/// Every tensor, mapped. @throws Error(not_found) if there are no weights or a shard is absent,
+/// Error(bad_data)
 Tensors read_folder(const fs::path& folder);
 
 }  // namespace lmxlab::io

@@ -22,9 +22,9 @@ struct TypeName {
 };
 const std::vector<TypeName>& types() {
   static const std::vector<TypeName> t = {
-      {"F32", mx::float32}, {"F16", mx::float16}, {"BF16", mx::bfloat16}, {"I32", mx::int32},
-      {"I64", mx::int64},   {"U8", mx::uint8},    {"U16", mx::uint16},    {"U32", mx::uint32},
-      {"U64", mx::uint64},  {"I8", mx::int8},     {"I16", mx::int16},     {"BOOL", mx::bool_},
+      {"F32", mx::float32}, {"F16", mx::float16},  {"BF16", mx::bfloat16}, {"I32", mx::int32},
+      {"I64", mx::int64},   {"U8", mx::uint8},     {"U16", mx::uint16},    {"U32", mx::uint32},
+      {"U64", mx::uint64},  {"I8", mx::int8},      {"I16", mx::int16},     {"BOOL", mx::bool_},
       {"F64", mx::float64}, {"C64", mx::complex64}};
   return t;
 }
@@ -37,7 +37,8 @@ size_t element_size(const std::string& name) {
 
 constexpr size_t kLine = 64;
 
-// On the CPU build a buffer's data follow a size_t header, which MappedFile keeps readable and zero.
+// On the CPU build a buffer's data follow a size_t header, which MappedFile keeps readable and
+// zero.
 bool header_in_front() {
   static const bool yes = [] {
     const auto data = mx::allocator::malloc(16);
@@ -56,11 +57,13 @@ mx::array view(const std::shared_ptr<MappedFile>& file, size_t offset, const mx:
   if (n > 0 && header_in_front() && offset % mx::size_of(dtype) == 0) {
     auto* front = const_cast<std::byte*>(file->data()) - sizeof(size_t);
     // One root over the file; tensors are views of it, and the last of them to die unmaps.
-    mx::array root(mx::allocator::Data(mx::allocator::Buffer(front), [file](mx::allocator::Buffer) {}),
-                   {1}, mx::uint8);
+    mx::array root(
+        mx::allocator::Data(mx::allocator::Buffer(front), [file](mx::allocator::Buffer) {}), {1},
+        mx::uint8);
     mx::array a(shape, dtype, nullptr, {});
     const auto strides = a.strides();
-    const bool column = n <= 1 || static_cast<size_t>(*std::max_element(shape.begin(), shape.end())) == n;
+    const bool column =
+        n <= 1 || static_cast<size_t>(*std::max_element(shape.begin(), shape.end())) == n;
     a.copy_shared_buffer(root, strides, {true, true, column}, n,
                          static_cast<int64_t>(offset / mx::size_of(dtype)));
     a.set_status(mx::array::Status::available);
@@ -86,14 +89,16 @@ SafeTensors::SafeTensors(const fs::path& path) : file_(std::make_shared<MappedFi
     length = length << 8 | static_cast<unsigned char>(text[static_cast<size_t>(i)]);
   if (length > text.size() - 8 || length > 100'000'000)
     throw bad("its header claims " + std::to_string(length) + " bytes, the file has " +
-              std::to_string(text.size() - 8) + " behind it. It is cut off, or no safetensors file.");
+              std::to_string(text.size() - 8) +
+              " behind it. It is cut off, or no safetensors file.");
   data_ = 8 + length;
   const size_t available = text.size() - data_;
   const auto header = Json::parse(text.substr(8, length), path.string() + ", header");
   if (!header.is_object()) throw bad("its header is no object");
 
   for (const auto& [name, entry] : header.as_object()) {
-    with_context("[safetensors] " + path.string() + ", tensor " + name, [&, &tensor = name, &e = entry] {
+    with_context("[safetensors] " + path.string() + ", tensor " + name, [&, &tensor = name,
+                                                                         &e = entry] {
       if (tensor == "__metadata__") {
         for (const auto& [k, v] : e.as_object()) metadata_[k] = v.as_string();
         return;
@@ -103,7 +108,8 @@ SafeTensors::SafeTensors(const fs::path& path) : file_(std::make_shared<MappedFi
       size_t elements = 1;
       for (const auto& d : e.at("shape").as_array()) {
         const int64_t n = d.as_integer();
-        if (n < 0 || n > INT32_MAX) throw Error(Kind::bad_data, "a dimension of " + std::to_string(n));
+        if (n < 0 || n > INT32_MAX)
+          throw Error(Kind::bad_data, "a dimension of " + std::to_string(n));
         if (n > 0 && elements > SIZE_MAX / static_cast<size_t>(n) / 16)
           throw Error(Kind::bad_data, "its shape is larger than any memory");
         elements *= static_cast<size_t>(n);
@@ -113,8 +119,8 @@ SafeTensors::SafeTensors(const fs::path& path) : file_(std::make_shared<MappedFi
       if (range.size() != 2) throw Error(Kind::bad_data, "data_offsets: expected two numbers");
       const int64_t begin = range[0].as_integer(), end = range[1].as_integer();
       if (begin < 0 || end < begin || static_cast<size_t>(end) > available)
-        throw Error(Kind::bad_data, "bytes " + std::to_string(begin) + " to " + std::to_string(end) +
-                                        " are not in the file, which holds " +
+        throw Error(Kind::bad_data, "bytes " + std::to_string(begin) + " to " +
+                                        std::to_string(end) + " are not in the file, which holds " +
                                         std::to_string(available) + ". It is cut off.");
       info.begin = static_cast<size_t>(begin), info.end = static_cast<size_t>(end);
       const size_t size = element_size(info.dtype);
@@ -145,7 +151,8 @@ std::vector<std::string> SafeTensors::names() const {
 mx::array SafeTensors::get(const std::string& name) const {
   const auto it = tensors_.find(name);
   if (it == tensors_.end())
-    throw Error(Kind::not_found, "[safetensors] " + file_->path().string() + " has no tensor " + name);
+    throw Error(Kind::not_found,
+                "[safetensors] " + file_->path().string() + " has no tensor " + name);
   const auto& info = it->second;
   for (const auto& t : types())
     if (info.dtype == t.name) return view(file_, data_ + info.begin, info.shape, t.dtype);
@@ -171,8 +178,8 @@ void write_safetensors(const fs::path& path, const Tensors& tensors, const Metad
     for (const auto& [k, v] : metadata) m[k] = Json(v);
     header.as_object().emplace_back("__metadata__", std::move(m));
   }
-  // Wide types first, as the format's own library orders them: every tensor is aligned to its element, and there are
-  // no gaps, which some readers refuse.
+  // Wide types first, as the format's own library orders them: every tensor is aligned to its
+  // element, and there are no gaps, which some readers refuse.
   std::vector<size_t> order(plain.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {

@@ -1,5 +1,6 @@
-// The safetensors format: 8 bytes of header length (little endian), a JSON header that gives each tensor's dtype, shape
-// and byte range, then the bytes. Read by mapping, written so that every tensor starts on a 64-byte line.
+// The safetensors format: 8 bytes of header length (little endian), a JSON header that gives each
+// tensor's dtype, shape and byte range, then the bytes. Read by mapping, written so that every
+// tensor starts on a 64-byte line.
 #pragma once
 
 #include "lmxlab/base/files.h"
@@ -17,14 +18,16 @@ namespace mx = mlx::core;
 using Tensors = std::map<std::string, mx::array>;
 using Metadata = std::map<std::string, std::string>;
 
-/// An open file: the header is checked whole (types, shapes, ranges inside the file, no overlap), bytes are not read.
+/// An open file: the header is checked whole (types, shapes, ranges inside the file, no overlap),
+/// bytes are not read.
 class SafeTensors {
  public:
   /// @throws Error(not_found), Error(bad_data) naming the file, the tensor and the offset.
   explicit SafeTensors(const fs::path& path);
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const { return tensors_.count(name) > 0; }
-  /// On the CPU a view of the mapping, no copy (unless the tensor is misaligned); the array keeps the mapping alive.
+  /// On the CPU a view of the mapping, no copy (unless the tensor is misaligned); the array keeps
+  /// the mapping alive.
   /// @throws Error(not_found), Error(unsupported) for a type that MLX does not have.
   mx::array get(const std::string& name) const;
   Tensors all() const;
@@ -42,8 +45,8 @@ class SafeTensors {
   Metadata metadata_;
 };
 
-/// Evaluates the tensors, writes them under a temporary name, syncs and renames: a crash leaves the old file or the new.
-/// The same tensors and metadata give the same bytes. @throws Error(resource)
+/// Evaluates the tensors, writes them under a temporary name, syncs and renames: a crash leaves the
+/// old file or the new. The same tensors and metadata give the same bytes. @throws Error(resource)
 void write_safetensors(const fs::path& path, const Tensors& tensors, const Metadata& metadata = {});
 
 }  // namespace lmxlab::io

@@ -67,9 +67,10 @@ mx::array as_batch(const mx::array& tokens) {
   if (!mx::issubdtype(tokens.dtype(), mx::integer))
     throw Error(Kind::usage, "[model] tokens: expected integers, got another type");
   if (tokens.ndim() > 2 || tokens.size() == 0)
-    throw Error(Kind::usage, "[model] tokens: expected [L] or [B, L] with at least one token, got " +
-                                 std::to_string(tokens.ndim()) + " dimensions and " +
-                                 std::to_string(tokens.size()) + " tokens");
+    throw Error(Kind::usage,
+                "[model] tokens: expected [L] or [B, L] with at least one token, got " +
+                    std::to_string(tokens.ndim()) + " dimensions and " +
+                    std::to_string(tokens.size()) + " tokens");
   if (tokens.ndim() == 2) return tokens;
   return mx::reshape(tokens, {1, static_cast<int>(tokens.size())});
 }
@@ -86,11 +87,12 @@ std::pair<mx::array, Cache> LanguageModel::operator()(const mx::array& tokens, C
   const auto batch = as_batch(tokens);
   if (cache.layers() != static_cast<int>(transformer_->layers.size()))
     throw Error(Kind::usage, "[model] the cache has " + std::to_string(cache.layers()) +
-                                 " layers, the model " + std::to_string(transformer_->layers.size()) +
+                                 " layers, the model " +
+                                 std::to_string(transformer_->layers.size()) +
                                  ". A cache serves the model that made it.");
   if (const int rows = cache.rows(); rows > 0 && rows != batch.shape(0))
-    throw Error(Kind::usage, "[model] the cache has " + std::to_string(rows) + " rows, the tokens " +
-                                 std::to_string(batch.shape(0)));
+    throw Error(Kind::usage, "[model] the cache has " + std::to_string(rows) +
+                                 " rows, the tokens " + std::to_string(batch.shape(0)));
   core::Pass pass;
   pass.offset = cache.length();
   pass.cache = &cache;
@@ -133,7 +135,9 @@ void LanguageModel::save(const std::filesystem::path& folder) const {
   core::Tensors tensors;
   for (const auto& e : core::collect(*transformer_)) tensors.emplace(e.path, e.param->value);
   const auto form = config::hf_form(config());
-  const char* dtype = this->dtype() == DType::f32 ? "float32" : this->dtype() == DType::f16 ? "float16" : "bfloat16";
+  const char* dtype = this->dtype() == DType::f32   ? "float32"
+                      : this->dtype() == DType::f16 ? "float16"
+                                                    : "bfloat16";
   io::write_safetensors(folder / "model.safetensors",
                         names_to_checkpoint(form, std::move(tensors), config()),
                         {{"format", "pt"}});
@@ -153,7 +157,8 @@ void eval(const Cache& cache) {
 
 template <class T>
 std::vector<T> to_vector(const mx::array& a) {
-  // What is evaluated is read without any stream: this thread's may be a model's that another thread runs now.
+  // What is evaluated is read without any stream: this thread's may be a model's that another
+  // thread runs now.
   const mx::Dtype dtype = mx::TypeToDtype<T>();
   mx::array source = a.dtype() == dtype ? a : mx::astype(a, dtype);
   if (!source.is_available()) mx::eval(source);

@@ -1,4 +1,5 @@
-// The model as an application sees it: tokens in, logits and a cache out; loaded and saved as a Hugging Face folder.
+// The model as an application sees it: tokens in, logits and a cache out; loaded and saved as a
+// Hugging Face folder.
 //
 //   LanguageModel model(config::preset("llama-tiny"));
 //   auto [logits, cache] = model(tokenizer.encode("Once"));
@@ -33,17 +34,19 @@ enum class DType { f32, f16, bf16 };
 mx::Dtype to_mlx(DType dtype);
 DType from_mlx(mx::Dtype dtype);
 
-/// A language model and its weights. Movable, not copyable; may be called from any thread (one call at a time runs,
-/// each model for itself). Nothing is evaluated here: results are lazy until `eval`. Operations of a program's own on those
-/// results belong to the thread that asked for them: where several threads use one model by themselves, let each finish
-/// (`eval`) before the next begins, or use `generate`, which does.
+/// A language model and its weights. Movable, not copyable; may be called from any thread (one call
+/// at a time runs, each model for itself). Nothing is evaluated here: results are lazy until
+/// `eval`. Operations of a program's own on those results belong to the thread that asked for them:
+/// where several threads use one model by themselves, let each finish (`eval`) before the next
+/// begins, or use `generate`, which does.
 class LanguageModel {
  public:
   /// New weights from a seed; nothing is allocated before the first evaluation.
   /// @throws Error(usage) with every contradiction of the config.
   explicit LanguageModel(const config::Model& config, uint64_t seed = 0, DType dtype = DType::f32);
   /// A folder in Hugging Face layout: config.json and *.safetensors, with or without an index.
-  /// @throws Error(not_found), Error(bad_data), Error(unsupported), Error(mismatch) with every tensor that does not fit.
+  /// @throws Error(not_found), Error(bad_data), Error(unsupported), Error(mismatch) with every
+  ///   tensor that does not fit.
   static LanguageModel load(const std::filesystem::path& folder, bool strict = false);
 
   LanguageModel(LanguageModel&&) noexcept;
@@ -51,20 +54,22 @@ class LanguageModel {
   ~LanguageModel();
 
   /// Logits of every position, and a cache that has seen them.
-  /// @param tokens  int [L] (a batch of one) or [B, L], L >= 1; a scalar is one token. Ids are below `vocab`; others
-  ///                are undefined here and an error in `generate`, `logits` and the trainer.
+  /// @param tokens  int [L] (a batch of one) or [B, L], L >= 1; a scalar is one token. Ids are
+  ///                below `vocab`; others are undefined here and an error in `generate`, `logits`
+  ///                and the trainer.
   /// @return  logits [B, L, V] in the dtype of the weights, cache.
   /// @throws Error(usage) for another shape or type, or more positions than the model has.
   std::pair<mx::array, Cache> operator()(const mx::array& tokens) const;
-  /// The same, after what the cache has seen. Moved in, its buffers are written in place; a copy stays as it was.
+  /// The same, after what the cache has seen. Moved in, its buffers are written in place; a copy
+  /// stays as it was.
   std::pair<mx::array, Cache> operator()(const mx::array& tokens, Cache cache) const;
 
   /// Without a cache: the whole forward pass, as training does it.
   /// @param pads  int32 [B]: padding tokens at the left of each row, never looked at.
   mx::array forward(const mx::array& tokens, const std::optional<mx::array>& pads = {},
                     const core::Tap& tap = {}) const;
-  /// An empty cache, for rows with `pads` tokens of padding at their left.
-  /// Learned positions: a padded row must be kept below their number by the caller; beyond, the last one is repeated.
+  /// An empty cache, for rows with `pads` tokens of padding at their left. Learned positions: a
+  /// padded row must be kept below their number by the caller; beyond, the last one is repeated.
   Cache make_cache(const std::optional<mx::array>& pads = {}) const;
 
   const config::Model& config() const;
@@ -72,8 +77,9 @@ class LanguageModel {
   int64_t parameter_count() const;
   int64_t parameter_bytes() const;
 
-  /// Writes config.json and model.safetensors with the names, shapes and (zero) biases of the nearest transformers
-  /// class; each file atomically. Evaluates the weights. @throws Error(resource)
+  /// Writes config.json and model.safetensors with the names, shapes and (zero) biases of the
+  /// nearest transformers class; each file atomically. Evaluates the weights. @throws
+  /// Error(resource)
   void save(const std::filesystem::path& folder) const;
 
   /// What the loader had to say: config keys that nobody read.

@@ -15,7 +15,8 @@ mx::array transposed(const mx::array& a) {
   return mx::contiguous(mx::transpose(a));
 }
 
-// GPT-2 keeps weights [in, out] ("Conv1D"): names of the two forms, ours first, and whether to transpose.
+// GPT-2 keeps weights [in, out] ("Conv1D"): names of the two forms, ours first, and whether to
+// transpose.
 struct Pair {
   const char *ours, *theirs;
   bool turn;
@@ -82,9 +83,11 @@ Tensors from_gpt2(Tensors theirs, const config::Model& model) {
   const bool headless = theirs.count("wte.weight") > 0;
   Tensors out;
   const auto take = [&](const std::string& name, const std::string& to, bool turn) {
-    auto node = theirs.extract(headless && name.starts_with("transformer.") ? name.substr(12) : name);
+    auto node =
+        theirs.extract(headless && name.starts_with("transformer.") ? name.substr(12) : name);
     if (!node.empty())
-      out.emplace(to, turn && node.mapped().ndim() == 2 ? transposed(node.mapped()) : node.mapped());
+      out.emplace(to,
+                  turn && node.mapped().ndim() == 2 ? transposed(node.mapped()) : node.mapped());
   };
   for (const auto& p : kGpt2Model) take(p.theirs, p.ours, p.turn);
   for (size_t i = 0; i < model.layers.size(); ++i) {
@@ -139,8 +142,8 @@ void drop_zero_biases(Tensors& tensors, const config::Model& model) {
   }
   if (!norm_bias(model.final_norm)) drop("model.norm.bias");
   if (!faults.empty())
-    throw Error(Kind::mismatch, "[load] biases that the config does not have are not zero: " +
-                                    join(faults, ", "));
+    throw Error(Kind::mismatch,
+                "[load] biases that the config does not have are not zero: " + join(faults, ", "));
 }
 
 }  // namespace

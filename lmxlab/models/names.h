@@ -1,4 +1,5 @@
-// Reversible rules between a checkpoint's tensors and ours. Our paths are Llama's names, so Llama needs none.
+// Reversible rules between a checkpoint's tensors and ours. Our paths are Llama's names, so Llama
+// needs none.
 #pragma once
 
 #include "lmxlab/config/hf.h"
@@ -7,13 +8,14 @@
 
 namespace lmxlab {
 
-/// Tensors of the tree as the transformers class names and shapes them (GPT-2: fused and transposed projections, zero
-/// biases where the config has none). Lazy.
+/// Tensors of the tree as the transformers class names and shapes them (GPT-2: fused and transposed
+/// projections, zero biases where the config has none). Lazy.
 core::Tensors names_to_checkpoint(const config::HfForm& form, core::Tensors tensors,
                                   const config::Model& model);
 
-/// The way back. Zero biases that our config lacks are checked to be zero (which evaluates them) and dropped; buffers
-/// that are no parameters (`attn.bias`, `rotary_emb.inv_freq`) and a tied head's copy are dropped.
+/// The way back. Zero biases that our config lacks are checked to be zero (which evaluates them)
+/// and dropped; buffers that are no parameters (`attn.bias`, `rotary_emb.inv_freq`) and a tied
+/// head's copy are dropped.
 /// @throws Error(mismatch) naming a bias that is not zero.
 core::Tensors names_from_checkpoint(const config::HfForm& form, core::Tensors tensors,
                                     const config::Model& model);

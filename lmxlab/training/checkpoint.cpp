@@ -36,7 +36,8 @@ void put_in_place(const fs::path& from, const fs::path& to) {
     if (!code) sync_path(temporary);
   }
   if (!code) fs::rename(temporary, to, code);
-  if (code) throw Error(Kind::resource, "[run] cannot write " + to.string() + ": " + code.message());
+  if (code)
+    throw Error(Kind::resource, "[run] cannot write " + to.string() + ": " + code.message());
 }
 
 }  // namespace
@@ -55,15 +56,16 @@ std::vector<CheckpointInfo> RunFolder::checkpoints() const {
     const auto state = entry.path() / "state.json";
     if (!fs::exists(state)) continue;
     const auto json = Json::parse(read_file(state), state.string());
-    if (const auto* loss = json.find("val_loss"); loss && loss->is_number()) info.val_loss = loss->as_number();
+    if (const auto* loss = json.find("val_loss"); loss && loss->is_number())
+      info.val_loss = loss->as_number();
     out.push_back(std::move(info));
   }
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
   return out;
 }
 
-fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model, const std::string& data_fingerprint,
-                         int keep) const {
+fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model,
+                         const std::string& data_fingerprint, int keep) const {
   const Enter enter(model.runtime());
   const auto parent = path_ / "checkpoints";
   make_directory(parent);
@@ -79,7 +81,8 @@ fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model, con
     state["version"] = Json(1);
     state["data_fingerprint"] = Json(data_fingerprint);
     write_file_atomic(making / "state.json", state.dump(2) + "\n");
-    fs::remove(making / "config.json", code);  // the run folder has it
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"})  // a checkpoint is a model folder too
+      if (fs::exists(path_ / name)) put_in_place(path_ / name, making / name);
     sync_path(making);
   } catch (...) {
     fs::remove_all(making, code);
@@ -87,7 +90,8 @@ fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model, con
   }
   fs::remove_all(done, code);
   fs::rename(making, done, code);
-  if (code) throw Error(Kind::resource, "[run] cannot write " + done.string() + ": " + code.message());
+  if (code)
+    throw Error(Kind::resource, "[run] cannot write " + done.string() + ": " + code.message());
   sync_path(parent);
   put_in_place(done / "model.safetensors", path_ / "model.safetensors");
 
@@ -110,16 +114,19 @@ void RunFolder::load(const CheckpointInfo& checkpoint, LanguageModel& model, Tra
     throw Error(Kind::unsupported, "[run] " + state_path.string() + ": expected version 1");
   const auto* data = json.find("data_fingerprint");
   if (!data || !(*data == Json(data_fingerprint)))
-    throw Error(Kind::mismatch, "[run] the data are not those that " + path_.string() +
-                                    " was trained on. Give the same file and tokenizer, or start a new run.");
+    throw Error(Kind::mismatch,
+                "[run] the data are not those that " + path_.string() +
+                    " was trained on. Give the same file and tokenizer, or start a new run.");
   json.erase("version"), json.erase("data_fingerprint");
   const auto state = from_json<TrainState>(json, state_path.string());
   if (state.step != checkpoint.step)
-    throw Error(Kind::bad_data, "[run] " + state_path.string() + " is of step " + std::to_string(state.step));
+    throw Error(Kind::bad_data,
+                "[run] " + state_path.string() + " is of step " + std::to_string(state.step));
 
   const Enter enter(model.runtime());
-  auto tensors = names_from_checkpoint(config::hf_form(model.config()),
-                                       io::SafeTensors(checkpoint.folder / "model.safetensors").all(), model.config());
+  auto tensors = names_from_checkpoint(
+      config::hf_form(model.config()),
+      io::SafeTensors(checkpoint.folder / "model.safetensors").all(), model.config());
   core::load(core::collect(model.transformer()), tensors, checkpoint.folder.string());
   trainer.restore(io::SafeTensors(checkpoint.folder / "state.safetensors").all(), state);
 }

@@ -1,5 +1,5 @@
-// The run folder and its checkpoints. A checkpoint is written under a name that begins with a dot and renamed, so it is
-// there whole or not at all, whenever the process dies.
+// The run folder and its checkpoints. A checkpoint is written under a name that begins with a dot
+// and renamed, so it is there whole or not at all, whenever the process dies.
 #pragma once
 
 #include "lmxlab/base/json.h"
@@ -12,7 +12,7 @@
 
 namespace lmxlab {
 
-/// checkpoints/step-N: model.safetensors, state.safetensors, state.json.
+/// checkpoints/step-N: a model folder (config.json, model.safetensors, the tokenizer), state.safetensors, state.json.
 struct CheckpointInfo {
   int64_t step = 0;
   std::filesystem::path folder;
@@ -28,11 +28,13 @@ class RunFolder {
   bool exists() const;
   /// Complete checkpoints, by step. What an interrupted write left is not among them.
   std::vector<CheckpointInfo> checkpoints() const;
-  /// Saves the trainer's model and state; then puts the weights at the top of the folder and removes all but the last
-  /// `keep` and the best checkpoint. @throws Error(resource); the last good checkpoint is untouched then.
-  std::filesystem::path save(const Trainer& trainer, const LanguageModel& model, const std::string& data_fingerprint,
-                             int keep) const;
-  /// Loads the last complete checkpoint into the model and the trainer. @throws Error(mismatch), Error(bad_data)
+  /// Saves the trainer's model and state; then puts the weights at the top of the folder and
+  /// removes all but the last `keep` and the best checkpoint. @throws Error(resource); the last
+  /// good checkpoint is untouched then.
+  std::filesystem::path save(const Trainer& trainer, const LanguageModel& model,
+                             const std::string& data_fingerprint, int keep) const;
+  /// Loads the last complete checkpoint into the model and the trainer. @throws Error(mismatch),
+  /// Error(bad_data)
   void load(const CheckpointInfo& checkpoint, LanguageModel& model, Trainer& trainer,
             const std::string& data_fingerprint) const;
   /// Removes what an interrupted write left, and lines of metrics.jsonl after `step`.

@@ -21,8 +21,10 @@ void merge(Json& base, const Json& over, const std::string& path) {
   for (const auto& [key, value] : over.as_object()) {
     const auto where = path.empty() ? key : path + "." + key;
     if (base.is_object()) {
-      if (auto* old = base.find(key)) merge(*old, value, where);
-      else base[key] = value;
+      if (auto* old = base.find(key))
+        merge(*old, value, where);
+      else
+        base[key] = value;
       continue;
     }
     auto& items = base.as_array();
@@ -30,8 +32,8 @@ void merge(Json& base, const Json& over, const std::string& path) {
       for (auto& item : items) merge(item, value, where);
       continue;
     }
-    const bool digits = !key.empty() && key.size() < 7 &&
-                        key.find_first_not_of("0123456789") == std::string::npos;
+    const bool digits =
+        !key.empty() && key.size() < 7 && key.find_first_not_of("0123456789") == std::string::npos;
     const size_t index = digits ? std::stoul(key) : items.size();
     if (index >= items.size())
       throw Error(Kind::usage, "[recipe] model." + where + ": expected * or an index below " +
@@ -67,7 +69,8 @@ Json expand_layers(const Json& list, int64_t dim) {
     }
     if (auto* ffn = layer.find("ffn"); ffn && ffn->is_object()) {
       const auto* kind = ffn->find("kind");
-      if ((!kind || *kind == Json("mlp")) && !ffn->contains("hidden")) (*ffn)["hidden"] = Json(4 * dim);
+      if ((!kind || *kind == Json("mlp")) && !ffn->contains("hidden"))
+        (*ffn)["hidden"] = Json(4 * dim);
     }
     for (int64_t i = 0; i < repeat; ++i) out.push_back(layer);
   }
@@ -78,7 +81,8 @@ int64_t positive(const Json& table, const char* key, int64_t otherwise) {
   const auto* v = table.find(key);
   if (!v) return otherwise;
   if (!v->is_integer() || v->as_integer() < 1 || v->as_integer() > INT32_MAX)
-    throw Error(Kind::usage, std::string("[recipe] model.") + key + ": expected an integer of at least 1");
+    throw Error(Kind::usage,
+                std::string("[recipe] model.") + key + ": expected an integer of at least 1");
   return v->as_integer();
 }
 
@@ -102,8 +106,8 @@ void check(const Recipe& recipe) {
   const auto& r = recipe.run;
   const auto at_least = [&](const char* name, auto value, double least) {
     if (!(static_cast<double>(value) >= least))
-      problems.add(std::string("run.") + name + ": expected at least " + Json(static_cast<int64_t>(least)).dump() + ", got " +
-                   Json(value).dump());
+      problems.add(std::string("run.") + name + ": expected at least " +
+                   Json(static_cast<int64_t>(least)).dump() + ", got " + Json(value).dump());
   };
   at_least("steps", r.steps, 1), at_least("batch", r.batch, 1), at_least("context", r.context, 1);
   at_least("accumulate", r.accumulate, 1), at_least("keep", r.keep, 1);
@@ -127,18 +131,22 @@ Recipe read_recipe(std::string_view toml, const std::string& name,
   for (const auto& text : overrides) {
     const auto equals = text.find('=');
     if (equals == std::string::npos || equals == 0)
-      throw Error(Kind::usage, "[recipe] --set " + text + ": expected key=value, as in run.steps=100");
+      throw Error(Kind::usage,
+                  "[recipe] --set " + text + ": expected key=value, as in run.steps=100");
     with_context("[recipe] --set " + text, [&] {
-      set_path(json, text.substr(0, equals), parse_value(std::string_view(text).substr(equals + 1)));
+      set_path(json, text.substr(0, equals),
+               parse_value(std::string_view(text).substr(equals + 1)));
     });
   }
   Recipe recipe = default_recipe();
   const bool own_optimizer = json.contains("optimizer"), own_schedule = json.contains("schedule");
   const bool own_model = json.contains("model");
-  // A table that the recipe writes starts from the plain defaults, not from those of the built-in run.
+  // A table that the recipe writes starts from the plain defaults, not from those of the built-in
+  // run.
   const auto* optimizer = json.find("optimizer");
   if (own_optimizer && optimizer->is_object() && optimizer->contains("name")) recipe.optimizer = {};
-  if (own_schedule && json.at("schedule").is_object() && json.at("schedule").contains("name")) recipe.schedule = {};
+  if (own_schedule && json.at("schedule").is_object() && json.at("schedule").contains("name"))
+    recipe.schedule = {};
   if (own_model && json.at("model").is_object() &&
       (json.at("model").contains("layers") && json.at("model").at("layers").is_array()))
     recipe.model = Json::object();
@@ -161,7 +169,8 @@ std::string write_recipe(const Recipe& recipe) {
 }
 
 config::Model resolve_model(const Json& table, int vocab, int context) {
-  const char* kSizes[] = {"depth", "dim", "heads", "kv_heads", "head_dim", "hidden", "vocab", "context"};
+  const char* kSizes[] = {"depth",    "dim",    "heads", "kv_heads",
+                          "head_dim", "hidden", "vocab", "context"};
   Json rest = table;
   rest.erase("weights");
   Json base;
@@ -177,7 +186,8 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
     base["layers"] = expand_layers(*layers, dim);
     rest.erase("layers");
     if (auto* position = rest.find("position"); position && *position == Json("learned"))
-      *position = Json::object({{"kind", Json("learned")}, {"length", Json(positive(table, "context", context))}});
+      *position = Json::object(
+          {{"kind", Json("learned")}, {"length", Json(positive(table, "context", context))}});
   } else {
     config::Sizes sizes;
     Json given = Json::object();
@@ -188,7 +198,8 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
     problems.raise(Kind::usage, "[recipe] sizes");
     const auto* name = table.find("preset");
     if (!name || !name->is_string())
-      throw Error(Kind::usage, "[recipe] model: expected preset = \"NAME\" (see `list`) or [[model.layers]]");
+      throw Error(Kind::usage,
+                  "[recipe] model: expected preset = \"NAME\" (see `list`) or [[model.layers]]");
     rest.erase("preset");
     if (!sizes.vocab && vocab > 0) sizes.vocab = vocab;
     const fs::path folder(name->as_string());
@@ -199,9 +210,10 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
         return config::from_hf(Json::parse(read_file(path), path.string())).model;
       });
       sizes.vocab.reset();  // a trained model keeps its own
-      if (sizes.depth || sizes.dim || sizes.heads || sizes.kv_heads || sizes.head_dim || sizes.hidden || sizes.context)
-        throw Error(Kind::usage, "[recipe] model: the sizes of the trained model " + folder.string() +
-                                     " cannot be changed");
+      if (sizes.depth || sizes.dim || sizes.heads || sizes.kv_heads || sizes.head_dim ||
+          sizes.hidden || sizes.context)
+        throw Error(Kind::usage, "[recipe] model: the sizes of the trained model " +
+                                     folder.string() + " cannot be changed");
     } else {
       model = config::preset(name->as_string());
       if (!sizes.context && model.context < context) sizes.context = context;

@@ -1,5 +1,6 @@
-// A recipe: everything that says what a training run is. TOML tables [model] [data] [optimizer] [schedule] [objective]
-// [run]; each key is a field here, and unknown keys are errors that name the nearest known one.
+// A recipe: everything that says what a training run is. TOML tables [model] [data] [optimizer]
+// [schedule] [objective] [run]; each key is a field here, and unknown keys are errors that name the
+// nearest known one.
 #pragma once
 
 #include "lmxlab/base/fields.h"
@@ -17,7 +18,8 @@ enum class ComputeType { f32, bf16 };
 
 template <>
 struct EnumNames<ObjectiveKind> {
-  static constexpr std::pair<ObjectiveKind, const char*> table[] = {{ObjectiveKind::pretrain, "pretrain"}};
+  static constexpr std::pair<ObjectiveKind, const char*> table[] = {
+      {ObjectiveKind::pretrain, "pretrain"}};
 };
 template <>
 struct EnumNames<ComputeType> {
@@ -26,7 +28,7 @@ struct EnumNames<ComputeType> {
 };
 
 struct DataConfig {
-  std::string file = {};         // empty: the embedded Tiny Shakespeare
+  std::string file = {};  // empty: the embedded Tiny Shakespeare
   std::string tokenizer = "char";
   double validation = 0.1;
   template <class V>
@@ -53,7 +55,8 @@ struct RunConfig {
   int accumulate = 1;
   uint32_t seed = 1337;
   ComputeType dtype = ComputeType::f32;
-  int64_t eval_every = 250, eval_batches = 20, log_every = 10, checkpoint_every = 500, sample_every = 0;
+  int64_t eval_every = 250, eval_batches = 20, log_every = 10, checkpoint_every = 500,
+          sample_every = 0;
   int keep = 2, patience = 0;
   double time_budget = 0, flop_budget = 0;
   template <class V>
@@ -67,7 +70,8 @@ struct RunConfig {
     v("seed", seed, "of weights, order of data and dropout");
     v("dtype", dtype, "of the computation, f32 or bf16; master weights are always f32");
     v("eval_every", eval_every, "steps between validations, 0: only at the end");
-    v("eval_batches", eval_batches, "batches of a validation on the way, 0: all; the last takes all");
+    v("eval_batches", eval_batches,
+      "batches of a validation on the way, 0: all; the last takes all");
     v("log_every", log_every, "steps between lines of metrics.jsonl");
     v("checkpoint_every", checkpoint_every, "steps between checkpoints, 0: only at the end");
     v("sample_every", sample_every, "steps between samples of text, 0: none");
@@ -78,8 +82,8 @@ struct RunConfig {
   }
 };
 
-/// The [model] table stays JSON until the vocabulary is known: `preset` with sizes, or `layers`; then any path into the
-/// finished config.
+/// The [model] table stays JSON until the vocabulary is known: `preset` with sizes, or `layers`;
+/// then any path into the finished config.
 struct Recipe {
   Json model = Json::object({{"preset", Json("gpt-shakespeare-small")}});
   DataConfig data;
@@ -103,13 +107,16 @@ Recipe default_recipe();
 
 /// Reads TOML, with `overrides` ("run.steps=100", values as JSON or plain text) put on top.
 /// @throws Error(bad_data) for bad TOML, Error(usage) with every unknown key and impossible value.
-Recipe read_recipe(std::string_view toml, const std::string& name, const std::vector<std::string>& overrides = {});
-/// Checks that need no data: ranges, budgets, optimizer, schedule. @throws Error(usage) with all of them.
+Recipe read_recipe(std::string_view toml, const std::string& name,
+                   const std::vector<std::string>& overrides = {});
+/// Checks that need no data: ranges, budgets, optimizer, schedule. @throws Error(usage) with all of
+/// them.
 void check(const Recipe& recipe);
 std::string write_recipe(const Recipe& recipe);
 
 /// The model of a recipe's [model] table; `vocab` is the tokenizer's unless the table gives one.
-/// @param context  learned positions get this length where the preset's is shorter or the table says nothing.
+/// @param context  learned positions get this length where the preset's is shorter or the table
+///                 says nothing.
 /// @throws Error(usage) with every contradiction, unknown key and unknown preset.
 config::Model resolve_model(const Json& table, int vocab, int context);
 

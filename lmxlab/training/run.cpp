@@ -31,7 +31,8 @@ std::string fingerprint_of(const mx::array& tokens) {
   };
   add(bytes, part), add(bytes + (n - part), part);
   char text[40];
-  std::snprintf(text, sizeof text, "%zu-%016llx", tokens.size(), static_cast<unsigned long long>(h));
+  std::snprintf(text, sizeof text, "%zu-%016llx", tokens.size(),
+                static_cast<unsigned long long>(h));
   return text;
 }
 
@@ -42,7 +43,8 @@ Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
     throw Error(Kind::not_found, "[data] there is no file " + c.file);
   const bool tokens_only = !c.file.empty() && data::is_token_file(c.file);
   if (tokens_only) {
-    if (c.tokenizer != "char" && c.tokenizer != "byte") out.tokenizer = data::Tokenizer::load(c.tokenizer);
+    if (c.tokenizer != "char" && c.tokenizer != "byte")
+      out.tokenizer = data::Tokenizer::load(c.tokenizer);
     out.tokens = data::token_file(c.file, out.tokenizer ? out.tokenizer->vocab_size() : 0);
   } else {
     std::optional<MappedFile> file;
@@ -50,10 +52,14 @@ Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
     const auto text = file ? file->text() : data::tiny_shakespeare();
     with_context(c.file.empty() ? "the built-in text" : c.file, [&] {
       if (text.empty()) throw Error(Kind::bad_data, "[data] the file is empty: expected text");
-      if (saved && fs::exists(*saved / "tokenizer.json")) out.tokenizer = data::Tokenizer::load(*saved);
-      else if (c.tokenizer == "char") out.tokenizer = data::Tokenizer::characters(text);
-      else if (c.tokenizer == "byte") out.tokenizer = data::Tokenizer::bytes();
-      else out.tokenizer = data::Tokenizer::load(c.tokenizer);
+      if (saved && fs::exists(*saved / "tokenizer.json"))
+        out.tokenizer = data::Tokenizer::load(*saved);
+      else if (c.tokenizer == "char")
+        out.tokenizer = data::Tokenizer::characters(text);
+      else if (c.tokenizer == "byte")
+        out.tokenizer = data::Tokenizer::bytes();
+      else
+        out.tokenizer = data::Tokenizer::load(c.tokenizer);
       out.tokens = out.tokenizer->encode(text);
     });
   }
@@ -64,9 +70,13 @@ Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
 // The folder's curve and its log of metrics.
 class Writer : public Callback {
  public:
-  Writer(const RunFolder& folder, const Recipe& recipe, const RunHooks& hooks, const data::Tokenizer* tokenizer,
-         std::string fingerprint)
-      : folder_(folder), recipe_(recipe), hooks_(hooks), tokenizer_(tokenizer), fingerprint_(std::move(fingerprint)) {}
+  Writer(const RunFolder& folder, const Recipe& recipe, const RunHooks& hooks,
+         const data::Tokenizer* tokenizer, std::string fingerprint)
+      : folder_(folder),
+        recipe_(recipe),
+        hooks_(hooks),
+        tokenizer_(tokenizer),
+        fingerprint_(std::move(fingerprint)) {}
 
   void on_begin(Trainer& trainer) override {
     folder_.clean(trainer.state().step);
@@ -75,8 +85,9 @@ class Writer : public Callback {
       const auto text = read_file(path);
       for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
         const auto j = Json::parse(std::string_view(text).substr(at, end - at), path.string());
-        add_point(j.at("step").as_integer(), j.at("loss").as_number(),
-                  j.contains("val_loss") ? std::optional(j.at("val_loss").as_number()) : std::nullopt);
+        add_point(
+            j.at("step").as_integer(), j.at("loss").as_number(),
+            j.contains("val_loss") ? std::optional(j.at("val_loss").as_number()) : std::nullopt);
       }
     }
     metrics_ = LineWriter(path);
@@ -87,10 +98,15 @@ class Writer : public Callback {
     const auto& run = recipe_.run;
     const bool last = m.step == run.steps || trainer.stopping();
     if (m.step % run.log_every == 0 || m.val_loss || m.step == 1 || last) {
-      Json line = Json::object({{"step", Json(m.step)}, {"loss", Json(m.loss)}, {"lr", Json(static_cast<float>(m.lr))},
-                                {"grad_norm", Json(m.grad_norm)}, {"tokens", Json(m.tokens)},
-                                {"tokens_per_s", Json(m.tokens_per_s)}, {"active_bytes", Json(m.active_bytes)},
-                                {"peak_bytes", Json(m.peak_bytes)}, {"seconds", Json(m.seconds)}});
+      Json line = Json::object({{"step", Json(m.step)},
+                                {"loss", Json(m.loss)},
+                                {"lr", Json(static_cast<float>(m.lr))},
+                                {"grad_norm", Json(m.grad_norm)},
+                                {"tokens", Json(m.tokens)},
+                                {"tokens_per_s", Json(m.tokens_per_s)},
+                                {"active_bytes", Json(m.active_bytes)},
+                                {"peak_bytes", Json(m.peak_bytes)},
+                                {"seconds", Json(m.seconds)}});
       if (m.val_loss) line["val_loss"] = Json(*m.val_loss);
       for (const auto& [k, v] : m.more) line[k] = Json(v);
       metrics_.write(line.dump());
@@ -128,10 +144,13 @@ class Writer : public Callback {
 fs::path new_folder(const RunConfig& run, const fs::path& base) {
   if (!run.out.empty()) {
     if (RunFolder(run.out).exists())
-      throw Error(Kind::usage, "[run] " + run.out + " holds a run already. Continue it with --resume " + run.out +
+      throw Error(Kind::usage, "[run] " + run.out +
+                                   " holds a run already. Continue it with --resume " + run.out +
                                    ", or choose another folder.");
     if (fs::exists(fs::path(run.out) / "model.safetensors"))
-      throw Error(Kind::usage, "[run] " + run.out + " holds a model, which this run would replace. Choose another folder.");
+      throw Error(Kind::usage,
+                  "[run] " + run.out +
+                      " holds a model, which this run would replace. Choose another folder.");
     make_directory(run.out);
     return run.out;
   }
@@ -140,7 +159,9 @@ fs::path new_folder(const RunConfig& run, const fs::path& base) {
     const auto path = base / (run.name + "-" + std::to_string(n));
     std::error_code code;
     if (fs::create_directory(path, code)) return path;
-    if (code) throw Error(Kind::resource, "[run] cannot make the folder " + path.string() + ": " + code.message());
+    if (code)
+      throw Error(Kind::resource,
+                  "[run] cannot make the folder " + path.string() + ": " + code.message());
   }
 }
 
@@ -148,7 +169,8 @@ LanguageModel make_model(const Recipe& recipe, const config::Model& config) {
   if (const auto* weights = recipe.model.find("weights")) {
     auto model = LanguageModel::load(weights->as_string());
     if (!(model.config() == config))
-      throw Error(Kind::mismatch, "[run] the weights in " + weights->as_string() + " are of another model");
+      throw Error(Kind::mismatch,
+                  "[run] the weights in " + weights->as_string() + " are of another model");
     return model;
   }
   return LanguageModel(config, recipe.run.seed);
@@ -164,14 +186,16 @@ Prepared prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   const int vocab = data.tokenizer ? data.tokenizer->vocab_size() : 0;
   const auto config = resolve_model(recipe.model, vocab, recipe.run.context);
   if (vocab > config.vocab)
-    throw Error(Kind::mismatch, "[run] the tokenizer has " + std::to_string(vocab) + " tokens, the model's vocabulary " +
-                                    std::to_string(config.vocab) + ". Set model.vocab to at least " +
-                                    std::to_string(vocab) + ", or leave it out.");
+    throw Error(Kind::mismatch, "[run] the tokenizer has " + std::to_string(vocab) +
+                                    " tokens, the model's vocabulary " +
+                                    std::to_string(config.vocab) +
+                                    ". Set model.vocab to at least " + std::to_string(vocab) +
+                                    ", or leave it out.");
   return {std::move(data), config};
 }
 
-RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared, const RunHooks& hooks,
-                   std::stop_token stop, bool resume) {
+RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
+                   const RunHooks& hooks, std::stop_token stop, bool resume) {
   const RunFolder folder(out);
   const auto& [data, config] = prepared;
   const auto split = data::split_tokens(data.tokens, recipe.data.validation);
@@ -193,7 +217,8 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
   const auto done = resume ? folder.checkpoints() : std::vector<CheckpointInfo>();
   // A checkpoint has all weights: those that the run began with may be gone.
   auto model = done.empty() ? make_model(recipe, config) : LanguageModel(config, recipe.run.seed);
-  Trainer trainer(model, split.train, split.validation, {recipe.optimizer, recipe.schedule, recipe.run});
+  Trainer trainer(model, split.train, split.validation,
+                  {recipe.optimizer, recipe.schedule, recipe.run});
 
   write_file_atomic(out / "config.json", config::to_hf(config).dump(2) + "\n");
   if (data.tokenizer && !resume) data.tokenizer->save(out);
@@ -201,15 +226,17 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
 
   if (!done.empty()) {
     if (done.back().step > recipe.run.steps)
-      throw Error(Kind::mismatch, "[run] " + out.string() + " has done " + std::to_string(done.back().step) +
-                                      " steps, run.steps is " + std::to_string(recipe.run.steps));
+      throw Error(Kind::mismatch, "[run] " + out.string() + " has done " +
+                                      std::to_string(done.back().step) + " steps, run.steps is " +
+                                      std::to_string(recipe.run.steps));
     folder.load(done.back(), model, trainer, data.fingerprint);
   }
   if (hooks.start)
-    hooks.start({recipe, model, data.tokenizer ? &*data.tokenizer : nullptr, out, trainer.state().step,
-                 static_cast<int64_t>(split.train.size()), static_cast<int64_t>(split.validation.size())});
-  auto writer = std::make_unique<Writer>(folder, recipe, hooks, data.tokenizer ? &*data.tokenizer : nullptr,
-                                         data.fingerprint);
+    hooks.start({recipe, model, data.tokenizer ? &*data.tokenizer : nullptr, out,
+                 trainer.state().step, static_cast<int64_t>(split.train.size()),
+                 static_cast<int64_t>(split.validation.size())});
+  auto writer = std::make_unique<Writer>(
+      folder, recipe, hooks, data.tokenizer ? &*data.tokenizer : nullptr, data.fingerprint);
   auto* saver = writer.get();
   trainer.add(std::move(writer));
   auto result = trainer.run(stop);
@@ -219,8 +246,9 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
 
 // Keys that a resumed run may change.
 const std::set<std::string>& movable() {
-  static const std::set<std::string> keys = {"steps", "time_budget", "flop_budget", "eval_every", "eval_batches",
-                                             "log_every", "checkpoint_every", "sample_every", "keep", "patience"};
+  static const std::set<std::string> keys = {
+      "steps",     "time_budget",      "flop_budget",  "eval_every", "eval_batches",
+      "log_every", "checkpoint_every", "sample_every", "keep",       "patience"};
   return keys;
 }
 
@@ -244,7 +272,8 @@ void compare(const Json& before, const Json& after, const std::string& path, Pro
 
 }  // namespace
 
-RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token stop, const fs::path& base) {
+RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token stop,
+                    const fs::path& base) {
   check(recipe);
   const auto prepared = prepare(recipe, std::nullopt);
   const bool theirs = !recipe.run.out.empty() && fs::exists(recipe.run.out);
@@ -254,15 +283,16 @@ RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token
   } catch (...) {
     if (!theirs && !RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
       std::error_code code;
-      for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"}) fs::remove(out / name, code);
+      for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
+        fs::remove(out / name, code);
       fs::remove(out, code);
     }
     throw;
   }
 }
 
-RunResult resume_run(const fs::path& folder, const std::vector<std::string>& overrides, const RunHooks& hooks,
-                     std::stop_token stop) {
+RunResult resume_run(const fs::path& folder, const std::vector<std::string>& overrides,
+                     const RunHooks& hooks, std::stop_token stop) {
   if (!RunFolder(folder).exists())
     throw Error(Kind::not_found, "[run] " + folder.string() + " is no run: it has no recipe.toml");
   const auto path = folder / "recipe.toml";

@@ -1,4 +1,5 @@
-// A run with a folder: resolves a recipe, trains, writes metrics and checkpoints, resumes bit for bit.
+// A run with a folder: resolves a recipe, trains, writes metrics and checkpoints, resumes bit for
+// bit.
 #pragma once
 
 #include "lmxlab/data/tokenizer.h"
@@ -14,7 +15,8 @@ namespace lmxlab {
 
 /// What a program hears of a run; every function may be empty. Called on the training thread.
 struct RunHooks {
-  /// Before the first step: the resolved recipe, the model, the tokenizer (none for a token file), the folder.
+  /// Before the first step: the resolved recipe, the model, the tokenizer (none for a token file),
+  /// the folder.
   struct Start {
     const Recipe& recipe;
     const LanguageModel& model;
@@ -37,11 +39,13 @@ struct RunResult {
 };
 
 /// Trains in a fresh folder: recipe.out, or runs/NAME-N below `base`.
-/// @throws Error(usage) if the folder holds a run already; and everything that a recipe, its data and its folder may lack.
+/// @throws Error(usage) if the folder holds a run already; and everything that a recipe, its data
+///   and its folder may lack.
 RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token stop = {},
                     const std::filesystem::path& base = "runs");
-/// Continues a run from its last complete checkpoint, or from the start if there is none. `overrides` may move run.steps,
-/// run.time_budget, run.flop_budget and the intervals; another value of anything else is Error(mismatch).
+/// Continues a run from its last complete checkpoint, or from the start if there is none.
+/// `overrides` may move run.steps, run.time_budget, run.flop_budget and the intervals; another
+/// value of anything else is Error(mismatch).
 /// @throws Error(not_found) if the folder is no run.
 RunResult resume_run(const std::filesystem::path& folder, const std::vector<std::string>& overrides,
                      const RunHooks& hooks, std::stop_token stop = {});

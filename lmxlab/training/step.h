@@ -1,5 +1,6 @@
-// One training step as a pure function: weights, optimizer state, RNG key, learning rate and batch in; loss, norm and the
-// new ones out. Nothing that can change is captured, since compile would freeze it.
+// One training step as a pure function: weights, optimizer state, RNG key, learning rate and batch
+// in; loss, norm and the new ones out. Nothing that can change is captured, since compile would
+// freeze it.
 #pragma once
 
 #include "lmxlab/core/transformer.h"
@@ -13,7 +14,7 @@
 namespace lmxlab {
 
 struct StepOptions {
-  float clip = 1;               // largest global norm of the gradients; 0: none
+  float clip = 1;  // largest global norm of the gradients; 0: none
   float dropout = 0;
   mx::Dtype compute = mx::float32;  // weights are cast to it inside the step
   bool compiled = true;
@@ -41,26 +42,27 @@ class TrainStep {
   State initial(uint64_t seed) const;
   std::vector<std::string> optimizer_names() const { return optimizer_->state_names(); }
 
-  /// One update from one or more batches, whose gradients are weighted by their tokens. Evaluates: the loss, the norm and
-  /// the new state, at the end of each batch.
-  /// If the loss or the norm is not finite, the weights come out as they went in. If it throws (memory, say), the state
-  /// is lost: its buffers were given away.
+  /// One update from one or more batches, whose gradients are weighted by their tokens. Evaluates:
+  /// the loss, the norm and the new state, at the end of each batch. If the loss or the norm is not
+  /// finite, the weights come out as they went in. If it throws (memory, say), the state is lost:
+  /// its buffers were given away.
   /// @param step  counts from 1.
   Result operator()(State& state, const std::vector<data::Batch>& batches, float lr, int64_t step);
 
-  /// Sum of the tokens' losses, without dropout; 0-d float32, lazy. The model must hold its weights.
+  /// Sum of the tokens' losses, without dropout; 0-d float32, lazy. The model must hold its
+  /// weights.
   mx::array evaluate(const data::Batch& batch);
 
-  /// Where a number first stops being finite with these weights: "layers.3.mixer", or "the gradient of PATH"; empty if
-  /// everything is finite. Evaluates, slowly.
+  /// Where a number first stops being finite with these weights: "layers.3.mixer", or "the gradient
+  /// of PATH"; empty if everything is finite. Evaluates, slowly.
   std::string first_non_finite(const data::Batch& batch, const mx::array& key);
 
  private:
   using Function = std::function<core::Arrays(const core::Arrays&)>;
-  core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen, const data::Batch& batch,
-                         const mx::array& key);
-  core::Arrays update(core::Arrays params, core::Arrays optimizer, core::Arrays grads, const mx::array& loss,
-                      const mx::array& lr, const mx::array& step) const;
+  core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen,
+                         const data::Batch& batch, const mx::array& key);
+  core::Arrays update(core::Arrays params, core::Arrays optimizer, core::Arrays grads,
+                      const mx::array& loss, const mx::array& lr, const mx::array& step) const;
   mx::array nll_sum(const data::Batch& batch, const mx::array* key) const;
 
   core::Transformer& model_;

@@ -1,4 +1,5 @@
-// The trainer: one compiled step, evaluated at stated boundaries; validation, callbacks, budgets, stopping.
+// The trainer: one compiled step, evaluated at stated boundaries; validation, callbacks, budgets,
+// stopping.
 #pragma once
 
 #include "lmxlab/core/tree.h"
@@ -20,10 +21,10 @@ namespace lmxlab {
 struct StepMetrics {
   int64_t step = 0;  // updates done
   double loss = 0, lr = 0, grad_norm = 0;
-  int64_t tokens = 0;        // trained on so far
-  double tokens_per_s = 0;   // over the last steps
-  double seconds = 0;        // of training so far, resumed runs included
-  double flops = 0;          // of training so far
+  int64_t tokens = 0;       // trained on so far
+  double tokens_per_s = 0;  // over the last steps
+  double seconds = 0;       // of training so far, resumed runs included
+  double flops = 0;         // of training so far
   int64_t active_bytes = 0, peak_bytes = 0;
   std::optional<double> val_loss = {}, best_val_loss = {};
   std::map<std::string, double> more = {};  // of callbacks
@@ -31,8 +32,8 @@ struct StepMetrics {
 
 class Trainer;
 
-/// Called between two steps, on the training thread. The model holds the current weights then. To end the run, call
-/// trainer.stop(reason).
+/// Called between two steps, on the training thread. The model holds the current weights then. To
+/// end the run, call trainer.stop(reason).
 class Callback {
  public:
   virtual ~Callback() = default;
@@ -53,8 +54,8 @@ std::unique_ptr<Callback> every(int64_t n, std::function<void(Trainer&, StepMetr
 
 struct TrainResult {
   int64_t steps = 0;
-  double loss = 0;                       // of the last step
-  std::optional<double> val_loss = {};   // over the whole held-out part, at the end
+  double loss = 0;                      // of the last step
+  std::optional<double> val_loss = {};  // over the whole held-out part, at the end
   double seconds = 0, tokens_per_s = 0;
   int64_t tokens = 0, peak_bytes = 0;
   std::string stopped;  // why it ended before its last step; empty: it did not
@@ -81,27 +82,30 @@ struct TrainState {
   }
 };
 
-/// Trains a model on tokens. While it steps, the weights live in the trainer and move through the compiled step, so that
-/// their buffers are written in place; the model holds them between steps.
+/// Trains a model on tokens. While it steps, the weights live in the trainer and move through the
+/// compiled step, so that their buffers are written in place; the model holds them between steps.
 class Trainer {
  public:
   /// @param tokens, validation  integers [n], evaluated; validation may be empty.
-  /// @throws Error(usage) if batch and context do not fit the tokens or the model, or ids exceed its vocabulary.
-  Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation, TrainOptions options);
+  /// @throws Error(usage) if batch and context do not fit the tokens or the model, or ids exceed
+  ///   its vocabulary.
+  Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation,
+          TrainOptions options);
   ~Trainer();
 
   void add(std::unique_ptr<Callback> callback);
 
-  /// Until the last step, a budget, stop() or a request to stop; then a last validation over everything held out.
-  /// @throws Error(bad_data) with the step and the layer where a number stopped being finite; the weights are then those
-  ///         before that step. Error(resource) if memory runs out in a step; the model's weights are lost then: load a
-  ///         checkpoint.
+  /// Until the last step, a budget, stop() or a request to stop; then a last validation over
+  /// everything held out.
+  /// @throws Error(bad_data) with the step and the layer where a number stopped being finite; the
+  ///         weights are then those before that step. Error(resource) if memory runs out in a step;
+  ///         the model's weights are lost then: load a checkpoint.
   TrainResult run(std::stop_token stop = {});
   /// Ends the run after this step.
   void stop(std::string reason);
 
-  /// Token-weighted loss over the held-out part, in nats. @param batches  spread evenly over it; 0: all.
-  /// Nothing if there is none.
+  /// Token-weighted loss over the held-out part, in nats. @param batches  spread evenly over it; 0:
+  /// all. Nothing if there is none.
   std::optional<double> validate(int64_t batches = 0);
 
   LanguageModel& model();
@@ -111,7 +115,8 @@ class Trainer {
 
   /// The optimizer's arrays and the RNG key by name, evaluated; for a checkpoint.
   core::Tensors state_arrays() const;
-  /// Puts back what state_arrays() and state() gave; the model's weights are loaded by the caller, before.
+  /// Puts back what state_arrays() and state() gave; the model's weights are loaded by the caller,
+  /// before.
   /// @throws Error(mismatch) naming what does not fit.
   void restore(const core::Tensors& arrays, const TrainState& state);
 

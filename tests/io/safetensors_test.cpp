@@ -101,10 +101,20 @@ TEST(SafeTensors, NamesWhatIsWrong) {
     return front + header + std::string(bytes, 'x');
   };
   EXPECT_NE(message("").find("empty"), std::string::npos);
-  EXPECT_NE(message(file(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 4)).find("w"), std::string::npos);
-  EXPECT_NE(message(file(R"({"w":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8)).find("12"), std::string::npos);
-  EXPECT_NE(message(file(R"({"w":{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}})", 8)).find("Q9"), std::string::npos);
-  EXPECT_NE(message(file(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"v":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8)).find("share"), std::string::npos);
+  EXPECT_NE(message(file(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 4)).find("w"),
+            std::string::npos);
+  EXPECT_NE(
+      message(file(R"({"w":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8)).find("12"),
+      std::string::npos);
+  EXPECT_NE(message(file(R"({"w":{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}})", 8)).find("Q9"),
+            std::string::npos);
+  EXPECT_NE(
+      message(
+          file(
+              R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"v":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+              8))
+          .find("share"),
+      std::string::npos);
 }
 
 TEST(HfFolder, ReadsShards) {

@@ -1,4 +1,5 @@
-// The properties of checks/ over every family and over every part that a config can name: what is listed is tested.
+// The properties of checks/ over every family and over every part that a config can name: what is
+// listed is tested.
 #include "lmxlab/checks/properties.h"
 #include "lmxlab/config/presets.h"
 #include "tests/support/temp_folder.h"
@@ -19,7 +20,9 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 config::Model small(int layers = 2) {
-  config::Model m = config::preset("llama-tiny", {.depth = layers, .dim = 24, .heads = 4, .kv_heads = 2, .hidden = 40, .vocab = 61});
+  config::Model m = config::preset(
+      "llama-tiny",
+      {.depth = layers, .dim = 24, .heads = 4, .kv_heads = 2, .hidden = 40, .vocab = 61});
   return m;
 }
 config::Attention& mixer(config::Model& m, size_t i) {
@@ -40,7 +43,8 @@ std::vector<Case> cases() {
     change(m);
     out.push_back({name, m});
   };
-  const auto every = [](config::Model& m, const std::function<void(config::Attention&, config::Mlp&)>& change) {
+  const auto every = [](config::Model& m,
+                        const std::function<void(config::Attention&, config::Mlp&)>& change) {
     for (size_t i = 0; i < m.layers.size(); ++i) change(mixer(m, i), ffn(m, i));
   };
   for (const auto wiring : {config::Wiring::pre, config::Wiring::post, config::Wiring::branch,
@@ -48,14 +52,17 @@ std::vector<Case> cases() {
     add("wiring_" + enum_name(wiring), [&](auto& m) {
       for (auto& l : m.layers) l.wiring = wiring;
     });
-  for (const auto act : {config::Act::silu, config::Act::gelu, config::Act::gelu_tanh, config::Act::relu, config::Act::relu2})
+  for (const auto act : {config::Act::silu, config::Act::gelu, config::Act::gelu_tanh,
+                         config::Act::relu, config::Act::relu2})
     for (const bool gated : {false, true})
       add(std::string(gated ? "gated_" : "plain_") + enum_name(act),
           [&](auto& m) { every(m, [&](auto&, auto& f) { f.act = act, f.gated = gated; }); });
   add("mha", [&](auto& m) { every(m, [](auto& a, auto&) { a.kv_heads = 4; }); });
   add("mqa", [&](auto& m) { every(m, [](auto& a, auto&) { a.kv_heads = 1; }); });
   add("qk_norm", [&](auto& m) { every(m, [](auto& a, auto&) { a.qk_norm = config::RmsNorm{}; }); });
-  add("biases", [&](auto& m) { every(m, [](auto& a, auto& f) { a.qkv_bias = a.out_bias = f.bias = true; }); });
+  add("biases", [&](auto& m) {
+    every(m, [](auto& a, auto& f) { a.qkv_bias = a.out_bias = f.bias = true; });
+  });
   add("softcap", [&](auto& m) {
     every(m, [](auto& a, auto&) { a.softcap = 3.0f; });
     m.logit_softcap = 2.0f;
@@ -63,12 +70,19 @@ std::vector<Case> cases() {
   add("window_5", [&](auto& m) { every(m, [](auto& a, auto&) { a.window = 5; }); });
   add("window_1", [&](auto& m) { every(m, [](auto& a, auto&) { a.window = 1; }); });
   add("window_alternating", [&](auto& m) { mixer(m, 0).window = 4; });
-  add("window_softcap", [&](auto& m) { every(m, [](auto& a, auto&) { a.window = 6, a.softcap = 4.0f; }); });
+  add("window_softcap",
+      [&](auto& m) { every(m, [](auto& a, auto&) { a.window = 6, a.softcap = 4.0f; }); });
   add("alibi", [&](auto& m) { every(m, [](auto& a, auto&) { a.position = config::Alibi{}; }); });
-  add("alibi_window", [&](auto& m) { every(m, [](auto& a, auto&) { a.position = config::Alibi{}, a.window = 7; }); });
-  add("no_position", [&](auto& m) { every(m, [](auto& a, auto&) { a.position = config::NoPosition{}; }); });
-  add("rope_partial", [&](auto& m) { every(m, [](auto& a, auto&) { a.position = config::Rope{.dims = 4}; }); });
-  add("rope_interleaved", [&](auto& m) { every(m, [](auto& a, auto&) { a.position = config::Rope{.interleaved = true, .scale = 0.5f}; }); });
+  add("alibi_window", [&](auto& m) {
+    every(m, [](auto& a, auto&) { a.position = config::Alibi{}, a.window = 7; });
+  });
+  add("no_position",
+      [&](auto& m) { every(m, [](auto& a, auto&) { a.position = config::NoPosition{}; }); });
+  add("rope_partial",
+      [&](auto& m) { every(m, [](auto& a, auto&) { a.position = config::Rope{.dims = 4}; }); });
+  add("rope_interleaved", [&](auto& m) {
+    every(m, [](auto& a, auto&) { a.position = config::Rope{.interleaved = true, .scale = 0.5f}; });
+  });
   add("sinusoidal", [&](auto& m) {
     m.position = config::Sinusoidal{};
     every(m, [](auto& a, auto&) { a.position = config::NoPosition{}; });
@@ -93,7 +107,9 @@ class Family : public testing::TestWithParam<Case> {
  protected:
   // Longer than every window above, and than twice.
   static constexpr int kLength = 17;
-  void expect(const checks::Check& c) { EXPECT_TRUE(c.ok) << GetParam().name << ", " << c.name << ": " << c.detail; }
+  void expect(const checks::Check& c) {
+    EXPECT_TRUE(c.ok) << GetParam().name << ", " << c.name << ": " << c.detail;
+  }
 };
 
 TEST_P(Family, IsCausal) {
@@ -116,7 +132,9 @@ TEST_P(Family, PaddingChangesNothing) {
   LanguageModel model(GetParam().config, 5);
   expect(checks::padding_invariance(model, kLength));
 }
-TEST_P(Family, KeepsTheDtype) { expect(checks::dtype_kept(GetParam().config)); }
+TEST_P(Family, KeepsTheDtype) {
+  expect(checks::dtype_kept(GetParam().config));
+}
 TEST_P(Family, ParametersAreCounted) {
   LanguageModel model(GetParam().config, 6);
   expect(checks::parameters_counted(model));
@@ -126,16 +144,19 @@ TEST_P(Family, SavesAndLoads) {
   LanguageModel model(GetParam().config, 7);
   expect(checks::save_load(model, folder.path()));
 }
-TEST_P(Family, GradientsAreDerivatives) { expect(checks::gradients(GetParam().config, 9)); }
-TEST_P(Family, CompiledEqualsEager) { expect(checks::compiled_equals_eager(GetParam().config, 9, 3)); }
+TEST_P(Family, GradientsAreDerivatives) {
+  expect(checks::gradients(GetParam().config, 9));
+}
+TEST_P(Family, CompiledEqualsEager) {
+  expect(checks::compiled_equals_eager(GetParam().config, 9, 3));
+}
 
-INSTANTIATE_TEST_SUITE_P(All, Family, testing::ValuesIn(cases()),
-                         [](const auto& tested) {
-                           std::string name = tested.param.name;
-                           for (auto& c : name)
-                             if (c == '-') c = '_';
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(All, Family, testing::ValuesIn(cases()), [](const auto& tested) {
+  std::string name = tested.param.name;
+  for (auto& c : name)
+    if (c == '-') c = '_';
+  return name;
+});
 
 }  // namespace
 }  // namespace lmxlab

@@ -35,7 +35,9 @@ TEST(Recipe, NothingIsTheDefaultRun) {
 }
 
 TEST(Recipe, WrittenAndReadAgain) {
-  auto r = read("[model]\npreset = 'llama-tiny'\ndepth = 3\n[optimizer]\nname = 'lion'\nlr = 1e-4\n[schedule]\nname = 'wsd'\n[run]\nsteps = 7\nname = 'x'");
+  auto r = read(
+      "[model]\npreset = 'llama-tiny'\ndepth = 3\n[optimizer]\nname = 'lion'\nlr = "
+      "1e-4\n[schedule]\nname = 'wsd'\n[run]\nsteps = 7\nname = 'x'");
   r.optimizer = with_defaults(r.optimizer);
   r.model = to_json(resolve_model(r.model, 65, 64));
   auto again = read(write_recipe(r));
@@ -53,7 +55,9 @@ TEST(Recipe, EveryPresetSurvivesTheWay) {
 }
 
 TEST(Recipe, OverridesGoOnTop) {
-  const auto r = read("[run]\nsteps = 5\n", {"run.steps=9", "run.dtype=bf16", "data.file=some file.txt", "optimizer.betas=[0.8,0.95]"});
+  const auto r = read(
+      "[run]\nsteps = 5\n",
+      {"run.steps=9", "run.dtype=bf16", "data.file=some file.txt", "optimizer.betas=[0.8,0.95]"});
   EXPECT_EQ(r.run.steps, 9);
   EXPECT_EQ(r.run.dtype, ComputeType::bf16);
   EXPECT_EQ(r.data.file, "some file.txt");
@@ -61,24 +65,35 @@ TEST(Recipe, OverridesGoOnTop) {
 }
 
 TEST(Recipe, UnknownKeysNameTheNearest) {
-  const auto text = failure([] { read("[run]\nstpes = 5\nbatch = 'many'\n[optimiser]\nlr = 1\n"); }, Kind::usage);
+  const auto text =
+      failure([] { read("[run]\nstpes = 5\nbatch = 'many'\n[optimiser]\nlr = 1\n"); }, Kind::usage);
   EXPECT_NE(text.find("run.stpes"), std::string::npos) << text;
   EXPECT_NE(text.find("\"steps\""), std::string::npos) << text;
   EXPECT_NE(text.find("run.batch"), std::string::npos) << text;
   EXPECT_NE(text.find("\"optimizer\""), std::string::npos) << text;
-  EXPECT_NE(failure([] { read("", {"run.setps=3"}); }, Kind::usage).find("\"steps\""), std::string::npos);
+  EXPECT_NE(failure([] { read("", {"run.setps=3"}); }, Kind::usage).find("\"steps\""),
+            std::string::npos);
   failure([] { read("", {"run.steps"}); }, Kind::usage);
   failure([] { read("[run\nsteps=3"); }, Kind::bad_data);
 }
 
 TEST(Recipe, ImpossibleValuesAllAtOnce) {
-  const auto text = failure([] { read("[run]\nsteps = 0\nbatch = -1\nkeep = 0\n[data]\nvalidation = 1.5\n[schedule]\nwarmup = -4"); }, Kind::usage);
-  for (const char* key : {"run.steps", "run.batch", "run.keep", "data.validation", "schedule.warmup"})
+  const auto text = failure(
+      [] {
+        read(
+            "[run]\nsteps = 0\nbatch = -1\nkeep = 0\n[data]\nvalidation = 1.5\n[schedule]\nwarmup "
+            "= -4");
+      },
+      Kind::usage);
+  for (const char* key :
+       {"run.steps", "run.batch", "run.keep", "data.validation", "schedule.warmup"})
     EXPECT_NE(text.find(key), std::string::npos) << key << " is not in: " << text;
 }
 
 TEST(Recipe, SizesAndPathsOfTheModel) {
-  const auto r = read("[model]\npreset = 'llama-tiny'\ndepth = 4\ndim = 96\n[model.layers.3.mixer]\nwindow = 16\n", {"model.layers.*.ffn.act=gelu", "model.tie_head=true"});
+  const auto r = read(
+      "[model]\npreset = 'llama-tiny'\ndepth = 4\ndim = 96\n[model.layers.3.mixer]\nwindow = 16\n",
+      {"model.layers.*.ffn.act=gelu", "model.tie_head=true"});
   const auto m = resolve_model(r.model, 65, 64);
   ASSERT_EQ(m.layers.size(), 4u);
   EXPECT_EQ(m.dim, 96);
@@ -115,12 +130,22 @@ TEST(Recipe, ModelErrorsHavePaths) {
   const auto resolve = [](const std::string& toml) {
     return failure([&] { resolve_model(read(toml).model, 65, 64); }, Kind::usage);
   };
-  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\n[model.layers.9.mixer]\nwindow = 3\n").find("index below 2"), std::string::npos);
-  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\n[model.layers.0.mixer]\nwidnow = 3\n").find("\"window\""), std::string::npos);
-  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\n[model.layers.0.mixer]\nkv_heads = 3\n").find("kv_heads"), std::string::npos);
-  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\ndepht = 3\n").find("depht"), std::string::npos);
-  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\n[[model.layers]]\nrepeat = 1\n").find("not both"), std::string::npos);
-  failure([&] { resolve_model(read("[model]\npreset = 'lama-tiny'").model, 65, 64); }, Kind::not_found);
+  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\n[model.layers.9.mixer]\nwindow = 3\n")
+                .find("index below 2"),
+            std::string::npos);
+  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\n[model.layers.0.mixer]\nwidnow = 3\n")
+                .find("\"window\""),
+            std::string::npos);
+  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\n[model.layers.0.mixer]\nkv_heads = 3\n")
+                .find("kv_heads"),
+            std::string::npos);
+  EXPECT_NE(resolve("[model]\npreset = 'llama-tiny'\ndepht = 3\n").find("depht"),
+            std::string::npos);
+  EXPECT_NE(
+      resolve("[model]\npreset = 'llama-tiny'\n[[model.layers]]\nrepeat = 1\n").find("not both"),
+      std::string::npos);
+  failure([&] { resolve_model(read("[model]\npreset = 'lama-tiny'").model, 65, 64); },
+          Kind::not_found);
 }
 
 TEST(Recipe, LearnedPositionsFollowTheContext) {

@@ -1,17 +1,15 @@
 // The allocator of MLX's CPU build, replaced: libmlx calls these exported functions through its
 // symbol table, so the program's definitions win. What is different from MLX's own:
 // - a block that cannot be had is an Error(resource), found out before the system overcommits and
-// its OOM killer comes;
+//   its OOM killer comes;
 // - data lie on 64-byte lines;
 // - the calling thread lets its own streams finish before it takes a block above 64 KiB, so the
-// peak depends on the
-//   program and not on how far the graph ran ahead of the kernels;
+//   peak depends on the program and not on how far the graph ran ahead of the kernels;
 // - freed blocks are kept by size class, so growing sizes find one, up to an eighth of RAM (at most
-// 4 GiB);
+//   4 GiB);
 // - set_memory_limit() is hard. MLX documents a guideline, past which "allocations will result in
-// an exception" once RAM
-//   is used up; its CPU build never throws, and a limit that can be passed protects nobody.
-//   Default: all of RAM.
+//   an exception" once RAM is used up; its CPU build never throws, and a limit that can be passed
+//   protects nobody. Default: all of RAM.
 #include <mlx/allocator.h>
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/memory.h>
