@@ -12,6 +12,8 @@
 namespace lmxlab {
 namespace {
 
+constexpr size_t kMostOfAPipe = size_t(1) << 30;  // /dev/zero would fill the memory
+
 [[noreturn]] void failed(const std::string& doing, const fs::path& path) {
   const int code = errno;
   const Kind kind = code == ENOENT || code == ENOTDIR ? Kind::not_found : Kind::resource;
@@ -51,6 +53,8 @@ int open_existing(const fs::path& path) {
 
 std::string read_file(const fs::path& path) {
   const Descriptor file{open_existing(path)};
+  std::error_code ignored;
+  const bool regular = fs::is_regular_file(path, ignored);
   std::string out;
   char block[1 << 16];
   for (;;) {
@@ -61,11 +65,19 @@ std::string read_file(const fs::path& path) {
     }
     if (n == 0) return out;
     out.append(block, static_cast<size_t>(n));
+    if (!regular && out.size() > kMostOfAPipe)
+      throw Error(Kind::resource, "[file] " + path.string() +
+                                      " is a pipe or a device with more than 1 GiB, expected one "
+                                      "that ends. Save its content as a file.");
   }
 }
 
 AtomicFile::AtomicFile(const fs::path& path)
     : path_(path), temporary_(path.parent_path() / ("." + path.filename().string() + ".tmp")) {
+  std::error_code ignored;
+  if (fs::is_other(path_, ignored))  // the rename would put a file in the place of a device
+    throw Error(Kind::usage,
+                "[file] " + path_.string() + " is a device or a pipe, expected a file to write");
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) failed("write", path_);
 }
@@ -121,6 +133,12 @@ void sync_path(const fs::path& path) {
 }
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  // Looked at before it is opened: a pipe without a writer would make open() wait for one.
+  std::error_code ignored;
+  if (fs::is_other(path, ignored) && path != fs::path("/dev/null"))
+    throw Error(Kind::usage,
+                "[file] " + path.string() +
+                    " is a pipe or a device, expected a file. Save its content first.");
   const Descriptor file{open_existing(path)};
   struct stat st {};
   if (::fstat(file.fd, &st) != 0) failed("read", path);

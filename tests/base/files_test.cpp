@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -67,6 +68,14 @@ TEST_F(Files, AFullDiskIsAResourceError) {
   EXPECT_THAT(e.what(), HasSubstr((folder / "full").string()));
 }
 #endif
+
+TEST_F(Files, APipeIsNeitherMappedNorReplaced) {
+  const auto pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(failure([&] { MappedFile{pipe}; }).kind(), Kind::usage);
+  EXPECT_EQ(failure([&] { write_file_atomic(pipe, "x"); }).kind(), Kind::usage);
+  EXPECT_TRUE(fs::is_fifo(pipe));
+}
 
 TEST_F(Files, AFailedReplacementKeepsTheOldContent) {
   fs::create_directories(folder / "target" /
