@@ -99,6 +99,9 @@ Recipe default_recipe() {
   return r;
 }
 
+// A step holds the batches that it accumulates.
+constexpr int kMostAccumulated = 1 << 16;
+
 void check(const Recipe& recipe) {
   Problems problems;
   check(recipe.optimizer, problems);
@@ -115,6 +118,9 @@ void check(const Recipe& recipe) {
   at_least("log_every", r.log_every, 1), at_least("checkpoint_every", r.checkpoint_every, 0);
   at_least("sample_every", r.sample_every, 0), at_least("patience", r.patience, 0);
   at_least("time_budget", r.time_budget, 0), at_least("flop_budget", r.flop_budget, 0);
+  if (r.accumulate > kMostAccumulated)
+    problems.add("run.accumulate: expected at most " + std::to_string(kMostAccumulated) + ", got " +
+                 std::to_string(r.accumulate));
   if (r.name.empty() || r.name.find('/') != std::string::npos)
     problems.add("run.name: expected a name without a slash, got \"" + r.name + "\"");
   if (!(recipe.data.validation >= 0 && recipe.data.validation < 1))

@@ -149,17 +149,16 @@ struct Trainer::Impl {
       where = step.first_non_finite(group[i], key);
       key = mx::random::split(key).first;  // as the step does from batch to batch
     }
-    throw Error(
-        Kind::bad_data,
-        "[train] step " + std::to_string(state.step + 1) + ": the loss is " + Json(loss).dump() +
-            (std::isfinite(loss)
-                 ? ", the gradient's norm " + std::string(std::isnan(norm) ? "NaN" : "infinite")
-             : std::isnan(loss) ? " (NaN)"
-                                : " (infinite)") +
-            ". A number that is not finite first appeared in " +
-            (where.empty() ? "the sums over the batch" : where) +
-            ". The weights before this step and the last checkpoint are kept. "
-            "Lower optimizer.lr, lengthen schedule.warmup, or look at the data.");
+    throw Error(Kind::bad_data,
+                "[train] step " + std::to_string(state.step + 1) + ": the loss is " +
+                    (std::isfinite(loss) ? Json(loss).dump() + ", the gradient's norm " +
+                                               std::string(std::isnan(norm) ? "NaN" : "infinite")
+                     : std::isnan(loss) ? std::string("NaN")
+                                        : std::string("infinite")) +
+                    ". A number that is not finite first appeared in " +
+                    (where.empty() ? "the sums over the batch" : where) +
+                    ". The weights before this step and the last checkpoint are kept. "
+                    "Lower optimizer.lr, lengthen schedule.warmup, or look at the data.");
   }
 };
 
@@ -263,7 +262,12 @@ TrainResult Trainer::run(std::stop_token stop) {
     }
     const auto start = Clock::now();
     std::vector<data::Batch> group;
-    for (int i = 0; i < run.accumulate; ++i) group.push_back(*s.batches.next());
+    for (int i = 0; i < run.accumulate && !stop.stop_requested(); ++i)
+      group.push_back(*s.batches.next());
+    if (stop.stop_requested()) {
+      s.batches.restore(s.state.data);  // these were not trained on
+      continue;
+    }
     const float lr = learning_rate(s.options.schedule, static_cast<float>(s.options.optimizer.lr),
                                    s.state.step, run.steps);
     const auto key = s.arrays.key;
