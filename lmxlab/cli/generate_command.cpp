@@ -174,6 +174,8 @@ class Generate : public Command {
           Kind::usage,
           "[generate] expected one of --prompt, --prompt-file, --tokens and --prompts-file, got " +
               std::string(given ? "several" : "none"));
+    for (const auto& text : stop_)
+      if (text.empty()) throw Error(Kind::usage, "[generate] --stop: expected a text, got \"\"");
     const OpenModel m = open_model(model_, uint64_t(seed_), std::nullopt, context);
     const auto options = options_for(m, context);
     if (prompts_file_) return run_file(context, m, options);

@@ -64,6 +64,7 @@ class Logits : public Command {
   }
 
   int run(Context& context) override {
+    if (out_.empty()) throw Error(Kind::usage, "[logits] --out: expected a file, got \"\"");
     const auto parent = fs::absolute(out_).parent_path();
     std::error_code ignored;
     if (!fs::is_directory(parent, ignored))  // before the work

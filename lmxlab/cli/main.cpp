@@ -60,9 +60,22 @@ const std::vector<Entry>& table() {
   return entries;
 }
 
+// Several problems, which stand in lines of their own, as one line.
+std::string one_line(std::string_view message) {
+  std::string out;
+  for (const auto& line : split(message, '\n')) {
+    const auto text = trim(line);
+    if (text.empty()) continue;
+    if (!out.empty()) out += out.back() == ':' ? " " : "; ";
+    out += text;
+  }
+  return out;
+}
+
 void report(const Context& context, const Error& e) {
   std::fflush(stdout);
-  std::fprintf(stderr, "%s %s\n", context.styled("1;31", "error:").c_str(), e.what());
+  std::fprintf(stderr, "%s %s\n", context.styled("1;31", "error:").c_str(),
+               one_line(e.what()).c_str());
   if (!context.json) return;
   const Json object = Json::object({{"error", Json::object({{"kind", Json(kind_name(e.kind()))},
                                                             {"message", Json(e.what())}})}});

@@ -8,6 +8,8 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <iomanip>
+#include <limits>
 #include <memory>
 #include <sstream>
 
@@ -23,7 +25,7 @@ Overloaded(Fs...) -> Overloaded<Fs...>;
 
 std::string number_text(double v) {
   std::ostringstream out;
-  out << v;
+  out << std::setprecision(10) << v;
   return out.str();
 }
 
@@ -52,16 +54,21 @@ template <class T>
 void set_number(const Option& o, const std::string& text, T& target, Problems& problems) {
   T value{};
   constexpr bool whole = std::is_integral_v<T>;
-  bool good = !text.empty() && text[0] != ' ';
+  bool good = !text.empty() && text[0] != ' ', too_large = false;
   if constexpr (whole) {
     const char* end = text.data() + text.size();
     const auto [at, code] = std::from_chars(text.data(), end, value);
+    too_large = code == std::errc::result_out_of_range && at == end;
     good = good && code == std::errc() && at == end;
   } else {  // libc++ has no from_chars for these
     char* end = nullptr;
     value = std::strtod(text.c_str(), &end);
     good = good && end == text.c_str() + text.size() && std::isfinite(value);
   }
+  if (too_large)
+    return problems.add(o.name + ": expected an integer from " +
+                        std::to_string(std::numeric_limits<T>::min()) + " to " +
+                        std::to_string(std::numeric_limits<T>::max()) + ", got " + text);
   if (!good)
     return problems.add(o.name + ": expected " + (whole ? "an integer" : "a number") + ", got \"" +
                         text + "\"");
@@ -268,7 +275,7 @@ void parse(const std::string& command, const Options& options,
       option = app.add_option(o.name)->type_size(1)->multi_option_policy(
           CLI::MultiOptionPolicy::TakeAll);
       if (o.positional() && o.repeatable())
-        option->expected(1, CLI::detail::expected_max_vector_size);
+        option->expected(CLI::detail::expected_max_vector_size);
       else
         option->expected(1);
     }
@@ -280,6 +287,8 @@ void parse(const std::string& command, const Options& options,
   try {
     app.parse(
         std::vector<std::string>(words.rbegin(), words.rend()));  // CLI11 takes them from the back
+  } catch (const CLI::ArgumentMismatch&) {  // only the last word can lack its value
+    throw Error(Kind::usage, headline + ": " + words.back() + ": expected a value, got none");
   } catch (const CLI::ParseError& e) {
     throw Error(Kind::usage, "[" + command + "] " + std::string(e.what()) + ". See `lmxlab " +
                                  command + " --help`.");

@@ -44,12 +44,14 @@ class Tokenize : public Command {
     o.flag("--decode", &decode_, "the ids back to text");
   }
 
-  std::vector<int> ids_of(const Json& list) const {
+  static std::vector<int> ids_of(const Json& list, int vocab) {
     std::vector<int> ids;
     for (const Json& id : list.as_array()) {
       const int64_t n = id.as_integer();
-      if (n < 0 || n > std::numeric_limits<int>::max())
-        throw Error(Kind::bad_data, "[tokenize] " + std::to_string(n) + " is no token id");
+      if (n < 0 || n >= vocab)
+        throw Error(Kind::bad_data, "[tokenize] " + std::to_string(n) +
+                                        " is no token id: expected 0 to " +
+                                        std::to_string(vocab - 1));
       ids.push_back(int(n));
     }
     return ids;
@@ -72,7 +74,8 @@ class Tokenize : public Command {
     Json ids = Json::array(), texts = Json::array();
     const auto one = [&](const Json& item) {
       const bool is_text = item.is_string();
-      const auto row = is_text ? tokenizer.encode_ids(item.as_string(), options) : ids_of(item);
+      const auto row = is_text ? tokenizer.encode_ids(item.as_string(), options)
+                               : ids_of(item, tokenizer.vocab_size());
       ids.push_back(Json(Json::Array(row.begin(), row.end())));
       if (decode_) texts.push_back(Json(tokenizer.decode(row, !is_text && no_special_)));
     };
@@ -141,6 +144,11 @@ class TokenizerTrain : public Command {
     const auto start = std::chrono::steady_clock::now();
     const std::vector<fs::path> files(files_.begin(), files_.end());
     std::error_code ignored;
+    if (out_.empty()) throw Error(Kind::usage, "[tokenizer] --out: expected a folder, got \"\"");
+    if (fs::exists(fs::path(out_) / "config.json", ignored))
+      throw Error(Kind::usage, "[tokenizer] " + out_ +
+                                   " holds a model, which needs the tokenizer it has: expected a "
+                                   "folder without config.json. Name another one.");
     if (fs::exists(out_, ignored) && !fs::is_directory(out_, ignored))
       throw Error(Kind::resource,
                   "[tokenizer] " + out_ + " is a file: expected a folder, which is made if needed");

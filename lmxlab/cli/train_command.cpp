@@ -91,6 +91,15 @@ class Train : public Command {
   }
 
   RunResult train(Context& context, Progress& progress) {
+    const auto once = [&](const std::string& option, const std::string& key) {
+      for (const auto& s : set_)
+        if (s.starts_with(key + "="))
+          throw Error(Kind::usage, "[train] " + option + " and --set " + s + " both give " + key +
+                                       ". Keep one.");
+    };
+    if (data_) once("--data", "data.file");
+    if (steps_) once("--steps", "run.steps");
+    if (out_) once("--out", "run.out");
     std::vector<std::string> overrides = set_;
     if (data_) overrides.push_back("data.file=" + Json(*data_).dump());
     if (steps_) overrides.push_back("run.steps=" + std::to_string(*steps_));
