@@ -97,6 +97,8 @@ class Train : public Command {
           throw Error(Kind::usage, "[train] " + option + " and --set " + s + " both give " + key +
                                        ". Keep one.");
     };
+    if (out_ && out_->empty())
+      throw Error(Kind::usage, "[train] --out: expected a folder, got \"\"");
     if (data_) once("--data", "data.file");
     if (steps_) once("--steps", "run.steps");
     if (out_) once("--out", "run.out");

@@ -36,6 +36,7 @@ TEST(OddInput, SeveralProblemsAreOneLine) {
 TEST(OddInput, EmptyAndHugeArguments) {
   expect_error({"generate", "llama-tiny", "--tokens", "1", "--stop", ""}, 2, "usage", {"--stop"});
   expect_error({"logits", "llama-tiny", "--tokens-file", "x", "--out", ""}, 2, "usage", {"--out"});
+  expect_error({"train", "--out", ""}, 2, "usage", {"--out"});
   expect_error({"tokenizer", "train", "x", "--out", ""}, 2, "usage", {"--out"});
   expect_error({"bench", "llama-tiny", "--batch", "99999999999"}, 2, "usage", {"2147483647"});
   expect_error({"bench", "llama-tiny", "--batch"}, 2, "usage", {"--batch"});
