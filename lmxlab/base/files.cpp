@@ -1,6 +1,7 @@
 #include "lmxlab/base/files.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -116,6 +117,22 @@ LineWriter& LineWriter::operator=(LineWriter&& other) noexcept {
 }
 void LineWriter::write(std::string_view line) {
   write_all(fd_, std::string(line) + "\n", path_);
+}
+
+FolderLock::FolderLock(const fs::path& folder)
+    : fd_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  if (fd_ < 0) failed("open", folder);
+  if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
+  const bool held = errno == EWOULDBLOCK;
+  ::close(std::exchange(fd_, -1));
+  // A file system that has no locks is no reason to refuse the work.
+  if (held)
+    throw Error(Kind::resource,
+                "[file] " + folder.string() +
+                    " is in use by another process. Wait for it, or choose another folder.");
+}
+FolderLock::~FolderLock() {
+  if (fd_ >= 0) ::close(fd_);
 }
 
 void make_directory(const fs::path& path) {

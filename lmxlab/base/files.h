@@ -54,6 +54,20 @@ class LineWriter {
   std::string path_;
 };
 
+/// Keeps other processes (and other locks of this one) away from a folder while it lives. Goes with
+/// the process, however that ends.
+class FolderLock {
+ public:
+  /// @throws Error(resource) if somebody holds it.
+  explicit FolderLock(const fs::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
 /// Makes a folder and its parents. @throws Error(resource)
 void make_directory(const fs::path& path);
 /// Flushes a file's or a folder's content to the disk. @throws Error(resource)

@@ -221,9 +221,10 @@ struct TokenStream::Impl {
       cache = std::move(grown);
       pending = sampler->draw(mx::squeeze(logits, 1));
     }
-    // One token ahead. A GPU's queue keeps its order, so the next step goes in before this one's token
-    // is read. On the CPU a step in the queue would find the cache still held by the running one and
-    // copy all of it: it was built while this one ran, and is queued the moment this one is done.
+    // One token ahead. A GPU's queue keeps its order, so the next step goes in before this one's
+    // token is read. On the CPU a step in the queue would find the cache still held by the running
+    // one and copy all of it: it was built while this one ran, and is queued the moment this one is
+    // done.
     static const bool in_order = mx::default_device() == mx::Device::gpu;
     if (pending && in_order) queue();
     const auto tokens = read<int32_t>(now.tokens);

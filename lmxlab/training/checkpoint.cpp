@@ -81,8 +81,9 @@ fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model,
     state["version"] = Json(1);
     state["data_fingerprint"] = Json(data_fingerprint);
     write_file_atomic(making / "state.json", state.dump(2) + "\n");
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json"})  // a checkpoint is a model folder too
-      if (fs::exists(path_ / name)) put_in_place(path_ / name, making / name);
+    // A checkpoint is a model folder too.
+    for (const char* file : {"tokenizer.json", "tokenizer_config.json"})
+      if (fs::exists(path_ / file)) put_in_place(path_ / file, making / file);
     sync_path(making);
   } catch (...) {
     fs::remove_all(making, code);

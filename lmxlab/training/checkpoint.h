@@ -12,7 +12,8 @@
 
 namespace lmxlab {
 
-/// checkpoints/step-N: a model folder (config.json, model.safetensors, the tokenizer), state.safetensors, state.json.
+/// checkpoints/step-N: a model folder (config.json, model.safetensors, the tokenizer),
+/// state.safetensors, state.json.
 struct CheckpointInfo {
   int64_t step = 0;
   std::filesystem::path folder;

@@ -36,6 +36,10 @@ std::string fingerprint_of(const mx::array& tokens) {
   return text;
 }
 
+data::Tokenizer load_tokenizer(const std::string& path) {
+  return with_context("data.tokenizer", [&] { return data::Tokenizer::load(path); });
+}
+
 // @param saved  the run folder's own tokenizer, when resuming.
 Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
   Data out;
@@ -43,23 +47,22 @@ Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
     throw Error(Kind::not_found, "[data] there is no file " + c.file);
   const bool tokens_only = !c.file.empty() && data::is_token_file(c.file);
   if (tokens_only) {
-    if (c.tokenizer != "char" && c.tokenizer != "byte")
-      out.tokenizer = data::Tokenizer::load(c.tokenizer);
+    if (c.tokenizer != "char" && c.tokenizer != "byte") out.tokenizer = load_tokenizer(c.tokenizer);
     out.tokens = data::token_file(c.file, out.tokenizer ? out.tokenizer->vocab_size() : 0);
   } else {
     std::optional<MappedFile> file;
     if (!c.file.empty()) file.emplace(c.file);
     const auto text = file ? file->text() : data::tiny_shakespeare();
-    with_context(c.file.empty() ? "the built-in text" : c.file, [&] {
-      if (text.empty()) throw Error(Kind::bad_data, "[data] the file is empty: expected text");
-      if (saved && fs::exists(*saved / "tokenizer.json"))
-        out.tokenizer = data::Tokenizer::load(*saved);
-      else if (c.tokenizer == "char")
-        out.tokenizer = data::Tokenizer::characters(text);
-      else if (c.tokenizer == "byte")
-        out.tokenizer = data::Tokenizer::bytes();
-      else
-        out.tokenizer = data::Tokenizer::load(c.tokenizer);
+    const std::string source = c.file.empty() ? "the built-in text" : c.file;
+    if (text.empty()) throw Error(Kind::bad_data, "[data] " + source + " is empty: expected text");
+    if (saved && fs::exists(*saved / "tokenizer.json"))
+      out.tokenizer = data::Tokenizer::load(*saved);
+    else if (c.tokenizer == "byte")
+      out.tokenizer = data::Tokenizer::bytes();
+    else if (c.tokenizer != "char")
+      out.tokenizer = load_tokenizer(c.tokenizer);
+    with_context(source, [&] {
+      if (!out.tokenizer) out.tokenizer = data::Tokenizer::characters(text);
       out.tokens = out.tokenizer->encode(text);
     });
   }
@@ -196,6 +199,7 @@ Prepared prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
 
 RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
                    const RunHooks& hooks, std::stop_token stop, bool resume) {
+  const FolderLock lock(out);  // two runs in one folder would write over each other
   const RunFolder folder(out);
   const auto& [data, config] = prepared;
   const auto split = data::split_tokens(data.tokens, recipe.data.validation);

@@ -18,6 +18,8 @@ namespace lmxlab {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr int64_t kLeastEvalTokens = 512;
+
 double since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
 }
@@ -217,13 +219,17 @@ const TrainState& Trainer::state() const {
   return impl_->state;
 }
 
-std::optional<double> Trainer::validate(int64_t limit) {
+std::optional<double> Trainer::validate(int64_t limit, std::stop_token stop) {
   auto& s = *impl_;
   const Enter enter(s.model.runtime());
   const int64_t n = static_cast<int64_t>(s.validation.size()) - 1;
   if (n < 1) return std::nullopt;
   const int64_t length = std::min<int64_t>(s.options.run.context, n);
-  const int64_t windows = n / length, batch = std::min<int64_t>(s.options.run.batch, windows);
+  const int64_t windows = n / length;
+  // The run's own rows, so that memory stays what training takes; more where those are hardly any
+  // work.
+  const int64_t rows_wanted = std::max<int64_t>(s.options.run.batch, kLeastEvalTokens / length);
+  const int64_t batch = std::min<int64_t>(rows_wanted, windows);
   const int64_t all = windows / batch;
   const int64_t count = limit > 0 ? std::min(limit, all) : all;
   double sum = 0, tokens = 0;
@@ -235,10 +241,13 @@ std::optional<double> Trainer::validate(int64_t limit) {
     sum += static_cast<double>(s.step.evaluate({view(0), view(1)}).item<float>());
     tokens += static_cast<double>(b * length);
   };
-  for (int64_t i = 0; i < count; ++i) rows(i * all / count * batch * length, batch);
-  if (limit == 0) {  // the whole part: also the windows that fill no batch
-    for (int64_t w = all * batch; w < windows; ++w) rows(w * length, 1);
+  for (int64_t i = 0; i < count; ++i) {
+    if (stop.stop_requested()) return std::nullopt;
+    rows(i * all / count * batch * length, batch);
   }
+  const int64_t left =
+      windows - all * batch;  // the whole part: also the windows that fill no batch
+  if (limit == 0 && left > 0) rows(all * batch * length, left);
   return sum / tokens;
 }
 
@@ -299,9 +308,9 @@ TrainResult Trainer::run(std::stop_token stop) {
 
     const bool last = s.state.step == run.steps;
     if (run.eval_every > 0 && s.state.step % run.eval_every == 0 && !last) {
-      m.val_loss = validate(run.eval_batches);
+      m.val_loss = validate(run.eval_batches, stop);
     } else if (last) {
-      m.val_loss = validate(0);
+      m.val_loss = validate(0, stop);
     }
     if (m.val_loss) {
       s.state.val_loss = m.val_loss;
@@ -317,10 +326,11 @@ TrainResult Trainer::run(std::stop_token stop) {
       for (auto& c : s.callbacks) c->on_eval(*this, m);
     for (auto& c : s.callbacks) c->on_step(*this, m);
   }
-  if (s.state.step < run.steps && s.stop_reason != "canceled") {
+  if (stop.stop_requested()) s.stop_reason = "canceled";
+  if (s.stop_reason != "canceled" && (s.state.step < run.steps || !s.state.val_loss)) {
     // Ended by a budget or a callback: the last word is still a validation over everything held
     // out.
-    if (auto loss = validate(0)) s.state.val_loss = loss;
+    if (auto loss = validate(0, stop)) s.state.val_loss = loss;
   }
   result.steps = s.state.step, result.loss = m.loss, result.val_loss = s.state.val_loss;
   result.seconds = s.state.seconds, result.tokens = s.state.tokens;

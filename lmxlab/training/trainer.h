@@ -106,7 +106,7 @@ class Trainer {
 
   /// Token-weighted loss over the held-out part, in nats. @param batches  spread evenly over it; 0:
   /// all. Nothing if there is none.
-  std::optional<double> validate(int64_t batches = 0);
+  std::optional<double> validate(int64_t batches = 0, std::stop_token stop = {});
 
   LanguageModel& model();
   const TrainOptions& options() const;

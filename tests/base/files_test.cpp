@@ -148,4 +148,20 @@ TEST_F(Files, FoldersAreMadeWithTheirParentsAndTwice) {
   EXPECT_NO_THROW(sync_path(folder / "a"));
 }
 
+TEST(FolderLock, KeepsASecondOneAway) {
+  const auto folder = fs::temp_directory_path() / ("lmxlab-lock-" + std::to_string(::getpid()));
+  fs::create_directory(folder);
+  {
+    const FolderLock first(folder);
+    try {
+      const FolderLock second(folder);
+      ADD_FAILURE() << "two at once";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), Kind::resource) << e.what();
+    }
+  }
+  const FolderLock again(folder);
+  fs::remove(folder);
+}
+
 }  // namespace

@@ -48,9 +48,11 @@ TEST(Run, FolderFromTheFirstMoment) {
   const auto all = RunFolder(result.out).checkpoints();
   ASSERT_GE(all.size(), 2u);
   EXPECT_EQ(all.back().step, 12);
-  for (const char* name : {"model.safetensors", "state.safetensors", "state.json", "tokenizer.json"})
+  for (const char* name :
+       {"model.safetensors", "state.safetensors", "state.json", "tokenizer.json"})
     EXPECT_TRUE(fs::exists(all.back().folder / name)) << name;
-  EXPECT_EQ(LanguageModel::load(all.front().folder).config().dim, 16) << "a checkpoint is a model folder";
+  EXPECT_EQ(LanguageModel::load(all.front().folder).config().dim, 16)
+      << "a checkpoint is a model folder";
   EXPECT_EQ(read_file(result.out / "model.safetensors"),
             read_file(all.back().folder / "model.safetensors"));
   const auto text = read_file(result.out / "metrics.jsonl");
