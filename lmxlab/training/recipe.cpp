@@ -60,10 +60,12 @@ Json expand_layers(const Json& list, int64_t dim) {
     if (auto* mixer = layer.find("mixer"); mixer && mixer->is_object()) {
       const auto* kind = mixer->find("kind");
       if (!kind || *kind == Json("attention")) {
-        const auto* heads = mixer->find("heads");
-        if (heads && heads->is_integer() && heads->as_integer() > 0) {
-          if (!mixer->contains("kv_heads")) (*mixer)["kv_heads"] = *heads;
-          if (!mixer->contains("head_dim")) (*mixer)["head_dim"] = Json(dim / heads->as_integer());
+        const auto* given = mixer->find("heads");
+        // A copy: adding a member moves the others.
+        const int64_t heads = given && given->is_integer() ? given->as_integer() : 0;
+        if (heads > 0) {
+          if (!mixer->contains("kv_heads")) (*mixer)["kv_heads"] = Json(heads);
+          if (!mixer->contains("head_dim")) (*mixer)["head_dim"] = Json(dim / heads);
         }
       }
     }
