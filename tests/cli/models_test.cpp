@@ -1,7 +1,11 @@
+#include "lmxlab/base/text.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/data/tokenizer.h"
+#include "lmxlab/models/language_model.h"
 #include "tests/cli/program.h"
 
-#include "lmxlab/base/text.h"
-#include "lmxlab/data/tokenizer.h"
+#include <mlx/ops.h>
 
 #include <cmath>
 
@@ -163,8 +167,20 @@ TEST(Doctor, ExaminesMachineAndModel) {
       EXPECT_TRUE(c.at("ok").as_bool()) << c.dump();
       EXPECT_NE(c.at("detail").as_string(), "");
     }
-    EXPECT_EQ(names.size(), model.empty() ? 9u : 12u) << join(names, ", ");
+    EXPECT_EQ(names.size(), model.empty() ? 9u : 16u) << join(names, ", ");
   }
+}
+
+TEST(Doctor, SaysWhichWeightIsNoNumber) {
+  const TemporaryFolder folder;
+  LanguageModel model(config::preset("gpt-tiny"), 1);
+  for (auto& e : core::collect(model.transformer()))
+    if (e.path == "model.layers.1.mlp.up_proj.bias")
+      e.param->value = mx::full(e.param->value.shape(), NAN);
+  model.save(folder / "bad");
+  const auto o = lmxlab_run({"doctor", (folder / "bad").string()});
+  EXPECT_EQ(o.code, 4) << o.err;
+  EXPECT_NE(o.out.find("model.layers.1.mlp.up_proj.bias"), std::string::npos) << o.out;
 }
 
 TEST(Tokenizer, TrainedThenUsed) {
