@@ -1,4 +1,5 @@
 #include "lmxlab/base/files.h"
+#include "tests/support/temp_folder.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -17,12 +18,6 @@ namespace {
 
 class Files : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "lmxlab-files-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder); }
   static Error failure(auto&& body) {
     try {
       body();
@@ -32,7 +27,8 @@ class Files : public testing::Test {
     ADD_FAILURE() << "no error";
     return Error(Kind::internal, "");
   }
-  fs::path folder;
+  const test::TemporaryFolder temporary;
+  const fs::path folder = temporary.path();
 };
 
 TEST_F(Files, WritesAndReadsEveryByte) {
@@ -149,8 +145,8 @@ TEST_F(Files, FoldersAreMadeWithTheirParentsAndTwice) {
 }
 
 TEST(FolderLock, KeepsASecondOneAway) {
-  const auto folder = fs::temp_directory_path() / ("lmxlab-lock-" + std::to_string(::getpid()));
-  fs::create_directory(folder);
+  const test::TemporaryFolder temporary;
+  const fs::path folder = temporary.path();
   {
     const FolderLock first(folder);
     try {
@@ -161,7 +157,6 @@ TEST(FolderLock, KeepsASecondOneAway) {
     }
   }
   const FolderLock again(folder);
-  fs::remove(folder);
 }
 
 }  // namespace

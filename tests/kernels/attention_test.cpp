@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "lmxlab/base/error.h"
+#include "tests/kernels/close.h"
 
 namespace mx = mlx::core;
 using mx::array;
@@ -17,23 +18,6 @@ namespace {
 
 array noise(mx::Shape shape, int key) {
   return mx::random::normal(std::move(shape), mx::random::key(key));
-}
-
-void expect_close(const array& got, const array& expected, float bound, const std::string& what) {
-  ASSERT_EQ(got.shape(), expected.shape()) << what;
-  auto g = mx::contiguous(got), e = mx::contiguous(expected);
-  mx::eval(g, e);
-  float worst = -1;
-  size_t at = 0;
-  for (size_t i = 0; i < g.size(); i++) {
-    const float error = std::abs(g.data<float>()[i] - e.data<float>()[i]);
-    if (!(error <= worst)) {
-      worst = error;
-      at = i;
-    }
-  }
-  EXPECT_LE(worst, bound) << what << ", worst at " << at << ": expected " << e.data<float>()[at]
-                          << ", got " << g.data<float>()[at];
 }
 
 TEST(Softmax, AgreesWithDouble) {

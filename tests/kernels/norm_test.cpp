@@ -8,6 +8,7 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/thread_pool.h"
+#include "tests/kernels/close.h"
 
 namespace mx = mlx::core;
 using mx::array;
@@ -47,23 +48,6 @@ Arrays inputs(int rows, int width, bool centered) {
   Arrays in{noise({rows, width}, 1) + array(0.5f), noise({width}, 2)};
   if (centered) in.push_back(noise({width}, 3));
   return in;
-}
-
-void expect_close(const array& got, const array& expected, float bound, const std::string& what) {
-  ASSERT_EQ(got.shape(), expected.shape()) << what;
-  auto g = mx::contiguous(got), e = mx::contiguous(expected);
-  mx::eval(g, e);
-  float worst = -1;
-  size_t at = 0;
-  for (size_t i = 0; i < g.size(); i++) {
-    const float error = std::abs(g.data<float>()[i] - e.data<float>()[i]);
-    if (!(error <= worst)) {
-      worst = error;
-      at = i;
-    }
-  }
-  EXPECT_LE(worst, bound) << what << ", worst at " << at << ": expected " << e.data<float>()[at]
-                          << ", got " << g.data<float>()[at];
 }
 
 TEST(Norm, AgreesWithDouble) {
