@@ -229,7 +229,7 @@ array scaled_softmax(const array& x, float scale, bool causal) {
   if (causal) {
     check_causal(x.shape(-2), x.shape(-1));
   }
-  if (!fused(x.dtype())) {
+  if (x.dtype() != mx::float32 || !fused(x.dtype())) {
     return plain_softmax(x, scale, causal);
   }
   return output_like(x, std::make_shared<Softmax>(scale, causal), {dense(x)});
@@ -246,7 +246,7 @@ array attention(const array& q, const array& k, const array& v, float scale, boo
   if (causal) {
     check_causal(queries, keys);
   }
-  if (!fused(q.dtype()) || k.dtype() != q.dtype() || v.dtype() != q.dtype()) {
+  if (q.dtype() != mx::float32 || !fused(q.dtype()) || k.dtype() != q.dtype() || v.dtype() != q.dtype()) {
     return mx::fast::scaled_dot_product_attention(q, k, v, scale, causal ? "causal" : "");
   }
   if (groups == heads) {

@@ -200,7 +200,7 @@ class Gelu : public Op {
 };
 
 array make_gelu(const array& x, bool tanh_form) {
-  if (!fused(x.dtype())) {
+  if (x.dtype() != mx::float32 || !fused(x.dtype())) {
     return plain_gelu(x, tanh_form);
   }
   return output_like(x, std::make_shared<Gelu>(tanh_form), {dense(x)});

@@ -299,7 +299,7 @@ array make_norm(const char* what, Arrays in, float eps, bool centered) {
     }
     in[i] = mx::astype(in[i], x.dtype());
   }
-  if (!fused(x.dtype())) {
+  if (x.dtype() != mx::float32 || !fused(x.dtype())) {
     return plain_norm(in, eps, centered)[0];
   }
   const auto like = x;

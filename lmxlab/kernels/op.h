@@ -18,14 +18,16 @@
 #include <vector>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/types.h"
 
 namespace lmxlab::kernels {
 
 using Arrays = std::vector<mlx::core::array>;
 
-/// The one predicate: whether our kernel runs, for arrays of this dtype on the default device.
+/// The one predicate: whether our kernel runs, for arrays of this dtype (float32, bfloat16,
+/// float16) on the default device.
 inline bool fused(mlx::core::Dtype dtype) {
-  return dtype == mlx::core::float32 &&
+  return has_type(dtype) &&
          mlx::core::default_device() == mlx::core::Device(mlx::core::Device::cpu);
 }
 
@@ -101,6 +103,16 @@ class Op : public mlx::core::Primitive {
       out.copy_shared_buffer(in);
     } else {
       give(out);
+    }
+  }
+
+  /// First thing in the eval_cpu of an op with several outputs, so that its inputs can be given
+  /// away: each output holds the inputs once more, which MLX drops right after eval_cpu anyway.
+  static void release_inputs(const Arrays& inputs, Arrays& outputs) {
+    for (auto& out : outputs) {
+      if (!out.is_tracer() && out.has_primitive() && &out.inputs() != &inputs) {
+        out.inputs().clear();
+      }
     }
   }
 
