@@ -25,13 +25,15 @@ if(LMXLAB_MLX_FLAVOUR STREQUAL "cpu")
   list(APPEND LMXLAB_DEP_kernels "${OPENBLAS_LIBRARY}")
 endif()
 
-# Highway: kernels compiled once per instruction set, chosen at run time. The library holds the choice; where one set is all
-# there is (NEON), the headers do.
+# Highway: on x86 kernels are compiled once per instruction set and chosen at run time, by its library. Elsewhere they are
+# compiled for the one set that the architecture always has (NEON), and the headers suffice.
 find_path(HWY_INCLUDE hwy/highway.h REQUIRED)
 add_library(lmxlab_hwy INTERFACE)
 target_include_directories(lmxlab_hwy SYSTEM INTERFACE "${HWY_INCLUDE}")
-find_library(HWY_LIBRARY hwy)
-if(HWY_LIBRARY AND NOT CMAKE_CROSSCOMPILING)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  find_library(HWY_LIBRARY hwy REQUIRED)
   target_link_libraries(lmxlab_hwy INTERFACE "${HWY_LIBRARY}")
+else()
+  target_compile_definitions(lmxlab_hwy INTERFACE HWY_COMPILE_ONLY_STATIC)
 endif()
 list(APPEND LMXLAB_DEP_kernels lmxlab_hwy)

@@ -5,6 +5,8 @@
 #include <hwy/targets.h>
 
 #include <atomic>
+#include <iterator>
+#include <string>
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -15,6 +17,9 @@
 namespace lmxlab::kernels {
 namespace {
 
+constexpr std::string_view kNames[] = {"scalar",      "sse4", "avx2", "avx512",
+                                       "avx512_bf16", "amx",  "neon"};
+
 #if defined(__x86_64__)
 // The system hands out the tiles' registers to a process that asks.
 bool tiles() {
@@ -22,7 +27,7 @@ bool tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const unsigned needed = 1u << 22 | 1u << 24 | 1u << 25;  // AMX: bf16, tile, int8
-  constexpr long kAskForState = 0x1023, kTileData = 18;    // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  constexpr long kAskForState = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return (d & needed) == needed && syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
 #else
   return false;
@@ -31,9 +36,9 @@ bool tiles() {
 #endif
 
 std::vector<Isa> find() {
+#if defined(__x86_64__)
   std::vector<Isa> found{Isa::scalar};
   const auto targets = hwy::SupportedTargets();
-#if defined(__x86_64__)
   if (targets & HWY_SSE4) found.push_back(Isa::sse4);
   if (targets & HWY_AVX2) found.push_back(Isa::avx2);
   if (targets & HWY_AVX3) {
@@ -43,21 +48,23 @@ std::vector<Isa> find() {
       if (tiles()) found.push_back(Isa::amx);
     }
   }
-#elif defined(__aarch64__)
-  if (targets & HWY_NEON) found.push_back(Isa::neon);
-#endif
   return found;
+#elif defined(__aarch64__)
+  return {Isa::neon};  // part of the architecture, and all that kernels are compiled for
+#else
+  return {Isa::scalar};
+#endif
 }
 
-// Highway's sets that a choice leaves out.
-int64_t disabled(Isa isa) {
-  const int64_t simd = HWY_SSE4 | HWY_SSSE3 | HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL | HWY_NEON;
-  switch (isa) {
-    case Isa::scalar: return simd;
-    case Isa::sse4: return HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL;
-    case Isa::avx2: return HWY_AVX3 | HWY_AVX3_DL;
-    default: return 0;
-  }
+// Makes HWY_DYNAMIC_DISPATCH take the best of Highway's sets up to this one.
+void dispatch_up_to([[maybe_unused]] Isa isa) {
+#if defined(__x86_64__)
+  int64_t never = 0;  // sets above
+  if (isa < Isa::avx512) never |= HWY_AVX3 | HWY_AVX3_DL;
+  if (isa < Isa::avx2) never |= HWY_AVX2;
+  if (isa < Isa::sse4) never |= HWY_SSE4 | HWY_SSSE3;
+  hwy::DisableTargets(never);
+#endif
 }
 
 std::atomic<Isa>& current() {
@@ -80,7 +87,7 @@ void set_isa(Isa isa) {
   for (const Isa known : isas()) {
     if (known == isa) {
       current().store(isa);
-      hwy::DisableTargets(disabled(isa));
+      dispatch_up_to(isa);
       return;
     }
   }
@@ -89,24 +96,14 @@ void set_isa(Isa isa) {
 }
 
 std::string_view name(Isa isa) {
-  switch (isa) {
-    case Isa::scalar: return "scalar";
-    case Isa::sse4: return "sse4";
-    case Isa::avx2: return "avx2";
-    case Isa::avx512: return "avx512";
-    case Isa::avx512_bf16: return "avx512_bf16";
-    case Isa::amx: return "amx";
-    case Isa::neon: return "neon";
-  }
-  return "unknown";
+  return kNames[static_cast<size_t>(isa)];
 }
 
 Isa isa_named(std::string_view text) {
   std::string known;
-  for (const Isa isa : {Isa::scalar, Isa::sse4, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx,
-                        Isa::neon}) {
-    if (name(isa) == text) return isa;
-    known += (known.empty() ? "" : ", ") + std::string(name(isa));
+  for (size_t i = 0; i < std::size(kNames); i++) {
+    if (kNames[i] == text) return static_cast<Isa>(i);
+    known += (i ? ", " : "") + std::string(kNames[i]);
   }
   throw Error(Kind::usage, "[isa] unknown instruction set \"" + std::string(text) +
                                "\": expected one of " + known + ".");
