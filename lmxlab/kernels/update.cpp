@@ -1,0 +1,543 @@
+#include "lmxlab/kernels/update.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/thread_pool.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "lmxlab/kernels/update.cpp"
+#include <hwy/foreach_target.h>
+// Highway's headers come after foreach_target.h.
+#include <hwy/highway.h>
+
+#include "lmxlab/kernels/simd-inl.h"
+
+#ifndef LMXLAB_KERNELS_UPDATE_TYPES
+#define LMXLAB_KERNELS_UPDATE_TYPES
+namespace lmxlab::kernels {
+
+// A parameter with its gradient and state: where they are read, and where they are written, which
+// is the same place for a buffer that was given away.
+struct Tensor {
+  int64_t size;
+  Type type, grad_type;
+  bool decays;
+  const void *from, *grad;
+  void* to;
+  const float* state_from[2];
+  float* state_to[2];
+};
+
+enum class Formula : uint8_t { keep, add, sgd, momentum, nesterov, adamw, lion };
+
+// The constants of one step.
+struct Constants {
+  Formula formula = Formula::keep;
+  float scale = 1;                       // of gradients
+  float rate = 0;                        // lr, for AdamW over 1 - beta1^step
+  float shrink = 1;                      // what a decaying parameter is multiplied by
+  float decay = 0;                       // Sgd's, of the gradient
+  float b1 = 0, c1 = 1, b2 = 0, c2 = 1;  // c = 1 - b
+  float root = 1, eps = 0;               // 1 / sqrt(1 - beta2^step)
+};
+
+}  // namespace lmxlab::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace lmxlab::kernels::HWY_NAMESPACE {
+
+template <class T>
+HWY_INLINE VF load_upto(DF d, const T* p, int64_t n) {
+  return n == lanes() ? load(d, p) : load_n(d, p, n);
+}
+template <class T>
+HWY_INLINE void store_upto(VF v, DF d, T* p, int64_t n) {
+  if (n == lanes()) {
+    store(v, d, p);
+  } else {
+    store_n(v, d, p, n);
+  }
+}
+
+// The branch on the type costs nothing beside the memory's time.
+HWY_INLINE VF load_as(Type type, DF d, const void* p, int64_t i, int64_t n) {
+  switch (type) {
+    case Type::bf16: return load_upto(d, static_cast<const Bf16*>(p) + i, n);
+    case Type::f16: return load_upto(d, static_cast<const F16*>(p) + i, n);
+    default: return load_upto(d, static_cast<const float*>(p) + i, n);
+  }
+}
+HWY_INLINE void store_as(Type type, VF v, DF d, void* p, int64_t i, int64_t n) {
+  switch (type) {
+    case Type::bf16: return store_upto(v, d, static_cast<Bf16*>(p) + i, n);
+    case Type::f16: return store_upto(v, d, static_cast<F16*>(p) + i, n);
+    default: return store_upto(v, d, static_cast<float*>(p) + i, n);
+  }
+}
+
+// p, g and as many state vectors as there are go through f, which rewrites all but g.
+template <int kStates, class F>
+HWY_INLINE void each(const Tensor& t, const Constants& k, int64_t begin, int64_t end, F f) {
+  const DF d;
+  const VF scale = hn::Set(d, k.scale);
+  for (int64_t i = begin; i < end; i += lanes()) {
+    const int64_t n = HWY_MIN(lanes(), end - i);
+    VF p = load_as(t.type, d, t.from, i, n), m = hn::Zero(d), v = hn::Zero(d);
+    const VF g = hn::Mul(load_as(t.grad_type, d, t.grad, i, n), scale);
+    if (kStates > 0) m = load_upto(d, t.state_from[0] + i, n);
+    if (kStates > 1) v = load_upto(d, t.state_from[1] + i, n);
+    f(d, p, g, m, v);
+    store_as(t.type, p, d, t.to, i, n);
+    if (kStates > 0) store_upto(m, d, t.state_to[0] + i, n);
+    if (kStates > 1) store_upto(v, d, t.state_to[1] + i, n);
+  }
+}
+
+void update_some(const Tensor& t, const Constants& k, int64_t begin, int64_t end) {
+  const DF d0;
+  const VF rate = hn::Set(d0, k.rate), shrink = hn::Set(d0, t.decays ? k.shrink : 1.0f);
+  const VF decay = hn::Set(d0, t.decays ? k.decay : 0.0f);
+  const VF b1 = hn::Set(d0, k.b1), c1 = hn::Set(d0, k.c1);
+  const VF b2 = hn::Set(d0, k.b2), c2 = hn::Set(d0, k.c2);
+  switch (k.formula) {
+    case Formula::keep: break;
+    case Formula::add:
+      each<0>(t, k, begin, end, [&](DF, VF& p, VF g, VF&, VF&) { p = hn::Add(p, g); });
+      break;
+    case Formula::sgd:
+      each<0>(t, k, begin, end, [&](DF, VF& p, VF g, VF&, VF&) {
+        p = hn::NegMulAdd(rate, hn::MulAdd(decay, p, g), p);
+      });
+      break;
+    case Formula::momentum:
+    case Formula::nesterov: {
+      const bool ahead = k.formula == Formula::nesterov;
+      each<1>(t, k, begin, end, [&](DF, VF& p, VF g, VF& m, VF&) {
+        g = hn::MulAdd(decay, p, g);
+        m = hn::MulAdd(b1, m, g);
+        p = hn::NegMulAdd(rate, ahead ? hn::MulAdd(b1, m, g) : m, p);
+      });
+      break;
+    }
+    case Formula::adamw: {
+      const VF root = hn::Set(d0, k.root), eps = hn::Set(d0, k.eps);
+      each<2>(t, k, begin, end, [&](DF, VF& p, VF g, VF& m, VF& v) {
+        m = hn::MulAdd(b1, m, hn::Mul(c1, g));
+        v = hn::MulAdd(b2, v, hn::Mul(c2, hn::Mul(g, g)));
+        const VF size = hn::MulAdd(hn::Sqrt(v), root, eps);
+        p = hn::NegMulAdd(rate, hn::Div(m, size), hn::Mul(p, shrink));
+      });
+      break;
+    }
+    case Formula::lion:
+      each<1>(t, k, begin, end, [&](DF d, VF& p, VF g, VF& m, VF&) {
+        const VF blend = hn::MulAdd(b1, m, hn::Mul(c1, g)), zero = hn::Zero(d);
+        const VF sized = hn::CopySign(rate, blend);
+        const VF turn = hn::IfThenElse(hn::Eq(blend, zero), zero, sized);
+        p = hn::Sub(hn::Mul(p, shrink), turn);
+        m = hn::MulAdd(b2, m, hn::Mul(c2, g));
+      });
+      break;
+  }
+}
+
+// Four accumulators hide the latency of the addition, and shorten the sums.
+float sum_of_squares(Type type, const void* x, int64_t begin, int64_t end) {
+  const DF d;
+  VF a = hn::Zero(d), b = a, c = a, e = a;
+  int64_t i = begin;
+  const auto add = [&](VF& to, int64_t n) {
+    const VF v = load_as(type, d, x, i, n);
+    to = hn::MulAdd(v, v, to);
+    i += n;
+  };
+  while (i + 4 * lanes() <= end) {
+    add(a, lanes()), add(b, lanes()), add(c, lanes()), add(e, lanes());
+  }
+  while (i < end) {
+    add(a, HWY_MIN(lanes(), end - i));
+  }
+  return sum_of(d, hn::Add(hn::Add(a, b), hn::Add(c, e)));
+}
+
+}  // namespace lmxlab::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lmxlab::kernels {
+namespace {
+
+namespace mx = mlx::core;
+using mx::array;
+
+HWY_EXPORT(update_some);
+HWY_EXPORT(sum_of_squares);
+
+// Each output of an op holds all its inputs: the lists grow with the square of the tensors of one
+// op, so an op takes only so many.
+constexpr size_t kTensorsOfAnOp = 16;
+constexpr int64_t kGrain = 4096;  // elements of a part, and of a block of the norm
+
+array constant(double value) {
+  return array(static_cast<float>(value));
+}
+
+// 1 - beta^step without the cancellation of beta near 1.
+double one_minus_power(double beta, double step) {
+  return beta == 0 ? 1 : -std::expm1(step * std::log(beta));
+}
+array one_minus_power(double beta, const array& step) {
+  return beta == 0 ? constant(1) : mx::negative(mx::expm1(step * constant(std::log(beta))));
+}
+
+Constants constants(const Accumulate&, double, double) {
+  Constants k;
+  k.formula = Formula::add;
+  return k;
+}
+Constants constants(const Sgd& r, double lr, double) {
+  Constants k;
+  k.formula = r.momentum == 0 ? Formula::sgd : r.nesterov ? Formula::nesterov : Formula::momentum;
+  k.rate = static_cast<float>(lr);
+  k.decay = static_cast<float>(r.decay);
+  k.b1 = static_cast<float>(r.momentum);
+  return k;
+}
+void set_betas(Constants& k, double beta1, double beta2) {
+  k.b1 = static_cast<float>(beta1), k.c1 = static_cast<float>(1 - beta1);
+  k.b2 = static_cast<float>(beta2), k.c2 = static_cast<float>(1 - beta2);
+}
+Constants constants(const AdamW& r, double lr, double step) {
+  Constants k;
+  k.formula = Formula::adamw;
+  const bool corrected = r.bias_correction;
+  k.rate = static_cast<float>(corrected ? lr / one_minus_power(r.beta1, step) : lr);
+  k.root = static_cast<float>(corrected ? 1 / std::sqrt(one_minus_power(r.beta2, step)) : 1);
+  k.shrink = static_cast<float>(1 - lr * r.decay);
+  k.eps = static_cast<float>(r.eps);
+  set_betas(k, r.beta1, r.beta2);
+  return k;
+}
+Constants constants(const Lion& r, double lr, double) {
+  Constants k;
+  k.formula = Formula::lion;
+  k.rate = static_cast<float>(lr);
+  k.shrink = static_cast<float>(1 - lr * r.decay);
+  set_betas(k, r.beta1, r.beta2);
+  return k;
+}
+
+// decay * mean + (1 - decay) * value, with 1 - decay rounded once.
+array blend(const array& mean, const array& value, double decay) {
+  return mean * constant(decay) + value * constant(1 - decay);
+}
+
+// The next p, for float32 p and g; rewrites the state at s.
+array next(const Accumulate&, const array& p, const array& g, array*, bool, const StepNumbers&) {
+  return p + g;
+}
+array next(const Sgd& r, const array& p, const array& grad, array* s, bool decays,
+           const StepNumbers& k) {
+  const array g = decays && r.decay != 0 ? grad + p * constant(r.decay) : grad;
+  if (r.momentum == 0) return p - k.lr * g;
+  s[0] = s[0] * constant(r.momentum) + g;
+  return p - k.lr * (r.nesterov ? g + s[0] * constant(r.momentum) : s[0]);
+}
+array shrunk(const array& p, double decay, bool decays, const array& lr) {
+  return decays && decay != 0 ? p * (constant(1) - lr * constant(decay)) : p;
+}
+array next(const AdamW& r, const array& p, const array& g, array* s, bool decays,
+           const StepNumbers& k) {
+  s[0] = blend(s[0], g, r.beta1);
+  s[1] = blend(s[1], mx::square(g), r.beta2);
+  array root = mx::sqrt(s[1]), rate = k.lr;
+  if (r.bias_correction) {
+    root = root * mx::rsqrt(one_minus_power(r.beta2, k.step));
+    rate = rate / one_minus_power(r.beta1, k.step);
+  }
+  return shrunk(p, r.decay, decays, k.lr) - rate * (s[0] / (root + constant(r.eps)));
+}
+array next(const Lion& r, const array& p, const array& g, array* s, bool decays,
+           const StepNumbers& k) {
+  const array direction = mx::sign(blend(s[0], g, r.beta1));
+  s[0] = blend(s[0], g, r.beta2);
+  return shrunk(p, r.decay, decays, k.lr) - k.lr * direction;
+}
+
+// The elements in the order of rows, for arrays that lie otherwise.
+void copy_rows(const char* from, const mx::Shape& shape, const mx::Strides& strides, size_t axis,
+               size_t item, char*& to) {
+  if (axis == shape.size()) {
+    std::memcpy(to, from, item);
+    to += item;
+    return;
+  }
+  const auto stride = strides[axis] * static_cast<int64_t>(item);
+  for (int i = 0; i < shape[axis]; i++)
+    copy_rows(from + i * stride, shape, strides, axis + 1, item, to);
+}
+
+// Inputs of an op as flat memory: their own, or a copy that lives as long as the task.
+class Flat {
+ public:
+  /// @param any_order  whether the order of the elements does not matter
+  const void* operator()(const array& x, bool any_order = false) {
+    const bool whole = x.flags().contiguous && x.data_size() == x.size();
+    if (x.flags().row_contiguous || (any_order && whole)) return x.data<void>();
+    copies_.push_back({std::make_shared<mx::allocator::Data>(mx::allocator::malloc(x.nbytes())),
+                       x.data<char>(), x.shape(), x.strides(), x.itemsize()});
+    return copies_.back().data->buffer().raw_ptr();
+  }
+  void fill() const {
+    for (const auto& c : copies_) {
+      auto* to = static_cast<char*>(c.data->buffer().raw_ptr());
+      copy_rows(c.from, c.shape, c.strides, 0, c.item, to);
+    }
+  }
+
+ private:
+  struct Copy {
+    std::shared_ptr<mx::allocator::Data> data;
+    const char* from;
+    mx::Shape shape;
+    mx::Strides strides;
+    size_t item;
+  };
+  std::vector<Copy> copies_;
+};
+
+// f(tensor, begin, end) for all elements of all tensors, cut as one long row.
+template <class F>
+void over_all(const std::vector<Tensor>& tensors, F f) {
+  std::vector<int64_t> ends;
+  int64_t total = 0;
+  for (const auto& t : tensors) ends.push_back(total += t.size);
+  parallel_for(total, kGrain, [&](int64_t begin, int64_t end) {
+    auto i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+    for (; begin < end; i++) {
+      const int64_t start = ends[i] - tensors[i].size, stop = std::min(end, ends[i]);
+      f(tensors[i], begin - start, stop - start);
+      begin = stop;
+    }
+  });
+}
+
+class Update : public Op {  // params, grads, state, lr, step, scale, ok -> params, state
+ public:
+  Update(const Rule& rule, std::vector<bool> decays) : rule_(rule), decays_(std::move(decays)) {}
+  const char* name() const override { return "lmxlab::Update"; }
+  bool same(const Op& other) const override {
+    const auto& op = static_cast<const Update&>(other);
+    return rule_ == op.rule_ && decays_ == op.decays_;
+  }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    const size_t n = decays_.size();
+    std::vector<mx::Shape> shapes;
+    for (size_t i = 0; i < n; i++) shapes.push_back(in[i].shape());
+    for (size_t i = 2 * n; i + 4 < in.size(); i++) shapes.push_back(in[i].shape());
+    return shapes;
+  }
+
+  Arrays plain(const Arrays& in) const override {
+    const auto n = static_cast<std::ptrdiff_t>(decays_.size());
+    Arrays params(in.begin(), in.begin() + n), grads(in.begin() + n, in.begin() + 2 * n);
+    Arrays state(in.begin() + 2 * n, in.end() - 4);
+    const auto* k = &in.back() - 3;
+    plain::update(rule_, params, grads, state, decays_, {k[0], k[1], k[2], k[3]});
+    params.insert(params.end(), state.begin(), state.end());
+    return params;
+  }
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    release_inputs(in, out);
+    const size_t n = decays_.size(), kinds = static_cast<size_t>(states(rule_));
+    Flat flat;
+    const auto place = [&](const array& from, array& to) {
+      if (from.flags().row_contiguous) {
+        give(to, from);
+      } else {
+        give(to);
+      }
+    };
+    std::vector<Tensor> tensors;
+    for (size_t i = 0; i < n; i++) {
+      Tensor t{};
+      t.size = static_cast<int64_t>(in[i].size());
+      t.type = type_of(in[i].dtype()), t.grad_type = type_of(in[n + i].dtype());
+      t.decays = decays_[i];
+      place(in[i], out[i]);
+      t.from = flat(in[i]), t.grad = flat(in[n + i]), t.to = out[i].data<void>();
+      for (size_t s = 0; s < kinds; s++) {
+        const auto& from = in[2 * n + kinds * i + s];
+        auto& to = out[n + kinds * i + s];
+        place(from, to);
+        t.state_from[s] = static_cast<const float*>(flat(from)), t.state_to[s] = to.data<float>();
+      }
+      tensors.push_back(t);
+    }
+    const auto* k = &in.back() - 3;
+    task([tensors = std::move(tensors), flat = std::move(flat), rule = rule_, kinds,
+          lr = k[0].data<float>(), step = k[1].data<float>(), scale = k[2].data<float>(),
+          ok = k[3].data<bool>()] {
+      flat.fill();
+      if (!*ok) return keep(tensors, kinds);
+      auto now = std::visit([&](const auto& r) { return constants(r, *lr, *step); }, rule);
+      now.scale = *scale;
+      over_all(tensors, [&](const Tensor& t, int64_t begin, int64_t end) {
+        HWY_DYNAMIC_DISPATCH(update_some)(t, now, begin, end);
+      });
+    });
+  }
+
+ private:
+  static void keep(const std::vector<Tensor>& tensors, size_t kinds) {
+    const auto copy = [](void* to, const void* from, int64_t bytes) {
+      if (to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
+    };
+    for (const auto& t : tensors) {
+      copy(t.to, t.from, t.size * size_of(t.type));
+      for (size_t s = 0; s < kinds; s++) copy(t.state_to[s], t.state_from[s], t.size * 4);
+    }
+  }
+
+  Rule rule_;
+  std::vector<bool> decays_;
+};
+
+class GlobalNorm : public Op {
+ public:
+  const char* name() const override { return "lmxlab::GlobalNorm"; }
+  std::vector<mx::Shape> output_shapes(const Arrays&) override { return {{}}; }
+  Arrays plain(const Arrays& in) const override { return {plain::global_norm(in)}; }
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    give(out[0]);
+    struct Block {
+      Type type;
+      const void* x;
+      int64_t begin, end;
+    };
+    Flat flat;
+    std::vector<Block> blocks;
+    for (const auto& x : in) {
+      const auto size = static_cast<int64_t>(x.size());
+      const void* at = flat(x, true);
+      for (int64_t i = 0; i < size; i += kGrain)
+        blocks.push_back({type_of(x.dtype()), at, i, std::min(size, i + kGrain)});
+    }
+    task([blocks = std::move(blocks), flat = std::move(flat), norm = out[0].data<float>()] {
+      flat.fill();
+      std::vector<float> sums(blocks.size());
+      parallel_for(static_cast<int64_t>(blocks.size()), 4, [&](int64_t first, int64_t last) {
+        for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); i++) {
+          const auto& b = blocks[i];
+          sums[i] = HWY_DYNAMIC_DISPATCH(sum_of_squares)(b.type, b.x, b.begin, b.end);
+        }
+      });
+      double total = 0;
+      for (const float s : sums) total += s;
+      *norm = static_cast<float>(std::sqrt(total));
+    });
+  }
+};
+
+bool all_fused(const Arrays& arrays) {
+  return std::all_of(arrays.begin(), arrays.end(), [](const array& x) { return fused(x.dtype()); });
+}
+
+}  // namespace
+
+int states(const Rule& rule) {
+  if (const auto* sgd = std::get_if<Sgd>(&rule)) return sgd->momentum != 0;
+  return std::holds_alternative<AdamW>(rule) ? 2 : std::holds_alternative<Lion>(rule) ? 1 : 0;
+}
+
+void update(const Rule& rule, Arrays& params, const Arrays& grads, Arrays& state,
+            const std::vector<bool>& decays, const StepNumbers& numbers) {
+  const size_t n = params.size(), kinds = static_cast<size_t>(states(rule));
+  if (grads.size() != n || decays.size() != n || state.size() != kinds * n) {
+    throw Error(Kind::internal, "[kernels] update: parameters, gradients and state do not match");
+  }
+  if (!all_fused(params) || !all_fused(grads)) {
+    return plain::update(rule, params, grads, state, decays, numbers);
+  }
+  for (size_t at = 0; at < n; at += kTensorsOfAnOp) {
+    const size_t end = std::min(n, at + kTensorsOfAnOp);
+    std::vector<mx::Shape> shapes;
+    std::vector<mx::Dtype> dtypes;
+    Arrays in;
+    const auto take = [&](const Arrays& from, size_t width, bool rewritten) {
+      for (size_t i = width * at; i < width * end; i++) {
+        in.push_back(from[i]);
+        if (rewritten) shapes.push_back(from[i].shape()), dtypes.push_back(from[i].dtype());
+      }
+    };
+    take(params, 1, true), take(grads, 1, false), take(state, kinds, true);
+    in.insert(in.end(), {numbers.lr, numbers.step, numbers.scale, numbers.ok});
+    const auto some = [](const auto& all, size_t from, size_t to) {
+      return std::vector<bool>(all.begin() + static_cast<std::ptrdiff_t>(from),
+                               all.begin() + static_cast<std::ptrdiff_t>(to));
+    };
+    const auto out = array::make_arrays(std::move(shapes), dtypes,
+                                        std::make_shared<Update>(rule, some(decays, at, end)), in);
+    std::copy_n(out.begin(), end - at, params.begin() + static_cast<std::ptrdiff_t>(at));
+    std::copy(out.begin() + static_cast<std::ptrdiff_t>(end - at), out.end(),
+              state.begin() + static_cast<std::ptrdiff_t>(kinds * at));
+  }
+}
+
+void add_to(Arrays& sums, const Arrays& more) {
+  if (!all_fused(sums) || !all_fused(more)) {
+    for (size_t i = 0; i < sums.size(); i++) sums[i] = mx::add(sums[i], more[i]);
+    return;
+  }
+  const array one(1.0f);
+  Arrays none;
+  update(Accumulate{}, sums, more, none, std::vector<bool>(sums.size(), false),
+         {one, one, one, array(true)});
+}
+
+array global_norm(const Arrays& arrays) {
+  if (arrays.empty()) return array(0.0f);
+  if (!all_fused(arrays)) return plain::global_norm(arrays);
+  return array({}, mx::float32, std::make_shared<GlobalNorm>(), arrays);
+}
+
+void plain::update(const Rule& rule, Arrays& params, const Arrays& grads, Arrays& state,
+                   const std::vector<bool>& decays, const StepNumbers& numbers) {
+  const size_t kinds = static_cast<size_t>(states(rule));
+  const auto keep_unless_ok = [&](array& value, const array& before) {
+    value = mx::where(numbers.ok, mx::astype(value, before.dtype()), before);
+  };
+  for (size_t i = 0; i < params.size(); i++) {
+    const auto p = mx::astype(params[i], mx::float32);
+    const auto g = mx::astype(grads[i], mx::float32) * numbers.scale;
+    array* s = state.data() + kinds * i;
+    const Arrays before(s, s + kinds);
+    auto now =
+        std::visit([&](const auto& r) { return next(r, p, g, s, decays[i], numbers); }, rule);
+    keep_unless_ok(now, params[i]);
+    params[i] = now;
+    for (size_t j = 0; j < kinds; j++) keep_unless_ok(s[j], before[j]);
+  }
+}
+
+array plain::global_norm(const Arrays& arrays) {
+  array total(0.0f);
+  for (const auto& x : arrays) {
+    // Rows first: long float32 sums lose digits, two short ones do not.
+    array squares = mx::square(mx::astype(x, mx::float32));
+    if (squares.ndim() > 1) squares = mx::sum(squares, -1);
+    total = total + mx::sum(squares);
+  }
+  return mx::sqrt(total);
+}
+
+}  // namespace lmxlab::kernels
+#endif
