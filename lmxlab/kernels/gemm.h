@@ -49,12 +49,20 @@ void gemm_batched(int64_t batch, BatchStrides strides, int64_t m, int64_t n, int
 
 namespace panels {
 
+/// How the elements of `a` lie before they are packed. Any strides can be packed either way; it is
+/// fast where this agrees.
+enum class Order : uint8_t {
+  rows,     // those of a row adjacent
+  columns,  // those of a column adjacent: a transposed matrix
+};
+
 /// How operands are packed now: for this element type with this instruction set. A value to be
 /// kept for a whole computation, since set_isa changes the answer.
 struct Format {
-  bool bf16;    // packed elements are bfloat16 (float32 otherwise)
-  int mr, nr;   // rows of a strip of a, columns of a strip of b
-  int kr;       // k is padded with zeros to a multiple of this
+  bool bf16;  // packed elements are bfloat16 (float32 otherwise)
+  Order order;
+  int mr, nr;  // rows of a strip of a, columns of a strip of b
+  int kr;      // k is padded with zeros to a multiple of this
 
   int64_t padded_k(int64_t k) const { return (k + kr - 1) / kr * kr; }
   int64_t element() const { return bf16 ? 2 : 4; }
@@ -64,7 +72,7 @@ struct Format {
   int64_t a_bytes(int64_t m, int64_t k) const { return (m + mr - 1) / mr * a_strip(k); }
   int64_t b_bytes(int64_t n, int64_t k) const { return (n + nr - 1) / nr * b_strip(k); }
 };
-Format format(Type type);
+Format format(Type type, Order order = Order::rows);
 
 /// Packs all strips of a [m, k] (b [k, n]) one after another; the last strip is padded with zeros.
 /// `to` lies on a 64-byte line. On the caller's thread, as everything here.

@@ -1,0 +1,233 @@
+#include "lmxlab/kernels/gemm.h"
+
+#include <mlx/allocator.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "lmxlab/kernels/isa.h"
+#include "lmxlab/kernels/panels.h"
+#include "lmxlab/kernels/thread_pool.h"
+
+namespace lmxlab::kernels {
+namespace {
+
+using panels::at;
+using panels::Format;
+using panels::Order;
+
+// Packed blocks: a strip of b stays in the first cache while the rows pass by, a block of a in the
+// second, all of the packed b in the last.
+constexpr int64_t kDepth = 512;          // of a block of float32, in float32 products
+constexpr int64_t kMostDepth = 2048;     // where the sums may not leave the registers in between
+constexpr int64_t kPackedB = 3 << 20;    // bytes
+constexpr int64_t kColumns = 8;          // strips of b that a strip of a meets in a row
+constexpr int64_t kPackedA = 256 << 10;  // bytes a thread
+
+// Memory that MLX's counters see, on a 64-byte line.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes)
+      : data_(mlx::core::allocator::malloc(static_cast<size_t>(bytes) + 64)) {
+    const auto begin = reinterpret_cast<uintptr_t>(data_.buffer().raw_ptr());
+    line_ = reinterpret_cast<char*>((begin + 63) / 64 * 64);
+  }
+  char* get() const { return line_; }
+
+ private:
+  mlx::core::allocator::Data data_;
+  char* line_;
+};
+
+int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
+void multiply_block(const Format& f, MatrixView a, const char* b, int64_t m, int64_t n, int64_t k,
+                    MatrixOut c, bool add, char* scratch) {
+  // Strips of a that are float32 in rows already are read where they are.
+  const bool as_is = !f.bf16 && a.type == Type::f32 && a.column == 1;
+  char* tile = scratch;
+  if (!as_is) {
+    panels::pack_a(f, a, m, k, scratch);
+    tile += round_up(f.a_bytes(m, k), 64);
+  }
+  const bool direct = c.type == Type::f32;
+  const int64_t tile_ld = kColumns * f.nr;
+  for (int64_t j = 0; j < n; j += tile_ld) {
+    const int64_t columns = std::min(tile_ld, n - j);
+    const char* const strips = b + j / f.nr * f.b_strip(k);
+    for (int64_t i = 0; i < m; i += f.mr) {
+      const int64_t rows = std::min<int64_t>(f.mr, m - i);
+      const MatrixOut out = at(c, i, j);
+      float* const to = direct ? static_cast<float*>(out.data) : reinterpret_cast<float*>(tile);
+      const int64_t ld = direct ? c.ld : tile_ld;
+      if (as_is) {
+        const panels::Strip strip{static_cast<const float*>(at(a, i, 0).data), a.row, 1};
+        panels::multiply_f32(strip, reinterpret_cast<const float*>(strips), rows, columns, k, to,
+                             ld, add && direct);
+      } else {
+        panels::multiply(f, scratch + i / f.mr * f.a_strip(k), strips, rows, columns, k, to, ld,
+                         add && direct);
+      }
+      if (!direct) panels::write_tile(to, ld, rows, columns, out, add);
+    }
+  }
+}
+
+// Tasks of a product: blocks of rows, and of columns where the rows are too few for the threads.
+struct Cut {
+  int64_t rows, columns;  // of a task, multiples of mr and nr
+};
+Cut cut_for(const Format& f, int64_t m, int64_t n, int64_t k) {
+  const int64_t most = std::max<int64_t>(f.mr, kPackedA / (f.element() * k) / f.mr * f.mr);
+  const int64_t wanted = threads() == 1 ? 1 : 4 * threads();
+  Cut cut{std::min(most, round_up((m + wanted - 1) / wanted, f.mr)), round_up(n, f.nr)};
+  cut.rows = std::max<int64_t>(cut.rows, std::min<int64_t>(round_up(m, f.mr), 4 * f.mr));
+  const int64_t row_tasks = (m + cut.rows - 1) / cut.rows;
+  if (row_tasks < wanted) {
+    const int64_t column_tasks =
+        std::min((wanted + row_tasks - 1) / row_tasks, (n + f.nr - 1) / f.nr);
+    cut.columns = round_up((n + column_tasks - 1) / column_tasks, f.nr);
+  }
+  return cut;
+}
+
+void gemm_panels(const Format& f, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b,
+                 MatrixOut c, bool add) {
+  const int64_t depth = c.type == Type::f32 ? std::min(k, f.bf16 ? 2 * kDepth : kDepth) : k;
+  const int64_t pieces = (k + depth - 1) / depth;
+  const int64_t kc = round_up((k + pieces - 1) / pieces, f.kr);
+  const int64_t nc =
+      std::min(round_up(n, f.nr), std::max<int64_t>(f.nr, kPackedB / f.b_strip(kc) * f.nr));
+  const Workspace packed(f.b_bytes(nc, kc));
+  const Cut cut = cut_for(f, m, nc, kc);
+  const int64_t mine = round_up(f.a_bytes(cut.rows, kc), 64) + f.mr * kColumns * f.nr * 4;
+  const int64_t row_tasks = (m + cut.rows - 1) / cut.rows;
+  for (int64_t j = 0; j < n; j += nc) {
+    const int64_t columns = std::min(nc, n - j);
+    for (int64_t p = 0; p < k; p += kc) {
+      const int64_t deep = std::min(kc, k - p);
+      const int64_t strips = (columns + f.nr - 1) / f.nr;
+      parallel_for(strips, std::max<int64_t>(1, 16384 / (f.nr * deep)),
+                   [&](int64_t first, int64_t last) {
+                     panels::pack_b(f, at(b, p, j + first * f.nr), deep,
+                                    std::min(last * f.nr, columns) - first * f.nr,
+                                    packed.get() + first * f.b_strip(deep));
+                   });
+      const int64_t column_tasks = (columns + cut.columns - 1) / cut.columns;
+      parallel_for(row_tasks * column_tasks, 1, [&](int64_t first, int64_t last) {
+        const Workspace scratch(mine);
+        for (int64_t t = first; t < last; t++) {
+          const int64_t i = t / column_tasks * cut.rows, l = t % column_tasks * cut.columns;
+          multiply_block(f, at(a, i, p), packed.get() + l / f.nr * f.b_strip(deep),
+                         std::min(cut.rows, m - i), std::min(cut.columns, columns - l), deep,
+                         at(c, i, j + l), add || p > 0, scratch.get());
+        }
+      });
+    }
+  }
+}
+
+void fill_zero(int64_t m, int64_t n, MatrixOut c) {
+  for (int64_t i = 0; i < m; i++) {
+    auto* const row = static_cast<char*>(at(c, i, 0).data);
+    std::fill(row, row + n * size_of(c.type), char{0});
+  }
+}
+
+Format format_for(MatrixView a, MatrixView b) {
+  const bool half = a.type != Type::f32 || b.type != Type::f32;
+  const bool bf16 = a.type == Type::bf16 || b.type == Type::bf16;
+  (void)half;
+  return panels::format(bf16 ? Type::bf16 : Type::f32,
+                        a.row == 1 && a.column != 1 ? Order::columns : Order::rows);
+}
+
+}  // namespace
+
+bool packs_bf16() {
+  return panels::format_bf16().mr != 0;
+}
+
+void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut c, bool add) {
+  if (m <= 0 || n <= 0) return;
+  if (k <= 0) {
+    if (!add) fill_zero(m, n, c);
+    return;
+  }
+  if (panels::is_small(m, b)) return panels::gemm_small(m, n, k, a, b, c, add);
+  const Format f = format_for(a, b);
+  if (c.type != Type::f32 && k > kMostDepth) {
+    // Too deep for one pass: sums wait in float32.
+    const Workspace sums(m * n * 4);
+    auto* const wide = reinterpret_cast<float*>(sums.get());
+    gemm_panels(f, m, n, k, a, b, {wide, Type::f32, n}, false);
+    parallel_for(m, std::max<int64_t>(1, 8192 / n), [&](int64_t first, int64_t last) {
+      panels::write_tile(wide + first * n, n, last - first, n, at(c, first, 0), add);
+    });
+    return;
+  }
+  gemm_panels(f, m, n, k, a, b, c, add);
+}
+
+void gemm_batched(int64_t batch, BatchStrides strides, int64_t m, int64_t n, int64_t k,
+                  MatrixView a, MatrixView b, MatrixOut c, bool add) {
+  const auto one = [&](int64_t i) {
+    const auto moved = [&](const MatrixView& v, int64_t by) {
+      return MatrixView{static_cast<const char*>(v.data) + by * i * size_of(v.type), v.type, v.row,
+                        v.column};
+    };
+    gemm(m, n, k, moved(a, strides.a), moved(b, strides.b),
+         {static_cast<char*>(c.data) + strides.c * i * size_of(c.type), c.type, c.ld}, add);
+  };
+  if (batch < 2 * threads() && m * n * k >= (int64_t{1} << 18)) {
+    for (int64_t i = 0; i < batch; i++) one(i);
+    return;
+  }
+  parallel_for(batch, std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, m * n * k)),
+               [&](int64_t first, int64_t last) {
+                 for (int64_t i = first; i < last; i++) one(i);
+               });
+}
+
+namespace panels {
+
+Format format(Type type, Order order) {
+  if (type == Type::bf16) {
+    Format f = format_bf16();
+    f.order = order;
+    if (f.mr != 0) return f;
+  }
+  return format_f32(order);
+}
+
+void pack_a(const Format& f, MatrixView a, int64_t m, int64_t k, void* to) {
+  if (f.bf16) return pack_a_bf16(f, a, m, k, static_cast<uint16_t*>(to));
+  pack_a_f32(f, a, m, k, static_cast<float*>(to));
+}
+
+void pack_b(const Format& f, MatrixView b, int64_t k, int64_t n, void* to) {
+  if (f.bf16) return pack_b_bf16(f, b, k, n, static_cast<uint16_t*>(to));
+  pack_b_f32(f, b, k, n, static_cast<float*>(to));
+}
+
+void multiply(const Format& f, const void* a, const void* b, int64_t m, int64_t n, int64_t k,
+              float* c, int64_t ld, bool add) {
+  for (int64_t i = 0; i < m; i += f.mr) {
+    const int64_t rows = std::min<int64_t>(f.mr, m - i);
+    const char* const strip = static_cast<const char*>(a) + i / f.mr * f.a_strip(k);
+    if (f.bf16) {
+      multiply_bf16(f, reinterpret_cast<const uint16_t*>(strip), static_cast<const uint16_t*>(b),
+                    rows, n, k, c + i * ld, ld, add);
+    } else {
+      const bool by_rows = f.order == Order::rows;
+      const Strip packed{reinterpret_cast<const float*>(strip), by_rows ? k : 1,
+                         by_rows ? 1 : f.mr};
+      multiply_f32(packed, static_cast<const float*>(b), rows, n, k, c + i * ld, ld, add);
+    }
+  }
+}
+
+}  // namespace panels
+}  // namespace lmxlab::kernels
