@@ -16,14 +16,7 @@ target_include_directories(lmxlab_pcre2 SYSTEM INTERFACE "${PCRE2_INCLUDE}")
 find_package(Threads REQUIRED)
 set(LMXLAB_DEP_data lmxlab_pcre2 Threads::Threads)
 
-# OpenBLAS, told to use one thread: our pool cuts the work. The build with threads, since the one without has no lock
-# around its work buffers and is called from several threads at once. Only MLX's CPU build asks for it.
 set(LMXLAB_DEP_kernels Threads::Threads)
-if(LMXLAB_MLX_FLAVOUR STREQUAL "cpu")
-  find_library(OPENBLAS_LIBRARY NAMES openblas PATH_SUFFIXES openblas-pthread REQUIRED
-    PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-pthread NO_DEFAULT_PATH)
-  list(APPEND LMXLAB_DEP_kernels "${OPENBLAS_LIBRARY}")
-endif()
 
 # Highway: on x86 kernels are compiled once per instruction set and chosen at run time, by its library. Elsewhere they are
 # compiled for the one set that the architecture always has (NEON), and the headers suffice.

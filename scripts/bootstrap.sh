@@ -42,7 +42,6 @@ look_on_debian() {
   has python3 || need python3
   # ensurepip is what python3-venv brings; pip alone also serves for MLX, but the peers want an environment.
   if ! has python3 || ! python3 -c 'import ensurepip' 2>/dev/null; then need python3-venv; fi
-  ls /usr/lib/"$triple"/openblas-pthread/libopenblas.so >/dev/null 2>&1 || need libopenblas-pthread-dev
   header nlohmann/json.hpp || need nlohmann-json3-dev
   header toml++/toml.h || need libtomlplusplus-dev
   header CLI/CLI.hpp || need libcli11-dev

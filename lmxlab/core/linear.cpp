@@ -1,6 +1,5 @@
 #include "lmxlab/core/linear.h"
 
-#include <mlx/ops.h>
 
 namespace lmxlab::core {
 
@@ -10,8 +9,7 @@ Linear::Linear(int in, int out, bool with_bias, float std, Init& init)
 }
 
 mx::array Linear::operator()(const mx::array& x) const {
-  auto y = weight.matmul(x);
-  return bias ? mx::add(y, bias->value) : y;
+  return weight.matmul(x, bias);
 }
 
 Embedding::Embedding(int vocab, int dim, float std, Init& init)

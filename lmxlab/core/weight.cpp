@@ -1,11 +1,15 @@
 #include "lmxlab/core/weight.h"
 
+#include "lmxlab/kernels/linear.h"
+
 #include <mlx/ops.h>
 
 namespace lmxlab::core {
 
-mx::array Weight::matmul(const mx::array& x) const {
-  if (!quantized()) return mx::matmul(x, mx::transpose(w.value));
+mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) const {
+  if (!quantized())
+    return kernels::linear(x, w.value, bias ? std::optional(bias->value) : std::nullopt);
+  if (bias) return mx::add(matmul(x), mx::astype(bias->value, x.dtype()));
   return mx::quantized_matmul(x, w.value, scales->value, biases->value, true, group, bits);
 }
 

@@ -13,8 +13,8 @@ struct Weight {
   int group = 0, bits = 0;
 
   bool quantized() const { return scales.has_value(); }
-  /// x W^T: [..., in] -> [..., out], dtype of x.
-  mx::array matmul(const mx::array& x) const;
+  /// x W^T + bias: [..., in] -> [..., out], dtype of x.
+  mx::array matmul(const mx::array& x, const std::optional<Param>& bias = std::nullopt) const;
   /// Rows as floats: int ids [...] -> [..., in].
   mx::array rows(const mx::array& ids) const;
   /// Packs it in place; the result is frozen.

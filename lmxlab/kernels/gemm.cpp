@@ -20,6 +20,7 @@ using panels::Order;
 // second, all of the packed b in the last.
 constexpr int64_t kDepth = 512;          // of a block of float32, in float32 products
 constexpr int64_t kMostDepth = 2048;     // where the sums may not leave the registers in between
+constexpr int64_t kAlone = 1 << 18;      // multiply-adds that keep all threads busy
 constexpr int64_t kPackedB = 3 << 20;    // bytes
 constexpr int64_t kColumns = 8;          // strips of b that a strip of a meets in a row
 constexpr int64_t kPackedA = 256 << 10;  // bytes a thread
@@ -93,36 +94,64 @@ Cut cut_for(const Format& f, int64_t m, int64_t n, int64_t k) {
   return cut;
 }
 
-void gemm_panels(const Format& f, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b,
-                 MatrixOut c, bool add) {
-  const int64_t depth = c.type == Type::f32 ? std::min(k, f.bf16 ? 2 * kDepth : kDepth) : k;
+// How a product is blocked, and the memory that takes.
+struct Plan {
+  Format f;
+  int64_t kc, nc;  // depth and columns of a packed block of b
+  Cut cut;
+  int64_t b_bytes, scratch;  // of that block; of each thread
+
+  int64_t bytes(int64_t threads_inside) const { return b_bytes + threads_inside * scratch; }
+};
+Plan plan_for(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, Type c) {
+  const bool bf16 = (a.type == Type::bf16 && b.type != Type::f16) ||
+                    (b.type == Type::bf16 && a.type != Type::f16);
+  Plan p{panels::format(bf16 ? Type::bf16 : Type::f32,
+                        a.row == 1 && a.column != 1 ? Order::columns : Order::rows),
+         0,
+         0,
+         {},
+         0,
+         0};
+  const Format& f = p.f;
+  const int64_t depth = c == Type::f32 ? std::min(k, f.bf16 ? 2 * kDepth : kDepth) : k;
   const int64_t pieces = (k + depth - 1) / depth;
-  const int64_t kc = round_up((k + pieces - 1) / pieces, f.kr);
-  const int64_t nc =
-      std::min(round_up(n, f.nr), std::max<int64_t>(f.nr, kPackedB / f.b_strip(kc) * f.nr));
-  const Workspace packed(f.b_bytes(nc, kc));
-  const Cut cut = cut_for(f, m, nc, kc);
-  const int64_t mine = round_up(f.a_bytes(cut.rows, kc), 64) + f.mr * kColumns * f.nr * 4;
+  p.kc = round_up((k + pieces - 1) / pieces, f.kr);
+  p.nc = std::min(round_up(n, f.nr), std::max<int64_t>(f.nr, kPackedB / f.b_strip(p.kc) * f.nr));
+  p.cut = cut_for(f, m, p.nc, p.kc);
+  p.b_bytes = round_up(f.b_bytes(p.nc, p.kc), 64);
+  p.scratch = round_up(f.a_bytes(p.cut.rows, p.kc), 64) + f.mr * kColumns * f.nr * 4;
+  return p;
+}
+
+// memory: plan.bytes of as many threads as run parts of this product.
+void gemm_panels(const Plan& plan, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b,
+                 MatrixOut c, bool add, char* memory) {
+  const Format& f = plan.f;
+  const int64_t kc = plan.kc, nc = plan.nc;
+  const Cut cut = plan.cut;
   const int64_t row_tasks = (m + cut.rows - 1) / cut.rows;
+  const bool alone = in_part();
   for (int64_t j = 0; j < n; j += nc) {
     const int64_t columns = std::min(nc, n - j);
     for (int64_t p = 0; p < k; p += kc) {
       const int64_t deep = std::min(kc, k - p);
       const int64_t strips = (columns + f.nr - 1) / f.nr;
+      const int64_t column_tasks = (columns + cut.columns - 1) / cut.columns;
       parallel_for(strips, std::max<int64_t>(1, 16384 / (f.nr * deep)),
                    [&](int64_t first, int64_t last) {
                      panels::pack_b(f, at(b, p, j + first * f.nr), deep,
                                     std::min(last * f.nr, columns) - first * f.nr,
-                                    packed.get() + first * f.b_strip(deep));
+                                    memory + first * f.b_strip(deep));
                    });
-      const int64_t column_tasks = (columns + cut.columns - 1) / cut.columns;
       parallel_for(row_tasks * column_tasks, 1, [&](int64_t first, int64_t last) {
-        const Workspace scratch(mine);
+        char* const mine = memory + plan.b_bytes + (alone ? 0 : slot()) * plan.scratch;
         for (int64_t t = first; t < last; t++) {
-          const int64_t i = t / column_tasks * cut.rows, l = t % column_tasks * cut.columns;
-          multiply_block(f, at(a, i, p), packed.get() + l / f.nr * f.b_strip(deep),
+          const int64_t i = t / column_tasks * cut.rows;
+          const int64_t l = t % column_tasks * cut.columns;
+          multiply_block(f, at(a, i, p), memory + l / f.nr * f.b_strip(deep),
                          std::min(cut.rows, m - i), std::min(cut.columns, columns - l), deep,
-                         at(c, i, j + l), add || p > 0, scratch.get());
+                         at(c, i, j + l), add || p > 0, mine);
         }
       });
     }
@@ -136,14 +165,6 @@ void fill_zero(int64_t m, int64_t n, MatrixOut c) {
   }
 }
 
-Format format_for(MatrixView a, MatrixView b) {
-  const bool half = a.type != Type::f32 || b.type != Type::f32;
-  const bool bf16 = a.type == Type::bf16 || b.type == Type::bf16;
-  (void)half;
-  return panels::format(bf16 ? Type::bf16 : Type::f32,
-                        a.row == 1 && a.column != 1 ? Order::columns : Order::rows);
-}
-
 }  // namespace
 
 bool packs_bf16() {
@@ -152,42 +173,57 @@ bool packs_bf16() {
 
 void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut c, bool add) {
   if (m <= 0 || n <= 0) return;
+  if (n == 1 && m > 1 && c.ld == 1) {  // a matrix times a vector is a vector times its transpose
+    return gemm(1, m, k, b.transposed(), a.transposed(), {c.data, c.type, m}, add);
+  }
   if (k <= 0) {
     if (!add) fill_zero(m, n, c);
     return;
   }
-  if (panels::is_small(m, b)) return panels::gemm_small(m, n, k, a, b, c, add);
-  const Format f = format_for(a, b);
-  if (c.type != Type::f32 && k > kMostDepth) {
-    // Too deep for one pass: sums wait in float32.
-    const Workspace sums(m * n * 4);
-    auto* const wide = reinterpret_cast<float*>(sums.get());
-    gemm_panels(f, m, n, k, a, b, {wide, Type::f32, n}, false);
-    parallel_for(m, std::max<int64_t>(1, 8192 / n), [&](int64_t first, int64_t last) {
-      panels::write_tile(wide + first * n, n, last - first, n, at(c, first, 0), add);
-    });
-    return;
-  }
-  gemm_panels(f, m, n, k, a, b, c, add);
+  if (panels::is_small(m, k, b)) return panels::gemm_small(m, n, k, a, b, c, add);
+  const auto product = [&](MatrixOut to, bool more) {
+    const Plan plan = plan_for(m, n, k, a, b, to.type);
+    const Workspace memory(plan.bytes(in_part() ? 1 : threads()));
+    gemm_panels(plan, m, n, k, a, b, to, more, memory.get());
+  };
+  if (c.type == Type::f32 || k <= kMostDepth) return product(c, add);
+  const Workspace sums(m * n * 4);  // too deep for one pass: the sums wait in float32
+  auto* const wide = reinterpret_cast<float*>(sums.get());
+  product({wide, Type::f32, n}, false);
+  parallel_for(m, std::max<int64_t>(1, 8192 / n), [&](int64_t first, int64_t last) {
+    panels::write_tile(wide + first * n, n, last - first, n, at(c, first, 0), add);
+  });
 }
 
 void gemm_batched(int64_t batch, BatchStrides strides, int64_t m, int64_t n, int64_t k,
                   MatrixView a, MatrixView b, MatrixOut c, bool add) {
-  const auto one = [&](int64_t i) {
-    const auto moved = [&](const MatrixView& v, int64_t by) {
-      return MatrixView{static_cast<const char*>(v.data) + by * i * size_of(v.type), v.type, v.row,
-                        v.column};
-    };
-    gemm(m, n, k, moved(a, strides.a), moved(b, strides.b),
-         {static_cast<char*>(c.data) + strides.c * i * size_of(c.type), c.type, c.ld}, add);
+  if (batch <= 0 || m <= 0 || n <= 0) return;
+  const auto moved = [](const MatrixView& v, int64_t by) {
+    return MatrixView{static_cast<const char*>(v.data) + by * size_of(v.type), v.type, v.row,
+                      v.column};
   };
-  if (batch < 2 * threads() && m * n * k >= (int64_t{1} << 18)) {
-    for (int64_t i = 0; i < batch; i++) one(i);
+  const auto out = [&](int64_t i) {
+    return MatrixOut{static_cast<char*>(c.data) + strides.c * i * size_of(c.type), c.type, c.ld};
+  };
+  const bool packs =
+      k > 0 && n > 1 && !panels::is_small(m, k, b) && (c.type == Type::f32 || k <= kMostDepth);
+  // Large products are cut themselves; small ones are dealt out whole.
+  if ((batch < 2 * threads() && m * n * k >= kAlone) || !packs) {
+    for (int64_t i = 0; i < batch; i++) {
+      gemm(m, n, k, moved(a, strides.a * i), moved(b, strides.b * i), out(i), add);
+    }
     return;
   }
-  parallel_for(batch, std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, m * n * k)),
+  const Plan plan = plan_for(m, n, k, a, b, c.type);
+  const bool alone = in_part();
+  const Workspace memory((alone ? 1 : threads()) * plan.bytes(1));
+  parallel_for(batch, std::max<int64_t>(1, kAlone / 2 / (m * n * k)),
                [&](int64_t first, int64_t last) {
-                 for (int64_t i = first; i < last; i++) one(i);
+                 char* const mine = memory.get() + (alone ? 0 : slot()) * plan.bytes(1);
+                 for (int64_t i = first; i < last; i++) {
+                   gemm_panels(plan, m, n, k, moved(a, strides.a * i), moved(b, strides.b * i),
+                               out(i), add, mine);
+                 }
                });
 }
 

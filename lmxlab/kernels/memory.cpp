@@ -90,7 +90,7 @@ std::string allocator_name() {
 std::string gemm_name() {
   if (own_gemm()) {
     const int n = threads();
-    return std::string("lmxlab over ") + gemm_hooks.load()->engine() + ", " + std::to_string(n) +
+    return std::string("lmxlab (") + gemm_hooks.load()->engine() + "), " + std::to_string(n) +
            (n == 1 ? " thread" : " threads");
   }
   if (mx::gpu::is_available()) {

@@ -38,7 +38,7 @@ uint64_t gemm_calls();
 
 /// One line for a report, e.g. "lmxlab" or "MLX (CPU)".
 std::string allocator_name();
-/// e.g. "lmxlab over OpenBLAS 0.3.21 (SkylakeX), 2 threads", or the library's file name.
+/// e.g. "lmxlab (amx), 2 threads", or the library's file name.
 std::string gemm_name();
 
 }  // namespace lmxlab::kernels

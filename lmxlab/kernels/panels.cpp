@@ -263,10 +263,5 @@ void write_tile(const float* acc, int64_t acc_ld, int64_t m, int64_t n, MatrixOu
   HWY_DYNAMIC_DISPATCH(write_rows)(acc, acc_ld, m, n, c.data, c.type, c.ld, add);
 }
 
-bool is_small(int64_t, MatrixView) {
-  return false;
-}
-void gemm_small(int64_t, int64_t, int64_t, MatrixView, MatrixView, MatrixOut, bool) {}
-
 }  // namespace lmxlab::kernels::panels
 #endif

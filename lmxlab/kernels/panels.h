@@ -29,7 +29,7 @@ void multiply_bf16(const Format& f, const uint16_t* a, const uint16_t* b, int64_
                    int64_t k, float* c, int64_t ld, bool add);
 
 /// Whether a product of so few rows is computed without packing, and that product. c as in gemm.
-bool is_small(int64_t m, MatrixView b);
+bool is_small(int64_t m, int64_t k, MatrixView b);
 void gemm_small(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut c, bool add);
 
 /// c = acc (or += acc): m rows of n float32 into any type.

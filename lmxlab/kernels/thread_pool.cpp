@@ -28,7 +28,8 @@ inline void relax() {
 #endif
 }
 
-thread_local bool inside = false;  // a part runs on this thread
+thread_local bool inside = false;  // a part runs on this thread, or it is a worker
+thread_local int index_of_thread = 0;
 
 class Pool {
  public:
@@ -124,6 +125,7 @@ class Pool {
 
   void loop(int index) {
     inside = true;
+    index_of_thread = index;
     uint32_t seen = 0;
     for (;;) {
       for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; i++) {
@@ -151,6 +153,14 @@ class Pool {
 };
 
 }  // namespace
+
+bool in_part() {
+  return inside;
+}
+
+int slot() {
+  return index_of_thread;
+}
 
 int threads() {
   return Pool::get().size();

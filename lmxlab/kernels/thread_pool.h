@@ -19,6 +19,11 @@ int threads();
 /// @throws Error(usage) outside that range.
 void set_threads(int n);
 
+/// Whether this thread runs a part now: whatever it starts runs on it alone.
+bool in_part();
+/// Which of threads() runs the current part, from 0: a scratch each is enough. 0 outside of parts.
+int slot();
+
 namespace detail {
 using Part = void (*)(void* body, int64_t part);
 void run_parts(int64_t parts, Part call, void* body);
