@@ -36,97 +36,89 @@ struct Slot {
   mx::Shape shape;
 };
 
-/// The update of one parameter. `scalars` are computed once a step for all parameters of a rule.
+/// The parameters that one rule updates.
+struct Share {
+  std::vector<const ParamInfo*> infos;
+  Arrays params, grads, state;
+};
+
 class Rule {
  public:
-  explicit Rule(const OptimizerConfig& config) : config_(config) {}
   virtual ~Rule() = default;
   virtual std::vector<Slot> slots(const ParamInfo& info) const = 0;
+  /// Rewrites parameters and state.
+  virtual void update(Share& share, const kernels::StepNumbers& numbers) const = 0;
+};
+
+/// One formula for every element: all of them in one pass.
+class ElementRule : public Rule {
+ public:
+  ElementRule(const kernels::Rule& rule, std::vector<const char*> slots, double lr_ratio = 1)
+      : rule_(rule), slots_(std::move(slots)), lr_ratio_(lr_ratio) {}
+
+  std::vector<Slot> slots(const ParamInfo& info) const override {
+    std::vector<Slot> out;
+    for (const auto* name : slots_) out.push_back({name, info.shape});
+    return out;
+  }
+  void update(Share& share, const kernels::StepNumbers& numbers) const override {
+    std::vector<bool> decays;
+    for (const auto* info : share.infos) decays.push_back(info->decay);
+    auto own = numbers;
+    if (lr_ratio_ != 1) own.lr = own.lr * constant(lr_ratio_);
+    kernels::update(rule_, share.params, share.grads, share.state, decays, own);
+  }
+
+ private:
+  kernels::Rule rule_;
+  std::vector<const char*> slots_;
+  double lr_ratio_;
+};
+
+/// A formula of whole parameters. `scalars` are computed once a step for all of them.
+class TensorRule : public Rule {
+ public:
+  explicit TensorRule(const OptimizerConfig& config) : config_(config) {}
   virtual Arrays scalars(const mx::array& lr, const mx::array& step) const = 0;
   /// @param p, g  float32. Returns the next p, rewrites the slots that `s` points at.
   virtual mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& g,
                           mx::array* s, const Arrays& scalars) const = 0;
+
+  void update(Share& share, const kernels::StepNumbers& numbers) const override {
+    const auto unless_ok = [&](mx::array& now, const mx::array& before) {
+      now = mx::where(numbers.ok, mx::astype(now, before.dtype()), before);
+    };
+    const Arrays k = scalars(numbers.lr, numbers.step);
+    auto* s = share.state.data();
+    for (size_t i = 0; i < share.params.size(); ++i) {
+      const auto& info = *share.infos[i];
+      auto& p = share.params[i];
+      const size_t n = slots(info).size();
+      const Arrays before(s, s + n);
+      const auto g = mx::astype(share.grads[i], mx::float32) * numbers.scale;
+      mx::array next = apply(info, mx::astype(p, mx::float32), g, s, k);
+      unless_ok(next, p);
+      p = next;
+      for (size_t j = 0; j < n; ++j) unless_ok(s[j], before[j]);
+      s += n;
+    }
+  }
 
  protected:
   /// What a decayed parameter is multiplied by.
   mx::array keep(const mx::array& lr) const {
     return constant(1) - lr * constant(*config_.weight_decay);
   }
-  bool decays(const ParamInfo& info) const { return info.decay && *config_.weight_decay != 0; }
   mx::array decayed(const ParamInfo& info, const mx::array& p, const mx::array& factor) const {
-    return decays(info) ? p * factor : p;
+    return info.decay && *config_.weight_decay != 0 ? p * factor : p;
   }
 
   OptimizerConfig config_;
 };
 
-class AdamW : public Rule {
+class Adafactor : public TensorRule {
  public:
-  AdamW(const OptimizerConfig& config, double lr_ratio) : Rule(config), lr_ratio_(lr_ratio) {}
-
-  std::vector<Slot> slots(const ParamInfo& info) const override {
-    return {{"m", info.shape}, {"v", info.shape}};
-  }
-  Arrays scalars(const mx::array& base, const mx::array& step) const override {
-    const mx::array lr = lr_ratio_ == 1 ? base : base * constant(lr_ratio_);
-    if (!*config_.bias_correction) return {keep(lr), lr, constant(1)};
-    const auto [b1, b2] = *config_.betas;
-    return {keep(lr), lr / one_minus_power(b1, step), mx::rsqrt(one_minus_power(b2, step))};
-  }
-  mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& g, mx::array* s,
-                  const Arrays& k) const override {
-    const auto [b1, b2] = *config_.betas;
-    s[0] = blend(s[0], g, b1);
-    s[1] = blend(s[1], mx::square(g), b2);
-    const mx::array root = mx::sqrt(s[1]) * k[2] + constant(*config_.eps);
-    return decayed(info, p, k[0]) - k[1] * (s[0] / root);
-  }
-
- private:
-  /// 1 - beta^step without the cancellation of beta near 1.
-  static mx::array one_minus_power(double beta, const mx::array& step) {
-    if (beta == 0) return constant(1);
-    return mx::negative(mx::expm1(step * constant(std::log(beta))));
-  }
-
-  double lr_ratio_;
-};
-
-class Sgd : public Rule {
- public:
-  using Rule::Rule;
-  std::vector<Slot> slots(const ParamInfo& info) const override {
-    if (*config_.momentum == 0) return {};
-    return {{"momentum", info.shape}};
-  }
-  Arrays scalars(const mx::array& lr, const mx::array&) const override { return {lr}; }
-  mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& grad, mx::array* s,
-                  const Arrays& k) const override {
-    const mx::array g = decays(info) ? grad + p * constant(*config_.weight_decay) : grad;
-    if (*config_.momentum == 0) return p - k[0] * g;
-    const mx::array momentum = constant(*config_.momentum);
-    s[0] = s[0] * momentum + g;
-    return p - k[0] * (*config_.nesterov ? g + s[0] * momentum : s[0]);
-  }
-};
-
-class Lion : public Rule {
- public:
-  using Rule::Rule;
-  std::vector<Slot> slots(const ParamInfo& info) const override { return {{"m", info.shape}}; }
-  Arrays scalars(const mx::array& lr, const mx::array&) const override { return {keep(lr), lr}; }
-  mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& g, mx::array* s,
-                  const Arrays& k) const override {
-    const auto [b1, b2] = *config_.betas;
-    const mx::array direction = mx::sign(blend(s[0], g, b1));
-    s[0] = blend(s[0], g, b2);
-    return decayed(info, p, k[0]) - k[1] * direction;
-  }
-};
-
-class Adafactor : public Rule {
- public:
-  using Rule::Rule;
+  using TensorRule::TensorRule;
   std::vector<Slot> slots(const ParamInfo& info) const override {
     if (info.shape.size() < 2) return {{"v", info.shape}};
     mx::Shape row = info.shape, col = info.shape;
@@ -177,9 +169,9 @@ mx::array orthogonalized(mx::array x, int steps) {
   return tall ? mx::transpose(x) : x;
 }
 
-class Muon : public Rule {
+class Muon : public TensorRule {
  public:
-  using Rule::Rule;
+  using TensorRule::TensorRule;
   std::vector<Slot> slots(const ParamInfo& info) const override {
     return {{"momentum", info.shape}};
   }
@@ -198,13 +190,26 @@ class Muon : public Rule {
   }
 };
 
-std::unique_ptr<Rule> make_rule(const OptimizerConfig& config) {
-  switch (config.name) {
-    case OptimizerName::adamw: return std::make_unique<AdamW>(config, 1);
-    case OptimizerName::sgd: return std::make_unique<Sgd>(config);
-    case OptimizerName::lion: return std::make_unique<Lion>(config);
-    case OptimizerName::adafactor: return std::make_unique<Adafactor>(config);
-    case OptimizerName::muon: return std::make_unique<Muon>(config);
+std::unique_ptr<Rule> make_adamw(const OptimizerConfig& c, double lr_ratio) {
+  const auto [b1, b2] = *c.betas;
+  const double decay = *c.weight_decay;
+  return std::make_unique<ElementRule>(kernels::AdamW{b1, b2, *c.eps, decay, *c.bias_correction},
+                                       std::vector{"m", "v"}, lr_ratio);
+}
+
+std::unique_ptr<Rule> make_rule(const OptimizerConfig& c) {
+  using Slots = std::vector<const char*>;
+  const double decay = *c.weight_decay;
+  switch (c.name) {
+    case OptimizerName::adamw: return make_adamw(c, 1);
+    case OptimizerName::sgd:
+      return std::make_unique<ElementRule>(kernels::Sgd{*c.momentum, decay, *c.nesterov},
+                                           *c.momentum == 0 ? Slots{} : Slots{"momentum"});
+    case OptimizerName::lion:
+      return std::make_unique<ElementRule>(kernels::Lion{(*c.betas)[0], (*c.betas)[1], decay},
+                                           Slots{"m"});
+    case OptimizerName::adafactor: return std::make_unique<Adafactor>(c);
+    case OptimizerName::muon: return std::make_unique<Muon>(c);
   }
   throw Error(Kind::internal, "[optimizer] an unknown name");
 }
@@ -216,20 +221,20 @@ class RuleOptimizer : public Optimizer {
     const OptimizerConfig config = with_defaults(given);
     rules_.push_back(make_rule(config));
     const bool muon = config.name == OptimizerName::muon;
-    if (muon) rules_.push_back(std::make_unique<AdamW>(config, *config.muon_adamw_lr_ratio));
+    if (muon) rules_.push_back(make_adamw(config, *config.muon_adamw_lr_ratio));
     for (const auto& info : params_) {
       if (muon && info.matrix && info.shape.size() != 2)
         throw Error(Kind::mismatch, "[optimizer] " + info.path +
                                         ": muon's matrices have two dimensions, got " +
                                         text(info.shape) + ". Mark it as no matrix.");
-      const Rule* rule = rules_[muon && !info.matrix ? 1 : 0].get();
+      rule_of_.push_back(rules_[muon && !info.matrix ? 1 : 0].get());
       first_slot_.push_back(slots_.size());
-      rule_of_.push_back(rule);
-      for (auto& slot : rule->slots(info)) {
+      for (auto& slot : rule_of_.back()->slots(info)) {
         names_.push_back(info.path + "." + slot.name);
         slots_.push_back(std::move(slot.shape));
       }
     }
+    first_slot_.push_back(slots_.size());
   }
 
   Arrays init(const Arrays& params) const override {
@@ -242,27 +247,41 @@ class RuleOptimizer : public Optimizer {
   std::vector<std::string> state_names() const override { return names_; }
   std::vector<mx::Shape> state_shapes() const override { return slots_; }
 
-  void update(Arrays& params, const Arrays& grads, Arrays& state, const mx::array& lr,
-              const mx::array& step) const override {
+  using Optimizer::update;
+  void update(Arrays& params, const Arrays& grads, Arrays& state,
+              const kernels::StepNumbers& numbers) const override {
     require_shapes("parameter", params);
     require_shapes("gradient", grads);
     require_state(state);
-    for (const auto* scalar : {&lr, &step})
+    for (const auto* scalar : {&numbers.lr, &numbers.step, &numbers.scale})
       if (scalar->ndim() != 0 || scalar->dtype() != mx::float32)
-        throw Error(Kind::mismatch, "[optimizer] lr and step: expected 0-d float32 arrays, got " +
-                                        text(scalar->shape()) + ".");
-    std::vector<Arrays> scalars;
-    for (const auto& rule : rules_) scalars.push_back(rule->scalars(lr, step));
-    for (size_t i = 0; i < params_.size(); ++i) {
-      const Arrays& k = scalars[rule_of_[i] == rules_[0].get() ? 0 : 1];
-      const mx::array next =
-          rule_of_[i]->apply(params_[i], mx::astype(params[i], mx::float32),
-                             mx::astype(grads[i], mx::float32), state.data() + first_slot_[i], k);
-      params[i] = mx::astype(next, params[i].dtype());
+        throw Error(Kind::mismatch,
+                    "[optimizer] lr, step and scale: expected 0-d float32 arrays, "
+                    "got " +
+                        text(scalar->shape()) + ".");
+    for (const auto& rule : rules_) {
+      Share share;
+      each_of(rule.get(), [&](size_t i, size_t slot, size_t end) {
+        share.infos.push_back(&params_[i]);
+        share.params.push_back(params[i]), share.grads.push_back(grads[i]);
+        for (; slot < end; ++slot) share.state.push_back(state[slot]);
+      });
+      rule->update(share, numbers);
+      size_t p = 0, s = 0;
+      each_of(rule.get(), [&](size_t i, size_t slot, size_t end) {
+        params[i] = share.params[p++];
+        for (; slot < end; ++slot) state[slot] = share.state[s++];
+      });
     }
   }
 
  private:
+  /// f(parameter, its first slot, the slot after its last)
+  template <class F>
+  void each_of(const Rule* rule, F f) const {
+    for (size_t i = 0; i < params_.size(); ++i)
+      if (rule_of_[i] == rule) f(i, first_slot_[i], first_slot_[i + 1]);
+  }
   void require_shapes(const char* what, const Arrays& arrays) const {
     if (arrays.size() != params_.size())
       throw Error(Kind::mismatch, std::string("[optimizer] ") + what + "s: expected " +
@@ -288,7 +307,7 @@ class RuleOptimizer : public Optimizer {
   std::vector<ParamInfo> params_;
   std::vector<std::unique_ptr<Rule>> rules_;
   std::vector<const Rule*> rule_of_;
-  std::vector<size_t> first_slot_;
+  std::vector<size_t> first_slot_;  // and the number of all
   std::vector<std::string> names_;
   std::vector<mx::Shape> slots_;
 };
@@ -302,6 +321,11 @@ bool embedding_or_head(const std::string& path) {
 }
 
 }  // namespace
+
+void Optimizer::update(Arrays& params, const Arrays& grads, Arrays& state, const mx::array& lr,
+                       const mx::array& step) const {
+  update(params, grads, state, {lr, step, mx::array(1.0f), mx::array(true)});
+}
 
 ParamInfo param_info(std::string path, mx::Shape shape, const OptimizerConfig& config) {
   ParamInfo info{std::move(path), std::move(shape)};

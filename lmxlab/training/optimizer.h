@@ -15,6 +15,7 @@
 //              matrices [out, in]; adamw for the others
 #pragma once
 
+#include "lmxlab/kernels/update.h"
 #include "lmxlab/training/optimizer_config.h"
 
 #include <mlx/array.h>
@@ -61,15 +62,17 @@ class Optimizer {
   /// Shapes of the state, in the same order; four bytes an element.
   virtual std::vector<mx::Shape> state_shapes() const = 0;
 
-  /// Rewrites params and state by the next values, lazily. Old buffers are donated once the caller
-  /// holds no other reference to them at the evaluation.
+  /// Rewrites params and state by the next values, lazily. Old buffers are written in place once
+  /// the caller holds no other reference to them at the evaluation.
   /// @param grads  one for each parameter, of its shape, any floating dtype
-  /// @param lr, step  0-d float32; step is 1 at the first update. Arguments of a compiled function,
-  /// not constants.
+  /// @param numbers  learning rate, step (1 at the first update), what the gradients are multiplied
+  /// by, and whether anything changes at all: arguments of a compiled function, not constants.
   /// @throws Error(mismatch) if a number or a shape is wrong.
   virtual void update(std::vector<mx::array>& params, const std::vector<mx::array>& grads,
-                      std::vector<mx::array>& state, const mx::array& lr,
-                      const mx::array& step) const = 0;
+                      std::vector<mx::array>& state, const kernels::StepNumbers& numbers) const = 0;
+  /// The gradients as they are.
+  void update(std::vector<mx::array>& params, const std::vector<mx::array>& grads,
+              std::vector<mx::array>& state, const mx::array& lr, const mx::array& step) const;
 };
 
 /// @throws Error(usage) with everything that check(config) finds.

@@ -76,12 +76,10 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     auto [next, mine] = mx::random::split(rest[0]);
     const data::Batch batch{rest[3], rest[4]};
     auto grads = gradients(params, frozen, batch, mine);  // loss sum, then one a parameter
-    const mx::array tokens(static_cast<float>(batch.targets.size()));
-    const auto loss = mx::divide(grads[0], tokens);
+    const auto loss = grads[0];
     grads.erase(grads.begin());
-    for (auto& g : grads) g = mx::divide(g, tokens);
-    auto out =
-        update(std::move(params), std::move(state), std::move(grads), loss, rest[1], rest[2]);
+    const mx::array tokens(static_cast<float>(batch.targets.size()));
+    auto out = update(std::move(params), std::move(state), grads, loss, tokens, rest[1], rest[2]);
     out.push_back(next);
     return out;
   });
@@ -91,9 +89,11 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     Arrays sums = slice_of(in, P + F, P);
     const auto* rest = in.data() + 2 * P + F;
     auto [next, mine] = mx::random::split(rest[1]);
-    const auto grads = gradients(params, frozen, {rest[2], rest[3]}, mine);
-    for (size_t i = 0; i < P; ++i) sums[i] = mx::add(sums[i], grads[i + 1]);
-    sums.push_back(mx::add(rest[0], grads[0]));
+    auto grads = gradients(params, frozen, {rest[2], rest[3]}, mine);
+    const auto loss = grads[0];
+    grads.erase(grads.begin());
+    kernels::add_to(sums, grads);
+    sums.push_back(mx::add(rest[0], loss));
     sums.push_back(next);
     return sums;
   });
@@ -101,9 +101,7 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   apply_ = compiled([this, P, S](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S), grads = slice_of(in, P + S, P);
     const auto* rest = in.data() + 2 * P + S;
-    for (auto& g : grads) g = mx::divide(g, rest[1]);
-    return update(std::move(params), std::move(state), std::move(grads),
-                  mx::divide(rest[0], rest[1]), rest[2], rest[3]);
+    return update(std::move(params), std::move(state), grads, rest[0], rest[1], rest[2], rest[3]);
   });
   // params, frozen, inputs, targets -> sum of the tokens' losses
   evaluate_ = compiled([this, P, F](const Arrays& in) {
@@ -144,14 +142,13 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
   return out;
 }
 
-Arrays TrainStep::update(Arrays params, Arrays state, Arrays grads, const mx::array& loss,
-                         const mx::array& lr, const mx::array& step) const {
-  const auto [clipped, norm] = clip_by_global_norm(grads, options_.clip);
-  const auto good = mx::logical_and(mx::isfinite(loss), mx::isfinite(norm));
-  // A step that is not finite changes no weight: no gradient, and a learning rate of zero.
-  for (size_t i = 0; i < grads.size(); ++i)
-    grads[i] = mx::where(good, clipped[i], mx::array(0.0f, grads[i].dtype()));
-  optimizer_->update(params, grads, state, mx::where(good, lr, mx::array(0.0f)), step);
+Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const mx::array& sum,
+                         const mx::array& tokens, const mx::array& lr,
+                         const mx::array& step) const {
+  const auto loss = mx::divide(sum, tokens), norm = mx::divide(kernels::global_norm(grads), tokens);
+  const auto scale = mx::divide(clip_factor(norm, options_.clip), tokens);
+  const auto ok = mx::logical_and(mx::isfinite(loss), mx::isfinite(norm));
+  optimizer_->update(params, grads, state, {lr, step, scale, ok});
   Arrays out{loss, norm};
   append(out, params);
   append(out, state);

@@ -44,8 +44,8 @@ class TrainStep {
 
   /// One update from one or more batches, whose gradients are weighted by their tokens. Evaluates:
   /// the loss, the norm and the new state, at the end of each batch. If the loss or the norm is not
-  /// finite, the weights come out as they went in. If it throws (memory, say), the state is lost:
-  /// its buffers were given away.
+  /// finite, weights and optimizer state come out as they went in. If it throws (memory, say), the
+  /// state is lost: its buffers were given away.
   /// @param step  counts from 1.
   Result operator()(State& state, const std::vector<data::Batch>& batches, float lr, int64_t step);
 
@@ -61,8 +61,10 @@ class TrainStep {
   using Function = std::function<core::Arrays(const core::Arrays&)>;
   core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen,
                          const data::Batch& batch, const mx::array& key);
-  core::Arrays update(core::Arrays params, core::Arrays optimizer, core::Arrays grads,
-                      const mx::array& loss, const mx::array& lr, const mx::array& step) const;
+  // From sums over tokens to the loss, the norm and the new state.
+  core::Arrays update(core::Arrays params, core::Arrays optimizer, const core::Arrays& grads,
+                      const mx::array& loss, const mx::array& tokens, const mx::array& lr,
+                      const mx::array& step) const;
   mx::array nll_sum(const data::Batch& batch, const mx::array* key) const;
 
   core::Transformer& model_;

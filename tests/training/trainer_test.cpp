@@ -139,6 +139,40 @@ TEST(Step, AccumulationEqualsOneLargeBatch) {
   }
 }
 
+TEST(Step, ThatIsNotFiniteChangesNothing) {
+  const auto ids = tokens(200);
+  const auto batch = batch_of(ids, 2, 8, 0), more = batch_of(ids, 4, 8, 16);
+  for (const auto name : {OptimizerName::adamw, OptimizerName::sgd, OptimizerName::lion,
+                          OptimizerName::adafactor, OptimizerName::muon}) {
+    for (const bool split : {false, true}) {
+      SCOPED_TRACE(std::string(enum_name(name)) + (split ? ", two batches" : ""));
+      LanguageModel model(tiny(), 1);
+      const Enter enter(model.runtime());
+      OptimizerConfig optimizer;
+      optimizer.name = name;
+      if (name == OptimizerName::sgd) optimizer.momentum = 0.9;
+      TrainStep step(model.transformer(), optimizer, {});
+      auto state = step.initial(1);
+      const auto batches = split ? std::vector{batch, more} : std::vector{batch};
+      step(state, batches, 1e-3f, 1);
+      const auto copies = [&] {
+        std::vector<std::vector<float>> out;
+        for (const auto* all : {&state.params, &state.optimizer})
+          for (const auto& a : *all) out.push_back(to_vector<float>(a));
+        return out;
+      };
+      const auto before = copies();
+      const auto good = state.params.back();
+      state.params.back() = mx::full(good.shape(), 3e38f);  // what the head multiplies overflows
+      EXPECT_FALSE(std::isfinite(step(state, batches, 1e-3f, 2).grad_norm.item<float>()));
+      state.params.back() = good;
+      EXPECT_EQ(copies(), before);
+      EXPECT_TRUE(std::isfinite(step(state, batches, 1e-3f, 2).grad_norm.item<float>()));
+      EXPECT_NE(copies(), before);
+    }
+  }
+}
+
 TEST(Trainer, Bf16ComputesInHalfAndKeepsFloatMasters) {
   const auto run = [](ComputeType dtype) {
     LanguageModel model(tiny(), 1);
