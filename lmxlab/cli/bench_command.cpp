@@ -136,7 +136,9 @@ class Bench : public Command {
                                    std::to_string(train ? positions : positions - 2) + ".");
     Progress progress(context);
     context.log(context.styled("2", "measuring this machine"));
-    const double bandwidth = read_bandwidth(), peak_flops = matmul_flops();
+    const Rates rates = measure_rates();
+    const DType computed = !train ? m.model.dtype() : dtype_ == "bf16" ? DType::bf16 : DType::f32;
+    const double bandwidth = rates.read, peak_flops = rates.flops(computed);
     auto seconds = train ? time_training(m, length, context, progress)
                          : time_generation(m, length, decoded, decode, context, progress);
     progress.clear();
@@ -171,21 +173,21 @@ class Bench : public Command {
     const double gflops = rate * flops / 1e9, gbytes = moved / median / 1e9;
     const int64_t peak = int64_t(kernels::peak_bytes());
     if (context.json) {
-      context.print_json(Json::object(
-          {{"mode", Json(mode_)},
-           {"batch", Json(batch_)},
-           {"context", Json(length)},
-           {"dtype",
-            Json(train ? (dtype_.empty() ? "f32" : dtype_.c_str()) : dtype_name(m.model.dtype()))},
-           {"repeat", Json(n)},
-           {"tokens_per_s", Json(rate)},
-           {"min", Json(tokens / seconds.back())},
-           {"max", Json(tokens / seconds.front())},
-           {"gflops", Json(gflops)},
-           {"gbytes_per_s", Json(gbytes)},
-           {"fraction_of_bandwidth", Json(gbytes * 1e9 / bandwidth)},
-           {"fraction_of_flops", Json(gflops * 1e9 / peak_flops)},
-           {"peak_bytes", Json(peak)}}));
+      context.print_json(Json::object({{"mode", Json(mode_)},
+                                       {"batch", Json(batch_)},
+                                       {"context", Json(length)},
+                                       {"dtype", Json(dtype_name(computed))},
+                                       {"repeat", Json(n)},
+                                       {"tokens_per_s", Json(rate)},
+                                       {"min", Json(tokens / seconds.back())},
+                                       {"max", Json(tokens / seconds.front())},
+                                       {"gflops", Json(gflops)},
+                                       {"gbytes_per_s", Json(gbytes)},
+                                       {"fraction_of_bandwidth", Json(gbytes * 1e9 / bandwidth)},
+                                       {"fraction_of_flops", Json(gflops * 1e9 / peak_flops)},
+                                       {"best_gbytes_per_s", Json(bandwidth / 1e9)},
+                                       {"best_gflops", Json(peak_flops / 1e9)},
+                                       {"peak_bytes", Json(peak)}}));
       return 0;
     }
     char text[640];

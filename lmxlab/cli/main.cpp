@@ -4,6 +4,7 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
 #include "lmxlab/cli/signals.h"
+#include "lmxlab/kernels/isa.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 #include <mlx/stream.h>
@@ -84,14 +85,20 @@ void report(const Context& context, const Error& e) {
 }
 
 void read_environment() {
-  const char* threads = std::getenv("LMXLAB_THREADS");
-  if (!threads || !*threads) return;
-  char* end = nullptr;
-  const long n = std::strtol(threads, &end, 10);
-  if (*end || n < 1 || n > 256)
-    throw Error(Kind::usage, std::string("[lmxlab] LMXLAB_THREADS is \"") + threads +
-                                 "\": expected a number of threads from 1 to 256");
-  kernels::set_threads(int(n));
+  const auto value = [](const char* name) -> std::string {
+    const char* text = std::getenv(name);
+    return text ? text : "";
+  };
+  if (const auto threads = value("LMXLAB_THREADS"); !threads.empty()) {
+    char* end = nullptr;
+    const long n = std::strtol(threads.c_str(), &end, 10);
+    if (*end || n < 1 || n > 256)
+      throw Error(Kind::usage, "[lmxlab] LMXLAB_THREADS is \"" + threads +
+                                   "\": expected a number of threads from 1 to 256");
+    kernels::set_threads(int(n));
+  }
+  if (const auto cpu = value("LMXLAB_CPU"); !cpu.empty())
+    with_context("[lmxlab] LMXLAB_CPU", [&] { kernels::set_isa(kernels::isa_named(cpu)); });
 }
 
 int dispatch(Context& context, std::vector<std::string> words) {

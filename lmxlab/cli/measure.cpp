@@ -2,8 +2,10 @@
 
 #include "lmxlab/base/text.h"
 #include "lmxlab/base/version.h"
+#include "lmxlab/kernels/linear.h"
 #include "lmxlab/kernels/machine.h"
-#include "lmxlab/kernels/thread_pool.h"
+#include "lmxlab/kernels/norm.h"
+#include "lmxlab/kernels/peaks.h"
 
 #include <mlx/ops.h>
 #include <mlx/random.h>
@@ -14,11 +16,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <fstream>
-#include <memory>
 #include <string_view>
-#include <vector>
 
 namespace lmxlab::cli {
 namespace {
@@ -26,18 +25,15 @@ namespace {
 namespace mx = mlx::core;
 using Clock = std::chrono::steady_clock;
 
-double since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Sums in eight lanes, so that the additions never wait for each other.
-uint64_t sum(const uint64_t* at, size_t n) {
-  uint64_t lanes[8] = {};
-  for (size_t i = 0; i + 8 <= n; i += 8)
-    for (size_t j = 0; j < 8; ++j) lanes[j] += at[i + j];
-  uint64_t out = 0;
-  for (const uint64_t lane : lanes) out += lane;
-  return out;
+template <class F>
+double best_of(int runs, F run) {  // seconds
+  double best = 1e30;
+  for (int i = 0; i < runs; ++i) {
+    const auto start = Clock::now();
+    run();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
 }
 
 }  // namespace
@@ -58,59 +54,57 @@ std::string chip_name() {
   return "unknown";
 }
 
-double read_bandwidth() {
-  // Far more than any cache of the processor, yet no burden on a small machine.
-  const size_t bytes =
-      std::clamp<size_t>(kernels::memory_room().bytes / 8, size_t{16} << 20, size_t{512} << 20) /
-      64 * 64;
-  double best = 0;
-  if (std::string_view(LMXLAB_MLX_FLAVOUR) != "cpu") {
-    const auto data = mx::ones({int(bytes / 4)}, mx::float32);
-    mx::eval(data);
-    for (int i = 0; i < 6; ++i) {
-      const auto start = Clock::now();
-      auto total = mx::sum(data);
-      mx::eval(total);
-      best = std::max(best, double(bytes) / since(start));
-    }
-    return best;
-  }
-  const size_t n = bytes / 8;
-  const std::unique_ptr<uint64_t[]> data(new uint64_t[n]);
-  const int parts = kernels::threads();
-  const auto range = [&](int64_t part) { return n * size_t(part) / size_t(parts) / 8 * 8; };
-  kernels::parallel_parts(parts, [&](int64_t p) {
-    std::memset(data.get() + range(p), 1, (range(p + 1) - range(p)) * 8);
-  });
-  std::vector<uint64_t> sums(size_t(parts) * 8);
-  for (int i = 0; i < 5; ++i) {
-    const auto start = Clock::now();
-    kernels::parallel_parts(parts, [&](int64_t p) {
-      sums[size_t(p) * 8] += sum(data.get() + range(p), range(p + 1) - range(p));
-    });
-    best = std::max(best, double(bytes) / since(start));
-  }
-  static volatile uint64_t sink;
-  sink = sums[0];  // the sums must be made
-  (void)sink;
-  return best;
+bool on_cpu() {
+  return std::string_view(LMXLAB_MLX_FLAVOUR) == "cpu";
 }
 
-double matmul_flops() {
+double Rates::flops(DType dtype) const {
+  return dtype == DType::f32 ? f32 : std::max(f32, bf16);
+}
+
+Rates measure_rates() {
+  if (on_cpu()) {
+    const auto peaks = kernels::measure_peaks();
+    return {kernels::measure_read_bandwidth(), peaks.f32, peaks.bf16, peaks.int8};
+  }
+  const size_t bytes =
+      std::clamp<size_t>(kernels::memory_room().bytes / 8, size_t{16} << 20, size_t{512} << 20);
+  const auto data = mx::ones({int(bytes / 4)}, mx::float32);
+  mx::eval(data);
+  const double seconds = best_of(6, [&] {
+    auto total = mx::sum(data);
+    mx::eval(total);
+  });
+  return {double(data.nbytes()) / seconds, product_flops(mx::float32), product_flops(mx::bfloat16)};
+}
+
+double product_flops(mx::Dtype dtype) {
   int n = 1024;
   double best = 0, spent = 0;
   for (int round = 0; round < 8 && spent < 0.6; ++round) {
-    const auto a = mx::random::normal({n, n}), b = mx::random::normal({n, n});
+    const auto a = mx::astype(mx::random::normal({n, n}), dtype);
+    const auto b = mx::astype(mx::random::normal({n, n}), dtype);
     mx::eval(a, b);
-    const auto start = Clock::now();
-    auto c = mx::matmul(a, b);
-    mx::eval(c);
-    const double seconds = since(start);
+    const double seconds = best_of(1, [&] {
+      auto c = kernels::matmul(a, b);
+      mx::eval(c);
+    });
     spent += seconds;
     best = std::max(best, 2.0 * n * n * n / seconds);
-    if (seconds < 0.02 && n < 8192) n *= 2;  // a fast machine needs a larger product
+    if (seconds < 0.02 && n < (on_cpu() ? 2048 : 8192))
+      n *= 2;  // a fast machine needs a larger product
   }
   return best;
+}
+
+double streaming_rate() {
+  const auto x = mx::ones({16384, 1024}, mx::float32), weight = mx::ones({1024}, mx::float32);
+  mx::eval(x, weight);
+  const double seconds = best_of(6, [&] {
+    auto y = kernels::rms_norm(x, weight, 1e-5f);
+    mx::eval(y);
+  });
+  return 2.0 * double(x.nbytes()) / seconds;
 }
 
 }  // namespace lmxlab::cli

@@ -217,7 +217,9 @@ std::string help(const std::vector<Entry>& table) {
          "\n`lmxlab COMMAND --help` shows its options and an example; `lmxlab --version` the "
          "version.\n"
          "Results go to standard output, everything else to standard error.\n"
-         "Environment: NO_COLOR (any value: no colours), LMXLAB_THREADS (threads of the kernels).\n"
+         "Environment: NO_COLOR (any value: no colours), LMXLAB_THREADS (threads of the kernels), "
+         "LMXLAB_CPU\n(the instruction set they use: scalar, sse4, avx2, avx512, avx512_bf16, amx "
+         "or neon).\n"
          "Start with: lmxlab train\n";
 }
 

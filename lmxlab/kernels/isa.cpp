@@ -64,6 +64,8 @@ void dispatch_up_to([[maybe_unused]] Isa isa) {
   if (isa < Isa::avx2) never |= HWY_AVX2;
   if (isa < Isa::sse4) never |= HWY_SSE4 | HWY_SSSE3;
   hwy::DisableTargets(never);
+  // Now, not in the first call: SupportedTargets() shows all sets to other threads for a moment.
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 #endif
 }
 

@@ -129,5 +129,23 @@ TEST(Environment, ThreadsAreChecked) {
   EXPECT_EQ(lmxlab_run({"list"}, {.environment = {{"LMXLAB_THREADS", "1"}}}).code, 0);
 }
 
+TEST(Environment, TheInstructionSetIsCheckedAndForced) {
+  expect_error({"list"}, 2, "usage", {"LMXLAB_CPU", "\"mmx\"", "scalar, sse4, avx2"},
+               {.environment = {{"LMXLAB_CPU", "mmx"}}});
+#if defined(__x86_64__)
+  const std::string least = "scalar", foreign = "neon";
+#else
+  const std::string least = "neon", foreign = "avx2";
+#endif
+  expect_error({"list"}, 2, "usage", {"LMXLAB_CPU", "this processor has no " + foreign},
+               {.environment = {{"LMXLAB_CPU", foreign}}});
+  const auto o = lmxlab_run({"doctor", "--json"},
+                            {.environment = {{"LMXLAB_CPU", least}, {"LMXLAB_THREADS", "1"}}});
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json report = json_of(o);
+  EXPECT_EQ(report.at("machine").at("set").as_string(), least);
+  EXPECT_EQ(report.at("machine").at("threads").as_integer(), 1);
+}
+
 }  // namespace
 }  // namespace lmxlab::test

@@ -138,8 +138,9 @@ TEST(Bench, ReportsEachMode) {
                                  "--repeat", "3", "--json"});
       ASSERT_EQ(o.code, 0) << o.err;
       const Json b = json_of(o);
-      for (const char* key : {"tokens_per_s", "min", "max", "gflops", "gbytes_per_s",
-                              "fraction_of_bandwidth", "fraction_of_flops", "peak_bytes"})
+      for (const char* key :
+           {"tokens_per_s", "min", "max", "gflops", "gbytes_per_s", "fraction_of_bandwidth",
+            "fraction_of_flops", "best_gbytes_per_s", "best_gflops", "peak_bytes"})
         EXPECT_GT(b.at(key).as_number(), 0) << key;
       EXPECT_LE(b.at("min").as_number(), b.at("tokens_per_s").as_number());
       EXPECT_GE(b.at("max").as_number(), b.at("tokens_per_s").as_number());
@@ -167,7 +168,11 @@ TEST(Doctor, ExaminesMachineAndModel) {
       EXPECT_TRUE(c.at("ok").as_bool()) << c.dump();
       EXPECT_NE(c.at("detail").as_string(), "");
     }
-    EXPECT_EQ(names.size(), model.empty() ? 9u : 16u) << join(names, ", ");
+    EXPECT_EQ(names.size(), model.empty() ? 12u : 19u) << join(names, ", ");
+    const Json& machine = report.at("machine");
+    for (const char* key : {"cores", "memory_bytes", "read_bytes_per_s", "f32_flops",
+                            "streaming_bytes_per_s", "product_f32_flops", "product_bf16_flops"})
+      EXPECT_GT(machine.at(key).as_number(), 0) << key;
   }
 }
 

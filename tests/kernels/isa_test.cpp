@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/thread_pool.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/kernels/isa_test.cpp"
@@ -95,6 +97,23 @@ TEST(Isa, DispatchFollowsEveryChoiceInAnyOrder) {
       EXPECT_EQ(HWY_DYNAMIC_DISPATCH(vector_bytes)(), bytes_of(chosen)) << name(chosen);
     }
   }
+}
+
+// Highway's own lazy choice would let a second thread see all sets while the first one looks.
+TEST(Isa, AChoiceIsMadeBeforeTheFirstCall) {
+  const Forced scope(isas().front());
+#if defined(__x86_64__)
+  EXPECT_TRUE(hwy::GetChosenTarget().IsInitialized());
+#endif
+  std::atomic<int> wrong{0};
+  for (int i = 0; i < 200; i++) {
+    set_isa(isas()[i % isas().size()]);
+    const auto expected = target_of(isa());
+    parallel_parts(4, [&](int64_t) {
+      if (HWY_DYNAMIC_DISPATCH(compiled_for)() != expected) wrong++;
+    });
+  }
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST(Isa, AChoiceDoesNotShrinkTheList) {
