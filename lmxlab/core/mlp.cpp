@@ -1,24 +1,26 @@
 #include "lmxlab/core/mlp.h"
 
-#include "lmxlab/kernels/gelu.h"
-
-#include <mlx/ops.h>
+#include "lmxlab/kernels/activation.h"
 
 namespace lmxlab::core {
 
-mx::array activate(config::Act act, const mx::array& x) {
-  const auto c = [&](double v) { return mx::array(static_cast<float>(v), x.dtype()); };
+namespace {
+
+kernels::Activation kind(config::Act act) {
   switch (act) {
-    case config::Act::silu: return mx::multiply(x, mx::sigmoid(x));
-    case config::Act::gelu: return kernels::gelu(x);
-    case config::Act::gelu_tanh: return kernels::gelu_tanh(x);
-    case config::Act::relu: return mx::maximum(x, c(0));
-    case config::Act::relu2: {
-      const auto positive = mx::maximum(x, c(0));
-      return mx::multiply(positive, positive);
-    }
+    case config::Act::silu: return kernels::Activation::silu;
+    case config::Act::gelu: return kernels::Activation::gelu;
+    case config::Act::gelu_tanh: return kernels::Activation::gelu_tanh;
+    case config::Act::relu: return kernels::Activation::relu;
+    case config::Act::relu2: return kernels::Activation::relu2;
   }
   throw Error(Kind::internal, "[mlp] unknown activation");
+}
+
+}  // namespace
+
+mx::array activate(config::Act act, const mx::array& x) {
+  return kernels::activate(kind(act), x);
 }
 
 Mlp::Mlp(const config::Mlp& c, const Build& b)
@@ -31,7 +33,7 @@ Mlp::Mlp(const config::Mlp& c, const Build& b)
 
 mx::array Mlp::operator()(const mx::array& x, Pass&) const {
   const auto up = up_proj(x);
-  return down_proj(gate_proj ? mx::multiply(activate(act_, (*gate_proj)(x)), up)
+  return down_proj(gate_proj ? kernels::gated(kind(act_), (*gate_proj)(x), up)
                              : activate(act_, up));
 }
 

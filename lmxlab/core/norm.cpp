@@ -2,36 +2,46 @@
 
 #include "lmxlab/core/custom.h"
 #include "lmxlab/core/init.h"
-#include "lmxlab/kernels/norm.h"
+#include "lmxlab/kernels/elementwise.h"
 
-#include <mlx/fast.h>
 #include <mlx/ops.h>
 
 namespace lmxlab::core {
 
-Norm::Norm(const config::Norm& config, int dim) : config_(config) {
+Norm::Norm(const config::Norm& config, int dim) {
   if (const auto* c = std::get_if<config::Custom>(&config)) {
     custom_ = make_custom_norm(*c, dim);
   } else if (const auto* rms = std::get_if<config::RmsNorm>(&config)) {
+    eps_ = rms->eps, weight_offset_ = rms->weight_offset;
     weight_ = Param{rms->weight_offset == 0 ? ones({dim})
                                             : mx::full({dim}, 1 - rms->weight_offset, mx::float32)};
   } else {
+    const auto& layer = std::get<config::LayerNorm>(config);
+    kind_ = kernels::NormKind::layer, eps_ = layer.eps;
     weight_ = Param{ones({dim})};
-    if (std::get<config::LayerNorm>(config).bias) bias_ = Param{zeros({dim})};
+    if (layer.bias) bias_ = Param{zeros({dim})};
   }
 }
 
+kernels::NormWeights Norm::weights() const {
+  std::optional<mx::array> bias;
+  if (bias_) bias = bias_->value;
+  return {weight_->value, bias, weight_offset_};
+}
+
 mx::array Norm::operator()(const mx::array& x) const {
-  if (custom_) return (*custom_)(x);
-  const auto weight = mx::astype(weight_->value, x.dtype());
-  if (const auto* rms = std::get_if<config::RmsNorm>(&config_)) {
-    if (rms->weight_offset == 0) return kernels::rms_norm(x, weight, rms->eps);
-    const auto shifted = mx::add(weight, mx::array(rms->weight_offset, x.dtype()));
-    return kernels::rms_norm(x, shifted, rms->eps);
-  }
-  const float eps = std::get<config::LayerNorm>(config_).eps;
-  if (!bias_) return mx::fast::layer_norm(x, weight, std::nullopt, eps);
-  return kernels::layer_norm(x, weight, mx::astype(bias_->value, x.dtype()), eps);
+  return custom_ ? (*custom_)(x) : kernels::norm(kind_, x, weights(), eps_);
+}
+
+mx::array Norm::onto(const mx::array& residual, const mx::array& x) const {
+  if (custom_) return kernels::add(residual, (*custom_)(x));
+  return kernels::norm_onto(kind_, residual, x, weights(), eps_);
+}
+
+kernels::AddedNorm Norm::of_sum(const mx::array& x, const mx::array& branch) const {
+  if (!custom_) return kernels::add_norm(kind_, x, branch, weights(), eps_);
+  const auto sum = kernels::add(x, branch);
+  return {sum, (*custom_)(sum)};
 }
 
 }  // namespace lmxlab::core

@@ -3,6 +3,7 @@
 
 #include "lmxlab/config/model.h"
 #include "lmxlab/core/tree.h"
+#include "lmxlab/kernels/norm.h"
 
 #include <memory>
 
@@ -22,13 +23,20 @@ class Norm {
   Norm(const config::Norm& config, int dim);
   /// [..., D] -> [..., D], dtype of x; statistics in float32.
   mx::array operator()(const mx::array& x) const;
+  /// residual + norm(x), in one pass over memory.
+  mx::array onto(const mx::array& residual, const mx::array& x) const;
+  /// x + branch and its norm, in one pass over memory.
+  kernels::AddedNorm of_sum(const mx::array& x, const mx::array& branch) const;
   void visit(Visitor& v) {
     v("weight", weight_), v("bias", bias_);
     if (custom_) custom_->visit(v);
   }
 
  private:
-  config::Norm config_;
+  kernels::NormWeights weights() const;
+
+  kernels::NormKind kind_ = kernels::NormKind::rms;
+  float eps_ = 0, weight_offset_ = 0;
   std::optional<Param> weight_, bias_;  // [D]
   std::unique_ptr<CustomNorm> custom_;
 };

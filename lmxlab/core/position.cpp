@@ -1,8 +1,8 @@
 #include "lmxlab/core/position.h"
 
 #include "lmxlab/core/mask.h"
+#include "lmxlab/kernels/rope.h"
 
-#include <mlx/fast.h>
 #include <mlx/ops.h>
 
 #include <cmath>
@@ -10,11 +10,9 @@
 namespace lmxlab::core {
 
 mx::array rotate(const config::Rope& rope, const mx::array& x, const Pass& pass) {
-  const int dims = rope.dims > 0 ? rope.dims : x.shape(-1);
-  if (!pass.pads)
-    return mx::fast::rope(x, dims, rope.interleaved, rope.theta, rope.scale, pass.offset);
-  const auto offsets = mx::subtract(mx::array(pass.offset), *pass.pads);
-  return mx::fast::rope(x, dims, rope.interleaved, rope.theta, rope.scale, offsets);
+  const kernels::Rope r{rope.dims, rope.interleaved, rope.theta, rope.scale};
+  if (!pass.pads) return kernels::rope(x, r, pass.offset);
+  return kernels::rope(x, r, mx::subtract(mx::array(pass.offset), *pass.pads));
 }
 
 std::vector<float> alibi_slopes(int heads) {

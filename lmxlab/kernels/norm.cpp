@@ -7,145 +7,123 @@
 #include <cstdint>
 #include <vector>
 
+#include "lmxlab/kernels/dense.h"
+#include "lmxlab/kernels/elementwise.h"
 #include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/reduce.h"
 #include "lmxlab/kernels/thread_pool.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "lmxlab/kernels/norm.cpp"
-#include <hwy/foreach_target.h>
-// Highway's header comes after foreach_target.h.
-#include <hwy/highway.h>
-
-#ifndef LMXLAB_KERNELS_NORM_SHAPE
-#define LMXLAB_KERNELS_NORM_SHAPE
+#ifndef LMXLAB_KERNELS_NORM_ROWS
+#define LMXLAB_KERNELS_NORM_ROWS
 namespace lmxlab::kernels {
-struct NormShape {
+struct NormRows {
+  Type type;
   int64_t width;
   float eps;
-  bool centered;  // LayerNorm; otherwise RMSNorm
+  bool centered;
+  const float *weight, *bias;  // bias: null where there is none
+
+  int64_t bytes(int64_t rows) const { return rows * width * size_of(type); }
 };
 }  // namespace lmxlab::kernels
 #endif
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "lmxlab/kernels/norm.cpp"
+#include <hwy/foreach_target.h>
+// Highway's headers come after foreach_target.h.
+#include "lmxlab/kernels/loop-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace lmxlab::kernels::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-// f(i) adds up vectors, g(i) single elements behind them. Two accumulators hide the latency of the
-// addition.
-template <class F, class G>
-HWY_INLINE float sum(D d, int64_t n, F f, G g) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  V a = hn::Zero(d), b = hn::Zero(d);
-  int64_t i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) {
-    a = hn::Add(a, f(i));
-    b = hn::Add(b, f(i + lanes));
-  }
-  for (; i + lanes <= n; i += lanes) {
-    a = hn::Add(a, f(i));
-  }
-  float total = hn::GetLane(hn::SumOfLanes(d, hn::Add(a, b)));
-  for (; i < n; i++) {
-    total += g(i);
-  }
-  return total;
-}
 
 struct Moments {
   float mean, inverse;  // inverse: 1 / sqrt(variance or mean square + eps)
 };
-HWY_INLINE Moments moments(D d, const float* x, const NormShape& s) {
+template <class T>
+HWY_INLINE Moments moments(const T* x, const NormRows& s) {
   const auto n = static_cast<float>(s.width);
   float mean = 0;
   if (s.centered) {
-    mean = sum(
-               d, s.width, [&](int64_t i) { return hn::LoadU(d, x + i); },
-               [&](int64_t i) { return x[i]; }) /
-           n;
+    mean = sum(s.width, [=](int64_t i, auto lanes) { return read(x + i, lanes); }) / n;
   }
-  const V m = hn::Set(d, mean);
-  const float squares = sum(
-      d, s.width,
-      [&](int64_t i) {
-        const V v = hn::Sub(hn::LoadU(d, x + i), m);
-        return hn::Mul(v, v);
-      },
-      [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); });
+  const VF m = hn::Set(DF(), mean);
+  const float squares = sum(s.width, [=](int64_t i, auto lanes) {
+    const VF v = only(hn::Sub(read(x + i, lanes), m), lanes);
+    return hn::Mul(v, v);
+  });
   return {mean, 1 / std::sqrt(squares / n + s.eps)};
 }
 
-void norm_rows(const float* x, const float* w, const float* b, float* y, int64_t rows,
-               NormShape s) {
-  const D d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t r = 0; r < rows; r++, x += s.width, y += s.width) {
-    const auto [mean, inverse] = moments(d, x, s);
-    const V m = hn::Set(d, mean), k = hn::Set(d, inverse);
-    int64_t i = 0;
-    for (; i + lanes <= s.width; i += lanes) {
-      const V v = hn::Mul(hn::Sub(hn::LoadU(d, x + i), m), k);
-      const V bias = b ? hn::LoadU(d, b + i) : hn::Zero(d);
-      hn::StoreU(hn::MulAdd(v, hn::LoadU(d, w + i), bias), d, y + i);
+// y = norm(x), or onto + norm(x), or sum = x + branch and y = norm(sum). What is written may lie
+// where an input lies.
+void norm_rows(const NormRows& s, const void* x_, const void* branch_, const void* onto_,
+               void* sum_, void* y_, int64_t rows) {
+  with_type(s.type, [&](auto t) {
+    using T = decltype(t);
+    const auto *x = static_cast<const T*>(x_), *branch = static_cast<const T*>(branch_);
+    const auto* onto = static_cast<const T*>(onto_);
+    auto *sum = static_cast<T*>(sum_), *y = static_cast<T*>(y_);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t at = r * s.width;
+      const T* row = x + at;
+      if (branch) {
+        each(s.width, [=](int64_t i, auto lanes) {
+          write(hn::Add(read(row + i, lanes), read(branch + at + i, lanes)), sum + at + i, lanes);
+        });
+        row = sum + at;
+      }
+      const auto [mean, inverse] = moments(row, s);
+      const VF m = hn::Set(DF(), mean), k = hn::Set(DF(), inverse);
+      each(s.width, [=, &s](int64_t i, auto lanes) {
+        VF v = hn::Mul(hn::Sub(read(row + i, lanes), m), k);
+        const VF w = read(s.weight + i, lanes);
+        v = s.bias ? hn::MulAdd(v, w, read(s.bias + i, lanes)) : hn::Mul(v, w);
+        if (onto) v = hn::Add(v, read(onto + at + i, lanes));
+        write(v, y + at + i, lanes);
+      });
     }
-    for (; i < s.width; i++) {
-      y[i] = (x[i] - mean) * inverse * w[i] + (b ? b[i] : 0);
-    }
-  }
+  });
 }
 
-// With n = (x - mean) * inverse and h = g w:  dx = inverse (h - mean(h) - n mean(h n)), the first
-// mean only where centred; dw += g n, db += g.
-void norm_rows_grad(const float* x, const float* w, const float* g, float* dx, float* dw, float* db,
-                    int64_t rows, NormShape s) {
-  const D d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto width = static_cast<float>(s.width);
-  for (int64_t r = 0; r < rows; r++, x += s.width, g += s.width, dx += s.width) {
-    const auto [mean, inverse] = moments(d, x, s);
-    const V m = hn::Set(d, mean), k = hn::Set(d, inverse);
-    const float along = sum(
-                            d, s.width,
-                            [&](int64_t i) {
-                              return hn::Mul(hn::Mul(hn::LoadU(d, g + i), hn::LoadU(d, w + i)),
-                                             hn::Mul(hn::Sub(hn::LoadU(d, x + i), m), k));
-                            },
-                            [&, mean = mean, inverse = inverse](int64_t i) {
-                              return g[i] * w[i] * ((x[i] - mean) * inverse);
-                            }) /
-                        width;
-    float level = 0;
-    if (s.centered) {
-      level = sum(
-                  d, s.width,
-                  [&](int64_t i) { return hn::Mul(hn::LoadU(d, g + i), hn::LoadU(d, w + i)); },
-                  [&](int64_t i) { return g[i] * w[i]; }) /
-              width;
-    }
-    const V va = hn::Set(d, along), vl = hn::Set(d, level);
-    int64_t i = 0;
-    for (; i + lanes <= s.width; i += lanes) {
-      const V n = hn::Mul(hn::Sub(hn::LoadU(d, x + i), m), k);
-      const V gi = hn::LoadU(d, g + i);
-      hn::StoreU(hn::MulAdd(gi, n, hn::LoadU(d, dw + i)), d, dw + i);
-      if (db) {
-        hn::StoreU(hn::Add(gi, hn::LoadU(d, db + i)), d, db + i);
+// With n = (x - mean) * inverse and h = g weight:  dx = inverse (h - mean(h) - n mean(h n)), the
+// first mean only where centered, and + passed, where that is given; dw += g n, db += g.
+void norm_rows_grad(const NormRows& s, const void* x_, const void* g_, const void* passed_,
+                    void* dx_, float* dw, float* db, int64_t rows) {
+  with_type(s.type, [&](auto t) {
+    using T = decltype(t);
+    const DF d;
+    const auto *x = static_cast<const T*>(x_), *g = static_cast<const T*>(g_);
+    const auto* passed = static_cast<const T*>(passed_);
+    auto* dx = static_cast<T*>(dx_);
+    const auto width = static_cast<float>(s.width);
+    for (int64_t r = 0; r < rows; r++, x += s.width, g += s.width, dx += s.width) {
+      const auto [mean, inverse] = moments(x, s);
+      const VF m = hn::Set(d, mean), k = hn::Set(d, inverse);
+      const float along = sum(s.width, [=, &s](int64_t i, auto lanes) {
+        const VF h = hn::Mul(read(g + i, lanes), read(s.weight + i, lanes));
+        return hn::Mul(h, hn::Mul(hn::Sub(read(x + i, lanes), m), k));
+      });
+      float level = 0;
+      if (s.centered) {
+        level = sum(s.width, [=, &s](int64_t i, auto lanes) {
+          return hn::Mul(read(g + i, lanes), read(s.weight + i, lanes));
+        });
       }
-      const V h = hn::MulSub(gi, hn::LoadU(d, w + i), vl);
-      hn::StoreU(hn::Mul(k, hn::NegMulAdd(n, va, h)), d, dx + i);
+      const VF va = hn::Set(d, along / width), vl = hn::Set(d, level / width);
+      each(s.width, [=, &s](int64_t i, auto lanes) {
+        const VF n = hn::Mul(hn::Sub(read(x + i, lanes), m), k);
+        const VF gi = read(g + i, lanes);
+        write(hn::MulAdd(gi, n, read(dw + i, lanes)), dw + i, lanes);
+        if (db) write(hn::Add(gi, read(db + i, lanes)), db + i, lanes);
+        const VF h = hn::MulSub(gi, read(s.weight + i, lanes), vl);
+        VF v = hn::Mul(k, hn::NegMulAdd(n, va, h));
+        if (passed) v = hn::Add(v, read(passed + i, lanes));
+        write(v, dx + i, lanes);
+      });
+      if (passed) passed += s.width;
     }
-    for (; i < s.width; i++) {
-      const float n = (x[i] - mean) * inverse, gi = g[i];
-      dw[i] += gi * n;
-      if (db) {
-        db[i] += gi;
-      }
-      dx[i] = inverse * (gi * w[i] - level - n * along);
-    }
-  }
+  });
 }
 
 }  // namespace lmxlab::kernels::HWY_NAMESPACE
@@ -161,162 +139,232 @@ using mx::array;
 HWY_EXPORT(norm_rows);
 HWY_EXPORT(norm_rows_grad);
 
-// Inputs: x, weight and, where centred, bias.
-Arrays plain_norm(const Arrays& in, float eps, bool centered) {
-  return {centered ? mx::fast::layer_norm(in[0], in[1], in[2], eps)
-                   : mx::fast::rms_norm(in[0], in[1], eps)};
+enum class With { nothing, residual, branch };  // what else there is: see norm_rows
+
+struct Form {
+  NormKind kind;
+  float eps, offset;
+  bool bias;
+  With with;
+
+  bool operator==(const Form&) const = default;
+  int other() const { return bias ? 3 : 2; }  // which input is the residual or the branch
+};
+
+// Inputs: x, weight, bias where there is one.
+array plain_norm(const Arrays& in, const Form& f) {
+  const auto dtype = in[0].dtype();
+  auto weight = in[1];
+  if (f.offset != 0) weight = mx::add(mx::astype(weight, mx::float32), array(f.offset));
+  weight = mx::astype(weight, dtype);
+  if (f.kind == NormKind::rms) return mx::fast::rms_norm(in[0], weight, f.eps);
+  std::optional<array> bias;
+  if (f.bias) bias = mx::astype(in[2], dtype);
+  return mx::fast::layer_norm(in[0], weight, bias, f.eps);
 }
 
-int64_t grain(int64_t width) {
-  return std::max<int64_t>(1, 4096 / std::max<int64_t>(1, width));
-}
-
-class NormGrad : public Op {  // x, weight, cotangent -> dx, dweight and, where centred, dbias
+// Weights as float32 with the offset added.
+class FloatWeights {
  public:
-  NormGrad(float eps, bool centered) : eps_(eps), centered_(centered) {}
+  FloatWeights(const array& a, float offset)
+      : data_(a),
+        type_(type_of(a.dtype())),
+        size_(static_cast<int64_t>(a.size())),
+        offset_(offset) {}
+  const float* read(std::vector<float>& room) const {
+    const void* const p = data_.read();
+    if (type_ == Type::f32 && offset_ == 0) return static_cast<const float*>(p);
+    room.resize(static_cast<size_t>(size_));
+    convert(type_, p, Type::f32, room.data(), size_);
+    for (auto& v : room) v += offset_;
+    return room.data();
+  }
+
+ private:
+  Dense data_;
+  Type type_;
+  int64_t size_;
+  float offset_;
+};
+
+int64_t row_count(const array& x) {
+  return x.size() == 0 ? 0 : static_cast<int64_t>(x.size()) / x.shape(-1);
+}
+NormRows rows_of(const array& x, const Form& f) {
+  return {type_of(x.dtype()), x.shape(-1), f.eps, f.kind == NormKind::layer, nullptr, nullptr};
+}
+int64_t grain(int64_t width) {
+  return std::max<int64_t>(1, 8192 / std::max<int64_t>(1, width));
+}
+template <class P>
+P* at(P* p, int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<P>, const char, char>;
+  return p ? static_cast<Byte*>(p) + bytes : nullptr;
+}
+
+class NormGrad : public Op {  // x, weight, g, what passes by -> dx, dweight, dbias
+ public:
+  explicit NormGrad(const Form& form) : form_(form) {}
   const char* name() const override { return "lmxlab::NormGrad"; }
   bool same(const Op& other) const override {
-    const auto& op = static_cast<const NormGrad&>(other);
-    return eps_ == op.eps_ && centered_ == op.centered_;
+    return form_ == static_cast<const NormGrad&>(other).form_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     std::vector<mx::Shape> shapes{in[0].shape(), in[1].shape()};
-    if (centered_) {
-      shapes.push_back(in[1].shape());
-    }
+    if (form_.bias) shapes.push_back(in[1].shape());
     return shapes;
   }
 
   Arrays plain(const Arrays& in) const override {
     Arrays primals{in[0], in[1]};
-    if (centered_) {
-      primals.push_back(mx::zeros_like(in[1]));
-    }
-    auto f = [this](const Arrays& v) { return plain_norm(v, eps_, centered_); };
-    return mx::vjp(f, primals, {in[2]}).second;
+    if (form_.bias) primals.push_back(mx::zeros_like(in[1]));
+    auto f = [this](const Arrays& v) -> Arrays { return {plain_norm(v, form_)}; };
+    auto out = mx::vjp(f, primals, {in[2]}).second;
+    if (in.size() > 3) out[0] = mx::add(out[0], in[3]);
+    return out;
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    for (auto& o : out) {
-      give(o);
-    }
-    const auto width = static_cast<int64_t>(in[1].size());
-    task([x = in[0].data<float>(), w = in[1].data<float>(), g = in[2].data<float>(),
-          dx = out[0].data<float>(), dw = out[1].data<float>(),
-          db = centered_ ? out[2].data<float>() : nullptr,
-          rows = width ? static_cast<int64_t>(in[0].size()) / width : 0,
-          s = NormShape{width, eps_, centered_}] {
-      // The blocks do not depend on the number of threads, and neither do the sums over rows.
-      const int64_t block = std::max<int64_t>(16, (rows + 63) / 64);
-      const int64_t blocks = (rows + block - 1) / block;
-      const int64_t stride = 2 * s.width;
-      std::vector<float> sums(blocks * stride, 0.0f);
-      parallel_for(blocks, (grain(s.width) + block - 1) / block, [&](int64_t first, int64_t last) {
+    release_inputs(in, out);
+    const bool passing = in.size() > 3;
+    give(out[0], passing && in[3].is_donatable() ? in[3] : in[2]);
+    for (size_t i = 1; i < out.size(); i++) give(out[i]);
+    const auto shape = rows_of(in[0], form_);
+    const RowBlocks blocks(row_count(in[0]));
+    const int64_t stride = shape.width * (form_.bias ? 2 : 1);  // the sums of one block
+    task([x = Dense(in[0]), w = FloatWeights(in[1], form_.offset), g = Dense(in[2]),
+          passed = Dense(in[passing ? 3 : 2]), passing, shape, blocks, stride,
+          sums = Scratch<float>(blocks.count * stride), dx = out[0].data<void>(),
+          dw = out[1].data<void>(), db = form_.bias ? out[2].data<void>() : nullptr,
+          type = type_of(in[1].dtype())] {
+      std::vector<float> room;
+      auto s = shape;
+      s.weight = w.read(room);
+      const void *const px = x.read(), *const pg = g.read();
+      const void* const pp = passing ? passed.read() : nullptr;
+      const int64_t least = std::max<int64_t>(1, grain(s.width) / blocks.block);
+      parallel_for(blocks.count, least, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++) {
-          const int64_t at = i * block * s.width;
-          float* const part = sums.data() + i * stride;
+          const int64_t skip = s.bytes(blocks.begin(i));
+          float* const sum = sums.get() + i * stride;
+          std::fill(sum, sum + stride, 0.0f);
           HWY_DYNAMIC_DISPATCH(norm_rows_grad)
-          (x + at, w, g + at, dx + at, part, db ? part + s.width : nullptr,
-           std::min(block, rows - i * block), s);
+          (s, at(px, skip), at(pg, skip), at(pp, skip), at(dx, skip), sum,
+           db ? sum + s.width : nullptr, blocks.size(i));
         }
       });
-      for (int64_t c = 0; c < s.width; c++) {
-        float weight = 0, bias = 0;
-        for (int64_t i = 0; i < blocks; i++) {
-          weight += sums[i * stride + c];
-          bias += sums[i * stride + s.width + c];
-        }
-        dw[c] = weight;
-        if (db) {
-          db[c] = bias;
-        }
-      }
+      sum_parts(sums.get(), blocks.count, stride, s.width, type, dw);
+      if (db) sum_parts(sums.get() + s.width, blocks.count, stride, s.width, type, db);
     });
   }
 
  private:
-  float eps_;
-  bool centered_;
+  Form form_;
 };
 
-class Norm : public Op {
+class Norm : public Op {  // x, weight, bias?, residual or branch? -> y, or sum and y
  public:
-  Norm(float eps, bool centered) : eps_(eps), centered_(centered) {}
+  explicit Norm(const Form& form) : form_(form) {}
   const char* name() const override { return "lmxlab::Norm"; }
   bool same(const Op& other) const override {
-    const auto& op = static_cast<const Norm&>(other);
-    return eps_ == op.eps_ && centered_ == op.centered_;
+    return form_ == static_cast<const Norm&>(other).form_;
   }
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[0].shape()}; }
-  Arrays plain(const Arrays& in) const override { return plain_norm(in, eps_, centered_); }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    return std::vector<mx::Shape>(form_.with == With::branch ? 2 : 1, in[0].shape());
+  }
+
+  Arrays plain(const Arrays& in) const override {
+    if (form_.with == With::nothing) return {plain_norm(in, form_)};
+    const auto& other = in[form_.other()];
+    if (form_.with == With::residual) return {mx::add(other, plain_norm(in, form_))};
+    auto sum = in;
+    sum[0] = mx::add(in[0], other);
+    return {sum[0], plain_norm(sum, form_)};
+  }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    give(out[0], in[0]);
-    const auto width = static_cast<int64_t>(in[1].size());
-    task([x = in[0].data<float>(), w = in[1].data<float>(),
-          b = centered_ ? in[2].data<float>() : nullptr, y = out[0].data<float>(),
-          rows = width ? static_cast<int64_t>(in[0].size()) / width : 0,
-          s = NormShape{width, eps_, centered_}] {
+    release_inputs(in, out);
+    const bool alone = form_.with == With::nothing, adds = form_.with == With::branch;
+    const auto& other = in[alone ? 0 : form_.other()];
+    give(out[0], in[0].is_donatable() ? in[0] : other);
+    if (adds) give(out[1], other);
+    task([x = Dense(in[0]), w = FloatWeights(in[1], form_.offset),
+          b = FloatWeights(in[form_.bias ? 2 : 1], 0), o = Dense(other), alone, adds,
+          shape = rows_of(in[0], form_), rows = row_count(in[0]), bias = form_.bias,
+          sum = adds ? out[0].data<void>() : nullptr, y = out.back().data<void>()] {
+      std::vector<float> weight_room, bias_room;
+      auto s = shape;
+      s.weight = w.read(weight_room);
+      if (bias) s.bias = b.read(bias_room);
+      const void *const px = x.read(), *const po = alone ? nullptr : o.read();
       parallel_for(rows, grain(s.width), [&](int64_t first, int64_t last) {
-        const int64_t at = first * s.width;
-        HWY_DYNAMIC_DISPATCH(norm_rows)(x + at, w, b, y + at, last - first, s);
+        const int64_t skip = s.bytes(first);
+        HWY_DYNAMIC_DISPATCH(norm_rows)
+        (s, at(px, skip), adds ? at(po, skip) : nullptr, adds ? nullptr : at(po, skip),
+         at(sum, skip), at(y, skip), last - first);
       });
     });
   }
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
-             const Arrays&) override {
-    std::vector<mx::Shape> shapes;
-    std::vector<mx::Dtype> dtypes;
-    for (const auto& p : primals) {
-      shapes.push_back(p.shape());
-      dtypes.push_back(p.dtype());
-    }
-    const auto all = array::make_arrays(shapes, dtypes, std::make_shared<NormGrad>(eps_, centered_),
-                                        {primals[0], primals[1], dense(cotangents[0])});
+             const Arrays& outputs) override {
+    const bool adds = form_.with == With::branch;
+    Arrays in{adds ? outputs[0] : primals[0], primals[1], cotangents.back()};
+    std::vector<mx::Shape> shapes{in[0].shape(), in[1].shape()};
+    std::vector<mx::Dtype> dtypes{in[0].dtype(), in[1].dtype()};
+    if (adds) in.push_back(cotangents[0]);
+    if (form_.bias) shapes.push_back(shapes[1]), dtypes.push_back(dtypes[1]);
+    auto gradients = array::make_arrays(shapes, dtypes, std::make_shared<NormGrad>(form_), in);
+    gradients.push_back(adds ? gradients[0] : cotangents[0]);  // of the branch or the residual
     Arrays out;
-    for (const int i : argnums) {
-      out.push_back(all[i]);
-    }
+    for (const int i : argnums) out.push_back(gradients[i]);
     return out;
   }
 
  private:
-  float eps_;
-  bool centered_;
+  Form form_;
 };
 
-array make_norm(const char* what, Arrays in, float eps, bool centered) {
-  const auto& x = in[0];
-  for (size_t i = 1; i < in.size(); i++) {
-    if (x.ndim() == 0 || in[i].ndim() != 1 || in[i].size() != static_cast<size_t>(x.shape(-1))) {
-      throw Error(Kind::usage,
-                  std::string("[") + what +
-                      "] weight and bias must be as long as the last axis: expected [" +
-                      (x.ndim() ? std::to_string(x.shape(-1)) : "?") + "], got " +
-                      std::to_string(in[i].ndim()) + " axes, " + std::to_string(in[i].size()) +
-                      " elements.");
-    }
-    in[i] = mx::astype(in[i], x.dtype());
+void check(const array& x, const array& a, const char* what) {
+  if (x.ndim() == 0 || a.ndim() != 1 || a.shape(0) != x.shape(-1)) {
+    throw Error(Kind::usage,
+                std::string("[norm] ") + what + " must be as long as the last axis: expected [" +
+                    (x.ndim() ? std::to_string(x.shape(-1)) : "?") + "], got " +
+                    std::to_string(a.ndim()) + " axes, " + std::to_string(a.size()) + " elements.");
   }
-  if (x.dtype() != mx::float32 || !fused(x.dtype())) {
-    return plain_norm(in, eps, centered)[0];
-  }
-  const auto like = x;
-  for (auto& a : in) {
-    a = dense(a);
-  }
-  return output_like(like, std::make_shared<Norm>(eps, centered), std::move(in));
+}
+
+Arrays make(NormKind kind, const array& x, const NormWeights& w, float eps, With with,
+            const std::optional<array>& other) {
+  check(x, w.weight, "weight");
+  if (w.bias) check(x, *w.bias, "bias");
+  if (w.bias && kind == NormKind::rms) throw Error(Kind::usage, "[norm] an RMSNorm has no bias.");
+  const auto dtype = has_type(w.weight.dtype()) ? w.weight.dtype() : x.dtype();
+  Arrays in{x, mx::astype(w.weight, dtype)};
+  if (w.bias) in.push_back(mx::astype(*w.bias, dtype));
+  if (other) in.push_back(*other);
+  const auto op = std::make_shared<Norm>(Form{kind, eps, w.offset, w.bias.has_value(), with});
+  const bool alike = !other || (other->shape() == x.shape() && other->dtype() == x.dtype());
+  if (!fused(x.dtype()) || !alike) return op->plain(in);
+  const std::vector<mx::Dtype> dtypes(with == With::branch ? 2 : 1, x.dtype());
+  return array::make_arrays(op->output_shapes(in), dtypes, op, in);
 }
 
 }  // namespace
 
-array layer_norm(const array& x, const array& weight, const array& bias, float eps) {
-  return make_norm("layer_norm", {x, weight, bias}, eps, true);
+array norm(NormKind kind, const array& x, const NormWeights& w, float eps) {
+  return make(kind, x, w, eps, With::nothing, {})[0];
 }
 
-array rms_norm(const array& x, const array& weight, float eps) {
-  return make_norm("rms_norm", {x, weight}, eps, false);
+array norm_onto(NormKind kind, const array& residual, const array& x, const NormWeights& w,
+                float eps) {
+  return make(kind, x, w, eps, With::residual, residual)[0];
+}
+
+AddedNorm add_norm(NormKind kind, const array& x, const array& branch, const NormWeights& w,
+                   float eps) {
+  const auto out = make(kind, x, w, eps, With::branch, branch);
+  return {out[0], out[1]};
 }
 
 }  // namespace lmxlab::kernels

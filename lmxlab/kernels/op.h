@@ -3,8 +3,8 @@
 // gradients, vmap and the tests.
 //
 // To add an op: derive from Op, say `name` and `plain`, evaluate in `eval_cpu` with `task`, give
-// `vjp`; a public function takes arrays only and returns `plain` where fused() says no. Inputs are
-// made contiguous while building.
+// `vjp`; a public function takes arrays only and returns `plain` where fused() says no. Inputs of
+// any strides come: read them through Dense (dense.h), or make them `dense` while building.
 #pragma once
 
 #include <mlx/backend/cpu/encoder.h>
@@ -99,7 +99,7 @@ class Op : public mlx::core::Primitive {
     out.set_data(mlx::core::allocator::malloc(out.nbytes()));
   }
   static void give(mlx::core::array& out, const mlx::core::array& in) {
-    if (in.is_donatable() && in.nbytes() == out.nbytes()) {
+    if (in.is_donatable() && in.flags().row_contiguous && in.nbytes() == out.nbytes()) {
       out.copy_shared_buffer(in);
     } else {
       give(out);
