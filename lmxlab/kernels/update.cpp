@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 
+#include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -270,48 +272,6 @@ array next(const Lion& r, const array& p, const array& g, array* s, bool decays,
   return shrunk(p, r.decay, decays, k.lr) - k.lr * direction;
 }
 
-// The elements in the order of rows, for arrays that lie otherwise.
-void copy_rows(const char* from, const mx::Shape& shape, const mx::Strides& strides, size_t axis,
-               size_t item, char*& to) {
-  if (axis == shape.size()) {
-    std::memcpy(to, from, item);
-    to += item;
-    return;
-  }
-  const auto stride = strides[axis] * static_cast<int64_t>(item);
-  for (int i = 0; i < shape[axis]; i++)
-    copy_rows(from + i * stride, shape, strides, axis + 1, item, to);
-}
-
-// Inputs of an op as flat memory: their own, or a copy that lives as long as the task.
-class Flat {
- public:
-  /// @param any_order  whether the order of the elements does not matter
-  const void* operator()(const array& x, bool any_order = false) {
-    const bool whole = x.flags().contiguous && x.data_size() == x.size();
-    if (x.flags().row_contiguous || (any_order && whole)) return x.data<void>();
-    copies_.push_back({std::make_shared<mx::allocator::Data>(mx::allocator::malloc(x.nbytes())),
-                       x.data<char>(), x.shape(), x.strides(), x.itemsize()});
-    return copies_.back().data->buffer().raw_ptr();
-  }
-  void fill() const {
-    for (const auto& c : copies_) {
-      auto* to = static_cast<char*>(c.data->buffer().raw_ptr());
-      copy_rows(c.from, c.shape, c.strides, 0, c.item, to);
-    }
-  }
-
- private:
-  struct Copy {
-    std::shared_ptr<mx::allocator::Data> data;
-    const char* from;
-    mx::Shape shape;
-    mx::Strides strides;
-    size_t item;
-  };
-  std::vector<Copy> copies_;
-};
-
 // f(tensor, begin, end) for all elements of all tensors, cut as one long row.
 template <class F>
 void over_all(const std::vector<Tensor>& tensors, F f) {
@@ -357,35 +317,36 @@ class Update : public Op {  // params, grads, state, lr, step, scale, ok -> para
   void eval_cpu(const Arrays& in, Arrays& out) override {
     release_inputs(in, out);
     const size_t n = decays_.size(), kinds = static_cast<size_t>(states(rule_));
-    Flat flat;
-    const auto place = [&](const array& from, array& to) {
-      if (from.flags().row_contiguous) {
-        give(to, from);
-      } else {
-        give(to);
-      }
-    };
+    // In the order in which the task reads them: parameter, gradient, state of each tensor.
+    std::vector<Dense> reads;
     std::vector<Tensor> tensors;
     for (size_t i = 0; i < n; i++) {
       Tensor t{};
       t.size = static_cast<int64_t>(in[i].size());
       t.type = type_of(in[i].dtype()), t.grad_type = type_of(in[n + i].dtype());
       t.decays = decays_[i];
-      place(in[i], out[i]);
-      t.from = flat(in[i]), t.grad = flat(in[n + i]), t.to = out[i].data<void>();
+      give(out[i], in[i]);
+      t.to = out[i].data<void>();
+      reads.insert(reads.end(), {Dense(in[i]), Dense(in[n + i])});
       for (size_t s = 0; s < kinds; s++) {
         const auto& from = in[2 * n + kinds * i + s];
         auto& to = out[n + kinds * i + s];
-        place(from, to);
-        t.state_from[s] = static_cast<const float*>(flat(from)), t.state_to[s] = to.data<float>();
+        give(to, from);
+        t.state_to[s] = to.data<float>();
+        reads.emplace_back(from);
       }
       tensors.push_back(t);
     }
     const auto* k = &in.back() - 3;
-    task([tensors = std::move(tensors), flat = std::move(flat), rule = rule_, kinds,
+    task([tensors = std::move(tensors), reads = std::move(reads), rule = rule_, kinds,
           lr = k[0].data<float>(), step = k[1].data<float>(), scale = k[2].data<float>(),
-          ok = k[3].data<bool>()] {
-      flat.fill();
+          ok = k[3].data<bool>()]() mutable {
+      auto next = reads.begin();
+      for (auto& t : tensors) {
+        t.from = (next++)->read(), t.grad = (next++)->read();
+        for (size_t s = 0; s < kinds; s++)
+          t.state_from[s] = static_cast<const float*>((next++)->read());
+      }
       if (!*ok) return keep(tensors, kinds);
       auto now = std::visit([&](const auto& r) { return constants(r, *lr, *step); }, rule);
       now.scale = *scale;
@@ -418,21 +379,31 @@ class GlobalNorm : public Op {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     give(out[0]);
-    struct Block {
+    struct Summand {
       Type type;
-      const void* x;
-      int64_t begin, end;
+      int64_t size;
+      const void* flat;            // the order of the elements does not matter,
+      std::optional<Dense> dense;  // but there must be no gaps
     };
-    Flat flat;
-    std::vector<Block> blocks;
+    std::vector<Summand> summands;
     for (const auto& x : in) {
-      const auto size = static_cast<int64_t>(x.size());
-      const void* at = flat(x, true);
-      for (int64_t i = 0; i < size; i += kGrain)
-        blocks.push_back({type_of(x.dtype()), at, i, std::min(size, i + kGrain)});
+      const bool whole = x.flags().contiguous && x.data_size() == x.size();
+      summands.push_back({type_of(x.dtype()), static_cast<int64_t>(x.size()),
+                          whole ? x.data<void>() : nullptr,
+                          whole ? std::nullopt : std::optional<Dense>(x)});
     }
-    task([blocks = std::move(blocks), flat = std::move(flat), norm = out[0].data<float>()] {
-      flat.fill();
+    task([summands = std::move(summands), norm = out[0].data<float>()] {
+      struct Block {
+        Type type;
+        const void* x;
+        int64_t begin, end;
+      };
+      std::vector<Block> blocks;
+      for (const auto& s : summands) {
+        const void* const x = s.dense ? s.dense->read() : s.flat;
+        for (int64_t i = 0; i < s.size; i += kGrain)
+          blocks.push_back({s.type, x, i, std::min(s.size, i + kGrain)});
+      }
       std::vector<float> sums(blocks.size());
       parallel_for(static_cast<int64_t>(blocks.size()), 4, [&](int64_t first, int64_t last) {
         for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); i++) {
