@@ -4,8 +4,6 @@
 #include "lmxlab/core/custom.h"
 #include "lmxlab/core/mlp.h"
 
-#include <mlx/ops.h>
-
 namespace lmxlab::core {
 namespace {
 
@@ -64,35 +62,34 @@ void Block::visit(Visitor& v) {
   v("post_feedforward_layernorm", after_ffn_);
 }
 
-mx::array Block::operator()(const mx::array& x, Pass& pass) const {
-  const auto norm = [](const std::optional<Norm>& n, const mx::array& a) {
-    return n ? (*n)(a) : a;
+void Block::operator()(Residual& stream, Pass& pass) const {
+  const auto before = [&](const std::optional<Norm>& n) {
+    return n ? stream.normed(*n) : stream.value();
   };
-  const auto mix = [&](const mx::array& a) {
-    const auto y = pass.drop((*mixer_)(a, pass));
-    pass.show("mixer", y);
-    return y;
-  };
-  const auto feed = [&](const mx::array& a) {
-    const auto y = pass.drop((*ffn_)(a, pass));
-    pass.show("ffn", y);
+  // A part of the user's own may compute in another type: the stream keeps its own.
+  const auto run = [&](const auto& part, const mx::array& a, const char* name) {
+    const auto y = pass.drop(kernels::cast((*part)(a, pass), stream.dtype()));
+    pass.show(name, y);
     return y;
   };
   if (wiring_ == Wiring::parallel) {
-    const auto n = norm(before_mixer_, x);
-    auto y = x;
-    if (mixer_) y = mx::add(y, mix(n));
-    if (ffn_) y = mx::add(y, feed(n));
-    return y;
+    const auto n = before(before_mixer_);
+    if (mixer_) stream.add(run(mixer_, n, "mixer"));
+    if (ffn_) stream.add(run(ffn_, n, "ffn"));
+    return;
   }
-  const bool post = wiring_ == Wiring::post;  // the norm is over the sum, not over the branch
-  const auto join = [&](const mx::array& a, const mx::array& branch, const std::optional<Norm>& n) {
-    return post ? norm(n, mx::add(a, branch)) : mx::add(a, norm(n, branch));
+  const auto join = [&](const mx::array& branch, const std::optional<Norm>& after) {
+    if (!after) {
+      stream.add(branch);
+    } else if (wiring_ == Wiring::post) {  // the norm is over the sum, not over the branch
+      stream.add(branch);
+      stream = Residual((*after)(stream.value()));
+    } else {
+      stream = Residual(after->onto(stream.value(), branch));
+    }
   };
-  auto h = x;
-  if (mixer_) h = join(h, mix(norm(before_mixer_, h)), after_mixer_);
-  if (ffn_) h = join(h, feed(norm(before_ffn_, h)), after_ffn_);
-  return h;
+  if (mixer_) join(run(mixer_, before(before_mixer_), "mixer"), after_mixer_);
+  if (ffn_) join(run(ffn_, before(before_ffn_), "ffn"), after_ffn_);
 }
 
 }  // namespace lmxlab::core

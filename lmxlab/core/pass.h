@@ -18,6 +18,7 @@ struct Pass {
   int offset = 0;                      // positions before this pass, already in the cache
   Cache* cache = nullptr;              // grown in place by the mixers; none: this pass alone
   std::optional<mx::array> pads = {};  // int32 [B]: padding tokens at the left of each row
+  std::optional<mx::Dtype> dtype = {};  // of the activations; none: the embedding's own
   float dropout = 0;                   // 0 unless training
   std::optional<mx::array> key = {};   // of dropout; split for every use
   Tap tap = {};

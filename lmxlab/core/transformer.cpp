@@ -2,6 +2,8 @@
 
 #include "lmxlab/core/mask.h"
 #include "lmxlab/core/position.h"
+#include "lmxlab/kernels/elementwise.h"
+#include "lmxlab/kernels/embedding.h"
 
 #include <mlx/ops.h>
 
@@ -39,8 +41,8 @@ mx::Dtype Transformer::dtype() const {
 
 mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   const int length = tokens.shape(1);
-  auto x = embed_tokens(tokens);
-  if (config_.embed_scale != 1) x = mx::multiply(x, mx::array(config_.embed_scale, x.dtype()));
+  auto x = embed_tokens(tokens, pass.dtype);
+  if (config_.embed_scale != 1) x = kernels::scale(x, config_.embed_scale);
   if (embed_positions) {
     const int limit = embed_positions->value.shape(0);
     if (!pass.pads && pass.offset + length > limit)
@@ -51,19 +53,21 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
     const auto at =
         pass.pads ? mx::clip(query_positions(pass, length), mx::array(0), mx::array(limit - 1))
                   : query_positions(pass, length);
-    x = mx::add(x, mx::astype(mx::take(embed_positions->value, at, 0), x.dtype()));
+    x = kernels::add(x, kernels::embedding(embed_positions->value, at, x.dtype()));
   } else if (std::holds_alternative<config::Sinusoidal>(config_.position)) {
-    x = mx::add(x, mx::astype(sinusoids(query_positions(pass, length), config_.dim), x.dtype()));
+    const auto waves = sinusoids(query_positions(pass, length), config_.dim);
+    x = kernels::add(x, kernels::cast(waves, x.dtype()));
   }
   x = pass.drop(x);
   if (pass.tap) pass.tap("embedding", x);
+  Residual stream(x);
   for (size_t i = 0; i < layers.size(); ++i) {
     pass.layer = static_cast<int>(i);
-    x = layers[i](x, pass);
-    pass.show("output", x);
+    layers[i](stream, pass);
+    if (pass.tap) pass.show("output", stream.value());
   }
   if (pass.cache) pass.cache->advance(length);
-  return norm(x);
+  return norm(stream.value());
 }
 
 mx::array Transformer::head(const mx::array& h) const {

@@ -105,4 +105,17 @@ std::string gemm_name() {
   return path.substr(path.rfind('/') + 1);
 }
 
+namespace {
+thread_local bool inside_task = false;
+}
+InsideTask::InsideTask() : before_(inside_task) {
+  inside_task = true;
+}
+InsideTask::~InsideTask() {
+  inside_task = before_;
+}
+bool InsideTask::any() {
+  return inside_task;
+}
+
 }  // namespace lmxlab::kernels

@@ -36,6 +36,20 @@ bool own_gemm();
 /// Calls of our matrix product so far, over all threads.
 uint64_t gemm_calls();
 
+/// Memory taken while one lives, on this thread, does not wait for streams first: inside a queued
+/// task that would be waiting for oneself.
+class InsideTask {
+ public:
+  InsideTask();
+  ~InsideTask();
+  InsideTask(const InsideTask&) = delete;
+  InsideTask& operator=(const InsideTask&) = delete;
+  static bool any();
+
+ private:
+  bool before_;
+};
+
 /// One line for a report, e.g. "lmxlab" or "MLX (CPU)".
 std::string allocator_name();
 /// e.g. "lmxlab (amx), 2 threads", or the library's file name.

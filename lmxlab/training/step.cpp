@@ -28,14 +28,6 @@ bool finite(const mx::array& a) {
   return !mx::issubdtype(a.dtype(), mx::floating) || mx::all(mx::isfinite(a)).item<bool>();
 }
 
-Arrays cast(const Arrays& all, mx::Dtype dtype) {
-  Arrays out;
-  out.reserve(all.size());
-  for (const auto& a : all)
-    out.push_back(mx::issubdtype(a.dtype(), mx::floating) ? mx::astype(a, dtype) : a);
-  return out;
-}
-
 // mx::compile knows a function by its address, in a cache a thread. One that ends in another thread
 // than it ran in would leave its entry to the next function at that address; numbers are never used
 // twice (and, being odd, are no address).
@@ -105,9 +97,8 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   });
   // params, frozen, inputs, targets -> sum of the tokens' losses
   evaluate_ = compiled([this, P, F](const Arrays& in) {
-    const auto weights = cast(slice_of(in, 0, P + F), options_.compute);
-    const core::Lend lend(trainable_, std::span(weights).first(P));
-    const core::Lend lend_frozen(frozen_, std::span(weights).subspan(P));
+    const core::Lend lend(trainable_, std::span(in).first(P));
+    const core::Lend lend_frozen(frozen_, std::span(in).subspan(P, F));
     return Arrays{nll_sum({in[P + F], in[P + F + 1]}, nullptr)};
   });
 }
@@ -120,20 +111,19 @@ TrainStep::State TrainStep::initial(uint64_t seed) const {
 
 mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key) const {
   core::Pass pass;
+  pass.dtype = options_.compute;
   if (key) pass.key = *key, pass.dropout = options_.dropout;
-  return mx::sum(token_nll(model_(batch.inputs, pass), batch.targets));
+  return mx::sum(token_nll(model_, batch.inputs, batch.targets, pass));
 }
 
 // The loss sum, and its gradients in the dtype of the parameters.
 Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const data::Batch& batch,
                             const mx::array& key) {
-  const auto rest = cast(frozen, options_.compute);
-  const core::Lend lend_frozen(frozen_, rest);
+  const core::Lend lend_frozen(frozen_, frozen);
   std::vector<int> all(params.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
   const auto loss = [&](const Arrays& p) -> Arrays {
-    const auto weights = cast(p, options_.compute);
-    const core::Lend lend(trainable_, weights);
+    const core::Lend lend(trainable_, p);
     return {nll_sum(batch, &key)};
   };
   auto [value, grads] = mx::value_and_grad(loss, all)(params);
@@ -216,10 +206,8 @@ std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::arra
   std::string where;
   const auto weights = core::values(trainable_);
   {
-    const auto lent = cast(weights, options_.compute),
-               rest = cast(core::values(frozen_), options_.compute);
-    const core::Lend lend(trainable_, lent), lend_frozen(frozen_, rest);
     core::Pass pass;
+    pass.dtype = options_.compute;
     pass.key = mine, pass.dropout = options_.dropout;
     pass.tap = [&](std::string_view name, const mx::array& value) {
       if (where.empty() && !finite(value)) where = name;

@@ -16,7 +16,7 @@ namespace lmxlab {
 struct StepOptions {
   float clip = 1;  // largest global norm of the gradients; 0: none
   float dropout = 0;
-  mx::Dtype compute = mx::float32;  // weights are cast to it inside the step
+  mx::Dtype compute = mx::float32;  // of activations; parameters keep their own
   bool compiled = true;
 };
 

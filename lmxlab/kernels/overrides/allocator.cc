@@ -29,6 +29,7 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/overrides/hooks.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -191,14 +192,14 @@ class Cache {
 
 // The streams that the calling thread may put work on. Only those are waited for: another thread's
 // stream may wait for something that this thread has yet to queue, and a stream's own thread (where
-// a kernel may take a workspace) must not wait for itself, nor a thread of the pool for its caller. A thread-unsafe stream is everybody's,
-// so the first to see one marks its thread with a task.
+// a kernel may take a workspace) must not wait for itself, nor a thread of the pool for its caller.
+// A thread-unsafe stream is everybody's, so the first to see one marks its thread with a task.
 class OwnStreams {
  public:
   // @return  false on a stream's own thread, which waits for nobody.
   static bool drain() {
     thread_local OwnStreams own;
-    if (on_stream_thread_ || lmxlab::kernels::in_part()) {
+    if (on_stream_thread_ || lmxlab::kernels::in_part() || lmxlab::kernels::InsideTask::any()) {
       return false;
     }
     own.update();
