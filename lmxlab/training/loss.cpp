@@ -1,14 +1,23 @@
 #include "lmxlab/training/loss.h"
 
-#include <mlx/ops.h>
+#include "lmxlab/kernels/cross_entropy.h"
 
 namespace lmxlab {
 
 mx::array token_nll(const mx::array& logits, const mx::array& targets) {
-  const auto z = mx::astype(logits, mx::float32);
-  const auto at = mx::expand_dims(mx::astype(targets, mx::int32), -1);
-  const auto picked = mx::squeeze(mx::take_along_axis(z, at, -1), -1);
-  return mx::subtract(mx::logsumexp(z, -1), picked);
+  return kernels::cross_entropy(logits, targets).nll;
+}
+
+mx::array token_nll(const core::Transformer& model, const mx::array& inputs,
+                    const mx::array& targets, core::Pass& pass) {
+  const auto& head = model.lm_head;
+  const auto& weight = head ? head->weight : model.embed_tokens.weight;
+  if (pass.tap || weight.quantized()) return token_nll(model(inputs, pass), targets);
+  std::optional<mx::array> bias;
+  if (head && head->bias) bias = head->bias->value;
+  const kernels::HeadOptions options{.softcap = model.config().logit_softcap.value_or(0.0f)};
+  const auto hidden = model.hidden(inputs, pass);
+  return kernels::linear_cross_entropy(hidden, weight.w.value, bias, targets, options).nll;
 }
 
 }  // namespace lmxlab

@@ -114,6 +114,54 @@ TEST(Trainer, DropoutIsOffInValidationAndFreshInEachStep) {
   EXPECT_NE(a, b) << "two steps used the same mask";
 }
 
+// Tied and untied heads, with bias and softcap: the loss and its gradients are those of the logits;
+// a quantized head falls back to them.
+TEST(Loss, FromHiddenStatesEqualsThatFromLogits) {
+  for (const bool tied : {true, false}) {
+    for (const std::optional<float> cap : {std::optional<float>{}, std::optional(2.0f)}) {
+      auto config = tiny();
+      config.tie_head = tied, config.head_bias = !tied, config.logit_softcap = cap;
+      LanguageModel model(config, 1);
+      const Enter enter(model.runtime());
+      const auto& transformer = model.transformer();
+      const auto entries = core::collect(model.transformer());
+      const auto batch = batch_of(tokens(200), 3, 8, 0);
+      const auto grads = [&](bool logits) {
+        const auto loss = [&](const core::Arrays& p) -> core::Arrays {
+          const core::Lend lend(entries, p);
+          core::Pass pass;
+          const auto nll = logits ? token_nll(transformer(batch.inputs, pass), batch.targets)
+                                  : token_nll(transformer, batch.inputs, batch.targets, pass);
+          return {mx::sum(nll)};
+        };
+        std::vector<int> all(entries.size());
+        for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
+        auto [value, out] = mx::value_and_grad(loss, all)(core::values(entries));
+        out.push_back(value[0]);
+        return out;
+      };
+      const auto a = grads(false), b = grads(true);
+      for (size_t i = 0; i < a.size(); ++i) {
+        const float worst = mx::max(mx::abs(mx::subtract(a[i], b[i]))).item<float>();
+        const float size = mx::max(mx::abs(b[i])).item<float>();
+        // Rounding errors on the way back grow with the sizes of the other gradients.
+        EXPECT_LE(worst, 64 * 1.2e-7f * std::max(size, 1.0f)) << i;
+      }
+    }
+  }
+  auto config = tiny();
+  config.dim = 64, config.tie_head = false;
+  LanguageModel model(config, 1);
+  const Enter enter(model.runtime());
+  const auto batch = batch_of(tokens(200), 3, 8, 0);
+  auto& transformer = model.transformer();
+  transformer.lm_head->weight.quantize(32, 8);
+  core::Pass pass, other;
+  const auto nll = token_nll(transformer, batch.inputs, batch.targets, pass);
+  const auto want = token_nll(transformer(batch.inputs, other), batch.targets);
+  EXPECT_TRUE(mx::array_equal(nll, want).item<bool>());
+}
+
 TEST(Step, AccumulationEqualsOneLargeBatch) {
   const auto ids = tokens(200);
   const auto run = [&](bool split) {
