@@ -56,7 +56,8 @@ mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
     }
     const auto mask = attention_mask(pass, length, keys, c.window);
     if (!mask.allowed)
-      return kernels::attention(q, keys.k, keys.v, scale, mask.kind == Mask::Kind::causal);
+      return kernels::attention(q, keys.k, keys.v, scale,
+                                {.causal = mask.kind == Mask::Kind::causal});
     return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale, "array", mask.allowed);
   };
   const auto out = mx::transpose(attend(), {0, 2, 1, 3});

@@ -2,263 +2,314 @@
 
 #include <mlx/fast.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "lmxlab/kernels/attention_parts.h"
+#include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
-#include "lmxlab/kernels/thread_pool.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "lmxlab/kernels/attention.cpp"
-#include <hwy/foreach_target.h>
-// Highway's headers come after foreach_target.h.
-#include <hwy/contrib/math/math-inl.h>
-#include <hwy/highway.h>
-
-#ifndef LMXLAB_KERNELS_ATTENTION_SHAPE
-#define LMXLAB_KERNELS_ATTENTION_SHAPE
-namespace lmxlab::kernels {
-struct SoftmaxShape {
-  int64_t queries, keys;  // queries counts only where causal
-  float scale;
-  bool causal;
-
-  int64_t visible(int64_t row) const { return causal ? keys - queries + row % queries + 1 : keys; }
-};
-}  // namespace lmxlab::kernels
-#endif
-
-HWY_BEFORE_NAMESPACE();
-namespace lmxlab::kernels::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-// Highway's Exp answers 0 for NaN: a weight that is not a number must stay seen.
-HWY_INLINE V exp_keeping_nan(D d, V x) {
-  return hn::IfThenElse(hn::Eq(x, x), hn::Exp(d, x), x);
-}
-
-// x and y may be the same.
-void softmax_rows(const float* x, float* y, int64_t first, int64_t last, SoftmaxShape s) {
-  const D d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const V scale = hn::Set(d, s.scale);
-  for (int64_t r = first; r < last; r++) {
-    const float* const in = x + r * s.keys;
-    float* const out = y + r * s.keys;
-    const int64_t n = s.visible(r);
-    V largest = hn::Set(d, -std::numeric_limits<float>::infinity());
-    int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-      largest = hn::Max(largest, hn::Mul(hn::LoadU(d, in + i), scale));
-    }
-    float top = hn::GetLane(hn::MaxOfLanes(d, largest));
-    for (; i < n; i++) {
-      top = std::max(top, in[i] * s.scale);
-    }
-    const V shift = hn::Set(d, top);
-    V sums = hn::Zero(d);
-    for (i = 0; i + lanes <= n; i += lanes) {
-      const V e = exp_keeping_nan(d, hn::MulSub(hn::LoadU(d, in + i), scale, shift));
-      sums = hn::Add(sums, e);
-      hn::StoreU(e, d, out + i);
-    }
-    float total = hn::GetLane(hn::SumOfLanes(d, sums));
-    for (; i < n; i++) {
-      const V e = exp_keeping_nan(d, hn::MulSub(hn::Set(d, in[i]), scale, shift));
-      out[i] = hn::GetLane(e);
-      total += out[i];
-    }
-    const float inverse = 1 / total;
-    const V factor = hn::Set(d, inverse);
-    for (i = 0; i + lanes <= n; i += lanes) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, out + i), factor), d, out + i);
-    }
-    for (; i < n; i++) {
-      out[i] *= inverse;
-    }
-    std::fill(out + n, out + s.keys, 0.0f);
-  }
-}
-
-// dx = scale p (g - <g, p>); g and dx may be the same.
-void softmax_rows_grad(const float* p, const float* g, float* dx, int64_t first, int64_t last,
-                       SoftmaxShape s) {
-  const D d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t r = first; r < last; r++) {
-    const float* const weight = p + r * s.keys;
-    const float* const grad = g + r * s.keys;
-    float* const out = dx + r * s.keys;
-    const int64_t n = s.visible(r);
-    V sums = hn::Zero(d);
-    int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-      sums = hn::MulAdd(hn::LoadU(d, weight + i), hn::LoadU(d, grad + i), sums);
-    }
-    float dot = hn::GetLane(hn::SumOfLanes(d, sums));
-    for (; i < n; i++) {
-      dot += weight[i] * grad[i];
-    }
-    const V mean = hn::Set(d, dot), scale = hn::Set(d, s.scale);
-    for (i = 0; i + lanes <= n; i += lanes) {
-      const V difference = hn::Sub(hn::LoadU(d, grad + i), mean);
-      hn::StoreU(hn::Mul(hn::Mul(scale, hn::LoadU(d, weight + i)), difference), d, out + i);
-    }
-    for (; i < n; i++) {
-      out[i] = s.scale * weight[i] * (grad[i] - dot);
-    }
-    std::fill(out + n, out + s.keys, 0.0f);
-  }
-}
-
-}  // namespace lmxlab::kernels::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace lmxlab::kernels {
 namespace {
 
 namespace mx = mlx::core;
 using mx::array;
 
-HWY_EXPORT(softmax_rows);
-HWY_EXPORT(softmax_rows_grad);
+struct Settings {
+  float scale, softcap;
+  bool causal;
+  int window;
 
-array plain_softmax(const array& x, float scale, bool causal) {
-  auto scores = mx::multiply(x, array(scale, x.dtype()));
-  if (causal) {
-    const int queries = x.shape(-2), keys = x.shape(-1);
-    const auto last = mx::expand_dims(mx::arange(keys - queries, keys, mx::int32), 1);
-    const auto seen = mx::less_equal(mx::arange(0, keys, mx::int32), last);
-    const auto hidden = array(-std::numeric_limits<float>::infinity(), x.dtype());
-    scores = mx::where(seen, scores, hidden);
+  bool operator==(const Settings&) const = default;
+};
+
+// bool, [L, S] or [B, 1, L, S]; none where every query sees every key.
+std::optional<array> seen_keys(const Settings& s, int queries, int keys,
+                               const std::optional<array>& padding) {
+  std::optional<array> seen;
+  const auto key = mx::arange(0, keys, mx::int32);
+  const auto and_also = [&](const array& more) {
+    seen = seen ? mx::logical_and(*seen, more) : more;
+  };
+  if (s.causal) {
+    const auto own = mx::expand_dims(mx::arange(keys - queries, keys, mx::int32), 1);
+    and_also(mx::less_equal(key, own));
+    if (s.window > 0) and_also(mx::greater(key, mx::subtract(own, array(s.window))));
   }
-  return mx::softmax(scores, -1, true);
+  if (padding) {
+    const auto first = mx::reshape(*padding, {-1, 1, 1, 1});
+    and_also(
+        mx::broadcast_to(mx::greater_equal(key, first), {padding->shape(0), 1, queries, keys}));
+  }
+  return seen;
 }
 
-int64_t grain(int64_t keys) {
-  return std::max<int64_t>(1, 4096 / std::max<int64_t>(1, keys));
+// The output and the log-sum-exp of the scores, in ordinary ops and in float32. in: q, k, v and, if
+// there is, the padding.
+Arrays plain_attention(const Arrays& in, const Settings& s) {
+  const auto& q = in[0];
+  const int batch = q.shape(0), heads = q.shape(1), queries = q.shape(2), width = q.shape(3);
+  const int groups = in[1].shape(1), keys = in[1].shape(2), value = in[2].shape(3);
+  const auto f32 = [](const array& a) { return mx::astype(a, mx::float32); };
+  if (keys == 0) {
+    return {mx::zeros({batch, heads, queries, value}, q.dtype()),
+            mx::full({batch, heads, queries}, array(-std::numeric_limits<float>::infinity()))};
+  }
+  const auto grouped = mx::reshape(f32(q), {batch, groups, heads / groups, queries, width});
+  const auto k = mx::expand_dims(f32(in[1]), 2), v = mx::expand_dims(f32(in[2]), 2);
+  auto scores = mx::multiply(mx::matmul(grouped, mx::swapaxes(k, -1, -2)), array(s.scale));
+  scores = mx::reshape(scores, {batch, heads, queries, keys});
+  if (s.softcap > 0) {
+    const array cap(s.softcap);
+    scores = mx::multiply(mx::tanh(mx::divide(scores, cap)), cap);
+  }
+  const auto seen =
+      seen_keys(s, queries, keys, in.size() > 3 ? std::optional(in[3]) : std::nullopt);
+  if (seen) scores = mx::where(*seen, scores, array(std::numeric_limits<float>::lowest()));
+  auto weights = mx::softmax(scores, -1, true);
+  auto lse = mx::logsumexp(scores, -1);
+  if (seen) {
+    const auto anything = mx::any(*seen, -1, true);
+    weights = mx::where(anything, weights, array(0.0f));
+    lse = mx::where(mx::squeeze(anything, -1), lse, array(-std::numeric_limits<float>::infinity()));
+  }
+  weights = mx::reshape(weights, {batch, groups, heads / groups, queries, keys});
+  const auto out = mx::reshape(mx::matmul(weights, v), {batch, heads, queries, value});
+  return {mx::astype(out, q.dtype()), lse};
 }
 
-class SoftmaxOp : public Op {
+// Other devices: MLX's fused form where it has one.
+array fast_attention(const array& q, const array& k, const array& v, const Settings& s,
+                     const std::optional<array>& padding) {
+  if (s.softcap > 0 || k.shape(2) == 0) {
+    Arrays in{q, k, v};
+    if (padding) in.push_back(*padding);
+    return plain_attention(in, s)[0];
+  }
+  if (!padding && s.window == 0) {
+    return mx::fast::scaled_dot_product_attention(q, k, v, s.scale, s.causal ? "causal" : "");
+  }
+  // A row of false is not defined there: such a query sees key 0, and its output is dropped.
+  const auto seen = *seen_keys(s, q.shape(2), k.shape(2), padding);
+  const auto anything = mx::any(seen, -1, true);
+  const auto mask = mx::logical_or(
+      seen, mx::logical_and(mx::logical_not(anything),
+                            mx::equal(mx::arange(0, k.shape(2), mx::int32), array(0))));
+  const auto out = mx::fast::scaled_dot_product_attention(q, k, v, s.scale, "array", mask);
+  return mx::where(anything, out, array(0.0f, out.dtype()));
+}
+
+// An input [B, H, L, D]: its own memory where the elements of a head are adjacent, or a copy.
+class Heads {
  public:
-  SoftmaxOp(float scale, bool causal) : scale_(scale), causal_(causal) {}
-  bool same(const Op& other) const override {
-    const auto& op = static_cast<const SoftmaxOp&>(other);
-    return scale_ == op.scale_ && causal_ == op.causal_;
+  explicit Heads(const array& x) : data_(const_cast<char*>(x.data<char>())) {
+    const auto& strides = x.strides();
+    view_ = {data_, strides[0], strides[1], strides[2]};
+    if (strides[3] != 1 && x.shape(3) != 1) {
+      const int64_t length = x.shape(2), width = x.shape(3);
+      copy_.emplace(Dense(x));
+      view_ = {nullptr, x.shape(1) * length * width, length * width, width};
+    }
   }
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[0].shape()}; }
+  /// Once, in the task.
+  HeadView read() const {
+    HeadView view = view_;
+    if (copy_) view.data = static_cast<char*>(const_cast<void*>(copy_->read()));
+    return view;
+  }
+
+ private:
+  char* data_;
+  HeadView view_;
+  std::optional<Dense> copy_;
+};
+
+// An output [B, H, L, D] that lies in memory as [B, L, H, D].
+HeadView give_heads(array& out) {
+  const int64_t heads = out.shape(1), length = out.shape(2), width = out.shape(3);
+  const mx::Strides strides{length * heads * width, width, heads * width, 1};
+  array::Flags flags{};
+  flags.contiguous = true;
+  flags.row_contiguous = heads <= 1 || length <= 1 || out.size() == 0;
+  flags.col_contiguous = out.size() <= 1;
+  out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), strides, flags);
+  return {out.data<char>(), strides[0], strides[1], strides[2]};
+}
+
+class AttentionOp : public Op {
+ public:
+  explicit AttentionOp(const Settings& settings) : settings_(settings) {}
+  bool same(const Op& other) const override {
+    return settings_ == static_cast<const AttentionOp&>(other).settings_;
+  }
 
  protected:
-  SoftmaxShape shape(const array& x) const {
-    return {x.ndim() > 1 ? x.shape(-2) : 1, x.shape(-1), scale_, causal_};
+  AttentionShape shape(const Arrays& in, const array* padding) const {
+    const auto &q = in[0], &k = in[1], &v = in[2];
+    return {q.shape(0),
+            q.shape(1),
+            k.shape(1),
+            q.shape(2),
+            k.shape(2),
+            q.shape(3),
+            v.shape(3),
+            type_of(q.dtype()),
+            settings_.scale,
+            settings_.softcap,
+            settings_.causal,
+            settings_.window,
+            padding ? padding->data<int32_t>() : nullptr};
   }
-  static int64_t rows(const array& x) {
-    return x.size() == 0 ? 0 : static_cast<int64_t>(x.size()) / x.shape(-1);
+  static char* on_line(const Scratch<char>& memory) {
+    return reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(memory.get()), 64));
   }
 
-  float scale_;
-  bool causal_;
+  Settings settings_;
 };
 
-class SoftmaxGrad : public SoftmaxOp {  // the weights, cotangent -> dx
+// q, k, v, output, log-sum-exp, cotangent of the output[, padding] -> dq, dk, dv
+class AttentionGrad : public AttentionOp {
  public:
-  using SoftmaxOp::SoftmaxOp;
-  const char* name() const override { return "lmxlab::SoftmaxGrad"; }
-
+  using AttentionOp::AttentionOp;
+  const char* name() const override { return "lmxlab::AttentionGrad"; }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    return {in[0].shape(), in[1].shape(), in[2].shape()};
+  }
+  // Of q, k, v and the cotangent: the output is a function of those.
   Arrays plain(const Arrays& in) const override {
-    const auto& p = in[0];
-    const auto difference = in[1] - mx::sum(mx::multiply(in[1], p), -1, true);
-    return {mx::multiply(mx::multiply(p, array(scale_, p.dtype())), difference)};
+    const auto f = [&](const Arrays& qkv) -> Arrays {
+      Arrays all = qkv;
+      if (in.size() > 6) all.push_back(in[6]);
+      return {plain_attention(all, settings_)[0]};
+    };
+    return mx::vjp(f, {in[0], in[1], in[2]}, {in[5]}).second;
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    give(out[0], in[1]);
-    task([p = in[0].data<float>(), g = in[1].data<float>(), dx = out[0].data<float>(),
-          n = rows(in[0]), s = shape(in[0])] {
-      parallel_for(n, grain(s.keys), [&](int64_t first, int64_t last) {
-        HWY_DYNAMIC_DISPATCH(softmax_rows_grad)(p, g, dx, first, last, s);
-      });
+    const auto s = shape(in, in.size() > 6 ? &in[6] : nullptr);
+    AttentionGradViews views{};
+    views.dq = give_heads(out[0]);
+    views.dk = give_heads(out[1]);
+    views.dv = give_heads(out[2]);
+    views.lse = in[4].data<float>();
+    if (s.batch == 0 || s.heads == 0 || s.queries == 0 || s.keys == 0) {
+      for (auto& o : out) std::fill_n(o.data<char>(), o.nbytes(), char{0});
+      return;
+    }
+    const auto plan = plan_backward(s);
+    const Scratch<char> memory(plan.bytes + 64);
+    task([=, q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]), o = Heads(in[3]),
+          g = Heads(in[5])]() mutable {
+      views.q = q.read();
+      views.k = k.read();
+      views.v = v.read();
+      views.out = o.read();
+      views.cotangent = g.read();
+      attention_backward(s, plan, views, on_line(memory));
     });
   }
 };
 
-class Softmax : public SoftmaxOp {
+// q, k, v[, padding] -> output, log-sum-exp, which only the gradient reads
+class Attention : public AttentionOp {
  public:
-  using SoftmaxOp::SoftmaxOp;
-  const char* name() const override { return "lmxlab::Softmax"; }
-  Arrays plain(const Arrays& in) const override { return {plain_softmax(in[0], scale_, causal_)}; }
+  using AttentionOp::AttentionOp;
+  const char* name() const override { return "lmxlab::Attention"; }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    const auto& q = in[0];
+    return {{q.shape(0), q.shape(1), q.shape(2), in[2].shape(3)},
+            {q.shape(0), q.shape(1), q.shape(2)}};
+  }
+  Arrays plain(const Arrays& in) const override { return plain_attention(in, settings_); }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    give(out[0], in[0]);
-    task([x = in[0].data<float>(), y = out[0].data<float>(), n = rows(in[0]), s = shape(in[0])] {
-      parallel_for(n, grain(s.keys), [&](int64_t first, int64_t last) {
-        HWY_DYNAMIC_DISPATCH(softmax_rows)(x, y, first, last, s);
-      });
+    const auto s = shape(in, in.size() > 3 ? &in[3] : nullptr);
+    const HeadView to = give_heads(out[0]);
+    give(out[1]);
+    if (s.batch == 0 || s.heads == 0 || s.queries == 0) return;
+    const bool few = is_decode(s);
+    const auto plan = few ? plan_decode(s) : plan_forward(s);
+    const Scratch<char> memory(plan.bytes + 64);
+    task([=, q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]), lse = out[1].data<float>()] {
+      (few ? attention_decode : attention_forward)(s, plan, q.read(), k.read(), v.read(), to, lse,
+                                                   on_line(memory));
     });
   }
 
-  Arrays vjp(const Arrays&, const Arrays& cotangents, const std::vector<int>&,
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override {
-    return {output_like(outputs[0], std::make_shared<SoftmaxGrad>(scale_, causal_),
-                        {outputs[0], dense(cotangents[0])})};
+    Arrays in{primals[0], primals[1], primals[2], outputs[0], outputs[1], cotangents[0]};
+    if (primals.size() > 3) in.push_back(primals[3]);
+    std::vector<mx::Shape> shapes;
+    std::vector<mx::Dtype> dtypes;
+    for (int i = 0; i < 3; i++) {
+      shapes.push_back(primals[i].shape());
+      dtypes.push_back(primals[i].dtype());
+    }
+    auto all = array::make_arrays(shapes, dtypes, std::make_shared<AttentionGrad>(settings_), in);
+    if (primals.size() > 3) all.push_back(mx::zeros_like(primals[3]));
+    Arrays asked;
+    for (const int i : argnums) asked.push_back(all[i]);
+    return asked;
   }
 };
 
-void check_causal(int queries, int keys) {
-  if (queries > keys) {
-    throw Error(Kind::usage,
-                "[attention] a causal mask needs a key for every query: expected at least " +
-                    std::to_string(queries) + " keys, got " + std::to_string(keys) + ".");
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(Kind::usage, "[attention] " + what);
+}
+
+std::string of_shape(const array& a) {
+  std::string text = "[";
+  for (const auto n : a.shape()) text += (text.size() > 1 ? ", " : "") + std::to_string(n);
+  return text + "]";
+}
+
+void check(const array& q, const array& k, const array& v, const AttentionMask& mask) {
+  const bool fits = q.ndim() == 4 && k.ndim() == 4 && v.ndim() == 4 && k.shape(0) == q.shape(0) &&
+                    v.shape(0) == q.shape(0) && v.shape(1) == k.shape(1) &&
+                    v.shape(2) == k.shape(2) && k.shape(3) == q.shape(3);
+  if (!fits) {
+    refuse(
+        "the shapes do not fit: expected q [B, H, L, Dh], k [B, K, S, Dh], v [B, K, S, Dv], got " +
+        of_shape(q) + ", " + of_shape(k) + ", " + of_shape(v) + ".");
+  }
+  if (k.shape(1) == 0 || q.shape(1) % k.shape(1) != 0) {
+    refuse("the heads must be a multiple of the key/value heads: got " +
+           std::to_string(q.shape(1)) + " and " + std::to_string(k.shape(1)) + ".");
+  }
+  if (mask.causal && q.shape(2) > k.shape(2)) {
+    refuse("a causal mask needs a key for every query: expected at least " +
+           std::to_string(q.shape(2)) + " keys, got " + std::to_string(k.shape(2)) + ".");
+  }
+  if (mask.window < 0 || (mask.window > 0 && !mask.causal)) {
+    refuse("a window must be positive and causal: got " + std::to_string(mask.window) +
+           (mask.causal ? "." : ", not causal."));
+  }
+  if (mask.padding && (mask.padding->ndim() != 1 || mask.padding->shape(0) != q.shape(0) ||
+                       mask.padding->dtype() != mx::int32)) {
+    refuse("the padding must be int32 [" + std::to_string(q.shape(0)) + "], got " +
+           of_shape(*mask.padding) + ".");
   }
 }
 
 }  // namespace
 
-array scaled_softmax(const array& x, float scale, bool causal) {
-  if (x.ndim() < (causal ? 2 : 1)) {
-    throw Error(Kind::usage, "[scaled_softmax] too few axes: expected " +
-                                 std::to_string(causal ? 2 : 1) + " or more, got " +
-                                 std::to_string(x.ndim()) + ".");
-  }
-  if (causal) {
-    check_causal(x.shape(-2), x.shape(-1));
-  }
-  if (x.dtype() != mx::float32 || !fused(x.dtype())) {
-    return plain_softmax(x, scale, causal);
-  }
-  return output_like(x, std::make_shared<Softmax>(scale, causal), {dense(x)});
-}
-
-array attention(const array& q, const array& k, const array& v, float scale, bool causal) {
-  const int batch = q.shape(0), heads = q.shape(1), queries = q.shape(2), width = q.shape(3);
-  const int groups = k.shape(1), keys = k.shape(2);
-  if (groups == 0 || heads % groups != 0) {
-    throw Error(Kind::usage,
-                "[attention] the heads must be a multiple of the key/value heads: got " +
-                    std::to_string(heads) + " and " + std::to_string(groups) + ".");
-  }
-  if (causal) {
-    check_causal(queries, keys);
-  }
-  if (q.dtype() != mx::float32 || !fused(q.dtype()) || k.dtype() != q.dtype() || v.dtype() != q.dtype()) {
-    return mx::fast::scaled_dot_product_attention(q, k, v, scale, causal ? "causal" : "");
-  }
-  if (groups == heads) {
-    const auto weights = scaled_softmax(mx::matmul(q, mx::swapaxes(k, -1, -2)), scale, causal);
-    return mx::matmul(weights, v);
-  }
-  const auto grouped = mx::reshape(q, {batch, groups, heads / groups, queries, width});
-  const auto keys_t = mx::swapaxes(mx::expand_dims(k, 2), -1, -2);
-  const auto weights = scaled_softmax(mx::matmul(grouped, keys_t), scale, causal);
-  const auto out = mx::matmul(weights, mx::expand_dims(v, 2));
-  return mx::reshape(out, {batch, heads, queries, v.shape(3)});
+array attention(const array& q, const array& k, const array& v, float scale,
+                const AttentionMask& mask) {
+  check(q, k, v, mask);
+  const Settings settings{scale, mask.softcap, mask.causal, mask.window};
+  const auto dtype = mx::result_type(q, k, v);
+  if (!fused(dtype)) return fast_attention(q, k, v, settings, mask.padding);
+  Arrays in;
+  for (const auto* a : {&q, &k, &v}) in.push_back(mx::astype(*a, dtype));
+  if (mask.padding) in.push_back(dense(*mask.padding));
+  return array::make_arrays(
+      {{q.shape(0), q.shape(1), q.shape(2), v.shape(3)}, {q.shape(0), q.shape(1), q.shape(2)}},
+      {dtype, mx::float32}, std::make_shared<Attention>(settings), in)[0];
 }
 
 }  // namespace lmxlab::kernels
-#endif

@@ -1,25 +1,35 @@
-// Attention whose softmax (scale, causal mask and gradient included) is one pass on the CPU; MLX's
-// own elsewhere.
+// Attention that never holds the scores of all queries and keys on the CPU; MLX's own elsewhere.
 #pragma once
 
 #include <mlx/array.h>
 
+#include <optional>
+
 namespace lmxlab::kernels {
 
-/// softmax(scale x) over the last axis.
-/// @param x  [..., L, S] float (or [S] if not causal), dtype kept; the sums are made in float32.
-/// @param causal  query i of L sees keys 0 ... S - L + i, the last query all of them. The others
-/// weigh exactly 0.
-/// @throws Error(usage) if causal and L > S.
-mlx::core::array scaled_softmax(const mlx::core::array& x, float scale, bool causal);
+/// Which keys a query sees, and how scores are bent. The last query stands at the last key.
+struct AttentionMask {
+  bool causal = false;  ///< query i of L sees keys 0 ... S - L + i
+  int window = 0;       ///< and of those the last so many, itself included; 0: all. Causal only
+  float softcap = 0;    ///< scores become softcap tanh(score / softcap); 0: they stay
+  /// int32 [B]: so many keys at the left of a row are padding that nobody sees.
+  std::optional<mlx::core::array> padding = {};
+};
 
-/// softmax(scale q k^T) v, causal or without a mask.
-/// @param q  [B, H, L, Dh] float.
-/// @param k, v  [B, K, S, Dh] and [B, K, S, Dv], H a multiple of K; may be views of a cache.
-/// @return  [B, H, L, Dv], dtype of q.
-/// @throws Error(usage) if H is no multiple of K, or causal and L > S.
-/// @cost  O(B H L S Dh); float32 on the CPU keeps the weights [B, H, L, S] for the gradient.
+/// softmax(mask(scale q k^T)) v. A query that sees nothing gets zeros, and gives no gradient.
+/// @param q  [B, H, L, Dh] float32, bfloat16 or float16; softmax and sums are float32. The products
+/// of bfloat16 are made as gemm.h says. Views (of a projection [B, L, H Dh], of a cache) are read
+/// as they lie if the elements of a head are adjacent.
+/// @param k, v  [B, K, S, Dh] and [B, K, S, Dv], H a multiple of K.
+/// @return  [B, H, L, Dv]. On the CPU it lies in memory as [B, L, H, Dv], and gradients likewise,
+/// so that a transpose back and a reshape to [B, L, H Dv] copy nothing.
+/// @throws Error(usage) if the shapes do not fit, causal and L > S, or a window is not causal.
+/// @cost  O(B H L S (Dh + Dv)), what the mask hides left out in blocks; the gradient 2.5 times
+/// that. Working memory on the CPU, for each thread: forward, the keys and values of one head;
+/// backward, 8 S (Dh + Dv) bytes and about 30 KB times Dh + Dv, and where the B K heads are fewer
+/// than 4 times the threads, dq in float32 for each of up to 4 times as many pieces of the keys.
+/// Methods: FlashAttention-2 (Dao 2023, arXiv:2307.08691).
 mlx::core::array attention(const mlx::core::array& q, const mlx::core::array& k,
-                           const mlx::core::array& v, float scale, bool causal);
+                           const mlx::core::array& v, float scale, const AttentionMask& mask = {});
 
 }  // namespace lmxlab::kernels

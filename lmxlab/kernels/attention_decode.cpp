@@ -1,0 +1,357 @@
+// Attention of few queries to many keys, which is bound by the memory that keys and values take:
+// they are read once, where they lie. Long ranges of keys are cut into pieces, whose softmaxes are
+// put together in a fixed order.
+#include <algorithm>
+#include <cstdint>
+
+#include "lmxlab/kernels/attention_parts.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "lmxlab/kernels/attention_decode.cpp"
+#include <hwy/foreach_target.h>
+// Highway's headers come after foreach_target.h.
+#include <hwy/highway.h>
+
+#include "lmxlab/kernels/attention-inl.h"
+
+#ifndef LMXLAB_KERNELS_ATTENTION_DECODE_ONCE
+#define LMXLAB_KERNELS_ATTENTION_DECODE_ONCE
+namespace lmxlab::kernels {
+
+constexpr int64_t kMostRows = 16;    // queries of a key/value head
+constexpr int64_t kMostWidth = 512;  // elements of a query
+constexpr int64_t kChunkKeys = 64;   // whose scores are weighed together
+
+struct DecodeTask {
+  HeadView q, k, v;
+  int64_t b, group, first_key, last_key;
+};
+
+// Of one piece of the keys; every row of `sums` takes `ld` floats.
+struct DecodeState {
+  float *top, *sum, *sums;
+  int64_t ld;
+
+  DecodeState(const AttentionShape& s, char* memory) : ld(round_up(s.value, 16)) {
+    Slices slices(memory);
+    top = slices.take<float>(s.rows());
+    sum = slices.take<float>(s.rows());
+    sums = slices.take<float>(s.rows() * ld);
+    bytes = slices.used();
+  }
+  int64_t bytes;
+};
+
+}  // namespace lmxlab::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace lmxlab::kernels::HWY_NAMESPACE {
+
+// Rows that share a vector of keys or values, and vectors of values: as many as registers hold.
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3) || HWY_ARCH_ARM_A64
+constexpr int kRowGroup = 4;
+#else
+constexpr int kRowGroup = 2;
+#endif
+constexpr int kValueGroup = 4;
+
+// A vector, or with kPart the first n elements of one.
+template <bool kPart, class T>
+HWY_INLINE VF load_some(const T* p, int64_t n) {
+  if constexpr (kPart) return load_n(DF(), p, n);
+  return load(DF(), p);
+}
+
+// to[0 ... 3] = the sums of four vectors.
+HWY_INLINE void four_sums(VF a, VF b, VF c, VF e, float* to) {
+  const DF d;
+#if HWY_TARGET == HWY_SCALAR
+  to[0] = sum_of(d, a), to[1] = sum_of(d, b), to[2] = sum_of(d, c), to[3] = sum_of(d, e);
+#else
+  const hn::Repartition<uint64_t, DF> d64;
+  const hn::Full128<float> d4;
+  const VF ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const VF ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  const auto ab64 = hn::BitCast(d64, ab), ce64 = hn::BitCast(d64, ce);
+  const VF low = hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64));
+  const VF high = hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64));
+  HWY_ALIGN float parts[HWY_MAX_BYTES / 4];
+  hn::Store(hn::Add(low, high), d, parts);
+  auto total = hn::Load(d4, parts);
+  for (int64_t i = 4; i < lanes(); i += 4) total = hn::Add(total, hn::Load(d4, parts + i));
+  hn::StoreU(total, d4, to);
+#endif
+}
+
+// scores[r][j] = q_r k_j for R rows and up to kChunkKeys keys. q has whole vectors, zeros behind
+// its width.
+template <int R, class T>
+void score_rows(const float* q, int64_t q_ld, const T* k, int64_t stride, int64_t keys,
+                int64_t width, float* scores) {
+  const DF d;
+  const int64_t n = lanes(), whole = width / n * n;
+  for (int64_t j = 0; j < keys; j += 4) {
+    const T* key[4];
+    for (int64_t i = 0; i < 4; i++) key[i] = k + std::min(j + i, keys - 1) * stride;
+    VF sums[R][4];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) sums[r][i] = hn::Zero(d);
+    }
+    const auto step = [&]<bool kPart>(int64_t p) HWY_ATTR {
+      VF x[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) x[i] = load_some<kPart>(key[i] + p, width - p);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        const VF y = hn::LoadU(d, q + r * q_ld + p);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) sums[r][i] = hn::MulAdd(x[i], y, sums[r][i]);
+      }
+    };
+    for (int64_t p = 0; p < whole; p += n) step.template operator()<false>(p);
+    if (whole < width) step.template operator()<true>(whole);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+      four_sums(sums[r][0], sums[r][1], sums[r][2], sums[r][3], scores + r * kChunkKeys + j);
+    }
+  }
+}
+
+// sums_r = alpha_r sums_r + weights_r v, over V vectors of the values, or a part of one.
+template <int R, int V, bool kPart, class T>
+void add_values(const float* weights, const float* alpha, const T* v, int64_t stride, int64_t keys,
+                int64_t width, float* sums, int64_t ld) {
+  const DF d;
+  const int64_t n = lanes();
+  VF acc[R][V];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+    for (int i = 0; i < V; i++) {
+      acc[r][i] = hn::Mul(hn::LoadU(d, sums + r * ld + i * n), hn::Set(d, alpha[r]));
+    }
+  }
+  for (int64_t j = 0; j < keys; j++, v += stride) {
+    VF x[V];
+#pragma GCC unroll 8
+    for (int i = 0; i < V; i++) x[i] = load_some<kPart>(v + i * n, width);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+      const VF w = hn::Set(d, weights[r * kChunkKeys + j]);
+#pragma GCC unroll 8
+      for (int i = 0; i < V; i++) acc[r][i] = hn::MulAdd(w, x[i], acc[r][i]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+    for (int i = 0; i < V; i++) hn::StoreU(acc[r][i], d, sums + r * ld + i * n);
+  }
+}
+
+template <int R, class T>
+void add_rows(const float* weights, const float* alpha, const T* v, int64_t stride, int64_t keys,
+              int64_t width, float* sums, int64_t ld) {
+  const int64_t n = lanes();
+  int64_t i = 0;
+  for (; i + kValueGroup * n <= width; i += kValueGroup * n) {
+    add_values<R, kValueGroup, false>(weights, alpha, v + i, stride, keys, 0, sums + i, ld);
+  }
+  for (; i + n <= width; i += n) {
+    add_values<R, 1, false>(weights, alpha, v + i, stride, keys, 0, sums + i, ld);
+  }
+  if (i < width) {
+    add_values<R, 1, true>(weights, alpha, v + i, stride, keys, width - i, sums + i, ld);
+  }
+}
+
+// f.template operator()<R>(first row) for groups of rows.
+template <class F>
+void row_groups(int64_t rows, F f) {
+  int64_t r = 0;
+  for (; r + kRowGroup <= rows; r += kRowGroup) f.template operator()<kRowGroup>(r);
+  if constexpr (kRowGroup > 3) {
+    if (rows - r == 3) return f.template operator()<3>(r);
+  }
+  for (; r + 2 <= rows; r += 2) f.template operator()<2>(r);
+  if (r < rows) f.template operator()<1>(r);
+}
+
+// Scores of a row, of which `keys` count, to weights; the row's maximum and sum.
+void weigh_row(float* scores, int64_t keys, float factor, float* top, float* sum, float* alpha) {
+  const DF d;
+  const int64_t n = lanes();
+  for (int64_t j = keys; j % n != 0; j++) scores[j] = -kInfinity;
+  VF most = hn::Set(d, *top);
+  for (int64_t j = 0; j < keys; j += n) most = hn::Max(most, hn::LoadU(d, scores + j));
+  const float now = hn::GetLane(hn::MaxOfLanes(d, most));
+  const float shift = now == -kInfinity ? 0 : now * factor;
+  *alpha = hn::GetLane(exp2_not_large(d, hn::Set(d, *top * factor - shift)));
+  *top = now;
+  VF total = hn::Zero(d);
+  for (int64_t j = 0; j < keys; j += n) {
+    const VF p = exp2_not_large(
+        d, hn::MulSub(hn::LoadU(d, scores + j), hn::Set(d, factor), hn::Set(d, shift)));
+    total = hn::Add(total, p);
+    hn::StoreU(p, d, scores + j);
+  }
+  *sum = *sum * *alpha + sum_of(d, total);
+}
+
+template <class T>
+void decode_piece(const AttentionShape& s, const DecodeTask& t, const DecodeState& state) {
+  const int64_t rows = s.rows(), queries = s.queries, ld = round_up(s.width, 16);
+  const int64_t heads = s.heads / s.groups;
+  std::fill_n(state.top, rows, -kInfinity);
+  std::fill_n(state.sum, rows, 0.0f);
+  std::fill_n(state.sums, rows * state.ld, 0.0f);
+  const int64_t first_key = s.first_key(t.b);
+  int64_t lo = s.keys, hi = 0;
+  for (int64_t i = 0; i < queries; i++) {
+    const auto seen = s.visible(first_key, i);
+    if (seen.begin == seen.end) continue;
+    lo = std::min(lo, seen.begin);
+    hi = std::max(hi, seen.end);
+  }
+  lo = std::max(lo, t.first_key);
+  hi = std::min(hi, t.last_key);
+  if (lo >= hi) return;
+
+  HWY_ALIGN float q[kMostRows * kMostWidth];
+  HWY_ALIGN float scores[kMostRows * kChunkKeys];
+  float alpha[kMostRows];
+  std::fill_n(q, rows * ld, 0.0f);
+  for (int64_t r = 0; r < rows; r++) {
+    const auto* const row = static_cast<const T*>(
+        element_at(t.q, s.type, t.b, t.group * heads + r / queries, r % queries));
+    widen_rows(row, 0, 1, s.width, q + r * ld);
+  }
+  const float factor = to_exponent(s);
+  for (int64_t key = lo; key < hi; key += kChunkKeys) {
+    const int64_t keys = std::min(kChunkKeys, hi - key);
+    const auto* const k = static_cast<const T*>(element_at(t.k, s.type, t.b, t.group, key));
+    const auto* const v = static_cast<const T*>(element_at(t.v, s.type, t.b, t.group, key));
+    row_groups(rows, [&]<int R>(int64_t r) {
+      score_rows<R>(q + r * ld, ld, k, t.k.row, keys, s.width, scores + r * kChunkKeys);
+    });
+    make_ready(s, scores, rows * kChunkKeys);
+    for (int64_t r = 0; r < rows; r++) {
+      float* const row = scores + r * kChunkKeys;
+      const auto seen = s.visible(first_key, r % queries);
+      for (int64_t j = 0; j < std::min(keys, seen.begin - key); j++) row[j] = -kInfinity;
+      for (int64_t j = std::max<int64_t>(0, seen.end - key); j < keys; j++) row[j] = -kInfinity;
+      weigh_row(row, keys, factor, state.top + r, state.sum + r, alpha + r);
+    }
+    row_groups(rows, [&]<int R>(int64_t r) {
+      add_rows<R>(scores + r * kChunkKeys, alpha + r, v, t.v.row, keys, s.value,
+                  state.sums + r * state.ld, state.ld);
+    });
+  }
+}
+
+void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeState& state) {
+  with_type(s.type, [&](auto x) { decode_piece<decltype(x)>(s, t, state); });
+}
+
+// Row r of one key/value head from its pieces, `distance` bytes apart.
+void join_pieces(const AttentionShape& s, const AttentionPlan& plan, char* pieces,
+                 const HeadView& to, float* lse, int64_t b, int64_t group, int64_t r) {
+  const DF d;
+  const float factor = to_exponent(s);
+  const DecodeState first(s, pieces);
+  float top = -kInfinity, sum = 0;
+  for (int64_t i = 0; i < plan.pieces; i++) {
+    top = std::max(top, DecodeState(s, pieces + i * first.bytes).top[r]);
+  }
+  const float shift = top == -kInfinity ? 0 : top * factor;
+  float* const out = first.sums + r * first.ld;
+  for (int64_t i = 0; i < plan.pieces; i++) {
+    const DecodeState piece(s, pieces + i * first.bytes);
+    const VF by = exp2_not_large(d, hn::Set(d, piece.top[r] * factor - shift));
+    sum += piece.sum[r] * hn::GetLane(by);
+    const float* const from = piece.sums + r * first.ld;
+    for (int64_t j = 0; j < s.value; j += lanes()) {
+      const VF before = i == 0 ? hn::Zero(d) : hn::LoadU(d, out + j);
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, from + j), by, before), d, out + j);
+    }
+  }
+  const int64_t h = group * (s.heads / s.groups) + r / s.queries, i = r % s.queries;
+  lse[(b * s.heads + h) * s.queries + i] = sum == 0 ? -kInfinity : shift * kLn2 + std::log(sum);
+  const VF inverse = hn::Set(d, sum == 0 ? 0 : 1 / sum);
+  with_type(s.type, [&](auto x) {
+    auto* const row = static_cast<decltype(x)*>(element_at(to, s.type, b, h, i));
+    for (int64_t j = 0; j < s.value; j += lanes()) {
+      const VF y = hn::Mul(hn::LoadU(d, out + j), inverse);
+      if (j + lanes() <= s.value) {
+        store(y, d, row + j);
+      } else {
+        store_n(y, d, row + j, s.value - j);
+      }
+    }
+  });
+}
+
+}  // namespace lmxlab::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lmxlab::kernels {
+namespace {
+
+HWY_EXPORT(decode_task);
+HWY_EXPORT(join_pieces);
+
+}  // namespace
+
+bool is_decode(const AttentionShape& s) {
+  return s.rows() <= kMostRows && s.width <= kMostWidth;
+}
+
+AttentionPlan plan_decode(const AttentionShape& s) {
+  AttentionPlan plan{};
+  const int64_t heads = s.batch * s.groups;
+  const int64_t key_bytes = (s.width + s.value) * size_of(s.type);
+  // A piece takes longer than handing it out; little work stays on one thread.
+  const int64_t least = round_up(std::max<int64_t>(1, (32 << 10) / key_bytes), kChunkKeys);
+  const int64_t most = std::max<int64_t>(1, s.keys / least);
+  const int64_t wanted = threads() == 1 ? 1 : (4 * threads() + heads - 1) / heads;
+  const int64_t pieces = std::min(most, wanted);
+  plan.piece = round_up(std::max<int64_t>(1, (s.keys + pieces - 1) / pieces), kChunkKeys);
+  plan.pieces = std::max<int64_t>(1, (s.keys + plan.piece - 1) / plan.piece);
+  const bool little = heads * s.keys * key_bytes < (48 << 10);
+  plan.slots = little ? 1 : std::min<int64_t>(threads(), heads * plan.pieces);
+  plan.bytes = heads * plan.pieces * DecodeState(s, nullptr).bytes;
+  return plan;
+}
+
+void attention_decode(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,
+                      HeadView v, HeadView out, float* lse, char* workspace) {
+  const int64_t heads = s.batch * s.groups, bytes = DecodeState(s, nullptr).bytes;
+  share(plan.slots, heads * plan.pieces, [&](int64_t, int64_t task) {
+    const int64_t piece = task % plan.pieces, head = task / plan.pieces;
+    const DecodeTask t{q,
+                       k,
+                       v,
+                       head / s.groups,
+                       head % s.groups,
+                       piece * plan.piece,
+                       std::min(s.keys, (piece + 1) * plan.piece)};
+    HWY_DYNAMIC_DISPATCH(decode_task)(s, t, DecodeState(s, workspace + task * bytes));
+  });
+  const int64_t rows = s.rows();
+  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, plan.pieces * s.value));
+  parallel_for(heads * rows, grain, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) {
+      const int64_t head = i / rows;
+      HWY_DYNAMIC_DISPATCH(join_pieces)
+      (s, plan, workspace + head * plan.pieces * bytes, out, lse, head / s.groups, head % s.groups,
+       i % rows);
+    }
+  });
+}
+
+}  // namespace lmxlab::kernels
+#endif

@@ -1,0 +1,174 @@
+// What attention's parts share: the problem as memory and sizes, who sees what, and products of
+// pieces of packed operands. Forward in blocks is attention_forward.cpp, its gradient
+// attention_backward.cpp, few queries against many keys attention_decode.cpp.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "lmxlab/kernels/panels.h"
+#include "lmxlab/kernels/thread_pool.h"
+#include "lmxlab/kernels/types.h"
+
+namespace lmxlab::kernels {
+
+/// [B, H, L, D] in memory: element (b, h, i, d) at data[b * batch + h * head + i * row + d].
+struct HeadView {
+  char* data;
+  int64_t batch, head, row;
+};
+
+struct AttentionShape {
+  int64_t batch, heads, groups, queries, keys, width, value;  // B, H, K, L, S, Dh, Dv
+  Type type;
+  float scale, cap;  // cap 0: none
+  bool causal;
+  int64_t window;       // 0: none
+  const int32_t* pads;  // [B] or null
+
+  int64_t rows() const { return heads / groups * queries; }  // that share a key/value head
+
+  struct Range {
+    int64_t begin, end;
+  };
+  int64_t first_key(int64_t b) const { return pads ? std::clamp<int64_t>(pads[b], 0, keys) : 0; }
+  /// Keys that query i may see, given the row's first key; possibly none.
+  Range visible(int64_t first, int64_t i) const {
+    const int64_t end = causal ? std::max<int64_t>(0, keys - queries + i + 1) : keys;
+    const int64_t begin = window > 0 ? std::max(first, end - window) : first;
+    return {std::min(begin, end), end};
+  }
+};
+
+inline void* element_at(const HeadView& v, Type type, int64_t b, int64_t h, int64_t i) {
+  return v.data + (b * v.batch + h * v.head + i * v.row) * size_of(type);
+}
+
+inline constexpr int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
+/// Parts of one workspace, each on a 64-byte line. Without memory it only counts.
+class Slices {
+ public:
+  explicit Slices(char* memory = nullptr) : memory_(memory) {}
+  template <class T>
+  T* take(int64_t count) {
+    T* const part = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
+    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return part;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* memory_;
+  int64_t used_ = 0;
+};
+
+/// The queries of one key/value head as columns of a matrix, cut into strips of `width`: heads one
+/// after another, each filled up to whole strips, or all in a row where they are shorter than one.
+struct Columns {
+  int64_t heads, queries, padded, width;
+
+  Columns(const AttentionShape& s, int64_t strip)
+      : heads(s.heads / s.groups),
+        queries(s.queries),
+        padded(queries < strip ? queries : round_up(queries, strip)),
+        width(strip) {}
+  int64_t strips() const { return (heads * padded + width - 1) / width; }
+};
+
+/// The columns of one strip, and what they see.
+struct Strip {
+  static constexpr int64_t kMost = 64;
+  int32_t head[kMost], query[kMost];  // of the key/value head; query is -1 where none lives
+  int32_t begin[kMost], end[kMost];   // keys in sight
+  int64_t width;
+  int64_t lo, hi;            // keys that any query sees
+  int64_t all_from, all_to;  // keys that every query sees
+
+  Strip(const AttentionShape& s, const Columns& columns, int64_t index, int64_t first_key)
+      : width(columns.width), lo(s.keys), hi(0), all_from(0), all_to(s.keys) {
+    int64_t h = index * width / columns.padded, i = index * width % columns.padded;
+    for (int64_t c = 0; c < width; c++, i++) {
+      if (i == columns.padded) i = 0, h++;
+      const bool lives = h < columns.heads && i < columns.queries;
+      const auto seen = lives ? s.visible(first_key, i) : AttentionShape::Range{0, 0};
+      head[c] = static_cast<int32_t>(h);
+      query[c] = lives ? static_cast<int32_t>(i) : -1;
+      begin[c] = static_cast<int32_t>(seen.begin);
+      end[c] = static_cast<int32_t>(seen.end);
+      if (!lives) continue;
+      all_from = std::max(all_from, seen.begin);
+      all_to = std::min(all_to, seen.end);
+      if (seen.begin < seen.end) {
+        lo = std::min(lo, seen.begin);
+        hi = std::max(hi, seen.end);
+      }
+    }
+    lo = std::min(lo, hi);
+  }
+};
+
+/// The left operand of a product, ready to be multiplied. bfloat16: strips that panels::pack_a made
+/// of `stride` of k. float32: plain memory, rows `stride` apart (columns, in column order).
+struct Left {
+  const void* data;
+  int64_t stride;
+};
+/// The right one: strips that are as panels::pack_b makes them of `k` of k. Strips of one column
+/// range lie one after another; within one, groups of kr elements of k do.
+struct Right {
+  const void* data;
+  int64_t k;
+};
+
+/// c [m, n] = (or +=) a[:, first ... last] b[first ... last, :]. `first` is a multiple of kr; what
+/// lies between `last` and the next multiple is zero in one operand and finite in the other.
+void multiply_range(const panels::Format& f, Left a, Right b, int64_t m, int64_t n, int64_t first,
+                    int64_t last, float* c, int64_t ld, bool add);
+
+/// Bytes of a left operand of m x k.
+inline int64_t left_bytes(const panels::Format& f, int64_t m, int64_t k) {
+  return f.bf16 ? f.a_bytes(m, k) : m * k * 4;
+}
+
+/// f(slot, task) for every task, on as many slots as have a workspace each.
+template <class F>
+void share(int64_t slots, int64_t tasks, F f) {
+  std::atomic<int64_t> next{0};
+  parallel_parts(slots, [&](int64_t slot) {
+    for (int64_t task = next++; task < tasks; task = next++) f(slot, task);
+  });
+}
+
+/// How a computation is cut: fixed when its memory is taken, since it depends on threads() and on
+/// the instruction set.
+struct AttentionPlan {
+  panels::Format rows, columns;  // strips of a in either order
+  int64_t pieces, piece;  // of the queries (forward), of the keys (backward, decode); keys of one
+  int64_t slots;          // computations at a time
+  int64_t slot_bytes, bytes;  // workspace of one; of all, on a 64-byte line
+};
+
+/// Few queries against many keys: keys and values are read once and not packed.
+/// out and lse (float32 [B, H, L], may be null); q, k, v as in attention.h.
+bool is_decode(const AttentionShape& s);
+AttentionPlan plan_decode(const AttentionShape& s);
+void attention_decode(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,
+                      HeadView v, HeadView out, float* lse, char* workspace);
+
+AttentionPlan plan_forward(const AttentionShape& s);
+void attention_forward(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,
+                       HeadView v, HeadView out, float* lse, char* workspace);
+
+struct AttentionGradViews {
+  HeadView q, k, v, out, cotangent, dq, dk, dv;
+  const float* lse;
+};
+AttentionPlan plan_backward(const AttentionShape& s);
+void attention_backward(const AttentionShape& s, const AttentionPlan& plan,
+                        const AttentionGradViews& v, char* workspace);
+
+}  // namespace lmxlab::kernels
