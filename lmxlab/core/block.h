@@ -3,15 +3,15 @@
 
 #include "lmxlab/config/model.h"
 #include "lmxlab/core/mixer.h"
-#include "lmxlab/core/norm.h"
+#include "lmxlab/core/residual.h"
 
 namespace lmxlab::core {
 
 class Block {
  public:
   Block(const config::Block& config, const Build& build);
-  /// [B, L, D] -> [B, L, D]
-  mx::array operator()(const mx::array& x, Pass& pass) const;
+  /// Adds its branches; the last may still wait for the next norm.
+  void operator()(Residual& stream, Pass& pass) const;
   void visit(Visitor& v);
   std::unique_ptr<LayerCache> make_cache() const { return mixer_ ? mixer_->make_cache() : nullptr; }
 

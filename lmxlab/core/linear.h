@@ -21,8 +21,11 @@ class Linear {
 /// A table of vectors; transposed, it is a tied output head.
 struct Embedding {
   Embedding(int vocab, int dim, float std, Init& init);
-  /// int ids [...] -> [..., dim]. An id outside the table reads foreign memory: callers check ids.
-  mx::array operator()(const mx::array& ids) const { return weight.rows(ids); }
+  /// int ids [...] -> [..., dim], of `dtype` or the table's own. Callers check ids: one outside the
+  /// table gives NaN, or where our kernels do not run, anything.
+  mx::array operator()(const mx::array& ids, std::optional<mx::Dtype> dtype = {}) const {
+    return weight.rows(ids, dtype);
+  }
   /// [..., dim] -> [..., vocab]
   mx::array as_head(const mx::array& x) const { return weight.matmul(x); }
   void visit(Visitor& v) { v("", weight); }

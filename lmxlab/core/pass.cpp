@@ -1,8 +1,7 @@
 #include "lmxlab/core/pass.h"
 
-#include "lmxlab/base/error.h"
+#include "lmxlab/kernels/dropout.h"
 
-#include <mlx/ops.h>
 #include <mlx/random.h>
 
 #include <string>
@@ -13,9 +12,7 @@ mx::array Pass::drop(const mx::array& x) {
   if (!key || dropout <= 0) return x;
   auto [next, mine] = mx::random::split(*key);
   key = next;
-  const auto keep = mx::random::bernoulli(mx::array(1 - dropout), x.shape(), mine);
-  const mx::array scale(1 / (1 - dropout), x.dtype());
-  return mx::where(keep, mx::multiply(x, scale), mx::array(0.0f, x.dtype()));
+  return kernels::dropout(x, dropout, mine);
 }
 
 void Pass::show(std::string_view what, const mx::array& x) const {

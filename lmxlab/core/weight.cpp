@@ -1,5 +1,6 @@
 #include "lmxlab/core/weight.h"
 
+#include "lmxlab/kernels/embedding.h"
 #include "lmxlab/kernels/linear.h"
 
 #include <mlx/ops.h>
@@ -13,10 +14,11 @@ mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) c
   return mx::quantized_matmul(x, w.value, scales->value, biases->value, true, group, bits);
 }
 
-mx::array Weight::rows(const mx::array& ids) const {
-  if (!quantized()) return mx::take(w.value, ids, 0);
-  return mx::dequantize(mx::take(w.value, ids, 0), mx::take(scales->value, ids, 0),
-                        mx::take(biases->value, ids, 0), group, bits);
+mx::array Weight::rows(const mx::array& ids, std::optional<mx::Dtype> dtype) const {
+  if (!quantized()) return kernels::embedding(w.value, ids, dtype.value_or(w.value.dtype()));
+  const auto y = mx::dequantize(mx::take(w.value, ids, 0), mx::take(scales->value, ids, 0),
+                                mx::take(biases->value, ids, 0), group, bits);
+  return mx::astype(y, dtype.value_or(y.dtype()));
 }
 
 void Weight::quantize(int group_size, int bit_width) {

@@ -15,8 +15,8 @@ struct Weight {
   bool quantized() const { return scales.has_value(); }
   /// x W^T + bias: [..., in] -> [..., out], dtype of x.
   mx::array matmul(const mx::array& x, const std::optional<Param>& bias = std::nullopt) const;
-  /// Rows as floats: int ids [...] -> [..., in].
-  mx::array rows(const mx::array& ids) const;
+  /// Rows as floats: int ids [...] -> [..., in], of `dtype` or the weight's own.
+  mx::array rows(const mx::array& ids, std::optional<mx::Dtype> dtype = {}) const;
   /// Packs it in place; the result is frozen.
   /// @throws Error(usage) if `in` is no multiple of the group.
   void quantize(int group_size, int bit_width);
