@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ARGS ?=
 export PRESET
 
-.PHONY: run build test test-peers mlx peers install mac cuda asan tsan format format-check clean help
+.PHONY: run build test test-peers mlx peers install mac cuda arm64 asan tsan format format-check clean help
 
 run: ## install what is missing, build, train the default model, print a sample
 	@scripts/build.sh lmxlab_program
@@ -37,6 +37,9 @@ mac: ## check that every source compiles for a Mac and that a program links
 cuda: ## check that the program links with MLX's CUDA build, without a card or a toolkit
 	@scripts/cuda_check.sh
 
+arm64: ## on x86 Debian: build the kernels for Linux on Arm, run their tests under qemu
+	@scripts/arm64.sh
+
 asan: ## tests under the address and undefined-behaviour sanitizers
 	@PRESET=asan scripts/test.sh
 
@@ -53,5 +56,5 @@ clean: ## remove the build trees; the unpacked wheels of MLX stay
 	@scripts/clean.sh
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s@ 2>/dev/null || \
-	  sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1   \2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1@\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s@ 2>/dev/null || \
+	  sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1   \2/p' $(firstword $(MAKEFILE_LIST))

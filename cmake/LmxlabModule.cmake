@@ -50,9 +50,9 @@ function(lmxlab_module name)
   set_property(GLOBAL APPEND PROPERTY LMXLAB_LINK ${arg_LINK})
 endfunction()
 
-# PURE: only base, config and plan are linked, without MLX.
+# PURE: only base, config and plan are linked, without MLX. LOWER: only what the kernels and io need.
 function(lmxlab_tests name)
-  cmake_parse_arguments(arg "PURE" "LABEL" "LINK" ${ARGN})
+  cmake_parse_arguments(arg "PURE;LOWER" "LABEL" "LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${name}/*_test.cpp")
   if(NOT sources)
     return()
@@ -64,7 +64,7 @@ function(lmxlab_tests name)
     target_compile_definitions(${name}_tests PRIVATE LMXLAB_TEST_WITHOUT_MLX)
     target_link_libraries(${name}_tests PRIVATE lmxlab_pure)
   else()
-    target_link_libraries(${name}_tests PRIVATE lmxlab)
+    target_link_libraries(${name}_tests PRIVATE $<IF:$<BOOL:${arg_LOWER}>,lmxlab_lower,lmxlab>)
     if(LMXLAB_PCH)
       target_precompile_headers(${name}_tests PRIVATE <mlx/mlx.h> <gtest/gtest.h> <algorithm> <functional> <map>
         <memory> <optional> <string> <vector>)

@@ -1,7 +1,16 @@
 #!/usr/bin/env bash
 # Installs what a build needs and the machine lacks, by the system's own package manager. Quick when nothing is missing.
-#   scripts/bootstrap.sh [--check]     --check: say what is missing, install nothing
+#   scripts/bootstrap.sh [--check] [arm64]     --check: say what is missing, install nothing; arm64: also what scripts/arm64.sh needs
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+check= arm64=
+for word in "$@"; do
+  case "$word" in
+    --check) check=1 ;;
+    arm64) arm64=1 ;;
+    *) printf 'error: unknown argument %s: expected --check or arm64.\n' "$word" >&2; exit 2 ;;
+  esac
+done
 
 missing=()
 need() { missing+=("$1"); }
@@ -49,6 +58,11 @@ look_on_debian() {
   header hwy/highway.h || need libhwy-dev
   header gtest/gtest.h || need libgtest-dev
   header gmock/gmock.h || need libgmock-dev
+  if [ -n "$arm64" ]; then
+    has aarch64-linux-gnu-g++ || need g++-aarch64-linux-gnu
+    has qemu-aarch64 || need qemu-user
+    [ -e /usr/src/googletest/CMakeLists.txt ] || need googletest
+  fi
 }
 
 look_on_mac() {
@@ -78,7 +92,7 @@ fi
 
 if [ "$(uname -s)" = Darwin ]; then
   command_line="brew install ${missing[*]}"
-  [ "${1:-}" != --check ] && has brew || fail "missing: ${missing[*]}. Type: $command_line"
+  [ -z "$check" ] && has brew || fail "missing: ${missing[*]}. Type: $command_line"
   say "installing with Homebrew: ${missing[*]}"
   quietly bootstrap brew install "${missing[@]}" || exit 7
   exit 0
@@ -91,7 +105,7 @@ has mold || optional+=(mold)
 sudo=()
 [ "$(id -u)" = 0 ] || sudo=(sudo)
 command_line="${sudo[*]:+${sudo[*]} }apt-get install ${missing[*]}"
-[ "${1:-}" != --check ] || fail "missing: ${missing[*]}. Type: $command_line"
+[ -z "$check" ] || fail "missing: ${missing[*]}. Type: $command_line"
 has apt-get || fail "missing: ${missing[*]} (names of Debian's packages), and there is no apt-get here." \
   "Install them with your package manager, then run this again."
 if [ ${#sudo[@]} != 0 ]; then

@@ -3,6 +3,7 @@
 #   scripts/mlx.sh [--which]     --which: only print the flavour that would be taken
 # LMXLAB_MLX: auto, cpu, metal, cuda, cuda-12 or cuda-13. auto is Metal on a Mac, CUDA where a driver answers, else CPU.
 # metal on another system than a Mac takes the wheel for macOS 14: enough to compile and link, not to run.
+# LMXLAB_MLX_ARM64=1 takes the wheel for Linux on Arm, whatever this machine is, into build/arm64-tools.
 # LMXLAB_MLX_LINK_ONLY=1 leaves out what the CUDA wheel is linked to (4 GB): enough to link, so it goes to build/link-only.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -40,6 +41,7 @@ esac
 if [ "${1:-}" = --which ]; then echo "$flavour"; exit 0; fi
 
 folder="$top/build${LMXLAB_MLX_LINK_ONLY:+/link-only}"
+[ -z "${LMXLAB_MLX_ARM64:-}" ] || folder="$top/build/arm64-tools"
 place="$folder/mlx-$version-$flavour"
 if [ ! -e "$place/mlx/include/mlx/version.h" ]; then
   python=$(pip_python)
@@ -51,7 +53,7 @@ if [ ! -e "$place/mlx/include/mlx/version.h" ]; then
   case "$flavour" in
     cuda-*) [ -z "${LMXLAB_MLX_LINK_ONLY:-}" ] || options+=(--no-deps) ;;
     metal) options+=(--no-deps); [ "$(uname -s)" = Darwin ] || options+=(--platform macosx_14_0_arm64) ;;
-    *) options+=(--no-deps) ;;
+    *) options+=(--no-deps); [ -z "${LMXLAB_MLX_ARM64:-}" ] || options+=(--platform manylinux_2_35_aarch64) ;;
   esac
   quietly mlx "$python" -m pip install "${options[@]}" "mlx-$flavour==$version" ||
     fail "MLX's wheel could not be installed. It wants a network, Python's pip, and on Linux glibc 2.35 or newer" \

@@ -34,9 +34,8 @@ using VU = hn::Vec<DU>;
 
 // The low halves of the lanes times m, 64 bits each.
 HWY_INLINE VU widened_product(VU v, uint32_t m) {
-  const DU d;
 #if HWY_TARGET == HWY_SCALAR
-  return hn::Set(d, (hn::GetLane(v) & 0xffffffffu) * m);
+  return hn::Set(DU(), (hn::GetLane(v) & 0xffffffffu) * m);
 #else
   const hn::Repartition<uint32_t, DU> d32;
   return hn::MulEven(hn::BitCast(d32, v), hn::Set(d32, m));

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds the kernels and what lies below them for Linux on Arm (NEON), with the wheel of MLX for it, and runs their tests under
+# qemu-user. Debian and its like on x86 only; on an Arm machine `make test` does more.
+#   scripts/arm64.sh [options of ctest, such as -R kernels]
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+cd "$top"
+[ "$(uname -sm)" = "Linux x86_64" ] || fail "this check is for x86 Linux; on $(uname -sm) run \`make test\`."
+"$top/scripts/bootstrap.sh" arm64
+mlx=$(LMXLAB_MLX=cpu LMXLAB_MLX_ARM64=1 "$top/scripts/mlx.sh")
+
+# The headers of other libraries apart from the system's own, which are the host's.
+tools="$top/build/arm64-tools"
+mkdir -p "$tools/include"
+for header in nlohmann toml++ CLI pcre2.h hwy; do
+  from=/usr/include/$header
+  [ -e "$from" ] || from=/usr/local/include/$header
+  ln -sfn "$from" "$tools/include/$header"
+done
+
+read -ra more <<<"${LMXLAB_CONFIGURE:-}"
+say "arm64: configure (preset arm64-cross)"
+quietly configure-arm64 cmake --preset arm64-cross -DMLX_ROOT="$mlx/mlx" "${more[@]+"${more[@]}"}" -DLMXLAB_BUILD_BENCH=OFF
+say "arm64: compile, $(cores) at a time"
+began=$SECONDS
+ninja -C build/arm64-cross --quiet base_tests config_tests kernels_tests >&2
+say "arm64: compiled in $((SECONDS - began)) s"
+
+results="$top/build/arm64-cross/test-results"
+rm -rf "$results"
+mkdir -p "$results"
+code=0
+# Left out: what qemu cannot do (a process that limits its address space starts itself anew), and what takes minutes there and
+# is about threads or memory, not about NEON.
+export GTEST_FILTER="${GTEST_FILTER:--MemoryDeathTest.*:Gemm.ManyAtOnceAreAllRight:LinearCrossEntropy.NeverHoldsAllLogits}"
+selection=(-R '^(base|config|kernels)$')
+[ $# = 0 ] || selection=("$@")
+GTEST_OUTPUT="xml:$results/" GTEST_BRIEF=1 ctest --test-dir build/arm64-cross --output-on-failure -j "${TEST_JOBS:-2}" \
+  --no-tests=error --output-junit "$results/ctest.xml" "${selection[@]}" || code=$?
+python3 scripts/count_tests.py "$results" || code=$?
+exit "$code"
