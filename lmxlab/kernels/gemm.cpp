@@ -51,8 +51,9 @@ int64_t round_up(int64_t n, int64_t to) {
 
 void multiply_block(const Format& f, MatrixView a, const char* b, int64_t m, int64_t n, int64_t k,
                     MatrixOut c, bool add, char* scratch) {
-  // Strips of a that are float32 in rows already are read where they are.
-  const bool as_is = !f.bf16 && a.type == Type::f32 && a.column == 1;
+  // Rows of the packed type are read where they are.
+  const bool as_is =
+      f.bf16 ? panels::reads_rows_bf16(a, m, k) : a.type == Type::f32 && a.column == 1;
   char* tile = scratch;
   if (!as_is) {
     panels::pack_a(f, a, m, k, scratch);
@@ -68,7 +69,10 @@ void multiply_block(const Format& f, MatrixView a, const char* b, int64_t m, int
       const MatrixOut out = at(c, i, j);
       float* const to = direct ? static_cast<float*>(out.data) : reinterpret_cast<float*>(tile);
       const int64_t ld = direct ? c.ld : tile_ld;
-      if (as_is) {
+      if (as_is && f.bf16) {
+        panels::multiply_rows_bf16(at(a, i, 0), reinterpret_cast<const uint16_t*>(strips), rows,
+                                   columns, k, to, ld, add && direct);
+      } else if (as_is) {
         const panels::Strip strip{static_cast<const float*>(at(a, i, 0).data), a.row, 1};
         panels::multiply_f32(strip, reinterpret_cast<const float*>(strips), rows, columns, k, to,
                              ld, add && direct);

@@ -27,6 +27,10 @@ void pack_b_bf16(const Format& f, MatrixView b, int64_t k, int64_t n, uint16_t* 
 /// m <= mr.
 void multiply_bf16(const Format& f, const uint16_t* a, const uint16_t* b, int64_t m, int64_t n,
                    int64_t k, float* c, int64_t ld, bool add);
+/// Whether rows of bfloat16 can be read as they lie, and that product: of one strip, m <= mr.
+bool reads_rows_bf16(MatrixView a, int64_t m, int64_t k);
+void multiply_rows_bf16(MatrixView a, const uint16_t* b, int64_t m, int64_t n, int64_t k, float* c,
+                        int64_t ld, bool add);
 
 /// Whether a product of so few rows is computed without packing, and that product. c as in gemm.
 bool is_small(int64_t m, int64_t k, MatrixView b);

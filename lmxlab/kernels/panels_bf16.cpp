@@ -188,8 +188,16 @@ LMXLAB_AMX void configure_tiles() {
   }
 }
 
-LMXLAB_AMX void tiles(const uint16_t* a, const uint16_t* b, int64_t pairs, bool both, float* c,
-                      int64_t ld, bool add) {
+// Where the tiles of a strip of a lie, in elements: from a row to the next, from a tile to the next
+// along k, from the upper tile to the lower one.
+struct Layout {
+  int64_t row, step, lower;
+};
+constexpr Layout kPacked{kDeep, 2 * kTile, kTile};
+
+LMXLAB_AMX void tiles(const uint16_t* a, const Layout& at, const uint16_t* b, int64_t pairs,
+                      bool both, float* c, int64_t ld, bool add) {
+  const auto a_stride = static_cast<size_t>(at.row) * 2;
   const auto stride = static_cast<size_t>(ld) * 4;
   float* const below = c + kRows * ld;
   if (add) {
@@ -205,14 +213,14 @@ LMXLAB_AMX void tiles(const uint16_t* a, const uint16_t* b, int64_t pairs, bool 
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int64_t p = 0; p < pairs; p++, a += 2 * kTile, b += 2 * kTile) {
+  for (int64_t p = 0; p < pairs; p++, a += at.step, b += 2 * kTile) {
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTile, 64);
-    _tile_loadd(4, a, 64);
+    _tile_loadd(4, a, a_stride);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (both) {
-      _tile_loadd(5, a + kTile, 64);
+      _tile_loadd(5, a + at.lower, a_stride);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
@@ -292,10 +300,11 @@ void pack_b_bf16(const Format&, MatrixView b, int64_t k, int64_t n, uint16_t* to
   pack_view<true>(b.transposed(), n, k, to);
 }
 
-void multiply_bf16(const Format& f, const uint16_t* a, const uint16_t* b, int64_t m, int64_t n,
-                   int64_t k, float* c, int64_t ld, bool add) {
+namespace {
+
+void multiply_strip(const Layout& at, const uint16_t* a, const uint16_t* b, int64_t m, int64_t n,
+                    int64_t pairs, float* c, int64_t ld, bool add) {
   const bool amx = isa() == Isa::amx;
-  const int64_t pairs = f.padded_k(k) / kDeep;
   if (amx) configure_tiles();
   for (int64_t j = 0; j < n; j += kStrip, b += pairs * 2 * kTile) {
     const int64_t columns = std::min(kStrip, n - j);
@@ -305,12 +314,30 @@ void multiply_bf16(const Format& f, const uint16_t* a, const uint16_t* b, int64_
     float* const to = direct ? c + j : corner;
     const int64_t to_ld = direct ? ld : kStrip;
     if (amx) {
-      tiles(a, b, pairs, m > kRows, to, to_ld, add && direct);
+      tiles(a, at, b, pairs, m > kRows, to, to_ld, add && direct);
     } else {
       dot_rows(a, b, pairs, m, to, to_ld, add && direct);
     }
     if (!direct) copy_corner(corner, m, columns, c + j, ld, add);
   }
+}
+
+}  // namespace
+
+void multiply_bf16(const Format& f, const uint16_t* a, const uint16_t* b, int64_t m, int64_t n,
+                   int64_t k, float* c, int64_t ld, bool add) {
+  multiply_strip(kPacked, a, b, m, n, f.padded_k(k) / kDeep, c, ld, add);
+}
+
+bool reads_rows_bf16(MatrixView a, int64_t m, int64_t k) {
+  return isa() == Isa::amx && a.type == Type::bf16 && a.column == 1 && k % kDeep == 0 &&
+         m % kRows == 0;
+}
+
+void multiply_rows_bf16(MatrixView a, const uint16_t* b, int64_t m, int64_t n, int64_t k, float* c,
+                        int64_t ld, bool add) {
+  multiply_strip({a.row, kDeep, kRows * a.row}, static_cast<const uint16_t*>(a.data), b, m, n,
+                 k / kDeep, c, ld, add);
 }
 
 #else
@@ -322,6 +349,11 @@ void pack_a_bf16(const Format&, MatrixView, int64_t, int64_t, uint16_t*) {}
 void pack_b_bf16(const Format&, MatrixView, int64_t, int64_t, uint16_t*) {}
 void multiply_bf16(const Format&, const uint16_t*, const uint16_t*, int64_t, int64_t, int64_t,
                    float*, int64_t, bool) {}
+bool reads_rows_bf16(MatrixView, int64_t, int64_t) {
+  return false;
+}
+void multiply_rows_bf16(MatrixView, const uint16_t*, int64_t, int64_t, int64_t, float*, int64_t,
+                        bool) {}
 
 #endif
 
