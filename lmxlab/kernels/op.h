@@ -18,18 +18,12 @@
 #include <vector>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/fused.h"
 #include "lmxlab/kernels/types.h"
 
 namespace lmxlab::kernels {
 
 using Arrays = std::vector<mlx::core::array>;
-
-/// The one predicate: whether our kernel runs, for arrays of this dtype (float32, bfloat16,
-/// float16) on the default device.
-inline bool fused(mlx::core::Dtype dtype) {
-  return has_type(dtype) &&
-         mlx::core::default_device() == mlx::core::Device(mlx::core::Device::cpu);
-}
 
 inline mlx::core::Stream cpu_stream() {
   return mlx::core::default_stream(mlx::core::Device(mlx::core::Device::cpu));
