@@ -74,6 +74,10 @@ std::atomic<Isa>& current() {
   return value;
 }
 
+bool has_bf16(Isa isa) {
+  return isa == Isa::avx512_bf16 || isa == Isa::amx;
+}
+
 }  // namespace
 
 const std::vector<Isa>& isas() {
@@ -85,10 +89,13 @@ Isa isa() {
   return current().load(std::memory_order_relaxed);
 }
 
+bool detail::rounds_bf16 = has_bf16(isas().back());
+
 void set_isa(Isa isa) {
   for (const Isa known : isas()) {
     if (known == isa) {
       current().store(isa);
+      detail::rounds_bf16 = has_bf16(isa);
       dispatch_up_to(isa);
       return;
     }

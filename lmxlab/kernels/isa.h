@@ -30,4 +30,8 @@ std::string_view name(Isa isa);
 /// @throws Error(usage) naming those there are.
 Isa isa_named(std::string_view name);
 
+namespace detail {
+extern bool rounds_bf16;  // the set has an instruction that rounds to bfloat16; every store asks
+}
+
 }  // namespace lmxlab::kernels

@@ -12,6 +12,7 @@
 
 #include <cstring>
 
+#include "lmxlab/kernels/isa.h"
 #include "lmxlab/kernels/types.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -64,8 +65,16 @@ HWY_INLINE VF load(DF d, const F16* p) {
 HWY_INLINE void store(VF v, DF d, float* p) {
   hn::StoreU(v, d, p);
 }
-// Rounds to nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN. Subnormal numbers may become 0.
 HWY_INLINE void store(VF v, DF d, Bf16* p) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  if (detail::rounds_bf16) {  // Highway 1.0.3 has no set with this instruction
+    __m256i rounded;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v.raw));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
+    return;
+  }
+#endif
   const hn::RebindToUnsigned<DF> d32;
   const hn::RebindToSigned<DF> di;
   const hn::Rebind<uint16_t, DF> d16;

@@ -17,7 +17,7 @@ array samples(mx::Dtype dtype, int n) {
   if (n > 16) {
     const float inf = std::numeric_limits<float>::infinity();
     const array odd({0.0f, -0.0f, inf, -inf, 1e-7f, 6e-8f, 65519.0f, 65520.0f, 1.00390625f,
-                     1.01171875f, 3.3e38f, 1e-40f, NAN});
+                     1.01171875f, 3.3e38f, 1.2e-38f, NAN});
     x = mx::concatenate({odd, mx::slice(x, {13}, {n})});
   }
   return mx::astype(x, dtype);
