@@ -1,10 +1,9 @@
 #include "lmxlab/inference/sampler.h"
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/sample.h"
 
 #include <mlx/ops.h>
-#include <mlx/random.h>
-#include <mlx/transforms.h>
 
 #include <algorithm>
 #include <cmath>
@@ -28,45 +27,19 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// Standard Gumbel noise [B, V]; row r depends on (seeds[r], step) alone.
-mx::array noise(const std::vector<uint64_t>& seeds, uint64_t step, int vocab) {
+// uint32 [B, 2]; row r depends on (seeds[r], step) alone.
+mx::array keys(const std::vector<uint64_t>& seeds, uint64_t step) {
   std::vector<uint32_t> words;
   for (const uint64_t seed : seeds) {
     const uint64_t key = mix(mix(seed) + step);
     words.push_back(static_cast<uint32_t>(key >> 32));
     words.push_back(static_cast<uint32_t>(key));
   }
-  const mx::array keys(words.begin(), {static_cast<int>(seeds.size()), 2}, mx::uint32);
-  // Above 0, so that the noise is finite and a token that cannot come never ties with one that can.
-  const auto row = [&](const mx::array& key) {
-    return mx::random::uniform(f32(std::numeric_limits<float>::min()), f32(1), {vocab}, mx::float32,
-                               key);
-  };
-  const auto u = seeds.size() == 1
-                     ? mx::expand_dims(row(mx::reshape(keys, {2})), 0)
-                     : mx::vmap(std::function<mx::array(const mx::array&)>(row))(keys);
-  return mx::negative(mx::log(mx::negative(mx::log(u))));
+  return mx::array(words.begin(), {static_cast<int>(seeds.size()), 2}, mx::uint32);
 }
 
-// What may be drawn: log-weights [B, n], -inf for what may not, and the ids of the columns if they
-// were sorted.
-struct Candidates {
-  mx::array logits;
-  std::optional<mx::array> ids = {};
-};
-
-mx::array hide(const mx::array& x, const mx::array& keep) {
-  return mx::where(keep, x, f32(-kInf));
-}
-
-// The k largest of each row, the smaller ids of equal ones; no sort of all.
-mx::array largest(const mx::array& x, int k) {
-  const auto ascending = mx::partition(mx::negative(x), k - 1, 1);
-  const auto edge = mx::negative(mx::slice(ascending, {0, k - 1}, {x.shape(0), k}));
-  const auto above = mx::greater(x, edge), at = mx::equal(x, edge);
-  const auto room = mx::subtract(mx::array(k), mx::sum(mx::astype(above, mx::int32), 1, true));
-  const auto rank = mx::cumsum(mx::astype(at, mx::int32), 1);
-  return hide(x, mx::logical_or(above, mx::logical_and(at, mx::less_equal(rank, room))));
+kernels::Sampling sampling(const SamplingOptions& o) {
+  return {.temperature = o.temperature, .top_k = o.top_k, .top_p = o.top_p, .min_p = o.min_p};
 }
 
 // Ids of each row, the largest logit first and of equal ones the smaller id; the first n of them.
@@ -76,25 +49,6 @@ mx::array ranked(const mx::array& x, int n) {
   ids = mx::sort(ids, 1);
   const auto order = mx::argsort(mx::negative(mx::take_along_axis(x, ids, 1)), 1);
   return mx::take_along_axis(ids, order, 1);
-}
-
-Candidates truncate(const mx::array& x, const SamplingOptions& o) {
-  const int vocab = x.shape(1);
-  const bool some = o.top_k > 0 && o.top_k < vocab;
-  Candidates c{some ? largest(x, o.top_k) : x};
-  if (o.top_p < 1) {
-    c.ids = ranked(c.logits, some ? o.top_k : vocab);
-    c.logits = mx::take_along_axis(c.logits, *c.ids, 1);
-    const auto p = mx::softmax(c.logits, 1, true);
-    const auto before = mx::subtract(mx::cumsum(p, 1), p);
-    const auto first = mx::equal(mx::arange(c.logits.shape(1), mx::int32), mx::array(0));
-    c.logits = hide(c.logits, mx::logical_or(first, mx::less(before, f32(o.top_p))));
-  }
-  if (o.min_p > 0) {
-    const auto top = mx::max(c.logits, 1, true);
-    c.logits = hide(c.logits, mx::greater_equal(c.logits, mx::add(top, f32(std::log(o.min_p)))));
-  }
-  return c;
 }
 
 mx::array winner(const mx::array& x) {  // [B, V] -> int32 [B]
@@ -187,6 +141,7 @@ bool Sampler::penalizes() const {
 }
 
 mx::array Sampler::penalized(const mx::array& logits) const {
+  if (!bias_ && !counts_) return logits;
   const auto& o = options_;
   auto x = mx::astype(logits, mx::float32);
   if (bias_) x = mx::add(x, *bias_);
@@ -220,10 +175,8 @@ mx::array Sampler::log_distribution(const mx::array& logits) const {
   const auto ids = mx::arange(vocab_, mx::int32);
   if (options_.temperature == 0)
     return mx::where(mx::equal(mx::expand_dims(winner(x), 1), ids), f32(0), f32(-kInf));
-  const auto c = truncate(mx::divide(x, f32(options_.temperature)), options_);
-  const auto log_p = mx::subtract(c.logits, mx::logsumexp(c.logits, 1, true));
-  if (!c.ids) return log_p;
-  return mx::put_along_axis(mx::full(x.shape(), f32(-kInf)), *c.ids, log_p, 1);
+  const auto left = kernels::truncated(x, sampling(options_));
+  return mx::subtract(left, mx::logsumexp(left, 1, true));
 }
 
 Draw Sampler::draw(const mx::array& logits) {
@@ -231,18 +184,7 @@ Draw Sampler::draw(const mx::array& logits) {
       logits.shape(1) != vocab_)
     throw Error(Kind::usage, "[sampler] expected logits [" + std::to_string(seeds_.size()) + ", " +
                                  std::to_string(vocab_) + "], got another shape");
-  const auto x = penalized(logits);
-  const auto choose = [&] {
-    if (options_.temperature == 0) return winner(x);
-    const auto c = truncate(mx::divide(x, f32(options_.temperature)), options_);
-    // The noise belongs to the ids, not to the ranks: two nearly equal logits that change places
-    // change nothing.
-    const auto g = noise(seeds_, step_, vocab_);
-    if (!c.ids) return winner(mx::add(c.logits, g));
-    const auto column = winner(mx::add(c.logits, mx::take_along_axis(g, *c.ids, 1)));
-    return mx::astype(pick(*c.ids, column), mx::int32);
-  };
-  Draw d{mx::contiguous(choose())};
+  Draw d{kernels::sample(penalized(logits), keys(seeds_, step_), sampling(options_))};
   ++step_;
   remember(d.tokens);
   if (logprobs_ < 0) return d;
