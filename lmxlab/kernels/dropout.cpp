@@ -2,6 +2,8 @@
 
 #include <mlx/random.h>
 
+#include <cmath>
+
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/thread_pool.h"
@@ -10,11 +12,11 @@
 #define LMXLAB_KERNELS_DROPOUT_MASK
 namespace lmxlab::kernels {
 struct DropoutMask {
-  // Counter 16 b + j gives the words of elements 64 b + j + {0, 16, 32, 48}: a block of 16 counters
-  // is a whole number of vectors of any instruction set.
-  static constexpr int64_t kBlock = 64, kCounters = 16;
+  // Counter 16 b + j gives the eight half words of elements 128 b + 16 i + j, i < 8: a block of 16
+  // counters is a whole number of vectors of any instruction set.
+  static constexpr int64_t kBlock = 128, kCounters = 16;
   uint32_t key[2];
-  int32_t threshold;  // words below it, without their last bit, drop
+  int32_t threshold;  // half words below it drop
   float factor;
 };
 }  // namespace lmxlab::kernels
@@ -42,8 +44,8 @@ HWY_INLINE VU widened_product(VU v, uint32_t m) {
 #endif
 }
 
-// One word of a counter in each 64-bit lane: only low halves matter, so the high ones keep what
-// products leave there.
+// Four words of each of a block's counters: words[16 w + j]. One word of a counter lies in each
+// 64-bit lane; only low halves matter, so the high ones keep what products leave there.
 HWY_INLINE void philox(uint64_t counter, const uint32_t* key, uint32_t* words) {
   const DU d;
   const hn::Rebind<uint32_t, DU> d32;
@@ -73,20 +75,25 @@ void drop_run(Type type, const void* x, void* y, int64_t first, int64_t last, Dr
   with_type(type, [&](auto t) {
     using T = decltype(t);
     const hn::RebindToSigned<DF> di;
+    const hn::RebindToUnsigned<DF> du;
     const auto threshold = hn::Set(di, mask.threshold);
     const VF factor = hn::Set(DF(), mask.factor);
-    HWY_ALIGN uint32_t words[DropoutMask::kBlock];
-    for (int64_t at = first; at < last; at += DropoutMask::kBlock) {
-      philox(static_cast<uint64_t>(at / 4), mask.key, words);
-      const T* const in = static_cast<const T*>(x) + at;
-      T* const out = static_cast<T*>(y) + at;
-      const auto* const bits = reinterpret_cast<const int32_t*>(words);
-      each(std::min(DropoutMask::kBlock, last - at), [&](int64_t i, auto lanes) {
-        const auto word = hn::BitCast(
-            di, hn::ShiftRight<1>(hn::BitCast(hn::RebindToUnsigned<DF>(), hn::Load(di, bits + i))));
-        const auto dropped = hn::RebindMask(DF(), hn::Lt(word, threshold));
-        write(hn::IfThenZeroElse(dropped, hn::Mul(read(in + i, lanes), factor)), out + i, lanes);
-      });
+    constexpr int64_t kBlock = DropoutMask::kBlock, kHalf = DropoutMask::kCounters;
+    HWY_ALIGN uint32_t words[kBlock / 2];
+    for (int64_t at = first; at < last; at += kBlock) {
+      philox(static_cast<uint64_t>(at / kBlock * kHalf), mask.key, words);
+      for (int64_t i = 0; i < kBlock && at + i < last; i += kHalf) {
+        const T* const in = static_cast<const T*>(x) + at + i;
+        T* const out = static_cast<T*>(y) + at + i;
+        const uint32_t* const word = words + i / (2 * kHalf) * kHalf;
+        const bool high = i % (2 * kHalf) != 0;
+        each(std::min(kHalf, last - at - i), [&](int64_t k, auto lanes) {
+          const auto both = hn::Load(du, word + k);
+          const auto half = high ? hn::ShiftRight<16>(both) : hn::And(both, hn::Set(du, 0xffffu));
+          const auto dropped = hn::RebindMask(DF(), hn::Lt(hn::BitCast(di, half), threshold));
+          write(hn::IfThenZeroElse(dropped, hn::Mul(read(in + k, lanes), factor)), out + k, lanes);
+        });
+      }
     }
   });
 }
@@ -125,10 +132,11 @@ class Dropout : public Op {  // x, key
           y = out[0].data<void>(), n = static_cast<int64_t>(in[0].size()), rate = rate_] {
       const auto* const k = static_cast<const uint32_t*>(key.read());
       const void* const from = x.read();
-      const auto threshold = static_cast<int32_t>(static_cast<double>(rate) * 0x1p31);
-      const DropoutMask mask{{k[0], k[1]}, threshold, 1 / (1 - rate)};
+      const auto threshold = static_cast<int32_t>(std::lround(rate * 0x1p16));
+      const DropoutMask mask{
+          {k[0], k[1]}, threshold, 1 / (1 - static_cast<float>(threshold * 0x1p-16))};
       constexpr int64_t kBlock = DropoutMask::kBlock;
-      parallel_for((n + kBlock - 1) / kBlock, 64, [&](int64_t first, int64_t last) {
+      parallel_for((n + kBlock - 1) / kBlock, 8192 / kBlock, [&](int64_t first, int64_t last) {
         HWY_DYNAMIC_DISPATCH(drop_run)
         (type, from, y, first * kBlock, std::min(n, last * kBlock), mask);
       });
@@ -157,7 +165,7 @@ class Dropout : public Op {  // x, key
 }  // namespace
 
 array dropout(const array& x, float rate, const array& key) {
-  if (!(rate >= 0 && rate < 1)) {
+  if (!(rate >= 0 && rate <= 1 - 0x1p-16)) {
     throw Error(Kind::usage, "[dropout] the rate is out of range: expected 0 to below 1, got " +
                                  std::to_string(rate) + ".");
   }

@@ -37,14 +37,15 @@ TEST(Dropout, TheMaskIsThatOfTheGenerator) {
   const float rate = 0.3f;
   on_every_isa([&](const std::string& isa) {
     for (const auto dtype : kFloats) {
-      for (int n : {1, 63, 64, 65, 200, 20001}) {
+      for (int n : {1, 15, 17, 127, 128, 200, 20001}) {
         const auto x = noise({n}, 1, dtype);
         const auto v = values(x), y = values(dropout(x, rate, key));
         for (size_t i = 0; i < v.size(); i++) {
-          const auto counter = static_cast<uint32_t>(i / 64 * 16 + i % 16);
-          const uint32_t word = philox({counter, 0, 0, 0}, {k[0], k[1]})[i % 64 / 16];
-          const bool keep = (word >> 1) >= static_cast<uint32_t>(double(rate) * 0x1p31);
-          const double expected = keep ? v[i] / (1 - double(rate)) : 0;
+          const auto counter = static_cast<uint32_t>(i / 128 * 16 + i % 16);
+          const uint32_t word = philox({counter, 0, 0, 0}, {k[0], k[1]})[i % 128 / 32];
+          const uint32_t half = i % 32 < 16 ? word & 0xffff : word >> 16;
+          const double exact = std::round(double(rate) * 0x1p16) * 0x1p-16;
+          const double expected = half >= exact * 0x1p16 ? v[i] / (1 - exact) : 0;
           ASSERT_NEAR(y[i], expected, 2 * unit(dtype) * std::abs(expected))
               << isa << " " << name(dtype) << " " << n << " at " << i;
         }
@@ -63,7 +64,7 @@ TEST(Dropout, Statistics) {
       const auto centred = [&](size_t at) { return (kept[at] > 0) - p; };
       total += centred(i);
       if (i > 0) neighbours += centred(i) * centred(i - 1);
-      if (i >= 64) above += centred(i) * centred(i - 64);
+      if (i >= 16) above += centred(i) * centred(i - 16);  // the other half of a word
     }
     // Five standard deviations of the sums of independent draws.
     const double root = std::sqrt(double(kept.size()));
