@@ -48,17 +48,19 @@ mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
   const bool alibi = std::holds_alternative<config::Alibi>(c.position);
 
   const auto attend = [&] {
-    if (c.softcap || alibi) {
-      std::optional<mx::array> bias;
-      if (alibi) bias = alibi_bias(c.heads, pass, length, keys);
-      return plain_attention(q, keys, scale, mask_array(pass, length, keys, c.window), c.softcap,
-                             bias);
-    }
     const auto mask = attention_mask(pass, length, keys, c.window);
-    if (!mask.allowed)
+    if (!alibi && !mask.allowed)
       return kernels::attention(q, keys.k, keys.v, scale,
-                                {.causal = mask.kind == Mask::Kind::causal});
-    return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale, "array", mask.allowed);
+                                {.causal = mask.kind == Mask::Kind::causal,
+                                 .window = mask.window,
+                                 .softcap = c.softcap.value_or(0),
+                                 .padding = mask.padding});
+    if (!alibi && !c.softcap)
+      return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale, "array",
+                                                    mask.allowed);
+    const auto bias = alibi ? std::optional(alibi_bias(c.heads, pass, length, keys)) : std::nullopt;
+    return plain_attention(q, keys, scale, mask_array(pass, length, keys, c.window), c.softcap,
+                           bias);
   };
   const auto out = mx::transpose(attend(), {0, 2, 1, 3});
   return o_proj(mx::reshape(out, {batch, length, c.heads * c.head_dim}));

@@ -38,12 +38,15 @@ Mask attention_mask(const Pass& pass, int length, const Keys& keys, std::optiona
   // A window hides something only if a query is further than that from the first key.
   const bool windowed = window && !(keys.ring && length == 1) &&
                         pass.offset + length - (keys.ring ? 0 : keys.start) > *window;
-  if (!pass.pads && !windowed) {
-    if (length == 1) return {Mask::Kind::none};
-    if (columns >= length && keys.start + columns == pass.offset + length)
-      return {Mask::Kind::causal};
-  }
-  return {Mask::Kind::array, mask_array(pass, length, keys, window)};
+  if (!pass.pads && !windowed && length == 1) return {};
+  const bool at_the_end =
+      !keys.ring && columns >= length && keys.start + columns == pass.offset + length;
+  if (!at_the_end)
+    return {.kind = Mask::Kind::array, .allowed = mask_array(pass, length, keys, window)};
+  Mask mask{.kind = Mask::Kind::causal, .window = windowed ? *window : 0};
+  if (pass.pads)
+    mask.padding = mx::maximum(mx::subtract(*pass.pads, mx::array(keys.start)), mx::array(0));
+  return mask;
 }
 
 }  // namespace lmxlab::core

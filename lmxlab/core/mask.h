@@ -9,11 +9,13 @@
 
 namespace lmxlab::core {
 
-/// What attention is told: nothing is hidden, the usual causal triangle (aligned to the last key),
-/// or an array.
+/// What attention is told: nothing is hidden; the causal triangle (aligned to the last key),
+/// perhaps with a window and with padding at the left of rows; or an array.
 struct Mask {
   enum class Kind { none, causal, array } kind = Kind::none;
-  std::optional<mx::array> allowed = {};  // bool [L, S] or [B, 1, L, S]
+  int window = 0;                         // causal: 0 where it hides nothing
+  std::optional<mx::array> padding = {};  // causal: int32 [B], columns at the left
+  std::optional<mx::array> allowed = {};  // array: bool [L, S] or [B, 1, L, S]
 };
 
 /// The mask of L queries at positions offset ... offset + L - 1 over `keys`.

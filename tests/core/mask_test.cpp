@@ -84,9 +84,14 @@ TEST(Mask, EqualsADoubleLoop) {
           EXPECT_EQ(mask.allowed->dtype(), mx::bool_);
           EXPECT_EQ(rows_of(*mask.allowed, l, 3), want) << when;
         } else {
+          const auto left =
+              mask.padding ? to_vector<int32_t>(*mask.padding) : std::vector<int32_t>(3, 0);
           for (size_t i = 0; i < want.size(); ++i) {
             const int row = static_cast<int>(i) / S % l.length, column = static_cast<int>(i) % S;
-            const bool told = mask.kind == Mask::Kind::none || column <= S - l.length + row;
+            const int own = S - l.length + row;
+            const bool told = mask.kind == Mask::Kind::none ||
+                              (column <= own && (mask.window == 0 || column > own - mask.window) &&
+                               column >= left[i / static_cast<size_t>(l.length * S)]);
             ASSERT_EQ(told, want[i]) << when << ", query " << row << ", column " << column;
           }
         }
@@ -97,7 +102,9 @@ TEST(Mask, NoArrayWhereNothingIsHidden) {
   Pass pass;
   EXPECT_EQ(attention_mask(pass, 7, keys_of(7, 0, false), {}).kind, Mask::Kind::causal);
   EXPECT_EQ(attention_mask(pass, 7, keys_of(7, 0, false), 7).kind, Mask::Kind::causal);
-  EXPECT_EQ(attention_mask(pass, 7, keys_of(7, 0, false), 6).kind, Mask::Kind::array);
+  EXPECT_EQ(attention_mask(pass, 7, keys_of(7, 0, false), 7).window, 0);
+  EXPECT_EQ(attention_mask(pass, 7, keys_of(7, 0, false), 6).kind, Mask::Kind::causal);
+  EXPECT_EQ(attention_mask(pass, 7, keys_of(7, 0, false), 6).window, 6);
   pass.offset = 9;
   EXPECT_EQ(attention_mask(pass, 1, keys_of(10, 0, false), {}).kind, Mask::Kind::none);
   EXPECT_EQ(attention_mask(pass, 3, keys_of(12, 0, false), {}).kind, Mask::Kind::causal);
