@@ -91,9 +91,11 @@ struct Cut {
 };
 Cut cut_for(const Format& f, int64_t m, int64_t n, int64_t k) {
   const int64_t most = std::max<int64_t>(f.mr, kPackedA / (f.element() * k) / f.mr * f.mr);
-  const int64_t wanted = threads() == 1 ? 1 : 4 * threads();
-  Cut cut{std::min(most, round_up((m + wanted - 1) / wanted, f.mr)), round_up(n, f.nr)};
-  cut.rows = std::max<int64_t>(cut.rows, std::min<int64_t>(round_up(m, f.mr), 4 * f.mr));
+  const int64_t wanted = threads() == 1 ? 1 : 2 * threads();
+  // Blocks of a large enough for b to be worth fetching, of equal size.
+  const int64_t blocks =
+      std::max((m + most - 1) / most, std::min<int64_t>(wanted, (m + 6 * f.mr - 1) / (6 * f.mr)));
+  Cut cut{round_up((m + blocks - 1) / blocks, f.mr), round_up(n, f.nr)};
   const int64_t row_tasks = (m + cut.rows - 1) / cut.rows;
   if (row_tasks < wanted) {
     const int64_t column_tasks =
