@@ -1,0 +1,62 @@
+// Formats of quantized matrices: what their bytes mean. A row is a sequence of blocks along the
+// input dimension; a block's weights are scale * q + offset with small integers q.
+//
+// `affine` is MLX's own (mx::quantize): q in a stream of bits, scales and biases in arrays of their
+// own. The others are ggml's blocks as they lie in GGUF files (ggml-common.h of llama.cpp,
+// quants.py of the Python package gguf); mxfp4 is OCP's microscaling format in ggml's order.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "lmxlab/kernels/types.h"
+
+namespace lmxlab::kernels {
+
+enum class QuantFormat : uint8_t {
+  affine,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  mxfp4,
+};
+
+/// Of a ggml format (not affine).
+struct BlockFormat {
+  QuantFormat format;
+  std::string_view name;  // as GGUF tools write it
+  uint32_t ggml;          // its number in GGUF files
+  int weights, bytes;     // of a block
+};
+const BlockFormat& block_format(QuantFormat format);
+/// The format of a GGUF tensor type, if it is one of ours.
+std::optional<QuantFormat> format_of_ggml(uint32_t type);
+
+/// A quantized matrix [out, in] in memory, rows one after another.
+struct QuantView {
+  QuantFormat format;
+  int64_t out, in;
+  const uint8_t* bytes;
+  // affine only: weight k of a row is scales[k / group] * q + biases[k / group], q being bits
+  // [k * bits, (k + 1) * bits) of the row, lowest first.
+  int bits = 0, group = 0;
+  Type scale_type = Type::f32;
+  const void *scales = nullptr, *biases = nullptr;  // [out, in / group]
+};
+int64_t row_bytes(const QuantView& w);
+
+/// Row `row` as numbers, one after another and slowly: the definition that the kernels are tested
+/// against. In float32 it gives ggml's and MLX's bits.
+/// @param to  [in]
+void dequantize_row(const QuantView& w, int64_t row, float* to);
+void dequantize_row(const QuantView& w, int64_t row, double* to);
+
+}  // namespace lmxlab::kernels

@@ -1,0 +1,53 @@
+// Linear layers on quantized weights, which stay as they lie in memory or in a mapped file.
+//
+// On the CPU products are bound by the weights' bytes. Few rows of x are quantized themselves, in
+// blocks of 32 with a scale each, and multiplied as integers; many rows are multiplied with panels
+// of dequantized weights. Elsewhere MLX's own quantized_matmul runs for the affine format; other
+// formats are dequantized on the CPU, which is slow.
+#pragma once
+
+#include <mlx/array.h>
+
+#include <optional>
+
+#include "lmxlab/kernels/quant_formats.h"
+
+namespace lmxlab::kernels {
+
+/// A quantized matrix [out, in].
+struct QuantizedWeight {
+  QuantFormat format;
+  int out, in;
+  mlx::core::array
+      packed;  // affine: uint32 [out, in * bits / 32]; else uint8 [out, bytes of a row]
+  std::optional<mlx::core::array> scales = {}, biases = {};  // affine: [out, in / group], a float
+  int group = 0, bits = 0;                                   // affine
+};
+
+/// MLX's format: what mx::quantize(w, group, bits) gives.
+/// @throws Error(usage) unless shapes and dtypes agree, bits are 2, 3, 4, 5, 6 or 8 and the group
+///         is 32, 64 or 128.
+QuantizedWeight affine_weight(mlx::core::array packed, mlx::core::array scales,
+                              mlx::core::array biases, int group, int bits);
+/// Blocks of a GGUF file, uint8 [out, bytes of a row]; an array over mapped memory will do.
+/// @throws Error(usage) if the bytes are no whole blocks.
+QuantizedWeight block_weight(QuantFormat format, mlx::core::array bytes);
+
+/// How precisely few rows of x enter the product. With m the largest |x| of a block, every element
+/// is off by at most m / 254 (int8: what llama.cpp does), m / 65024 (int16: 8 times finer than
+/// float16), or nothing.
+enum class Activations : uint8_t { int8, int16, float32 };
+
+/// x W^T: x [..., in] float32, bfloat16 or float16 -> [..., out] of the same dtype; sums are
+/// float32. Gradients flow to x alone (on the CPU; MLX's own also gives those of scales and
+/// biases). A row of x that holds a NaN or an infinity gives a row of NaN.
+/// @throws Error(usage) if the last axis of x is not `in`.
+/// @cost  up to 8 rows: the weights' bytes at memory speed.
+mlx::core::array quantized_linear(const mlx::core::array& x, const QuantizedWeight& w,
+                                  Activations activations = Activations::int16);
+
+/// Rows of the matrix: ids [...] of any integer type -> [..., in] of `dtype`.
+mlx::core::array dequantize_rows(const QuantizedWeight& w, const mlx::core::array& ids,
+                                 mlx::core::Dtype dtype);
+
+}  // namespace lmxlab::kernels

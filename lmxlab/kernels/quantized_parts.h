@@ -1,0 +1,134 @@
+// What the parts of products with quantized weights share. A product of few rows runs on chunks:
+// their scales become floats first; then integers, read from the format's bytes or from bytes
+// unpacked before, meet quantized activations.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "lmxlab/kernels/gemm.h"
+#include "lmxlab/kernels/quant_formats.h"
+#include "lmxlab/kernels/quantized.h"
+
+namespace lmxlab::kernels {
+
+constexpr int64_t kBlock = 32;         // weights and activations are cut into blocks of so many
+constexpr int64_t kChunkBlocks = 256;  // unpacked at a time
+
+/// Weight k of a chunk is scale[k / step] * q[k] + offset[k / step].
+struct Unpacked {
+  alignas(64) int8_t q[kChunkBlocks * kBlock];
+  alignas(64) float scale[kChunkBlocks * 2 + 16], offset[kChunkBlocks * 2 + 16];
+};
+
+/// Weights that share a scale, at least: 16 or 32.
+constexpr int step_of(QuantFormat format) {
+  const bool fine =
+      format == QuantFormat::q2_k || format == QuantFormat::q3_k || format == QuantFormat::q6_k;
+  return fine ? 16 : 32;
+}
+/// Whether q takes all 8 bits; otherwise it lies in [0, 63].
+inline bool is_wide(const QuantView& w) {
+  return w.format == QuantFormat::q8_0 || (w.format == QuantFormat::affine && w.bits == 8);
+}
+/// Chunks begin at multiples of so many blocks, and hold whole ones.
+inline int64_t blocks_together(const QuantView& w) {
+  if (w.format == QuantFormat::affine) return w.group / kBlock;
+  return block_format(w.format).weights / kBlock;
+}
+
+/// `count` <= kChunkBlocks blocks from block `first` on, counted over the whole matrix.
+struct Unpacker {
+  using Scales = void (*)(const QuantView& w, int64_t first, int64_t count, float* scale,
+                          float* offset);
+  using Values = void (*)(const QuantView& w, int64_t first, int64_t count, int8_t* q);
+  Scales scales;  // may write a vector more than there are
+  Values values;
+
+  void operator()(const QuantView& w, int64_t first, int64_t count, Unpacked& to) const {
+    scales(w, first, count, to.scale, to.offset);
+    values(w, first, count, to.q);
+  }
+};
+Unpacker unpacker(const QuantView& w);
+
+/// How a group of blocks of activations lies in memory.
+enum class Cells : uint8_t {
+  float32,
+  int8,
+  int16,    // words; of a block elements 0 to 7, 16 to 23, 8 to 15, 24 to 31
+  split16,  // all high bytes, then all low ones: 256 high + low, both signed
+};
+/// In which order, before that: elements whose index is 0 modulo `modulo`, then those of 1, ...;
+/// of the result the pieces of 16, as piece[i] says.
+struct Order {
+  int modulo = 1;
+  std::array<uint8_t, 8> piece = {0, 1, 2, 3, 4, 5, 6, 7};
+};
+struct Layout {
+  Cells cells = Cells::float32;
+  int group = 1;  // blocks: 1 or 4. The last group of a row is filled up with zeros
+  Order order = {};
+
+  int64_t block_bytes() const {
+    return cells == Cells::float32 ? 128 : cells == Cells::int8 ? 32 : 64;
+  }
+};
+
+/// Activations from some block of a row on: x = scale * q, a scale for each step.
+struct ActivationRow {
+  const int8_t* q;
+  const float* scale;
+  const float* sum;  // of x over the step, as quantized
+};
+
+/// Weights from some block on.
+struct WeightRows {
+  const uint8_t* q;  // bytes of the format, or unpacked
+  const float *scale, *offset;
+  const uint8_t* end;  // of the memory behind q
+};
+
+/// out[r] = (or +=) the product of weight row r with x, for `rows` rows of `blocks` blocks each
+/// that lie one after another.
+using Dot = void (*)(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
+                     float* out, bool add);
+struct DotKernel {
+  Layout layout = {};     // that it wants of x
+  bool in_place = false;  // reads the format's bytes
+  Dot dot = nullptr;
+  Unpacker::Scales scales = nullptr;  // where it is faster than the format's own
+};
+/// For the instruction set in use.
+DotKernel dot_kernel(const QuantView& w, Activations activations);
+/// Its parts: products with float32 activations; no dot where the processor lacks what it takes.
+Dot float_dot(int step);
+DotKernel dot_kernel_avx2(const QuantView& w, bool precise);
+DotKernel dot_kernel_avx512(const QuantView& w, bool precise);
+
+/// Quantizes `blocks` blocks of a row of activations, from the beginning of a group on.
+/// @param q  of whole groups, layout.block_bytes() a block; scale, sum: a float for each step of
+///           those.
+void quantize_blocks(Type type, const void* x, int64_t blocks, int step, const Layout& layout,
+                     int8_t* q, float* scale, float* sum);
+
+/// The weights of a chunk as numbers.
+void to_numbers(const Unpacked& w, int64_t blocks, int step, Type type, void* to);
+
+/// Rows [first, last) and columns [begin, end) of w as numbers, one row after another. Columns are
+/// cut between blocks_together.
+void rows_to_numbers(const QuantView& w, int64_t first, int64_t last, int64_t begin, int64_t end,
+                     Type type, void* to);
+
+/// y [m, out] = x W^T for few rows, by dot products.
+/// @param room  few_room(w, m, layout) bytes on a 64-byte line
+void multiply_few(const QuantView& w, const DotKernel& kernel, int64_t m, Type type, const void* x,
+                  MatrixOut y, char* room);
+int64_t few_room(const QuantView& w, int64_t m, const Layout& layout);
+
+/// y [m, out] = x W^T, or with `across` y [m, in] = x W, for many rows: panels of weights as
+/// numbers of the format's element type meet all rows.
+void multiply_many(const QuantView& w, bool across, const panels::Format& format, int64_t m,
+                   Type type, const void* x, MatrixOut y);
+
+}  // namespace lmxlab::kernels

@@ -1,0 +1,135 @@
+// Products with quantized weights in memory, cut over the pool.
+#include <algorithm>
+
+#include "lmxlab/kernels/dense.h"
+#include "lmxlab/kernels/panels.h"
+#include "lmxlab/kernels/quantized_parts.h"
+#include "lmxlab/kernels/thread_pool.h"
+
+namespace lmxlab::kernels {
+namespace {
+
+constexpr int64_t kMoreFloats = 8;         // read, not used, behind scales and sums
+constexpr int64_t kBytesApart = 16 << 10;  // of weights, worth another thread
+constexpr int64_t kRowsTogether = 512;     // rows of x that meet a panel
+constexpr int64_t kDepth = 512;            // of a panel
+constexpr int64_t kColumns = 256;          // of a panel, at most
+
+int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
+}  // namespace
+
+void rows_to_numbers(const QuantView& w, int64_t first, int64_t last, int64_t begin, int64_t end,
+                     Type type, void* to) {
+  const Unpacker unpack = unpacker(w);
+  Unpacked chunk;
+  auto* at = static_cast<char*>(to);
+  const int step = step_of(w.format);
+  const int64_t row = w.in / kBlock, most = kChunkBlocks;
+  for (int64_t r = first; r < last; r++) {
+    for (int64_t b = begin / kBlock; b < end / kBlock; b += most) {
+      const int64_t n = std::min(most, end / kBlock - b);
+      unpack(w, r * row + b, n, chunk);
+      to_numbers(chunk, n, step, type, at);
+      at += n * kBlock * size_of(type);
+    }
+  }
+}
+
+int64_t few_room(const QuantView& w, int64_t m, const Layout& layout) {
+  const int64_t blocks = m * round_up(w.in / kBlock, layout.group);
+  return blocks * layout.block_bytes() +
+         4 * (2 * blocks * kBlock / step_of(w.format) + kMoreFloats);
+}
+
+void multiply_few(const QuantView& w, const DotKernel& kernel, int64_t m, Type type, const void* x,
+                  MatrixOut y, char* room) {
+  const Layout& layout = kernel.layout;
+  const int step = step_of(w.format);
+  const int64_t row = w.in / kBlock, wide = round_up(row, layout.group);  // blocks of a row
+  const int64_t steps = kBlock / step, bytes = layout.block_bytes();
+  auto* const q = reinterpret_cast<int8_t*>(room);
+  auto* const scale = reinterpret_cast<float*>(room + m * wide * bytes);
+  float* const sum = scale + m * wide * steps;
+  parallel_for(m, std::max<int64_t>(1, 256 / row), [&](int64_t a, int64_t b) {
+    for (int64_t i = a; i < b; i++) {
+      quantize_blocks(type, static_cast<const char*>(x) + i * w.in * size_of(type), row, step,
+                      layout, q + i * wide * bytes, scale + i * wide * steps,
+                      sum + i * wide * steps);
+    }
+  });
+  Unpacker unpack = unpacker(w);
+  if (kernel.scales) unpack.scales = kernel.scales;
+  const int64_t together = std::max<int64_t>(1, kChunkBlocks / row);  // rows of w in a chunk
+  parallel_for(w.out, std::max(together, kBytesApart / row_bytes(w)), [&](int64_t a, int64_t b) {
+    Unpacked chunk;
+    for (int64_t r = a; r < b; r += together) {
+      const int64_t rows = std::min(together, b - r);
+      float out[8][kChunkBlocks];
+      for (int64_t at = 0; at < row; at += kChunkBlocks) {
+        const int64_t n = std::min(kChunkBlocks, row - at), first = r * row + at;
+        unpack.scales(w, first, rows * n, chunk.scale, chunk.offset);
+        WeightRows weights{w.bytes + first * row_bytes(w) / row, chunk.scale, chunk.offset,
+                           w.bytes + w.out * row_bytes(w)};
+        if (!kernel.in_place) {
+          unpack.values(w, first, rows * n, chunk.q);
+          weights.q = reinterpret_cast<const uint8_t*>(chunk.q);
+        }
+        for (int64_t i = 0; i < m; i++) {
+          const int64_t from = i * wide + at;
+          kernel.dot(weights, rows, n, {q + from * bytes, scale + from * steps, sum + from * steps},
+                     out[i], at > 0);
+        }
+      }
+      panels::write_tile(out[0], kChunkBlocks, m, rows, panels::at(y, 0, r), false);
+    }
+  });
+}
+
+void multiply_many(const QuantView& w, bool across, const panels::Format& format, int64_t m,
+                   Type type, const void* x, MatrixOut y) {
+  const int64_t n = across ? w.in : w.out, k = across ? w.out : w.in;
+  const Type element = format.bf16 ? Type::bf16 : Type::f32;
+  // Columns of a panel: as many for each thread, in whole strips and, along w's rows, whole blocks.
+  const int64_t unit =
+      across ? std::max<int64_t>(format.nr, kBlock * blocks_together(w)) : format.nr;
+  const int64_t shares = threads() * ((n + threads() * kColumns - 1) / (threads() * kColumns));
+  const int64_t columns = round_up((n + shares - 1) / shares, unit);
+  const int64_t rows = std::min(m, kRowsTogether);
+  const Scratch<char> packed(format.a_bytes(rows, k + kDepth) + 64);
+  char* const a = reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(packed.get()), 64));
+  for (int64_t i = 0; i < m; i += rows) {
+    const int64_t height = std::min(rows, m - i);
+    const MatrixView all{x, type, k, 1};
+    const auto a_block = [&](int64_t p) { return a + p / kDepth * format.a_bytes(height, kDepth); };
+    parallel_parts((k + kDepth - 1) / kDepth, [&](int64_t part) {
+      const int64_t p = part * kDepth;
+      panels::pack_a(format, panels::at(all, i, p), height, std::min(kDepth, k - p), a_block(p));
+    });
+    parallel_parts((n + columns - 1) / columns, [&](int64_t part) {
+      const int64_t j = part * columns, width = std::min(columns, n - j);
+      const Scratch<char> room(round_up(width * kDepth * size_of(element), 64) +
+                               format.b_bytes(width, kDepth) + 64 + height * width * 4);
+      char* const numbers =
+          reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(room.get()), 64));
+      char* const b = numbers + round_up(width * kDepth * size_of(element), 64);
+      auto* const sums = reinterpret_cast<float*>(b + format.b_bytes(width, kDepth));
+      for (int64_t p = 0; p < k; p += kDepth) {
+        const int64_t deep = std::min(kDepth, k - p);
+        if (across) {
+          rows_to_numbers(w, p, p + deep, j, j + width, element, numbers);
+          panels::pack_b(format, {numbers, element, width, 1}, deep, width, b);
+        } else {
+          rows_to_numbers(w, j, j + width, p, p + deep, element, numbers);
+          panels::pack_b(format, {numbers, element, 1, deep}, deep, width, b);
+        }
+        panels::multiply(format, a_block(p), b, height, width, deep, sums, width, p > 0);
+      }
+      panels::write_tile(sums, width, height, width, panels::at(y, i, j), false);
+    });
+  }
+}
+
+}  // namespace lmxlab::kernels
