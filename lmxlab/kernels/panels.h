@@ -27,6 +27,9 @@ void pack_b_bf16(const Format& f, MatrixView b, int64_t k, int64_t n, uint16_t* 
 /// m <= mr.
 void multiply_bf16(const Format& f, const uint16_t* a, const uint16_t* b, int64_t m, int64_t n,
                    int64_t k, float* c, int64_t ld, bool add);
+/// AMX: eight tiles of 16 rows of 64 bytes on this thread, from now on. Nobody else may configure
+/// or release them, or the next product is an illegal instruction.
+void configure_tiles();
 /// Whether rows of bfloat16 can be read as they lie, and that product: of one strip, m <= mr.
 bool reads_rows_bf16(MatrixView a, int64_t m, int64_t k);
 void multiply_rows_bf16(MatrixView a, const uint16_t* b, int64_t m, int64_t n, int64_t k, float* c,

@@ -179,6 +179,8 @@ struct alignas(64) TileConfig {
 
 #define LMXLAB_AMX __attribute__((target("amx-tile,amx-bf16")))
 
+}  // namespace
+
 LMXLAB_AMX void configure_tiles() {
   thread_local bool done = false;  // tile registers belong to a thread
   if (!done) {
@@ -187,6 +189,8 @@ LMXLAB_AMX void configure_tiles() {
     done = true;
   }
 }
+
+namespace {
 
 // Where the tiles of a strip of a lie, in elements: from a row to the next, from a tile to the next
 // along k, from the upper tile to the lower one.
@@ -349,6 +353,7 @@ void pack_a_bf16(const Format&, MatrixView, int64_t, int64_t, uint16_t*) {}
 void pack_b_bf16(const Format&, MatrixView, int64_t, int64_t, uint16_t*) {}
 void multiply_bf16(const Format&, const uint16_t*, const uint16_t*, int64_t, int64_t, int64_t,
                    float*, int64_t, bool) {}
+void configure_tiles() {}
 bool reads_rows_bf16(MatrixView, int64_t, int64_t) {
   return false;
 }

@@ -10,6 +10,7 @@
 
 #include "lmxlab/kernels/isa.h"
 #include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 #if defined(__x86_64__)
@@ -141,16 +142,9 @@ __attribute__((target("avx2"))) int64_t int8_avx2(int64_t rounds, float scale, f
   return rounds * 12 * 32 * 2;
 }
 
-// Tiles of 16 rows of 64 bytes, all zero: the time of a product does not depend on the numbers.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
+// All zero: the time of a product does not depend on the numbers.
 __attribute__((target("amx-tile"))) void tiles_of_zeros() {
-  static const TileConfig config;
-  _tile_loadconfig(&config);
+  panels::configure_tiles();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -172,7 +166,6 @@ __attribute__((target("amx-tile,amx-bf16"))) int64_t bf16_amx(int64_t rounds, fl
     _tile_dpbf16ps(4, 6, 7);
     _tile_dpbf16ps(5, 6, 7);
   }
-  _tile_release();
   *result = scale;
   return rounds * 6 * 16 * 16 * 32 * 2;
 }
@@ -188,7 +181,6 @@ __attribute__((target("amx-tile,amx-int8"))) int64_t int8_amx(int64_t rounds, fl
     _tile_dpbssd(4, 6, 7);
     _tile_dpbssd(5, 6, 7);
   }
-  _tile_release();
   *result = scale;
   return rounds * 6 * 16 * 16 * 64 * 2;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lmxlab/kernels/isa.h"
+#include "lmxlab/kernels/peaks.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace lmxlab::kernels {
@@ -192,6 +193,15 @@ TEST_F(Engine, ABatchIsItsProductsOneByOne) {
       ASSERT_NEAR(all[i], one[i], 40 * FLT_EPSILON * std::sqrt(33.0)) << i;
     }
   }
+}
+
+TEST_F(Engine, WorksAfterThePeaksWereMeasured) {  // which use the same tile registers
+  const Stored a(200, 64, Type::bf16, false, 0, 1), b(64, 64, Type::bf16, false, 0, 2);
+  std::vector<float> before(200 * 64), after(before);
+  gemm(200, 64, 64, a.view, b.view, {before.data(), Type::f32, 64});
+  measure_peaks();
+  gemm(200, 64, 64, a.view, b.view, {after.data(), Type::f32, 64});
+  EXPECT_EQ(before, after);
 }
 
 TEST_F(Engine, FromInsideAPartItRunsThere) {
