@@ -2,23 +2,29 @@
 
 #include "lmxlab/kernels/embedding.h"
 #include "lmxlab/kernels/linear.h"
+#include "lmxlab/kernels/quantized.h"
 
 #include <mlx/ops.h>
 
 namespace lmxlab::core {
+namespace {
+
+kernels::QuantizedWeight packed(const Weight& w) {
+  return kernels::affine_weight(w.w.value, w.scales->value, w.biases->value, w.group, w.bits);
+}
+
+}  // namespace
 
 mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) const {
   if (!quantized())
     return kernels::linear(x, w.value, bias ? std::optional(bias->value) : std::nullopt);
   if (bias) return mx::add(matmul(x), mx::astype(bias->value, x.dtype()));
-  return mx::quantized_matmul(x, w.value, scales->value, biases->value, true, group, bits);
+  return kernels::quantized_linear(x, packed(*this));
 }
 
 mx::array Weight::rows(const mx::array& ids, std::optional<mx::Dtype> dtype) const {
   if (!quantized()) return kernels::embedding(w.value, ids, dtype.value_or(w.value.dtype()));
-  const auto y = mx::dequantize(mx::take(w.value, ids, 0), mx::take(scales->value, ids, 0),
-                                mx::take(biases->value, ids, 0), group, bits);
-  return mx::astype(y, dtype.value_or(y.dtype()));
+  return kernels::dequantize_rows(packed(*this), ids, dtype.value_or(scales->value.dtype()));
 }
 
 void Weight::quantize(int group_size, int bit_width) {
