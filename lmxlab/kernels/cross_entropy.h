@@ -35,8 +35,8 @@ CrossEntropy cross_entropy(const mlx::core::array& logits, const mlx::core::arra
                            const CrossEntropyOptions& options = {});
 
 /// The same of a head's logits, a tile of tokens and words at a time. The gradient makes each tile
-/// once more. Products are those of kernels::linear: in the type of x with float32 sums; the logits
-/// are not rounded.
+/// once more, except where all logits are no more than a tile and are kept. Products are those of
+/// kernels::linear: in the type of x with float32 sums; the logits are not rounded.
 /// @param x  [..., D] float;  @param weight  [V, D] float;  @param bias  [V] float
 /// @return  The gradients have the dtypes of x, weight and bias. That of a float16 or bfloat16
 /// weight is rounded once for each chunk of tokens: 2048 of them, fewer where D is above 2048.

@@ -45,17 +45,21 @@ struct Head {
   Type bias_type;
   HeadOptions options;
 
-  /// Rows of logits from (row, word) on.
-  Tile tile(int64_t row, int64_t word, const Cut& cut, float* to) const {
+  /// The tile of logits from (row, word) on: where it lies if all are kept, or may lie.
+  Tile place(int64_t row, int64_t word, const Cut& cut, float* kept, float* memory) const {
     const int64_t rows = std::min(cut.rows, tokens - row);
     const int64_t columns = std::min(cut.columns, vocabulary - word);
-    gemm(rows, columns, width, panels::at(x, row, 0), panels::at(w, word, 0).transposed(),
-         {to, Type::f32, columns});
-    const Tile t{to, Type::f32, rows, columns, columns, word};
+    if (kept) {
+      return {kept + row * vocabulary + word, Type::f32, rows, columns, vocabulary, word};
+    }
+    return {memory, Type::f32, rows, columns, columns, word};
+  }
+  void fill(const Tile& t, int64_t row) const {
+    gemm(t.rows, t.columns, width, panels::at(x, row, 0), panels::at(w, t.first, 0).transposed(),
+         {t.data, Type::f32, t.ld});
     const auto* some = static_cast<const char*>(bias);
-    apply_head(t, bias ? some + word * size_of(bias_type) : nullptr, bias_type, options.scale,
+    apply_head(t, bias ? some + t.first * size_of(bias_type) : nullptr, bias_type, options.scale,
                options.softcap);
-    return t;
   }
 };
 
@@ -100,7 +104,9 @@ struct Gradients {
   float *dx_sums, *bias_sums;  // of a chunk, where dx is no float32; of the words
 };
 
-void gradients(const Head& head, const Cut& cut, TileGradient k, float* memory,
+// kept: all logits, or null; memory: for the gradient by a tile, or null for the place of its
+// logits.
+void gradients(const Head& head, const Cut& cut, const TileGradient& k, float* kept, float* memory,
                const Gradients& to) {
   const int64_t width = head.width, vocabulary = head.vocabulary;
   // As bfloat16 a product reads half as much; it would round to that anyway.
@@ -113,12 +119,16 @@ void gradients(const Head& head, const Cut& cut, TileGradient k, float* memory,
     const MatrixOut sums = to.dx_sums ? MatrixOut{to.dx_sums, Type::f32, width} : dx_rows;
     int64_t rows = 0;
     for (int64_t word = 0; word < vocabulary; word += cut.columns) {
-      const Tile z = head.tile(row, word, cut, memory);
+      const Tile z = head.place(row, word, cut, kept, memory);
       rows = z.rows;
-      const int64_t ld = z.ld * (narrow ? 2 : 1);
-      tile_gradient(z, k.from(row), memory, type, ld);
-      const MatrixView p{memory, type, ld, 1};
-      if (to.bias_sums) add_columns({memory, type, rows, z.columns, ld, word}, to.bias_sums + word);
+      if (!kept) head.fill(z, row);
+      const Tile place = memory ? head.place(row, word, cut, nullptr, memory) : z;
+      const int64_t ld = place.ld * (narrow ? 2 : 1);
+      tile_gradient(z, k.from(row), place.data, type, ld);
+      const MatrixView p{place.data, type, ld, 1};
+      if (to.bias_sums) {
+        add_columns({place.data, type, rows, z.columns, ld, word}, to.bias_sums + word);
+      }
       if (to.dx) gemm(rows, width, z.columns, p, panels::at(head.w, word, 0), sums, word > 0);
       if (to.dw) {
         gemm(z.columns, width, rows, p.transposed(), panels::at(head.x, row, 0),
@@ -145,15 +155,18 @@ struct Wanted {
   bool operator==(const Wanted&) const = default;
 };
 
-// x, weight, targets, lse, slopes of nll and of lse, (bias) -> those wanted of dx, dweight, dbias
+// x, weight, targets, lse, slopes of nll and of lse, (bias), (logits) -> those wanted of dx,
+// dweight, dbias
 class LinearCrossEntropyGrad : public Op {
  public:
-  LinearCrossEntropyGrad(const HeadOptions& head, const CrossEntropyOptions& options, Wanted wanted)
-      : head_(head), options_(options), wanted_(wanted) {}
+  LinearCrossEntropyGrad(const HeadOptions& head, const CrossEntropyOptions& options, bool kept,
+                         Wanted wanted)
+      : head_(head), options_(options), kept_(kept), wanted_(wanted) {}
   const char* name() const override { return "lmxlab::LinearCrossEntropyGrad"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const LinearCrossEntropyGrad&>(other);
-    return head_ == op.head_ && options_ == op.options_ && wanted_ == op.wanted_;
+    return head_ == op.head_ && options_ == op.options_ && kept_ == op.kept_ &&
+           wanted_ == op.wanted_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     std::vector<mx::Shape> out;
@@ -174,7 +187,7 @@ class LinearCrossEntropyGrad : public Op {
       auto next = v.begin();
       const auto x = wanted_.x ? *next++ : in[0], w = wanted_.w ? *next++ : in[1];
       std::optional<array> bias;
-      if (in.size() > 6) bias = wanted_.bias ? *next : in[6];
+      if (const auto* b = bias_of(in)) bias = wanted_.bias ? *next : *b;
       const auto c = plain::linear_cross_entropy(x, w, bias, in[2], head_, options_);
       return {c.nll, c.lse};
     };
@@ -182,6 +195,7 @@ class LinearCrossEntropyGrad : public Op {
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
+    release_inputs(in, out);
     for (auto& o : out) give(o);
     auto next = out.begin();
     const auto place = [&](bool wanted) { return wanted ? (next++)->data<void>() : nullptr; };
@@ -190,15 +204,16 @@ class LinearCrossEntropyGrad : public Op {
     const int64_t width = in[1].shape(1), vocabulary = in[1].shape(0);
     const bool apart = wanted_.x && in[0].dtype() != mx::float32;
     const Cut cut(static_cast<int64_t>(in[2].size()), vocabulary, apart ? width : 0);
-    const Scratch<float> tile(cut.rows * cut.columns), sums(apart ? cut.rows * width : 0),
-        bias_sums(wanted_.bias ? vocabulary : 0);
+    const bool over_logits = kept_ && in.back().is_donatable();
+    const Scratch<float> tile(over_logits ? 0 : cut.rows * cut.columns),
+        sums(apart ? cut.rows * width : 0), bias_sums(wanted_.bias ? vocabulary : 0);
     if (apart) to.dx_sums = sums.get();
     if (wanted_.bias) to.bias_sums = bias_sums.get();
-    task([cut, to, tile, vocabulary,
-          inputs = HeadInputs(in[0], in[1], in.size() > 6 ? &in[6] : nullptr, head_),
-          targets = Dense(in[2]), lse = Dense(in[3]), nll_slope = Dense(in[4]),
-          lse_slope = Dense(in[5]), head = head_, options = options_,
-          held = std::tuple{sums, bias_sums}] {
+    float* const logits = kept_ ? const_cast<float*>(in.back().data<float>()) : nullptr;
+    task([cut, to, over_logits, tile, logits, vocabulary,
+          inputs = HeadInputs(in[0], in[1], bias_of(in), head_), targets = Dense(in[2]),
+          lse = Dense(in[3]), nll_slope = Dense(in[4]), lse_slope = Dense(in[5]), head = head_,
+          options = options_, held = std::tuple{sums, bias_sums}] {
       const TileGradient k{static_cast<const int32_t*>(targets.read()),
                            static_cast<const float*>(lse.read()),
                            static_cast<const float*>(nll_slope.read()),
@@ -206,42 +221,63 @@ class LinearCrossEntropyGrad : public Op {
                            vocabulary,
                            options,
                            head};
-      gradients(inputs.read(), cut, k, tile.get(), to);
+      gradients(inputs.read(), cut, k, logits, over_logits ? nullptr : tile.get(), to);
     });
   }
 
  private:
+  const array* bias_of(const Arrays& in) const {
+    return in.size() - (kept_ ? 1 : 0) > 6 ? &in[6] : nullptr;
+  }
   HeadOptions head_;
   CrossEntropyOptions options_;
+  bool kept_;
   Wanted wanted_;
 };
 
-class LinearCrossEntropy : public Op {  // x, weight, targets, (bias) -> nll, lse
+array plain_logits(const array& x, const array& weight, const std::optional<array>& bias,
+                   const HeadOptions& head) {
+  const auto w = mx::astype(weight, x.dtype());
+  auto z = mx::astype(mx::matmul(x, mx::transpose(w)), mx::float32);
+  if (bias) z = z + mx::astype(*bias, mx::float32);
+  if (head.scale != 1) z = z * array(head.scale);
+  if (head.softcap != 0) z = mx::tanh(z / array(head.softcap)) * array(head.softcap);
+  return z;
+}
+
+// x, weight, targets, (bias) -> nll, lse, (the logits behind the head, float32)
+class LinearCrossEntropy : public Op {
  public:
-  LinearCrossEntropy(const HeadOptions& head, const CrossEntropyOptions& options)
-      : head_(head), options_(options) {}
+  /// @param keep  the logits, for the gradient: where they are one tile
+  LinearCrossEntropy(const HeadOptions& head, const CrossEntropyOptions& options, bool keep)
+      : head_(head), options_(options), keep_(keep) {}
   const char* name() const override { return "lmxlab::LinearCrossEntropy"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const LinearCrossEntropy&>(other);
-    return head_ == op.head_ && options_ == op.options_;
+    return head_ == op.head_ && options_ == op.options_ && keep_ == op.keep_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    return {in[2].shape(), in[2].shape()};
+    std::vector<mx::Shape> out{in[2].shape(), in[2].shape()};
+    if (keep_) out.push_back({static_cast<int>(in[2].size()), in[1].shape(0)});
+    return out;
   }
   Arrays plain(const Arrays& in) const override {
     std::optional<array> bias;
     if (in.size() > 3) bias = in[3];
-    const auto c = plain::linear_cross_entropy(in[0], in[1], bias, in[2], head_, options_);
-    return {c.nll, c.lse};
+    const auto z = plain_logits(in[0], in[1], bias, head_);
+    const auto c = plain::cross_entropy(z, in[2], options_);
+    Arrays out{c.nll, c.lse};
+    if (keep_) out.push_back(mx::reshape(z, {static_cast<int>(in[2].size()), in[1].shape(0)}));
+    return out;
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    give(out[0]), give(out[1]);
+    for (auto& o : out) give(o);
     const int64_t tokens = static_cast<int64_t>(in[2].size());
     const Cut cut(tokens, in[1].shape(0), 0);
-    const Scratch<float> tile(cut.rows * cut.columns);
+    const Scratch<float> tile(keep_ ? 0 : cut.rows * cut.columns);
     const Scratch<LogitSums> memory(tokens);
-    task([cut, tile, memory, tokens,
+    task([cut, tile, memory, tokens, kept = keep_ ? out[2].data<float>() : nullptr,
           inputs = HeadInputs(in[0], in[1], in.size() > 3 ? &in[3] : nullptr, head_),
           targets = Dense(in[2]), nll = out[0].data<float>(), lse = out[1].data<float>(),
           options = options_] {
@@ -251,8 +287,9 @@ class LinearCrossEntropy : public Op {  // x, weight, targets, (bias) -> nll, ls
       std::fill_n(sums, tokens, LogitSums{});
       for (int64_t row = 0; row < tokens; row += cut.rows) {
         for (int64_t word = 0; word < head.vocabulary; word += cut.columns) {
-          add_tile(head.tile(row, word, cut, tile.get()), ids + row, options.label_smoothing != 0,
-                   sums + row);
+          const Tile z = head.place(row, word, cut, kept, tile.get());
+          head.fill(z, row);
+          add_tile(z, ids + row, options.label_smoothing != 0, sums + row);
         }
       }
       finish(sums, ids, tokens, head.vocabulary, options, nll, lse);
@@ -265,7 +302,8 @@ class LinearCrossEntropy : public Op {  // x, weight, targets, (bias) -> nll, ls
     for (const int i : argnums) (i == 0 ? wanted.x : i == 1 ? wanted.w : wanted.bias) |= i != 2;
     Arrays inputs{in[0], in[1], in[2], outputs[1], cotangents[0], cotangents[1]};
     if (in.size() > 3) inputs.push_back(in[3]);
-    auto op = std::make_shared<LinearCrossEntropyGrad>(head_, options_, wanted);
+    if (keep_) inputs.push_back(outputs[2]);
+    auto op = std::make_shared<LinearCrossEntropyGrad>(head_, options_, keep_, wanted);
     std::vector<mx::Shape> shapes;
     std::vector<mx::Dtype> dtypes;
     for (const auto& like : op->differentiated(inputs))
@@ -283,6 +321,7 @@ class LinearCrossEntropy : public Op {  // x, weight, targets, (bias) -> nll, ls
  private:
   HeadOptions head_;
   CrossEntropyOptions options_;
+  bool keep_;
 };
 
 }  // namespace
@@ -305,9 +344,13 @@ CrossEntropy linear_cross_entropy(const array& x, const array& weight,
   }
   Arrays in{x, weight, ids};
   if (bias) in.push_back(*bias);
+  const int64_t vocabulary = weight.shape(0);
+  const bool keep = static_cast<int64_t>(ids.size()) <= kTile / vocabulary;
+  std::vector<mx::Shape> shapes{rows, rows};
+  if (keep) shapes.push_back({static_cast<int>(ids.size()), weight.shape(0)});
   const auto out =
-      array::make_arrays({rows, rows}, {mx::float32, mx::float32},
-                         std::make_shared<LinearCrossEntropy>(head, options), std::move(in));
+      array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), mx::float32),
+                         std::make_shared<LinearCrossEntropy>(head, options, keep), std::move(in));
   return {out[0], out[1]};
 }
 
@@ -315,12 +358,7 @@ CrossEntropy plain::linear_cross_entropy(const array& x, const array& weight,
                                          const std::optional<array>& bias, const array& targets,
                                          const HeadOptions& head,
                                          const CrossEntropyOptions& options) {
-  const auto w = mx::astype(weight, x.dtype());
-  auto z = mx::astype(mx::matmul(x, mx::transpose(w)), mx::float32);
-  if (bias) z = z + mx::astype(*bias, mx::float32);
-  if (head.scale != 1) z = z * array(head.scale);
-  if (head.softcap != 0) z = mx::tanh(z / array(head.softcap)) * array(head.softcap);
-  return plain::cross_entropy(z, targets, options);
+  return plain::cross_entropy(plain_logits(x, weight, bias, head), targets, options);
 }
 
 }  // namespace lmxlab::kernels

@@ -181,9 +181,9 @@ using mx::array;
 HWY_EXPORT(update_some);
 HWY_EXPORT(sum_of_squares);
 
-// Each output of an op holds all its inputs: the lists grow with the square of the tensors of one
-// op, so an op takes only so many.
-constexpr size_t kTensorsOfAnOp = 16;
+// Each output of an op holds all its inputs and all other outputs: MLX's lists grow with the square
+// of an op's tensors. Four cost least for many small ones (5 us each, nearly all of it MLX's).
+constexpr size_t kTensorsOfAnOp = 4;
 constexpr int64_t kGrain = 4096;  // elements of a part, and of a block of the norm
 
 array constant(double value) {

@@ -75,7 +75,7 @@ struct Problem {
   Arrays params, grads, state;
   std::vector<bool> decays;
 };
-// 35 tensors, so three ops: odd sizes, one empty, one 0-d.
+// 35 tensors, several ops: odd sizes, one empty, one 0-d.
 Problem problem(const Rule& rule, mx::Dtype dtype) {
   Problem out;
   std::vector<mx::Shape> shapes{{}, {0}, {1}, {3}, {16}, {17}, {5, 7}, {64}, {9000}, {33, 129}};
