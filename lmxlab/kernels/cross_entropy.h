@@ -39,9 +39,9 @@ CrossEntropy cross_entropy(const mlx::core::array& logits, const mlx::core::arra
 /// kernels::linear: in the type of x with float32 sums; the logits are not rounded.
 /// @param x  [..., D] float;  @param weight  [V, D] float;  @param bias  [V] float
 /// @return  The gradients have the dtypes of x, weight and bias. That of a float16 or bfloat16
-/// weight is rounded once for each chunk of tokens: 2048 of them, fewer where D is above 2048.
-/// @cost  2 T V D operations, and 6 T V D for the gradient. Workspace: at most 16 MB for a tile,
-/// and 16 MB more where x is not float32, whatever T and V.
+/// weight is rounded once for each chunk of tokens: 2048 of them, fewer where D is above 1024.
+/// @cost  2 T V D operations, and 6 T V D for the gradient (4 with kept logits). Workspace,
+/// whatever T and V: 8 MB for a tile, 8 MB more where x is not float32, and the engine's own.
 CrossEntropy linear_cross_entropy(const mlx::core::array& x, const mlx::core::array& weight,
                                   const std::optional<mlx::core::array>& bias,
                                   const mlx::core::array& targets, const HeadOptions& head = {},

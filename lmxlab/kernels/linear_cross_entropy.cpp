@@ -19,7 +19,7 @@ namespace mx = mlx::core;
 using mx::array;
 
 // How the logits are cut: into chunks of tokens, and those into tiles of some words each.
-constexpr int64_t kTile = 4 << 20;  // elements of a tile, and of a chunk's float32 sums for dx
+constexpr int64_t kTile = 2 << 20;  // elements of a tile, and of a chunk's float32 sums for dx
 constexpr int64_t kTokens = 2048;   // of a chunk where the vocabulary is large
 constexpr int64_t kWords = 64;      // a tile's are a multiple
 
@@ -202,8 +202,11 @@ class LinearCrossEntropyGrad : public Op {
     Gradients to{};
     to.dx = place(wanted_.x), to.dw = place(wanted_.w), to.dbias = place(wanted_.bias);
     const int64_t width = in[1].shape(1), vocabulary = in[1].shape(0);
-    const bool apart = wanted_.x && in[0].dtype() != mx::float32;
-    const Cut cut(static_cast<int64_t>(in[2].size()), vocabulary, apart ? width : 0);
+    const auto tokens = static_cast<int64_t>(in[2].size());
+    Cut cut(tokens, vocabulary, 0);
+    // What several tiles add up to is rounded once, in the end.
+    const bool apart = wanted_.x && in[0].dtype() != mx::float32 && cut.columns < vocabulary;
+    if (apart) cut = Cut(tokens, vocabulary, width);
     const bool over_logits = kept_ && in.back().is_donatable();
     const Scratch<float> tile(over_logits ? 0 : cut.rows * cut.columns),
         sums(apart ? cut.rows * width : 0), bias_sums(wanted_.bias ? vocabulary : 0);
