@@ -92,12 +92,17 @@ class Bench {
     return quick_;
   }
 
+  /// Whether the arguments ask for a case; run() and ops() look themselves.
+  bool wanted(const std::string& title) const {
+    return title.find(only_) != std::string::npos;
+  }
+
   /// Times two functions in turn. Times are medians; the ratio, plain over ours, is the median of
   /// the rounds' ratios, so a slow drift of the machine cancels. With no `plain` the case has times
   /// of ours only.
   void run(const std::string& title, std::function<void()> ours, std::function<void()> plain = {},
            Work work = {}) {
-    if (title.find(only_) == std::string::npos) return;
+    if (!wanted(title)) return;
     const auto calls = [](std::function<void()>& f) {  // enough that a round takes 1 ms
       f();
       const double once = std::max(1e-7, std::min(seconds_of(f, 1), seconds_of(f, 1)));

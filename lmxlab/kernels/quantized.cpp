@@ -20,8 +20,6 @@ namespace {
 namespace mx = mlx::core;
 using mx::array;
 
-constexpr int64_t kFewRows = 8;
-
 // What an op keeps of a weight; its arrays are inputs.
 struct Spec {
   QuantFormat format;
@@ -38,18 +36,20 @@ struct Spec {
   }
 };
 
-Arrays arrays_of(const QuantizedWeight& w) {
-  Arrays all{w.packed};
-  if (w.format == QuantFormat::affine) all.insert(all.end(), {*w.scales, *w.biases});
-  return all;
+void append(Arrays& in, const QuantizedWeight& w) {
+  in.push_back(w.packed);
+  if (w.format == QuantFormat::affine) in.insert(in.end(), {*w.scales, *w.biases});
+}
+size_t arrays_of(const Spec& spec) {
+  return spec.format == QuantFormat::affine ? 3 : 1;
 }
 
-// The weight among an op's inputs, from the second on.
+// A weight among an op's inputs, from `first` on.
 class Operand {
  public:
-  Operand(const Spec& spec, const Arrays& in) : spec_(spec) {
-    for (size_t i = 1; i < in.size(); i++) parts_.emplace_back(in[i]);
-    if (in.size() > 2) scale_type_ = type_of(in[2].dtype());
+  Operand(const Spec& spec, const Arrays& in, size_t first) : spec_(spec) {
+    for (size_t i = 0; i < arrays_of(spec); i++) parts_.emplace_back(in[first + i]);
+    if (parts_.size() > 1) scale_type_ = type_of(in[first + 1].dtype());
   }
   /// Once, in the task.
   QuantView view() const {
@@ -106,7 +106,7 @@ class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
   void eval_cpu(const Arrays& in, Arrays& out) override {
     give(out[0]);
     const auto count = static_cast<int64_t>(in[0].size());
-    task([ids = Dense(in[0]), w = Operand(spec_, in), type = type_of(dtype_),
+    task([ids = Dense(in[0]), w = Operand(spec_, in, 1), type = type_of(dtype_),
           y = out[0].data<char>(), count, rows = spec_.out] {
       const auto view = w.view();
       const auto* id = static_cast<const int32_t*>(ids.read());
@@ -140,63 +140,87 @@ class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
   mx::Dtype dtype_;
 };
 
-class QuantizedProduct : public Op {  // x, weight -> x W^T, or with `across` x W
+// x, weights -> x W^T for each; or with `across` and one weight x W.
+class QuantizedProducts : public Op {
  public:
-  QuantizedProduct(const Spec& spec, bool across, Activations activations)
-      : spec_(spec), across_(across), activations_(activations) {}
-  const char* name() const override { return "lmxlab::QuantizedProduct"; }
+  QuantizedProducts(std::vector<Spec> specs, bool across, Activations activations)
+      : specs_(std::move(specs)), across_(across), activations_(activations) {}
+  const char* name() const override { return "lmxlab::QuantizedProducts"; }
   bool same(const Op& other) const override {
-    const auto& op = static_cast<const QuantizedProduct&>(other);
-    return spec_ == op.spec_ && across_ == op.across_ && activations_ == op.activations_;
+    const auto& op = static_cast<const QuantizedProducts&>(other);
+    return specs_ == op.specs_ && across_ == op.across_ && activations_ == op.activations_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    auto shape = in[0].shape();
-    shape.back() = across_ ? spec_.in : spec_.out;
-    return {shape};
+    std::vector<mx::Shape> shapes;
+    for (const auto& spec : specs_) {
+      shapes.push_back(in[0].shape());
+      shapes.back().back() = across_ ? spec.in : spec.out;
+    }
+    return shapes;
   }
 
-  static array of(const Spec& spec, bool across, Activations activations, Arrays in) {
-    auto op = std::make_shared<QuantizedProduct>(spec, across, activations);
-    auto shape = op->output_shapes(in)[0];
-    const auto dtype = in[0].dtype();
-    return array(std::move(shape), dtype, std::move(op), std::move(in));
+  static Arrays of(std::vector<Spec> specs, bool across, Activations activations, Arrays in) {
+    auto op = std::make_shared<QuantizedProducts>(std::move(specs), across, activations);
+    auto shapes = op->output_shapes(in);
+    const std::vector<mx::Dtype> dtypes(shapes.size(), in[0].dtype());
+    if (shapes.size() == 1) return {array(shapes[0], dtypes[0], std::move(op), std::move(in))};
+    return array::make_arrays(std::move(shapes), dtypes, std::move(op), std::move(in));
   }
 
   Arrays plain(const Arrays& in) const override {
-    if (spec_.format == QuantFormat::affine) {
-      const auto y =
-          mx::quantized_matmul(in[0], in[1], in[2], in[3], !across_, spec_.group, spec_.bits);
-      return {mx::astype(y, in[0].dtype())};
+    Arrays out;
+    const auto dtype = in[0].dtype();
+    size_t at = 1;
+    for (const auto& spec : specs_) {
+      if (spec.format == QuantFormat::affine) {
+        const auto y = mx::quantized_matmul(in[0], in[at], in[at + 1], in[at + 2], !across_,
+                                            spec.group, spec.bits);
+        out.push_back(mx::astype(y, dtype));
+      } else {
+        const auto w = DequantizeRows::of(spec, {mx::arange(spec.out, mx::int32), in[at]}, dtype);
+        out.push_back(mx::matmul(in[0], across_ ? w : mx::transpose(w)));
+      }
+      at += arrays_of(spec);
     }
-    const auto w =
-        DequantizeRows::of(spec_, {mx::arange(spec_.out, mx::int32), in[1]}, in[0].dtype());
-    return {mx::matmul(in[0], across_ ? w : mx::transpose(w))};
+    return out;
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    auto& y = out[0];
-    give(y);
-    if (y.size() == 0) return;
-    const Type type = type_of(y.dtype());
-    const int64_t n = y.shape(-1), m = static_cast<int64_t>(y.size()) / n;
-    const MatrixOut to{y.data<char>(), type, n};
-    const auto activations = activations_;
-    const bool across = across_;
-    if (in[0].size() == 0) {
-      return task([to = y.data<char>(), bytes = y.nbytes()] { std::memset(to, 0, bytes); });
+    for (auto& y : out) give(y);
+    const auto& x = in[0];
+    const Type type = type_of(x.dtype());
+    if (x.size() == 0) {  // no rows, or rows of nothing
+      for (auto& y : out) {
+        task([to = y.data<char>(), bytes = y.nbytes()] { std::memset(to, 0, bytes); });
+      }
+      return;
     }
-    if (across || m > kFewRows) {
+    const int64_t m = static_cast<int64_t>(x.size()) / x.shape(-1);
+    std::vector<Operand> weights;
+    std::vector<FewProduct> products;
+    size_t at = 1;
+    for (size_t i = 0; i < specs_.size(); i++) {
+      weights.emplace_back(specs_[i], in, at);
+      at += arrays_of(specs_[i]);
+      products.push_back(
+          {specs_[i].view(), {}, {out[i].data<char>(), type, int64_t{out[i].shape(-1)}}});
+    }
+    if (across_ || m > kFewRows) {
       // Rounding to bfloat16 is no loss where x came so, and where int8 would do.
-      const bool coarse = type == Type::bf16 || activations == Activations::int8;
+      const bool coarse = type == Type::bf16 || activations_ == Activations::int8;
       const auto format = panels::format(coarse ? Type::bf16 : Type::f32);
-      return task([=, x = Dense(in[0]), w = Operand(spec_, in)] {
-        multiply_many(w.view(), across, format, m, type, x.read(), to);
+      return task([=, across = across_, x = Dense(x)] {
+        const void* const from = x.read();
+        for (size_t i = 0; i < products.size(); i++) {
+          if (products[i].y.ld == 0) continue;
+          multiply_many(weights[i].view(), across, format, m, type, from, products[i].y);
+        }
       });
     }
-    const auto kernel = dot_kernel(spec_.view(), activations);
-    task([=, x = Dense(in[0]), w = Operand(spec_, in),
-          room = Scratch<char>(few_room(spec_.view(), m, kernel.layout))] {
-      multiply_few(w.view(), kernel, m, type, x.read(), to, room.get());
+    for (auto& p : products) p.kernel = dot_kernel(p.w, activations_);
+    task([=, x = Dense(x), room = Scratch<char>(few_room(products, m))]() mutable {
+      for (size_t i = 0; i < products.size(); i++) products[i].w = weights[i].view();
+      multiply_few(products, m, type, x.read(), room.get());
     });
   }
 
@@ -205,27 +229,35 @@ class QuantizedProduct : public Op {  // x, weight -> x W^T, or with `across` x 
     if (argnums.size() != 1 || argnums[0] != 0) {
       return Op::vjp(primals, cotangents, argnums, outputs);
     }
-    auto in = primals;
-    in[0] = cotangents[0];
-    return {of(spec_, !across_, activations_, std::move(in))};
+    Arrays terms;
+    size_t at = 1;
+    for (size_t i = 0; i < specs_.size(); i++) {
+      Arrays in{cotangents[i]};
+      const auto from = primals.begin() + static_cast<int64_t>(at);
+      in.insert(in.end(), from, from + static_cast<int64_t>(arrays_of(specs_[i])));
+      terms.push_back(of({specs_[i]}, !across_, activations_, std::move(in))[0]);
+      at += arrays_of(specs_[i]);
+    }
+    for (size_t i = 1; i < terms.size(); i++) terms[0] = mx::add(terms[0], terms[i]);
+    return {terms[0]};
   }
   Arrays jvp(const Arrays& primals, const Arrays& tangents,
              const std::vector<int>& argnums) override {
     if (argnums.size() != 1 || argnums[0] != 0) return Op::jvp(primals, tangents, argnums);
     auto in = primals;
     in[0] = tangents[0];
-    return {of(spec_, across_, activations_, std::move(in))};
+    return of(specs_, across_, activations_, std::move(in));
   }
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& in,
                                            const std::vector<int>& axes) override {
     if (!only_first(axes)) return Op::vmap(in, axes);
     auto all = in;
     all[0] = mx::moveaxis(in[0], axes[0], 0);
-    return {{of(spec_, across_, activations_, std::move(all))}, {0}};
+    return {of(specs_, across_, activations_, std::move(all)), std::vector<int>(specs_.size(), 0)};
   }
 
  private:
-  Spec spec_;
+  std::vector<Spec> specs_;
   bool across_;
   Activations activations_;
 };
@@ -276,22 +308,32 @@ QuantizedWeight block_weight(QuantFormat format, array bytes) {
   return {format, out, in, std::move(bytes)};
 }
 
-array quantized_linear(const array& x, const QuantizedWeight& w, Activations activations) {
-  require(x.ndim() > 0 && x.shape(-1) == w.in, "[quantized_linear] the last axis of x must be " +
-                                                   std::to_string(w.in) + ", got " + shape_text(x) +
-                                                   ".");
+std::vector<array> quantized_linears(const array& x, const std::vector<QuantizedWeight>& weights,
+                                     Activations activations) {
   Arrays in{x};
-  for (auto& a : arrays_of(w)) in.push_back(std::move(a));
-  if (!fused(x.dtype())) {
-    return QuantizedProduct(Spec(w), false, activations).plain(in)[0];
+  std::vector<Spec> specs;
+  for (const auto& w : weights) {
+    require(x.ndim() > 0 && x.shape(-1) == w.in, "[quantized_linear] the last axis of x must be " +
+                                                     std::to_string(w.in) + ", got " +
+                                                     shape_text(x) + ".");
+    specs.emplace_back(w);
+    append(in, w);
   }
-  return QuantizedProduct::of(Spec(w), false, activations, std::move(in));
+  if (weights.empty()) return {};
+  if (!fused(x.dtype())) {
+    return QuantizedProducts(std::move(specs), false, activations).plain(in);
+  }
+  return QuantizedProducts::of(std::move(specs), false, activations, std::move(in));
+}
+
+array quantized_linear(const array& x, const QuantizedWeight& w, Activations activations) {
+  return quantized_linears(x, {w}, activations)[0];
 }
 
 array dequantize_rows(const QuantizedWeight& w, const array& ids, mx::Dtype dtype) {
   require(has_type(dtype), "[dequantize_rows] the dtype must be float32, bfloat16 or float16.");
   Arrays in{mx::astype(ids, mx::int32)};
-  for (auto& a : arrays_of(w)) in.push_back(std::move(a));
+  append(in, w);
   if (w.format == QuantFormat::affine && !fused(dtype)) {
     return DequantizeRows(Spec(w), dtype).plain(in)[0];
   }

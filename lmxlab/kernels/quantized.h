@@ -9,6 +9,7 @@
 #include <mlx/array.h>
 
 #include <optional>
+#include <vector>
 
 #include "lmxlab/kernels/quant_formats.h"
 
@@ -45,6 +46,12 @@ enum class Activations : uint8_t { int8, int16, float32 };
 /// @cost  up to 8 rows: the weights' bytes at memory speed.
 mlx::core::array quantized_linear(const mlx::core::array& x, const QuantizedWeight& w,
                                   Activations activations = Activations::int16);
+
+/// Several of them with one x, which is quantized once: queries, keys and values, or a gated
+/// layer's two. In one step of the graph, so that small matrices cost less beside it.
+std::vector<mlx::core::array> quantized_linears(const mlx::core::array& x,
+                                                const std::vector<QuantizedWeight>& weights,
+                                                Activations activations = Activations::int16);
 
 /// Rows of the matrix: ids [...] of any integer type -> [..., in] of `dtype`.
 mlx::core::array dequantize_rows(const QuantizedWeight& w, const mlx::core::array& ids,

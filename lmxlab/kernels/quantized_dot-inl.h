@@ -82,6 +82,8 @@ LMXLAB_TARGET void dot(const WeightRows& w, int64_t rows, int64_t blocks, const 
   constexpr int64_t kSteps = kBlocks * kBlock / Reader::kStep, kX = kBlocks * (precise ? 64 : 32);
   constexpr std::make_integer_sequence<int, kBlocks> all;
   const int64_t steps = blocks * kBlock / Reader::kStep, units = blocks / kBlocks;
+  // The scales of the next chunk are read in one go, so its lines are on their way before that.
+  constexpr int64_t kAhead = Reader::kInPlace ? (kChunkBlocks + 128) * Reader::kBytes / kBlocks : 0;
   const uint8_t* p = w.q;
   for (int64_t r = 0; r < rows; r++) {
     float scale[2 * kChunkBlocks + 8];
@@ -91,6 +93,9 @@ LMXLAB_TARGET void dot(const WeightRows& w, int64_t rows, int64_t blocks, const 
     const float* s = scale;
     int64_t i = 0;
     for (; i + 2 <= units; i += 2, p += 2 * Reader::kBytes, xq += 2 * kX, s += 2 * kSteps) {
+      for (int line = 0; kAhead > 0 && line < 2 * Reader::kBytes; line += 64) {
+        __builtin_prefetch(p + kAhead + line);
+      }
       add_blocks<Reader, precise>(p, xq, s, a, b, all);
       add_blocks<Reader, precise>(p + Reader::kBytes, xq + kX, s + kSteps, b, a, all);
     }

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "lmxlab/kernels/gemm.h"
 #include "lmxlab/kernels/quant_formats.h"
@@ -64,12 +65,15 @@ enum class Cells : uint8_t {
 struct Order {
   int modulo = 1;
   std::array<uint8_t, 8> piece = {0, 1, 2, 3, 4, 5, 6, 7};
+
+  bool operator==(const Order&) const = default;
 };
 struct Layout {
   Cells cells = Cells::float32;
   int group = 1;  // blocks: 1 or 4. The last group of a row is filled up with zeros
   Order order = {};
 
+  bool operator==(const Layout&) const = default;
   int64_t block_bytes() const {
     return cells == Cells::float32 ? 128 : cells == Cells::int8 ? 32 : 64;
   }
@@ -120,11 +124,17 @@ void to_numbers(const Unpacked& w, int64_t blocks, int step, Type type, void* to
 void rows_to_numbers(const QuantView& w, int64_t first, int64_t last, int64_t begin, int64_t end,
                      Type type, void* to);
 
-/// y [m, out] = x W^T for few rows, by dot products.
-/// @param room  few_room(w, m, layout) bytes on a 64-byte line
-void multiply_few(const QuantView& w, const DotKernel& kernel, int64_t m, Type type, const void* x,
-                  MatrixOut y, char* room);
-int64_t few_room(const QuantView& w, int64_t m, const Layout& layout);
+/// y [m, out] = x W^T for few rows, by dot products; x is shared by several.
+struct FewProduct {
+  QuantView w;
+  DotKernel kernel;
+  MatrixOut y;
+};
+/// @param room  few_room(products, m) bytes on a 64-byte line
+void multiply_few(const std::vector<FewProduct>& products, int64_t m, Type type, const void* x,
+                  char* room);
+int64_t few_room(const std::vector<FewProduct>& products, int64_t m);
+constexpr int64_t kFewRows = 8;
 
 /// y [m, out] = x W^T, or with `across` y [m, in] = x W, for many rows: panels of weights as
 /// numbers of the format's element type meet all rows.

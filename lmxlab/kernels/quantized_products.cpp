@@ -1,5 +1,6 @@
 // Products with quantized weights in memory, cut over the pool.
 #include <algorithm>
+#include <vector>
 
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/panels.h"
@@ -17,6 +18,72 @@ constexpr int64_t kColumns = 256;          // of a panel, at most
 
 int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
+}
+
+// x [m, in], quantized as a kernel wants it.
+class QuantizedRows {
+ public:
+  QuantizedRows(const FewProduct& p, int64_t m)
+      : layout_(p.kernel.layout), step_(step_of(p.w.format)), row_(p.w.in / kBlock) {
+    padded_ = round_up(row_, layout_.group);
+    q_bytes_ = m * padded_ * layout_.block_bytes();
+    floats_ = m * padded_ * kBlock / step_;
+  }
+  int64_t bytes() const { return round_up(q_bytes_ + 4 * (2 * floats_ + kMoreFloats), 64); }
+  bool same(const QuantizedRows& other) const {
+    return layout_ == other.layout_ && step_ == other.step_;
+  }
+  void fill(Type type, const void* x, int64_t m, char* room) {
+    q_ = reinterpret_cast<int8_t*>(room);
+    scale_ = reinterpret_cast<float*>(room + q_bytes_);
+    parallel_for(m, std::max<int64_t>(1, 256 / row_), [&](int64_t a, int64_t b) {
+      for (int64_t i = a; i < b; i++) {
+        const int64_t at = i * padded_, s = at * kBlock / step_;
+        quantize_blocks(type, static_cast<const char*>(x) + i * row_ * kBlock * size_of(type), row_,
+                        step_, layout_, q_ + at * layout_.block_bytes(), scale_ + s,
+                        scale_ + floats_ + s);
+      }
+    });
+  }
+  /// Row i from a block on.
+  ActivationRow at(int64_t i, int64_t block) const {
+    const int64_t from = i * padded_ + block, s = from * kBlock / step_;
+    return {q_ + from * layout_.block_bytes(), scale_ + s, scale_ + floats_ + s};
+  }
+
+ private:
+  Layout layout_;
+  int step_;
+  int64_t row_, padded_, q_bytes_, floats_;  // blocks of a row, in whole groups
+  int8_t* q_ = nullptr;
+  float* scale_ = nullptr;
+};
+
+// Columns [first, last) of y.
+void multiply_rows(const FewProduct& product, const QuantizedRows& x, int64_t m, int64_t first,
+                   int64_t last) {
+  const auto& [w, kernel, y] = product;
+  Unpacker unpack = unpacker(w);
+  if (kernel.scales) unpack.scales = kernel.scales;
+  const int64_t row = w.in / kBlock, bytes = row_bytes(w);
+  const int64_t together = std::max<int64_t>(1, kChunkBlocks / row);  // rows of w in a chunk
+  Unpacked chunk;
+  for (int64_t r = first; r < last; r += together) {
+    const int64_t rows = std::min(together, last - r);
+    float out[kFewRows][kChunkBlocks];
+    for (int64_t at = 0; at < row; at += kChunkBlocks) {
+      const int64_t n = std::min(kChunkBlocks, row - at), block = r * row + at;
+      unpack.scales(w, block, rows * n, chunk.scale, chunk.offset);
+      WeightRows weights{w.bytes + block * bytes / row, chunk.scale, chunk.offset,
+                         w.bytes + w.out * bytes};
+      if (!kernel.in_place) {
+        unpack.values(w, block, rows * n, chunk.q);
+        weights.q = reinterpret_cast<const uint8_t*>(chunk.q);
+      }
+      for (int64_t i = 0; i < m; i++) kernel.dot(weights, rows, n, x.at(i, at), out[i], at > 0);
+    }
+    panels::write_tile(out[0], kChunkBlocks, m, rows, panels::at(y, 0, r), false);
+  }
 }
 
 }  // namespace
@@ -38,53 +105,40 @@ void rows_to_numbers(const QuantView& w, int64_t first, int64_t last, int64_t be
   }
 }
 
-int64_t few_room(const QuantView& w, int64_t m, const Layout& layout) {
-  const int64_t blocks = m * round_up(w.in / kBlock, layout.group);
-  return blocks * layout.block_bytes() +
-         4 * (2 * blocks * kBlock / step_of(w.format) + kMoreFloats);
+int64_t few_room(const std::vector<FewProduct>& products, int64_t m) {
+  int64_t bytes = 0;
+  for (const auto& p : products) bytes += QuantizedRows(p, m).bytes();
+  return bytes;
 }
 
-void multiply_few(const QuantView& w, const DotKernel& kernel, int64_t m, Type type, const void* x,
-                  MatrixOut y, char* room) {
-  const Layout& layout = kernel.layout;
-  const int step = step_of(w.format);
-  const int64_t row = w.in / kBlock, wide = round_up(row, layout.group);  // blocks of a row
-  const int64_t steps = kBlock / step, bytes = layout.block_bytes();
-  auto* const q = reinterpret_cast<int8_t*>(room);
-  auto* const scale = reinterpret_cast<float*>(room + m * wide * bytes);
-  float* const sum = scale + m * wide * steps;
-  parallel_for(m, std::max<int64_t>(1, 256 / row), [&](int64_t a, int64_t b) {
-    for (int64_t i = a; i < b; i++) {
-      quantize_blocks(type, static_cast<const char*>(x) + i * w.in * size_of(type), row, step,
-                      layout, q + i * wide * bytes, scale + i * wide * steps,
-                      sum + i * wide * steps);
+void multiply_few(const std::vector<FewProduct>& products, int64_t m, Type type, const void* x,
+                  char* room) {
+  std::vector<QuantizedRows> rows;
+  for (const auto& p : products) {
+    rows.emplace_back(p, m);
+    if (rows.size() > 1 && rows.back().same(rows.front())) {
+      rows.back() = rows.front();
+    } else {
+      rows.back().fill(type, x, m, room);
+      room += rows.back().bytes();
     }
-  });
-  Unpacker unpack = unpacker(w);
-  if (kernel.scales) unpack.scales = kernel.scales;
-  const int64_t together = std::max<int64_t>(1, kChunkBlocks / row);  // rows of w in a chunk
-  parallel_for(w.out, std::max(together, kBytesApart / row_bytes(w)), [&](int64_t a, int64_t b) {
-    Unpacked chunk;
-    for (int64_t r = a; r < b; r += together) {
-      const int64_t rows = std::min(together, b - r);
-      float out[8][kChunkBlocks];
-      for (int64_t at = 0; at < row; at += kChunkBlocks) {
-        const int64_t n = std::min(kChunkBlocks, row - at), first = r * row + at;
-        unpack.scales(w, first, rows * n, chunk.scale, chunk.offset);
-        WeightRows weights{w.bytes + first * row_bytes(w) / row, chunk.scale, chunk.offset,
-                           w.bytes + w.out * row_bytes(w)};
-        if (!kernel.in_place) {
-          unpack.values(w, first, rows * n, chunk.q);
-          weights.q = reinterpret_cast<const uint8_t*>(chunk.q);
-        }
-        for (int64_t i = 0; i < m; i++) {
-          const int64_t from = i * wide + at;
-          kernel.dot(weights, rows, n, {q + from * bytes, scale + from * steps, sum + from * steps},
-                     out[i], at > 0);
-        }
-      }
-      panels::write_tile(out[0], kChunkBlocks, m, rows, panels::at(y, 0, r), false);
-    }
+  }
+  struct Part {
+    size_t product;
+    int64_t first, last;  // rows of w
+  };
+  int64_t all = 0;
+  for (const auto& p : products) all += p.w.out * row_bytes(p.w);
+  const int64_t share = std::max(kBytesApart, all / (4 * threads()));
+  std::vector<Part> parts;
+  for (size_t i = 0; i < products.size(); i++) {
+    const auto& w = products[i].w;
+    const int64_t n = std::clamp<int64_t>(w.out * row_bytes(w) / share, 1, w.out);
+    for (int64_t j = 0; j < n; j++) parts.push_back({i, w.out * j / n, w.out * (j + 1) / n});
+  }
+  parallel_parts(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+    const auto& part = parts[i];
+    multiply_rows(products[part.product], rows[part.product], m, part.first, part.last);
   });
 }
 

@@ -303,6 +303,37 @@ TEST(Quantized, WorksInEveryTransformation) {
   }
 }
 
+TEST(Quantized, SeveralAtOnceAreTheSame) {
+  const std::vector<QuantizedWeight> ws{test::random_blocks(QuantFormat::q4_1, 24, 256, 1),
+                                        test::random_blocks(QuantFormat::q4_1, 7, 256, 2),
+                                        test::random_blocks(QuantFormat::q6_k, 5, 256, 3),
+                                        test::random_affine(4, 32, mx::float16, 9, 256, 4)};
+  for (const int rows : {0, 1, 4, 30}) {
+    const auto x = noise({rows, 256}, 1);
+    const auto together = quantized_linears(x, ws);
+    auto all = [&](const array& v) { return mx::concatenate(quantized_linears(v, ws), -1); };
+    auto each = [&](const array& v) {
+      Arrays parts;
+      for (const auto& w : ws) parts.push_back(quantized_linear(v, w));
+      return mx::concatenate(parts, -1);
+    };
+    ASSERT_EQ(together.size(), ws.size());
+    EXPECT_TRUE(mx::array_equal(all(x), each(x)).item<bool>()) << rows;
+    const auto t = noise({rows, 45}, 2);
+    auto gradient = [&](auto f) {
+      return mx::grad([&, f](const array& v) { return mx::sum(f(v) * t); })(x);
+    };
+    EXPECT_TRUE(mx::allclose(gradient(all), gradient(each), 1e-5, 1e-5).item<bool>()) << rows;
+  }
+  auto f = [&](const Arrays& v) { return quantized_linears(v[0], ws); };
+  const auto x = noise({3, 2, 256}, 1);
+  const auto mapped = mx::vmap(f)({x}), plain = f({x});
+  for (size_t i = 0; i < ws.size(); i++) {
+    EXPECT_TRUE(mx::array_equal(mapped[i], plain[i]).item<bool>()) << i;
+  }
+  EXPECT_TRUE(quantized_linears(x, {}).empty());
+}
+
 TEST(Quantized, ReadsViews) {
   const auto w = test::random_blocks(QuantFormat::q5_1, 20, 96, 3);
   const auto every_second =

@@ -5,13 +5,14 @@
 
 #include <cstdint>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "lmxlab/kernels/quantized.h"
 
 namespace lmxlab::test {
+
+using mlx::core::array;
 
 inline std::vector<kernels::QuantFormat> block_formats() {
   using F = kernels::QuantFormat;
@@ -35,32 +36,68 @@ inline std::vector<int> halves_of(kernels::QuantFormat format) {
   }
 }
 
+/// Any bits (SplitMix64), eight bytes at a time.
+class RandomBytes {
+ public:
+  explicit RandomBytes(uint64_t seed) : state_(seed) {}
+  uint64_t word() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+  }
+  std::vector<uint8_t> bytes(size_t n) {
+    std::vector<uint8_t> all((n + 7) / 8 * 8);
+    for (size_t i = 0; i < all.size(); i += 8) {
+      const uint64_t w = word();
+      std::memcpy(all.data() + i, &w, 8);
+    }
+    all.resize(n);
+    return all;
+  }
+  /// Between -1 and 1.
+  float number() { return static_cast<float>(word() % 20001) / 10000 - 1; }
+
+ private:
+  uint64_t state_;
+};
+
 /// All bits are random but those of the scales, which are numbers of either sign below 0.1.
 inline kernels::QuantizedWeight random_blocks(kernels::QuantFormat format, int out, int in,
-                                              unsigned seed) {
+                                              uint64_t seed) {
   const auto& block = kernels::block_format(format);
   const int row = in / block.weights * block.bytes;
-  std::vector<uint8_t> bytes(static_cast<size_t>(out) * row);
-  std::mt19937 random(seed);
-  for (auto& b : bytes) b = static_cast<uint8_t>(random() >> 11);
+  RandomBytes random(seed);
+  auto bytes = random.bytes(static_cast<size_t>(out) * row);
   for (size_t at = 0; at < bytes.size(); at += block.bytes) {
     for (const int i : halves_of(format)) {
-      const float value = 0.1f * (static_cast<float>(random() % 2001) / 1000 - 1);
-      const mlx::core::float16_t half(value);
+      const mlx::core::float16_t half(0.1f * random.number());
       std::memcpy(bytes.data() + at + i, &half, 2);
     }
-    if (format == kernels::QuantFormat::mxfp4)
-      bytes[at] = static_cast<uint8_t>(115 + random() % 12);
+    if (format == kernels::QuantFormat::mxfp4) bytes[at] = 115 + bytes[at] % 12;
   }
   return kernels::block_weight(
       format, mlx::core::array(bytes.data(), mlx::core::Shape{out, row}, mlx::core::uint8));
 }
 
-inline kernels::QuantizedWeight random_affine(int bits, int group, mlx::core::Dtype scales, int out,
-                                              int in, int seed) {
-  const auto w = mlx::core::random::normal({out, in}, mlx::core::random::key(seed));
-  const auto parts = mlx::core::quantize(mlx::core::astype(w, scales), group, bits);
-  return kernels::affine_weight(parts[0], parts[1], parts[2], group, bits);
+/// Random bits, scales below 0.1 and biases that centre the weights nearly.
+inline kernels::QuantizedWeight random_affine(int bits, int group, mlx::core::Dtype dtype, int out,
+                                              int in, uint64_t seed) {
+  namespace mx = mlx::core;
+  RandomBytes random(seed);
+  const auto bytes = random.bytes(static_cast<size_t>(out) * in * bits / 8);
+  const array packed(reinterpret_cast<const uint32_t*>(bytes.data()),
+                     mx::Shape{out, in * bits / 32}, mx::uint32);
+  std::vector<float> scales(static_cast<size_t>(out) * in / group), biases;
+  const float middle = static_cast<float>((1 << bits) - 1) / 2;
+  for (auto& s : scales) {
+    s = 0.1f * random.number();
+    biases.push_back(-s * (middle + 0.3f * random.number()));
+  }
+  const auto cast = [&](const std::vector<float>& v) {
+    return mx::contiguous(mx::astype(array(v.data(), mx::Shape{out, in / group}), dtype));
+  };
+  return kernels::affine_weight(packed, cast(scales), cast(biases), group, bits);
 }
 
 inline std::string describe(const kernels::QuantizedWeight& w) {
