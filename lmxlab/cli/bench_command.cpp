@@ -6,6 +6,7 @@
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/config/count.h"
 #include "lmxlab/inference/generate.h"
+#include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/training/trainer.h"
 
@@ -21,6 +22,11 @@ namespace {
 
 constexpr int kDecode = 128;  // tokens that a prompt leaves room for, and decode runs
 constexpr int kWarmTrain = 2;
+
+void reset_peaks() {
+  kernels::reset_peak();
+  kernels::reset_peak_resident();
+}
 
 std::vector<int> random_ids(size_t n, int vocab, uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -71,7 +77,7 @@ class Bench : public Command {
     Trainer trainer(m.model, tokens, none, options);
     std::vector<double> seconds;
     auto last = std::chrono::steady_clock::now();
-    kernels::reset_peak();
+    reset_peaks();
     trainer.add(every(1, [&](Trainer&, StepMetrics& metrics) {
       const auto now = std::chrono::steady_clock::now();
       if (metrics.step > kWarmTrain) {
@@ -87,7 +93,7 @@ class Bench : public Command {
   std::vector<double> time_generation(const OpenModel& m, int context, int decoded, bool decode,
                                       Context& context_of_run, Progress& progress) {
     std::vector<double> seconds;
-    kernels::reset_peak();
+    reset_peaks();
     for (int i = -1; i < repeat_; ++i) {
       if (context_of_run.stop.stop_requested()) break;
       std::vector<std::vector<int>> prompts;
@@ -172,6 +178,7 @@ class Bench : public Command {
               rows * double(config::kv_bytes(config, length, element));
     const double gflops = rate * flops / 1e9, gbytes = moved / median / 1e9;
     const int64_t peak = int64_t(kernels::peak_bytes());
+    const int64_t resident = int64_t(kernels::peak_resident());
     if (context.json) {
       context.print_json(Json::object({{"mode", Json(mode_)},
                                        {"batch", Json(batch_)},
@@ -187,7 +194,8 @@ class Bench : public Command {
                                        {"fraction_of_flops", Json(gflops * 1e9 / peak_flops)},
                                        {"best_gbytes_per_s", Json(bandwidth / 1e9)},
                                        {"best_gflops", Json(peak_flops / 1e9)},
-                                       {"peak_bytes", Json(peak)}}));
+                                       {"peak_bytes", Json(peak)},
+                                       {"peak_resident_bytes", Json(resident)}}));
       return 0;
     }
     char text[640];

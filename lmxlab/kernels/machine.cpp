@@ -176,4 +176,22 @@ MemoryRoom memory_room() {
   return room;
 }
 
+size_t peak_resident() {
+#ifdef __linux__
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) {
+      return std::stoull(line.substr(6)) * 1024;
+    }
+  }
+#endif
+  return 0;
+}
+
+void reset_peak_resident() {
+#ifdef __linux__
+  std::ofstream("/proc/self/clear_refs") << '5';
+#endif
+}
+
 }  // namespace lmxlab::kernels

@@ -24,4 +24,11 @@ struct MemoryRoom {
 /// Reads /proc and the cgroup files (about 50 us); on other systems there is no bound.
 MemoryRoom memory_room();
 
+/// The most memory that the process had in RAM since the start or the last reset, as Linux counts
+/// it (VmHWM); 0 where the system does not tell. Besides arrays it holds the program, its
+/// libraries, and files read through a mapping.
+size_t peak_resident();
+/// Where the system refuses, the peak goes on from the start.
+void reset_peak_resident();
+
 }  // namespace lmxlab::kernels
