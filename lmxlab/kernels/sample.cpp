@@ -26,11 +26,25 @@
 #define LMXLAB_KERNELS_SAMPLE_TYPES
 namespace lmxlab::kernels {
 
-// Some of a row's words in the order of their ids, with log-weights x and weights w.
+// Some of a row's words in the order of their ids, with log-weights x and weights w. Without w all
+// weigh 1; without id they follow one another from `first`.
 struct Words {
   float *x, *w;
   int32_t* id;
   int64_t n;
+  int32_t first = 0;
+
+  float weight(int64_t i) const { return w ? w[i] : 1; }
+  int32_t word(int64_t i) const { return id ? id[i] : first + static_cast<int32_t>(i); }
+  Words part(int64_t begin, int64_t end) const {
+    return {x + begin, w ? w + begin : nullptr, id ? id + begin : nullptr, end - begin,
+            first + static_cast<int32_t>(begin)};
+  }
+};
+
+struct Winner {
+  float score = -std::numeric_limits<float>::infinity();
+  int32_t id = 0;
 };
 
 // Scratch of a row: its words, and room for some of them. Compressing stores write whole vectors,
@@ -66,29 +80,39 @@ using VU = hn::Vec<DU>;
 using Mask = hn::Mask<DF>;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-HWY_INLINE Mask there(Whole) {
-  return hn::FirstN(DF(), static_cast<size_t>(lanes()));
+// The mask without lanes that are not there.
+HWY_INLINE Mask within(Mask mask, Whole) {
+  return mask;
 }
-HWY_INLINE Mask there(First some) {
-  return hn::FirstN(DF(), static_cast<size_t>(some.n));
+HWY_INLINE Mask within(Mask mask, First some) {
+  return hn::And(mask, hn::FirstN(DF(), static_cast<size_t>(some.n)));
+}
+// first, first + 1, ...; Highway's Iota takes a variable through memory, a constant not.
+HWY_INLINE VI count_from(int64_t first) {
+  const DI d;
+  return hn::Add(hn::Iota(d, 0), hn::Set(d, static_cast<int32_t>(first)));
 }
 template <class Lanes>
-HWY_INLINE VI read_ids(const int32_t* id, Lanes some) {
-  return hn::BitCast(DI(), read(reinterpret_cast<const float*>(id), some));
+HWY_INLINE VI read_ids(const Words& words, int64_t i, Lanes some) {
+  if (!words.id) return count_from(words.first + i);
+  return hn::BitCast(DI(), read(reinterpret_cast<const float*>(words.id) + i, some));
+}
+template <class Lanes>
+HWY_INLINE VF read_weights(const Words& words, int64_t i, Lanes some) {
+  return words.w ? read(words.w + i, some) : only(hn::Set(DF(), 1.0f), some);
 }
 
-// x = logits / temperature, ids in order. Returns the largest x.
+// x = logits / temperature. Returns the largest x.
 template <class T>
 HWY_INLINE float scale_row(const T* logits, float temperature, const Words& to) {
   const DF d;
-  const VF by = hn::Set(d, temperature), least = hn::Set(d, -kInfinity);
+  const VF by = hn::Set(d, 1 / temperature), least = hn::Set(d, -kInfinity);
   VF most = least;
   each(to.n, [&](int64_t i, auto some) {
-    const VF v = hn::Div(read(logits + i, some), by);
+    const VF v = hn::Mul(read(logits + i, some), by);
     write(v, to.x + i, some);
-    const auto ids = hn::Iota(DI(), static_cast<int32_t>(i));
-    write(hn::BitCast(d, ids), reinterpret_cast<float*>(to.id) + i, some);
-    most = hn::Max(most, hn::IfThenElse(there(some), v, least));
+    const Mask larger = within(hn::Gt(v, most), some);
+    most = hn::IfThenElse(larger, v, most);
   });
   return hn::GetLane(hn::MaxOfLanes(d, most));
 }
@@ -111,9 +135,9 @@ HWY_INLINE Words pick(const Words& words, const Words& to, Keep keep) {
   const DI di;
   int64_t n = 0;
   each(words.n, [&](int64_t i, auto some) {
-    const VF x = read(words.x + i, some), w = read(words.w + i, some);
-    const VI id = read_ids(words.id + i, some);
-    const Mask mask = hn::And(keep(x, id), there(some));
+    const VF x = read(words.x + i, some), w = read_weights(words, i, some);
+    const VI id = read_ids(words, i, some);
+    const Mask mask = within(keep(x, id), some);
     // Packed in a register first: on some processors packing into memory is slow.
     hn::StoreU(hn::Compress(w, mask), d, to.w + n);
     hn::StoreU(hn::Compress(id, hn::RebindMask(di, mask)), di, to.id + n);
@@ -143,7 +167,7 @@ HWY_INLINE Sums sum_above(const Words& words, const float* pivot) {
   const DF d;
   VF s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0, all = s0;
   each(words.n, [&](int64_t i, auto some) {
-    const VF x = read(words.x + i, some), w = only(read(words.w + i, some), some);
+    const VF x = read(words.x + i, some), w = read_weights(words, i, some);
     const auto add = [&](VF& to, int j) {
       to = hn::Add(to, hn::IfThenElseZero(hn::Ge(x, hn::Set(d, pivot[j])), w));
     };
@@ -193,8 +217,8 @@ Cut find_cut(Words words, float target, const Words& spare) {
   Cut cut;
   for (int64_t i = 0; i < words.n && (i == 0 || before < target); i++) {
     const int64_t at = equal ? i : order[i];
-    cut = {words.x[at], words.id[at]};
-    before += words.w[at];
+    cut = {words.x[at], words.word(at)};
+    before += words.weight(at);
   }
   return cut;
 }
@@ -239,62 +263,111 @@ HWY_INLINE VU bits_of(VU id, int64_t n, const uint32_t* key) {
   return hn::IfThenElse(is_first, a, b);
 }
 
-// -log(-log(u)) with the u that mx::random::uniform(smallest normal number, 1) makes of the bits.
-HWY_INLINE VF gumbel(VU bits) {
+// The u that mx::random::uniform(smallest normal number, 1) makes of the bits.
+HWY_INLINE VF uniform(VU bits) {
   const DF d;
   const auto high = hn::ConvertTo(d, hn::BitCast(DI(), hn::ShiftRight<16>(bits)));
   const auto low = hn::ConvertTo(d, hn::BitCast(DI(), hn::And(bits, hn::Set(DU(), 0xffffu))));
-  VF u = hn::Mul(hn::MulAdd(high, hn::Set(d, 65536.0f), low), hn::Set(d, 0x1p-32f));
-  u = hn::Min(u, hn::Set(d, 1 - 0x1p-24f));
-  u = hn::Add(u, hn::Set(d, std::numeric_limits<float>::min()));
+  const VF u = hn::Mul(hn::MulAdd(high, hn::Set(d, 65536.0f), low), hn::Set(d, 0x1p-32f));
+  const VF least = hn::Set(d, std::numeric_limits<float>::min());
+  return hn::Add(hn::Min(u, hn::Set(d, 1 - 0x1p-24f)), least);
+}
+HWY_INLINE VF gumbel(VF u) {
+  const DF d;
   return hn::Neg(hn::Log(d, hn::Neg(hn::Log(d, u))));
 }
-
-// The id with the largest score, the smallest of equal ones. f(i, lanes) gives scores, id ids.
-template <class Score, class Id>
-HWY_INLINE int32_t best_of(int64_t n, Score score, Id id) {
+// No less than that, for few operations: -log(-log(u)) <= -log(1 - u) <= ln 2 times -exponent.
+HWY_INLINE VF gumbel_limit(VF u) {
   const DF d;
-  const DI di;
-  VF best = hn::Set(d, -kInfinity);
-  VI winner = hn::Zero(di);
+  const auto exponent = hn::ShiftRight<23>(hn::BitCast(DI(), hn::Sub(hn::Set(d, 1.0f), u)));
+  const VF doublings = hn::ConvertTo(d, hn::Sub(hn::Set(DI(), 127), exponent));
+  return hn::MulAdd(doublings, hn::Set(d, 0.6931472f), hn::Set(d, 0.001f));
+}
+
+// The best score so far in each lane, and whose it is.
+struct Lead {
+  VF score;
+  VI id;
+
+  HWY_INLINE void offer(Mask better, VF scores, VI ids) {
+    score = hn::IfThenElse(better, scores, score);
+    id = hn::IfThenElse(hn::RebindMask(DI(), better), ids, id);
+  }
+  HWY_INLINE Winner winner() const {  // of equal scores the smallest id
+    const DF d;
+    const VF most = hn::MaxOfLanes(d, score);
+    const VI none = hn::Set(DI(), std::numeric_limits<int32_t>::max());
+    const VI tied = hn::IfThenElse(hn::RebindMask(DI(), hn::Eq(score, most)), id, none);
+    return {hn::GetLane(most), hn::GetLane(hn::MinOfLanes(DI(), tied))};
+  }
+};
+
+HWY_INLINE Lead nobody() {
+  return {hn::Set(DF(), -kInfinity), hn::Zero(DI())};
+}
+
+template <class T>
+HWY_INLINE int32_t largest(const T* logits, int64_t n) {
+  Lead lead = nobody();
   each(n, [&](int64_t i, auto some) {
-    const VF s = score(i, some);
-    const Mask better = hn::And(hn::Gt(s, best), there(some));
-    best = hn::IfThenElse(better, s, best);
-    winner = hn::IfThenElse(hn::RebindMask(di, better), id(i, some), winner);
+    const VF x = read(logits + i, some);
+    lead.offer(within(hn::Gt(x, lead.score), some), x, count_from(i));
   });
-  const VF most = hn::MaxOfLanes(d, best);
-  const VI none = hn::Set(di, std::numeric_limits<int32_t>::max());
-  const VI tied = hn::IfThenElse(hn::RebindMask(di, hn::Eq(best, most)), winner, none);
-  return hn::GetLane(hn::MinOfLanes(di, tied));
+  return lead.winner().id;
+}
+
+// The largest x + noise of some words; `all` is their number before any was left out.
+Winner draw_from(const Words& words, int64_t all, const uint32_t* key) {
+  const DF d;
+  Lead lead = nobody();
+  VF best = lead.score;  // of all lanes
+  each(words.n, [&](int64_t i, auto some) {
+    const VF x = read(words.x + i, some);
+    const VI id = read_ids(words, i, some);
+    const VF u = uniform(bits_of(hn::BitCast(DU(), id), all, key));
+    // Two logarithms for those few that may still win.
+    if (hn::AllFalse(d, within(hn::Gt(hn::Add(x, gumbel_limit(u)), best), some))) return;
+    const VF score = hn::Add(x, gumbel(u));
+    lead.offer(within(hn::Gt(score, lead.score), some), score, id);
+    best = hn::MaxOfLanes(d, lead.score);
+  });
+  return lead.winner();
+}
+
+// The same by all threads.
+HWY_INLINE int32_t draw_from_all(const Words& words, int64_t all, const uint32_t* key) {
+  constexpr int64_t kParts = 16, kGrain = 4096;
+  const int64_t parts =
+      std::clamp<int64_t>(words.n / kGrain, 1, std::min<int64_t>(kParts, threads()));
+  Winner winners[kParts];
+  parallel_parts(parts, [&](int64_t part) {
+    const int64_t begin = words.n * part / parts, end = words.n * (part + 1) / parts;
+    winners[part] = draw_from(words.part(begin, end), all, key);
+  });
+  Winner best = winners[0];
+  for (int64_t i = 1; i < parts; i++) {
+    if (winners[i].score > best.score) best = winners[i];
+  }
+  return best.id;
 }
 
 template <class T>
 HWY_INLINE int32_t draw(const T* logits, int64_t n, const Sampling& s, const uint32_t* key,
                         float* memory) {
-  if (s.temperature == 0) {
-    return best_of(
-        n, [&](int64_t i, auto some) { return read(logits + i, some); },
-        [](int64_t i, auto) { return hn::Iota(DI(), static_cast<int32_t>(i)); });
-  }
-  auto [words, spare] = RowMemory(memory, n);
+  if (s.temperature == 0) return largest(logits, n);
+  const RowMemory room(memory, n);
+  Words words{room.words.x, nullptr, nullptr, n};
   const float most = scale_row(logits, s.temperature, words);
   if (0 < s.top_k && s.top_k < n) {
-    std::fill_n(words.w, n, 1.0f);
-    words = up_to(words, find_cut(words, static_cast<float>(s.top_k), spare), words);
+    words = up_to(words, find_cut(words, static_cast<float>(s.top_k), room.spare), room.words);
   }
   if (s.top_p < 1) {
+    words.w = room.words.w;
     const float all = weigh(words, most);
-    words = up_to(words, find_cut(words, s.top_p * all, spare), words);
+    words = up_to(words, find_cut(words, s.top_p * all, room.spare), room.words);
   }
-  if (s.min_p > 0) words = between(words, most + std::log(s.min_p), kInfinity, words);
-  return best_of(
-      words.n,
-      [&](int64_t i, auto some) {
-        const VU id = hn::BitCast(DU(), read_ids(words.id + i, some));
-        return hn::Add(read(words.x + i, some), gumbel(bits_of(id, n, key)));
-      },
-      [&](int64_t i, auto some) { return read_ids(words.id + i, some); });
+  if (s.min_p > 0) words = between(words, most + std::log(s.min_p), kInfinity, room.words);
+  return draw_from_all(words, n, key);
 }
 
 int32_t draw_row(Type type, const void* logits, int64_t n, const Sampling& s, const uint32_t* key,
