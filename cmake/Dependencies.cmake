@@ -27,6 +27,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   find_library(HWY_LIBRARY hwy REQUIRED)
   target_link_libraries(lmxlab_hwy INTERFACE "${HWY_LIBRARY}")
 else()
-  target_compile_definitions(lmxlab_hwy INTERFACE HWY_COMPILE_ONLY_STATIC)
+  # Headers alone: their assertions of debug builds would call the library.
+  target_compile_definitions(lmxlab_hwy INTERFACE HWY_COMPILE_ONLY_STATIC HWY_IS_DEBUG_BUILD=0)
 endif()
 list(APPEND LMXLAB_DEP_kernels lmxlab_hwy)
