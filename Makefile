@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ARGS ?=
 export PRESET
 
-.PHONY: run build test test-peers mlx peers install mac cuda arm64 asan tsan format format-check clean help
+.PHONY: run build test test-peers mlx peers compare install mac cuda arm64 asan tsan format format-check clean help
 
 run: ## install what is missing, build, train the default model, print a sample
 	@scripts/build.sh lmxlab_program
@@ -28,6 +28,9 @@ mlx: ## unpack MLX's wheel under build/
 peers: ## make the environment of test-peers, print its folder
 	@scripts/peers.sh
 
+compare: ## measure beside PyTorch and llama.cpp, print a table; PARTS="train decode kernels growth avx2", QUICK=1
+	@scripts/compare.sh
+
 install: ## program, headers, libraries and CMake package into PREFIX
 	@scripts/install.sh "$(PREFIX)"
 
@@ -40,11 +43,12 @@ cuda: ## check that the program links with MLX's CUDA build, without a card or a
 arm64: ## on x86 Debian: build the kernels for Linux on Arm, run their tests under qemu
 	@scripts/arm64.sh
 
-asan: ## tests under the address and undefined-behaviour sanitizers
-	@PRESET=asan scripts/test.sh
+asan tsan: export TARGETS = base_tests config_tests kernels_tests
+asan: ## the kernels' tests under the address and undefined-behaviour sanitizers (all tests: PRESET=asan make test)
+	@PRESET=asan scripts/test.sh -R '^(base|config|kernels)$$'
 
-tsan: ## tests under the thread sanitizer
-	@PRESET=tsan scripts/test.sh
+tsan: ## the kernels' tests under the thread sanitizer (all tests: PRESET=tsan make test)
+	@PRESET=tsan scripts/test.sh -R '^(base|config|kernels)$$'
 
 format: ## clang-format over our sources
 	@scripts/format.sh

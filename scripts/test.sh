@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Builds everything and runs the tests; the last line counts single test cases.
 #   PRESET=release scripts/test.sh [options of ctest, such as -L unit or -R core]
+# TARGETS: what is built instead of everything, such as "core_tests".
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 preset=${PRESET:-release}
 cd "$top"
-scripts/build.sh
+read -ra targets <<<"${TARGETS:-}"
+scripts/build.sh "${targets[@]+"${targets[@]}"}"
 results="$top/build/$preset/test-results"
 rm -rf "$results"
 mkdir -p "$results"

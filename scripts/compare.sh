@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Measures the program beside PyTorch and llama.cpp on this machine and prints a table (docs/benchmarks.md).
+#   PARTS="train decode kernels growth avx2"   what is measured (all)
+#   QUICK=1 (fewer rounds)   ROUNDS=5   THREADS=n   OUT=folder
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+cd "$top"
+read -ra parts <<<"${PARTS:-train decode kernels growth avx2}"
+targets=(lmxlab_program bench_kernels_quantized)
+case " ${parts[*]} " in *" kernels "*) for source in bench/kernels_*.cpp; do targets+=("bench_$(basename "$source" .cpp)"); done ;; esac
+LMXLAB_CONFIGURE="${LMXLAB_CONFIGURE:-} -DLMXLAB_BUILD_BENCH=ON" scripts/build.sh "${targets[@]}"
+peers=$(scripts/peers.sh)
+options=()
+case " ${parts[*]} " in *" decode "* | " avx2 ") options+=(--llama "$(scripts/compare_peers.sh)") ;; esac
+[ -z "${QUICK:-}" ] || options+=(--quick)
+[ -z "${ROUNDS:-}" ] || options+=(--rounds "$ROUNDS")
+[ -z "${THREADS:-}" ] || options+=(--threads "$THREADS")
+out=${OUT:-build/compare/$(date +%Y-%m-%d-%H%M%S)}
+mkdir -p "$out"
+PYTHONDONTWRITEBYTECODE=1 "$peers/bin/python" tools/compare/compare.py --program "$top/build/release/lmxlab" --out "$out" \
+  --work build/compare/models "${options[@]+"${options[@]}"}" "${parts[@]}"

@@ -1,0 +1,61 @@
+"""The two sides: our program, started for each round, and a peer's worker, which stays and answers."""
+
+import json
+import os
+import statistics
+import subprocess
+
+
+class Missing(Exception):
+    """This side cannot do it here; the text says why."""
+
+
+class Ours:
+    def __init__(self, program, threads):
+        self.program, self.threads = program, threads
+
+    def run(self, words, cpu=None):
+        """The JSON object that a command prints. @raises Missing if it fails"""
+        environment = dict(os.environ, LMXLAB_THREADS=str(self.threads))
+        if cpu:
+            environment["LMXLAB_CPU"] = cpu
+        done = subprocess.run([self.program, *words, "--json", "--quiet"], env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Missing((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+class Peer:
+    """A worker of tools/compare in the peers' Python."""
+
+    def __init__(self, python, script, words, environment):
+        folder = os.path.dirname(os.path.abspath(__file__))
+        self.log = open(os.path.join(environment["COMPARE_OUT"], "peers.log"), "a")
+        self.process = subprocess.Popen([python, os.path.join(folder, script), *map(str, words)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
+        self.facts = self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise Missing(f"{' '.join(self.process.args[1:3])} ended with {self.process.wait()}, see {self.log.name}")
+        return json.loads(line)
+
+    def ask(self, **question):
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.log.close()
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def spread(values):
+    """Half the range, as a share of the median."""
+    return (max(values) - min(values)) / 2 / median(values)
