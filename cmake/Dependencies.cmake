@@ -26,6 +26,7 @@ target_include_directories(lmxlab_hwy SYSTEM INTERFACE "${HWY_INCLUDE}")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   find_library(HWY_LIBRARY hwy REQUIRED)
   target_link_libraries(lmxlab_hwy INTERFACE "${HWY_LIBRARY}")
+  target_compile_definitions(lmxlab_hwy INTERFACE HWY_DISABLED_TARGETS=HWY_SSSE3)  # no processor of the last 15 years stops there
 else()
   # Headers alone: their assertions of debug builds would call the library.
   target_compile_definitions(lmxlab_hwy INTERFACE HWY_COMPILE_ONLY_STATIC HWY_IS_DEBUG_BUILD=0)

@@ -55,7 +55,8 @@ int64_t multiply_add(int64_t rounds, float scale, float* result) {
   return rounds * 12 * 2 * static_cast<int64_t>(hn::Lanes(d));
 }
 
-// The sum of n numbers, a multiple of 64, fetching `ahead` numbers before they are needed.
+// Adds up n numbers, a multiple of 64, fetching `ahead` numbers before they are needed; returns one
+// lane's sum, which is enough to have read them all.
 uint64_t sum(const uint64_t* at, size_t n, size_t ahead) {
   const hn::CappedTag<uint64_t, 8> d;  // a step is a cache line
   hn::Vec<decltype(d)> s[8];
@@ -68,7 +69,7 @@ uint64_t sum(const uint64_t* at, size_t n, size_t ahead) {
     }
   }
   for (size_t j = 1; j < vectors; j++) s[0] = hn::Add(s[0], s[j]);
-  return hn::GetLane(hn::SumOfLanes(d, s[0]));
+  return hn::GetLane(s[0]);
 }
 
 }  // namespace lmxlab::kernels::HWY_NAMESPACE
