@@ -8,6 +8,7 @@
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/training/trainer.h"
 
 #include <mlx/array.h>
@@ -38,7 +39,7 @@ std::vector<int> random_ids(size_t n, int vocab, uint64_t seed) {
 class Bench : public Command {
   std::string model_, mode_ = "decode", dtype_;
   int batch_ = 1, repeat_ = 5;
-  std::optional<int> context_;
+  std::optional<int> context_, bits_, group_size_, embedding_bits_;
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
@@ -57,6 +58,12 @@ class Bench : public Command {
     o.option("--dtype", "TYPE", &dtype_, "of the computation")
         .one_of({"f32", "bf16"})
         .otherwise("f32; of a checkpoint, its own");
+    o.option("--bits", "N", &bits_, "quantize the weights first, to 2 to 6 or 8 bits").range(2, 8);
+    o.option("--group-size", "N", &group_size_, "weights that share a scale: 32, 64 or 128")
+        .otherwise("64");
+    o.option("--embedding-bits", "N", &embedding_bits_, "of the embedding and a head tied to it")
+        .range(2, 8)
+        .otherwise("as --bits");
   }
 
   // Seconds of each measurement after the first, which warms up.
@@ -140,6 +147,16 @@ class Bench : public Command {
                                    (train ? " does not fit" : " leaves no room to decode") +
                                    ". Give at most " +
                                    std::to_string(train ? positions : positions - 2) + ".");
+    if (!bits_ && (group_size_ || embedding_bits_))
+      throw Error(Kind::usage, "[bench] --group-size and --embedding-bits need --bits.");
+    if (bits_ && train)
+      throw Error(Kind::usage,
+                  "[bench] quantized weights are not trained: --bits goes with "
+                  "--mode prefill or decode.");
+    if (bits_)
+      quantize_model(m.model, {.bits = *bits_,
+                               .group_size = group_size_.value_or(64),
+                               .embedding_bits = embedding_bits_.value_or(0)});
     Progress progress(context);
     context.log(context.styled("2", "measuring this machine"));
     const Rates rates = measure_rates();

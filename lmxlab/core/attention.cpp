@@ -2,6 +2,7 @@
 
 #include "lmxlab/core/position.h"
 #include "lmxlab/kernels/attention.h"
+#include "lmxlab/kernels/cached_attention.h"
 
 #include <mlx/fast.h>
 #include <mlx/ops.h>
@@ -28,42 +29,77 @@ Attention::Attention(const config::Attention& c, const Build& b)
   if (c.qk_norm) q_norm.emplace(*c.qk_norm, c.head_dim), k_norm.emplace(*c.qk_norm, c.head_dim);
 }
 
+float Attention::scale() const {
+  return config_.scale.value_or(1 / std::sqrt(static_cast<float>(config_.head_dim)));
+}
+
 std::unique_ptr<LayerCache> Attention::make_cache() const {
   return config_.window ? rotating_cache(*config_.window) : plain_cache();
 }
 
 mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
   const auto& c = config_;
-  const int batch = x.shape(0), length = x.shape(1);
-  auto q = split_heads(q_proj(x), c.heads, c.head_dim);
-  auto k = split_heads(k_proj(x), c.kv_heads, c.head_dim);
-  const auto v = split_heads(v_proj(x), c.kv_heads, c.head_dim);
-  if (q_norm) q = (*q_norm)(q), k = (*k_norm)(k);
+  const auto projected = project(x, {&q_proj, &k_proj, &v_proj});
+  auto q = projected[0], k = projected[1];
+  if (q_norm) {
+    const auto norm_heads = [&](const Norm& norm, const mx::array& a) {
+      const auto heads = mx::reshape(a, {a.shape(0), a.shape(1), -1, c.head_dim});
+      return mx::reshape(norm(heads), a.shape());
+    };
+    q = norm_heads(*q_norm, q), k = norm_heads(*k_norm, k);
+  }
+  const auto in_place = attend_in_place(q, k, projected[2], pass);
+  return o_proj(in_place ? *in_place : attend(q, k, projected[2], pass));
+}
+
+// Where the cache's buffers can be written directly.
+std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx::array& k,
+                                                    const mx::array& v, Pass& pass) const {
+  const auto& c = config_;
+  auto* slot = pass.slot();
+  if (!slot || std::holds_alternative<config::Alibi>(c.position)) return std::nullopt;
+  const CacheRow row{k.shape(0), c.kv_heads, c.head_dim, k.dtype()};
+  auto loan = slot->lend(k.shape(1), row, row);
+  if (!loan) return std::nullopt;
+  const auto* rope = std::get_if<config::Rope>(&c.position);
+  auto done = kernels::cached_attention(q, k, v, std::move(loan->k), std::move(loan->v), loan->at,
+                                        rope ? std::optional(rotation(*rope)) : std::nullopt,
+                                        scale(), causal_mask(pass, c.window, c.softcap));
+  slot->give_back(std::move(done.k), std::move(done.v), k.shape(1));
+  return done.out;
+}
+
+mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
+                            const mx::array& flat_v, Pass& pass) const {
+  const auto& c = config_;
+  const int batch = flat_q.shape(0), length = flat_q.shape(1);
+  auto q = split_heads(flat_q, c.heads, c.head_dim);
+  auto k = split_heads(flat_k, c.kv_heads, c.head_dim);
+  const auto v = split_heads(flat_v, c.kv_heads, c.head_dim);
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
     q = rotate(*rope, q, pass), k = rotate(*rope, k, pass);
 
   auto* slot = pass.slot();
   const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
-  const float scale = c.scale.value_or(1 / std::sqrt(static_cast<float>(c.head_dim)));
   const bool alibi = std::holds_alternative<config::Alibi>(c.position);
 
-  const auto attend = [&] {
+  const auto mixed = [&] {
     const auto mask = attention_mask(pass, length, keys, c.window);
     if (!alibi && !mask.allowed)
-      return kernels::attention(q, keys.k, keys.v, scale,
+      return kernels::attention(q, keys.k, keys.v, scale(),
                                 {.causal = mask.kind == Mask::Kind::causal,
                                  .window = mask.window,
                                  .softcap = c.softcap.value_or(0),
                                  .padding = mask.padding});
     if (!alibi && !c.softcap)
-      return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale, "array",
+      return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale(), "array",
                                                     mask.allowed);
     const auto bias = alibi ? std::optional(alibi_bias(c.heads, pass, length, keys)) : std::nullopt;
-    return plain_attention(q, keys, scale, mask_array(pass, length, keys, c.window), c.softcap,
+    return plain_attention(q, keys, scale(), mask_array(pass, length, keys, c.window), c.softcap,
                            bias);
   };
-  const auto out = mx::transpose(attend(), {0, 2, 1, 3});
-  return o_proj(mx::reshape(out, {batch, length, c.heads * c.head_dim}));
+  const auto out = mx::transpose(mixed(), {0, 2, 1, 3});
+  return mx::reshape(out, {batch, length, c.heads * c.head_dim});
 }
 
 mx::array plain_attention(const mx::array& q, const Keys& keys, float scale,

@@ -24,6 +24,12 @@ class Attention : public Mixer {
   std::optional<Norm> q_norm, k_norm;
 
  private:
+  float scale() const;
+  // q [B, L, H Dh], k and v [B, L, K Dh] -> [B, L, H Dh]
+  std::optional<mx::array> attend_in_place(const mx::array& q, const mx::array& k,
+                                           const mx::array& v, Pass& pass) const;
+  mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v, Pass& pass) const;
+
   config::Attention config_;
 };
 

@@ -14,8 +14,12 @@ mx::array columns(const mx::array& x, int from, int to) {  // [B, K, S, Dh] -> [
   return mx::slice(x, {0, 0, from, 0}, {x.shape(0), x.shape(1), to, x.shape(3)});
 }
 
-mx::array room(const mx::array& like, int n) {
-  return mx::zeros({like.shape(0), like.shape(1), n, like.shape(3)}, like.dtype());
+CacheRow row_of(const mx::array& x) {
+  return {x.shape(0), x.shape(1), x.shape(3), x.dtype()};
+}
+
+mx::array room(const CacheRow& row, int n) {
+  return mx::zeros({row.batch, row.heads, n, row.width}, row.dtype);
 }
 
 int rounded(int n) {
@@ -28,8 +32,8 @@ struct Buffers {
 
   int capacity() const { return k ? k->shape(2) : 0; }
   // Makes room for `capacity` columns, keeping the first `used`.
-  void grow(const mx::array& nk, const mx::array& nv, int used, int to) {
-    const auto one = [&](std::optional<mx::array>& buffer, const mx::array& like) {
+  void grow(const CacheRow& nk, const CacheRow& nv, int used, int to) {
+    const auto one = [&](std::optional<mx::array>& buffer, const CacheRow& like) {
       if (used == 0) {
         buffer = room(like, to);
       } else {
@@ -39,6 +43,17 @@ struct Buffers {
     };
     one(k, nk), one(v, nv);
   }
+  std::optional<Loan> lend(const CacheRow& nk, const CacheRow& nv, int at) {
+    const auto other = [](const mx::array& buffer, const CacheRow& row) {
+      return buffer.dtype() != row.dtype || buffer.shape(0) != row.batch ||
+             buffer.shape(1) != row.heads || buffer.shape(3) != row.width;
+    };
+    if (other(*k, nk) || other(*v, nv)) return std::nullopt;
+    Loan loan{std::move(*k), std::move(*v), at};
+    k.reset(), v.reset();
+    return loan;
+  }
+  void give_back(mx::array nk, mx::array nv) { k = std::move(nk), v = std::move(nv); }
   // The old handles are given up before the update, so that it happens in place.
   void write(const mx::array& nk, const mx::array& nv, int at) {
     const auto one = [&](std::optional<mx::array>& buffer, const mx::array& x) {
@@ -82,12 +97,18 @@ class Plain : public LayerCache {
  public:
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Plain>(*this); }
   Keys append(const mx::array& k, const mx::array& v) override {
-    const int to = length_ + k.shape(2);
-    if (to > buffers_.capacity())
-      buffers_.grow(k, v, length_, std::max(rounded(to), std::exchange(reserved_, 0)));
+    make_room(k.shape(2), row_of(k), row_of(v));
     buffers_.write(k, v, length_);
-    length_ = to;
-    return buffers_.view(to, 0, false);
+    length_ += k.shape(2);
+    return buffers_.view(length_, 0, false);
+  }
+  std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
+    make_room(n, k, v);
+    return buffers_.lend(k, v, length_);
+  }
+  void give_back(mx::array k, mx::array v, int n) override {
+    buffers_.give_back(std::move(k), std::move(v));
+    length_ += n;
   }
   void reserve(int positions) override { reserved_ = rounded(positions); }
   int length() const override { return length_; }
@@ -105,6 +126,12 @@ class Plain : public LayerCache {
   size_t bytes() const override { return buffers_.bytes(); }
 
  private:
+  void make_room(int n, const CacheRow& k, const CacheRow& v) {
+    const int to = length_ + n;
+    if (to > buffers_.capacity())
+      buffers_.grow(k, v, length_, std::max(rounded(to), std::exchange(reserved_, 0)));
+  }
+
   Buffers buffers_;
   int length_ = 0, reserved_ = 0;
 };
@@ -117,6 +144,16 @@ class Rotating : public LayerCache {
   Keys append(const mx::array& k, const mx::array& v) override {
     const int n = k.shape(2);
     return n == 1 ? append_one(k, v) : append_many(k, v, n);
+  }
+  // Until the ring is full.
+  std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
+    if (length_ + n > window_) return std::nullopt;
+    make_room(n, k, v);
+    return buffers_.lend(k, v, length_);
+  }
+  void give_back(mx::array k, mx::array v, int n) override {
+    buffers_.give_back(std::move(k), std::move(v));
+    length_ += n;
   }
   void reserve(int positions) override { reserved_ = std::min(rounded(positions), window_); }
   int length() const override { return length_; }
@@ -142,7 +179,7 @@ class Rotating : public LayerCache {
 
   // The position p lies in column p mod window.
   Keys append_one(const mx::array& k, const mx::array& v) {
-    if (length_ < window_ && length_ + 1 > buffers_.capacity()) grow(k, v, length_ + 1);
+    if (length_ < window_) make_room(1, row_of(k), row_of(v));
     buffers_.write(k, v, length_ % window_);
     ++length_;
     return buffers_.view(held(), 0, length_ > window_);
@@ -153,7 +190,7 @@ class Rotating : public LayerCache {
   Keys append_many(const mx::array& k, const mx::array& v, int n) {
     const int total = length_ + n;
     if (total <= window_) {
-      if (total > buffers_.capacity()) grow(k, v, total);
+      make_room(n, row_of(k), row_of(v));
       buffers_.write(k, v, length_);
       length_ = total;
       return buffers_.view(total, 0, false);
@@ -178,7 +215,9 @@ class Rotating : public LayerCache {
     return {all_k, all_v, start, false};
   }
 
-  void grow(const mx::array& k, const mx::array& v, int needed) {
+  void make_room(int n, const CacheRow& k, const CacheRow& v) {
+    const int needed = length_ + n;
+    if (needed <= buffers_.capacity()) return;
     const int to = std::min(std::max(rounded(needed), std::exchange(reserved_, 0)), window_);
     buffers_.grow(k, v, length_, to);
   }

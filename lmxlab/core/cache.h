@@ -24,6 +24,19 @@ struct Keys {
   bool ring = false;
 };
 
+/// What a buffer of keys or values holds of a position: [B, K, Dh].
+struct CacheRow {
+  int batch, heads, width;
+  mx::Dtype dtype;
+};
+
+/// Buffers [B, K, C, Dh] on loan: columns from `at` on are free, those before hold the positions
+/// from 0 on, in order.
+struct Loan {
+  mx::array k, v;
+  int at;
+};
+
 /// The memory of one mixer. Copies share their arrays; writing to one of them then copies.
 class LayerCache {
  public:
@@ -33,6 +46,13 @@ class LayerCache {
   /// Appends L positions; k, v: [B, K, L, Dh], keys rotated already. Lazy.
   /// The result must be used and dropped before the next append, or that one copies the buffer.
   virtual Keys append(const mx::array& k, const mx::array& v) = 0;
+  /// The buffers themselves, with room for n positions more, for whoever writes them in place; then
+  /// `give_back` is called. None where they do not lie in order, or have another type.
+  virtual std::optional<Loan> lend(int /*n*/, const CacheRow& /*k*/, const CacheRow& /*v*/) {
+    return std::nullopt;
+  }
+  /// Takes them back with n positions more.
+  virtual void give_back(mx::array /*k*/, mx::array /*v*/, int /*n*/) {}
   /// Room for this many positions from the next growth on, to grow once. A window keeps its own
   /// limit.
   virtual void reserve(int positions) = 0;

@@ -1,5 +1,10 @@
 #include "lmxlab/core/linear.h"
 
+#include "lmxlab/kernels/quantized.h"
+
+#include <mlx/ops.h>
+
+#include <algorithm>
 
 namespace lmxlab::core {
 
@@ -10,6 +15,22 @@ Linear::Linear(int in, int out, bool with_bias, float std, Init& init)
 
 mx::array Linear::operator()(const mx::array& x) const {
   return weight.matmul(x, bias);
+}
+
+std::vector<mx::array> project(const mx::array& x, const std::vector<const Linear*>& layers) {
+  std::vector<mx::array> out;
+  if (!std::all_of(layers.begin(), layers.end(),
+                   [](const Linear* l) { return l->weight.quantized(); })) {
+    for (const auto* l : layers) out.push_back((*l)(x));
+    return out;
+  }
+  std::vector<kernels::QuantizedWeight> weights;
+  for (const auto* l : layers) weights.push_back(l->weight.packed());
+  out = kernels::quantized_linears(x, weights);
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (const auto& bias = layers[i]->bias)
+      out[i] = mx::add(out[i], mx::astype(bias->value, x.dtype()));
+  return out;
 }
 
 Embedding::Embedding(int vocab, int dim, float std, Init& init)

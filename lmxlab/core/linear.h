@@ -18,6 +18,9 @@ class Linear {
   std::optional<Param> bias;  // [out]
 };
 
+/// Several layers of one x: packed weights share its quantization and one step of the graph.
+std::vector<mx::array> project(const mx::array& x, const std::vector<const Linear*>& layers);
+
 /// A table of vectors; transposed, it is a tied output head.
 struct Embedding {
   Embedding(int vocab, int dim, float std, Init& init);

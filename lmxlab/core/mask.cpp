@@ -33,6 +33,14 @@ mx::array mask_array(const Pass& pass, int length, const Keys& keys, std::option
   return allowed;
 }
 
+kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
+                                   std::optional<float> softcap) {
+  return {.causal = true,
+          .window = window.value_or(0),
+          .softcap = softcap.value_or(0),
+          .padding = pass.pads};
+}
+
 Mask attention_mask(const Pass& pass, int length, const Keys& keys, std::optional<int> window) {
   const int columns = keys.k.shape(2);
   // A window hides something only if a query is further than that from the first key.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "lmxlab/core/pass.h"
+#include "lmxlab/kernels/attention.h"
 
 #include <optional>
 
@@ -22,6 +23,10 @@ struct Mask {
 /// @param window  a query sees itself and the window - 1 positions before it.
 /// Lazy; equal masks of several layers are built again and merged by compile.
 Mask attention_mask(const Pass& pass, int length, const Keys& keys, std::optional<int> window);
+
+/// The mask over keys from position 0 to the last query's: causal, as kernels take it.
+kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
+                                   std::optional<float> softcap);
 
 /// The same as an array, also where `attention_mask` answers none or causal. bool [L, S] or [B, 1,
 /// L, S].

@@ -32,9 +32,9 @@ Mlp::Mlp(const config::Mlp& c, const Build& b)
       act_(c.act) {}
 
 mx::array Mlp::operator()(const mx::array& x, Pass&) const {
-  const auto up = up_proj(x);
-  return down_proj(gate_proj ? kernels::gated(kind(act_), (*gate_proj)(x), up)
-                             : activate(act_, up));
+  if (!gate_proj) return down_proj(activate(act_, up_proj(x)));
+  const auto both = project(x, {&*gate_proj, &up_proj});
+  return down_proj(kernels::gated(kind(act_), both[0], both[1]));
 }
 
 }  // namespace lmxlab::core

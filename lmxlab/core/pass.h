@@ -15,12 +15,12 @@ namespace lmxlab::core {
 using Tap = std::function<void(std::string_view name, const mx::array& value)>;
 
 struct Pass {
-  int offset = 0;                      // positions before this pass, already in the cache
-  Cache* cache = nullptr;              // grown in place by the mixers; none: this pass alone
-  std::optional<mx::array> pads = {};  // int32 [B]: padding tokens at the left of each row
+  int offset = 0;                       // positions before this pass, already in the cache
+  Cache* cache = nullptr;               // grown in place by the mixers; none: this pass alone
+  std::optional<mx::array> pads = {};   // int32 [B]: padding tokens at the left of each row
   std::optional<mx::Dtype> dtype = {};  // of the activations; none: the embedding's own
-  float dropout = 0;                   // 0 unless training
-  std::optional<mx::array> key = {};   // of dropout; split for every use
+  float dropout = 0;                    // 0 unless training
+  std::optional<mx::array> key = {};    // of dropout; split for every use
   Tap tap = {};
   int layer = 0;  // the block that runs now
 

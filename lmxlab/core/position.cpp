@@ -1,7 +1,6 @@
 #include "lmxlab/core/position.h"
 
 #include "lmxlab/core/mask.h"
-#include "lmxlab/kernels/rope.h"
 
 #include <mlx/ops.h>
 
@@ -9,8 +8,12 @@
 
 namespace lmxlab::core {
 
+kernels::Rope rotation(const config::Rope& rope) {
+  return {rope.dims, rope.interleaved, rope.theta, rope.scale};
+}
+
 mx::array rotate(const config::Rope& rope, const mx::array& x, const Pass& pass) {
-  const kernels::Rope r{rope.dims, rope.interleaved, rope.theta, rope.scale};
+  const auto r = rotation(rope);
   if (!pass.pads) return kernels::rope(x, r, pass.offset);
   return kernels::rope(x, r, mx::subtract(mx::array(pass.offset), *pass.pads));
 }

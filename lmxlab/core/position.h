@@ -3,9 +3,12 @@
 
 #include "lmxlab/config/model.h"
 #include "lmxlab/core/pass.h"
+#include "lmxlab/kernels/rope.h"
 
 namespace lmxlab::core {
 
+/// The rotation, as kernels take it.
+kernels::Rope rotation(const config::Rope& rope);
 /// Rotates queries or keys to their positions. arXiv:2104.09864, equation 34.
 /// @param x  [B, H, L, Dh]
 mx::array rotate(const config::Rope& rope, const mx::array& x, const Pass& pass);

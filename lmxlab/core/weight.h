@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lmxlab/core/tree.h"
+#include "lmxlab/kernels/quantized.h"
 
 namespace lmxlab::core {
 
@@ -13,6 +14,8 @@ struct Weight {
   int group = 0, bits = 0;
 
   bool quantized() const { return scales.has_value(); }
+  /// As kernels take it; where quantized.
+  kernels::QuantizedWeight packed() const;
   /// x W^T + bias: [..., in] -> [..., out], dtype of x.
   mx::array matmul(const mx::array& x, const std::optional<Param>& bias = std::nullopt) const;
   /// Rows as floats: int ids [...] -> [..., in], of `dtype` or the weight's own.

@@ -270,40 +270,52 @@ std::string shape_text(const array& a) {
   return text + "]";
 }
 
-void require(bool holds, const std::string& message) {
-  if (!holds) throw Error(Kind::usage, message);
+// The words are put together only where they are needed: this runs for every product of a token.
+template <class Message>
+void require(bool holds, Message message) {
+  if (!holds) throw Error(Kind::usage, message());
 }
 
 }  // namespace
 
 QuantizedWeight affine_weight(array packed, array scales, array biases, int group, int bits) {
-  require(bits >= 2 && bits <= 8 && bits != 7,
-          "[quantized] bits must be 2, 3, 4, 5, 6 or 8, got " + std::to_string(bits) + ".");
-  require(group == 32 || group == 64 || group == 128,
-          "[quantized] the group must be 32, 64 or 128, got " + std::to_string(group) + ".");
+  require(bits >= 2 && bits <= 8 && bits != 7, [&] {
+    return "[quantized] bits must be 2, 3, 4, 5, 6 or 8, got " + std::to_string(bits) + ".";
+  });
+  require(group == 32 || group == 64 || group == 128, [&] {
+    return "[quantized] the group must be 32, 64 or 128, got " + std::to_string(group) + ".";
+  });
   require(packed.dtype() == mx::uint32 && packed.ndim() == 2,
-          "[quantized] packed weights must be uint32 with 2 axes.");
+          [&] { return "[quantized] packed weights must be uint32 with 2 axes."; });
   require(scales.shape() == biases.shape() && scales.dtype() == biases.dtype() &&
               has_type(scales.dtype()),
-          "[quantized] scales and biases must agree in shape and in a float dtype: got " +
-              shape_text(scales) + " and " + shape_text(biases) + ".");
+          [&] {
+            return "[quantized] scales and biases must agree in shape and in a float dtype: got " +
+                   shape_text(scales) + " and " + shape_text(biases) + ".";
+          });
   const int in = packed.shape(1) * 32 / bits;
   require(scales.ndim() == 2 && scales.shape(0) == packed.shape(0) && in % group == 0 &&
               scales.shape(1) == in / group && in * bits == packed.shape(1) * 32,
-          "[quantized] packed weights " + shape_text(packed) + " of " + std::to_string(bits) +
-              " bits do not fit scales " + shape_text(scales) + " of groups of " +
-              std::to_string(group) + ".");
+          [&] {
+            return "[quantized] packed weights " + shape_text(packed) + " of " +
+                   std::to_string(bits) + " bits do not fit scales " + shape_text(scales) +
+                   " of groups of " + std::to_string(group) + ".";
+          });
   const int out = packed.shape(0);
   return {QuantFormat::affine, out,   in,  std::move(packed), std::move(scales),
           std::move(biases),   group, bits};
 }
 
 QuantizedWeight block_weight(QuantFormat format, array bytes) {
-  require(format != QuantFormat::affine, "[quantized] affine weights are three arrays.");
+  require(format != QuantFormat::affine,
+          [&] { return "[quantized] affine weights are three arrays."; });
   const auto& block = block_format(format);
   require(bytes.dtype() == mx::uint8 && bytes.ndim() == 2 && bytes.shape(1) % block.bytes == 0,
-          "[quantized] " + std::string(block.name) + " weights must be uint8 [out, a multiple of " +
-              std::to_string(block.bytes) + "], got " + shape_text(bytes) + ".");
+          [&] {
+            return "[quantized] " + std::string(block.name) +
+                   " weights must be uint8 [out, a multiple of " + std::to_string(block.bytes) +
+                   "], got " + shape_text(bytes) + ".";
+          });
   const int out = bytes.shape(0), in = bytes.shape(1) / block.bytes * block.weights;
   return {format, out, in, std::move(bytes)};
 }
@@ -313,9 +325,10 @@ std::vector<array> quantized_linears(const array& x, const std::vector<Quantized
   Arrays in{x};
   std::vector<Spec> specs;
   for (const auto& w : weights) {
-    require(x.ndim() > 0 && x.shape(-1) == w.in, "[quantized_linear] the last axis of x must be " +
-                                                     std::to_string(w.in) + ", got " +
-                                                     shape_text(x) + ".");
+    require(x.ndim() > 0 && x.shape(-1) == w.in, [&] {
+      return "[quantized_linear] the last axis of x must be " + std::to_string(w.in) + ", got " +
+             shape_text(x) + ".";
+    });
     specs.emplace_back(w);
     append(in, w);
   }
@@ -331,7 +344,8 @@ array quantized_linear(const array& x, const QuantizedWeight& w, Activations act
 }
 
 array dequantize_rows(const QuantizedWeight& w, const array& ids, mx::Dtype dtype) {
-  require(has_type(dtype), "[dequantize_rows] the dtype must be float32, bfloat16 or float16.");
+  require(has_type(dtype),
+          [&] { return "[dequantize_rows] the dtype must be float32, bfloat16 or float16."; });
   Arrays in{mx::astype(ids, mx::int32)};
   append(in, w);
   if (w.format == QuantFormat::affine && !fused(dtype)) {

@@ -376,10 +376,19 @@ void affine_values(const QuantView& w, int64_t first, int64_t count, int8_t* q) 
   for (int64_t i = 0; i < count; i++, p += 4 * bits, q += 32) affine_block<bits>(p, q);
 }
 
-// n numbers as float32, each written `each` times.
+// n numbers as float32, each written `each` times. The lines of the next chunk are asked for.
 template <int each, class T>
 HWY_INLINE void repeat(const T* from, int64_t n, float* to) {
   const DF d;
+  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) {
+    __builtin_prefetch(from + n + i);
+  }
+  if constexpr (each == 1) {
+    int64_t i = 0;
+    for (; i + lanes() <= n; i += lanes()) hn::StoreU(load(d, from + i), d, to + i);
+    if (i < n) store_n(load_n(d, from + i, n - i), d, to + i, n - i);
+    return;
+  }
   float one[kChunkBlocks];
   int64_t i = 0;
   for (; i + lanes() <= n; i += lanes()) store(load(d, from + i), d, one + i);

@@ -9,21 +9,8 @@
 
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/rope_parts.h"
 #include "lmxlab/kernels/thread_pool.h"
-
-#ifndef LMXLAB_KERNELS_ROPE_HEADS
-#define LMXLAB_KERNELS_ROPE_HEADS
-namespace lmxlab::kernels {
-struct RopeHeads {
-  Type type;
-  bool interleaved;
-  int64_t batch, heads, length, head_dim, dims;
-  int64_t from[3], to[3];  // elements from one sequence, head and row to the next
-
-  static constexpr int64_t kRows = 16;  // positions whose angles are kept at a time
-};
-}  // namespace lmxlab::kernels
-#endif
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "lmxlab/kernels/rope.cpp"
@@ -191,36 +178,10 @@ class RopeOp : public Op {  // x, offsets (one or B), frequencies?
           offsets = Dense(in[1]), each_offset = in[1].size() > 1, given = Dense(in.back()),
           has_frequencies = in.size() > 2, theta = theta_,
           scale = static_cast<double>(back_ ? -scale_ : scale_), y = out[0].data<void>()] {
-      const void* const from = x ? x->read() : view;
-      const auto* const starts = static_cast<const int32_t*>(offsets.read());
-      const int64_t half = s.dims / 2;
-      std::vector<double> frequencies(static_cast<size_t>(half) + HWY_MAX_BYTES / 8);
-      if (has_frequencies) {
-        const auto* const f = static_cast<const float*>(given.read());
-        std::copy(f, f + half, frequencies.begin());
-      } else {
-        const double step =
-            std::pow(static_cast<double>(theta), -2.0 / static_cast<double>(s.dims));
-        double f = 1;
-        for (int64_t i = 0; i < half; i++, f *= step) frequencies[static_cast<size_t>(i)] = f;
-      }
-      // Angles are computed once a part, so cut the rows where there are many.
-      const int64_t row = s.heads * s.head_dim, grain = 8192;
-      if (s.length >= s.batch) {
-        parallel_for(s.length, std::max<int64_t>(1, grain / std::max<int64_t>(1, row * s.batch)),
-                     [&](int64_t a, int64_t b) {
-                       HWY_DYNAMIC_DISPATCH(rope_block)
-                       (s, frequencies.data(), scale, starts, each_offset, from, y, 0, s.batch, a,
-                        b);
-                     });
-      } else {
-        parallel_for(s.batch, std::max<int64_t>(1, grain / std::max<int64_t>(1, row * s.length)),
-                     [&](int64_t a, int64_t b) {
-                       HWY_DYNAMIC_DISPATCH(rope_block)
-                       (s, frequencies.data(), scale, starts, each_offset, from, y, a, b, 0,
-                        s.length);
-                     });
-      }
+      rotate_heads(s,
+                   {scale, static_cast<const int32_t*>(offsets.read()), each_offset, theta,
+                    has_frequencies ? static_cast<const float*>(given.read()) : nullptr},
+                   x ? x->read() : view, y);
     });
   }
 
@@ -298,6 +259,31 @@ array make(const array& x, const Rope& rope, const array& offsets) {
 }
 
 }  // namespace
+
+void rotate_heads(const RopeHeads& s, const RopeAngles& a, const void* x, void* y) {
+  const int64_t half = s.dims / 2;
+  std::vector<double> frequencies(static_cast<size_t>(half) + HWY_MAX_BYTES / 8);
+  if (a.frequencies) {
+    std::copy(a.frequencies, a.frequencies + half, frequencies.begin());
+  } else {
+    const double step = std::pow(static_cast<double>(a.theta), -2.0 / static_cast<double>(s.dims));
+    double f = 1;
+    for (int64_t i = 0; i < half; i++, f *= step) frequencies[static_cast<size_t>(i)] = f;
+  }
+  const auto block = [&](int64_t b0, int64_t b1, int64_t l0, int64_t l1) {
+    HWY_DYNAMIC_DISPATCH(rope_block)
+    (s, frequencies.data(), a.scale, a.offsets, a.each_offset, x, y, b0, b1, l0, l1);
+  };
+  // Angles are computed once a part, so cut the rows where there are many.
+  const int64_t row = s.heads * s.head_dim, grain = 8192;
+  if (s.length >= s.batch) {
+    parallel_for(s.length, std::max<int64_t>(1, grain / std::max<int64_t>(1, row * s.batch)),
+                 [&](int64_t first, int64_t last) { block(0, s.batch, first, last); });
+  } else {
+    parallel_for(s.batch, std::max<int64_t>(1, grain / std::max<int64_t>(1, row * s.length)),
+                 [&](int64_t first, int64_t last) { block(first, last, 0, s.length); });
+  }
+}
 
 array rope(const array& x, const Rope& rope, int offset) {
   return make(x, rope, array(offset));

@@ -22,8 +22,7 @@ struct F16 {
 };
 
 constexpr bool has_type(mlx::core::Dtype dtype) {
-  return dtype == mlx::core::float32 || dtype == mlx::core::bfloat16 ||
-         dtype == mlx::core::float16;
+  return dtype == mlx::core::float32 || dtype == mlx::core::bfloat16 || dtype == mlx::core::float16;
 }
 inline Type type_of(mlx::core::Dtype dtype) {
   if (dtype == mlx::core::float32) return Type::f32;

@@ -132,6 +132,38 @@ TEST_P(Contract, PiecesOfAnySizeEqualAList) {
   }
 }
 
+// Buffers on loan, written by another hand, are what append would have made of them.
+TEST_P(Contract, LentBuffersEqualAppendedOnes) {
+  HostRandom random(11);
+  auto b = start();
+  int lent = 0;
+  for (int piece = 0; piece < 20; ++piece) {
+    const int n = 1 + static_cast<int>(random.below(40));
+    const Both before = b.copy();
+    auto other = before.copy();
+    const auto keys = append(b, n);
+    const CacheRow row{3, kHeads, kDim, mx::float32};
+    auto loan = other.cache->lend(n, row, row);
+    if (loan) {
+      ++lent;
+      ASSERT_EQ(keys.start, 0);
+      const auto write = [&](const mx::array& buffer, const mx::array& all) {
+        const mx::Shape from{0, 0, loan->at, 0}, to{3, kHeads, loan->at + n, kDim};
+        return mx::slice_update(buffer, mx::slice(all, from, to), from, to);
+      };
+      const auto k = write(loan->k, keys.k), v = write(loan->v, keys.v);
+      other.cache->give_back(k, v, n);
+      ASSERT_EQ(other.cache->length(), b.cache->length());
+      ASSERT_EQ(test::floats(other.cache->arrays()[0]), test::floats(b.cache->arrays()[0]));
+      ASSERT_EQ(test::floats(other.cache->arrays()[1]), test::floats(b.cache->arrays()[1]));
+      b.cache = std::move(other.cache);
+    }
+    const CacheRow half{3, kHeads, kDim, mx::float16};
+    EXPECT_FALSE(b.cache->clone()->lend(1, half, half)) << "of another type";
+  }
+  EXPECT_GE(lent, window == 0 ? 20 : window == 300 ? 4 : 0);
+}
+
 TEST_P(Contract, NothingNeedsToBeEvaluatedBetween) {
   auto b = start();
   for (const int n : {3, 1, 1, 7, 1, 20, 1}) append(b, n);

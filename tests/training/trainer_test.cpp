@@ -66,8 +66,7 @@ TEST(Trainer, KernelsAndOrdinaryOpsLoseAlike) {
       const auto ids = tokens(200 * 96 + 1);
       std::vector<float> out;
       for (int i = 0; i < 200; ++i)
-        out.push_back(
-            step(state, {batch_of(ids, 4, 24, i * 96)}, 1e-3f, i + 1).loss.item<float>());
+        out.push_back(step(state, {batch_of(ids, 4, 24, i * 96)}, 1e-3f, i + 1).loss.item<float>());
       kernels::set_fused(true);
       return out;
     };

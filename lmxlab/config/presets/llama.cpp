@@ -75,6 +75,19 @@ std::vector<Preset> llama_presets() {
                        .context = 512,
                        .tie_head = true});
        }},
+      {"smollm2-135m", "llama",  // its published config.json
+       [] {
+         return llama({.depth = 30,
+                       .dim = 576,
+                       .heads = 9,
+                       .kv_heads = 3,
+                       .hidden = 1536,
+                       .vocab = 49152,
+                       .context = 8192,
+                       .theta = 100'000,
+                       .eps = 1e-5f,
+                       .tie_head = true});
+       }},
       {"llama-7b", "llama", [] { return llama(); }},
       {"llama-13b", "llama", [] { return llama({.depth = 40, .dim = 5120, .heads = 40}); }},
   };

@@ -1,0 +1,21 @@
+// A model with packed weights: its layers stay, the weights inside them change.
+#pragma once
+
+#include "lmxlab/models/language_model.h"
+
+namespace lmxlab {
+
+struct QuantizeOptions {
+  int bits = 4;            ///< of linear layers: 2, 3, 4, 5, 6 or 8
+  int group_size = 64;     ///< inputs that share a scale and a bias: 32, 64 or 128
+  int embedding_bits = 0;  ///< of the embedding, and the head that is tied to it; 0: as `bits`
+};
+
+/// Packs every linear layer and the embedding in MLX's affine format; scales and biases keep the
+/// type of the weights. Norms stay. What it packs is frozen, and evaluated layer by layer, so that
+/// full weights and packed ones are never both held for more than one.
+/// @throws Error(usage) for other bits or groups, or a weight whose inputs are no whole groups;
+///   the model is unchanged then.
+void quantize_model(LanguageModel& model, const QuantizeOptions& options = {});
+
+}  // namespace lmxlab

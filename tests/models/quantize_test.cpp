@@ -1,0 +1,91 @@
+// A quantized model equals the model whose weights are what the packed ones stand for.
+#include "lmxlab/models/quantize.h"
+
+#include "lmxlab/base/error.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/core/linear.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+namespace lmxlab {
+namespace {
+
+struct Unpack : core::Visitor {
+  int packed = 0, of_embedding = 0;
+  void unpack(core::Weight& w) {
+    packed += w.quantized();
+    w = {core::Param{mx::dequantize(w.w.value, w.scales->value, w.biases->value, w.group, w.bits)}};
+  }
+  void linear(const std::string&, core::Linear& l) override { unpack(l.weight); }
+  void embedding(const std::string&, core::Embedding& e) override {
+    of_embedding = e.weight.bits;
+    unpack(e.weight);
+  }
+};
+
+config::Model config(const char* name) {
+  auto c = config::preset(name);
+  c.init_std = 0.2f;
+  return c;
+}
+
+TEST(QuantizeModel, EqualsTheDequantizedModel) {
+  for (const char* name : {"llama-tiny", "gpt-tiny"}) {
+    for (const auto& [bits, group, embedding] :
+         {std::tuple{8, 32, 0}, {4, 32, 8}, {4, 64, 0}, {2, 32, 6}}) {
+      LanguageModel packed(config(name), 3), plain(config(name), 3);
+      const auto before = packed.parameter_bytes();
+      for (auto* m : {&packed, &plain})
+        quantize_model(*m, {.bits = bits, .group_size = group, .embedding_bits = embedding});
+      EXPECT_LT(packed.parameter_bytes(), before);
+      Unpack unpack;
+      {
+        const Enter enter(plain.runtime());
+        plain.transformer().visit(unpack);
+      }
+      EXPECT_EQ(unpack.of_embedding, embedding ? embedding : bits);
+      EXPECT_GE(unpack.packed, 2 * 6 + 1);
+
+      const std::vector<int> ids{1, 50, 7, 22, 9, 3, 60, 11, 5, 2};
+      const mx::array tokens(ids.data(), {1, 10}, mx::int32);
+      const auto expected = plain.forward(tokens);
+      // Many rows at once, then one row at a time through the cache: few rows enter products as 16
+      // bits, 8 times finer than float16.
+      const auto whole = packed.forward(tokens);
+      auto [logits, cache] = packed(mx::slice(tokens, {0, 0}, {1, 1}));
+      std::vector<mx::array> steps{logits};
+      for (int i = 1; i < 10; ++i) {
+        auto [next, grown] = packed(mx::slice(tokens, {0, i}, {1, i + 1}), std::move(cache));
+        steps.push_back(next), cache = std::move(grown);
+      }
+      const auto size = mx::max(mx::abs(expected)).item<float>();
+      for (const auto& got : {whole, mx::concatenate(steps, 1)}) {
+        const auto worst = mx::max(mx::abs(mx::subtract(got, expected))).item<float>();
+        EXPECT_LE(worst, 1e-3f * size) << name << ", " << bits << " bits";
+      }
+    }
+  }
+}
+
+TEST(QuantizeModel, WhatCannotBeIsAnErrorAndChangesNothing) {
+  LanguageModel model(config("llama-tiny"), 3);
+  const auto bytes = model.parameter_bytes();
+  EXPECT_THROW(quantize_model(model, {.bits = 7}), Error);
+  EXPECT_THROW(quantize_model(model, {.group_size = 16}), Error);
+  EXPECT_THROW(quantize_model(model, {.embedding_bits = 1}), Error);
+  try {
+    quantize_model(model, {.group_size = 128});  // a width of 64
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("Give a smaller group"), std::string::npos) << e.what();
+  }
+  EXPECT_EQ(model.parameter_bytes(), bytes);
+  quantize_model(model, {.bits = 8});
+  EXPECT_THROW(quantize_model(model, {.bits = 8}), Error);
+}
+
+}  // namespace
+}  // namespace lmxlab
