@@ -6,7 +6,6 @@
 #include <memory>
 
 #include "lmxlab/kernels/isa.h"
-#include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -29,18 +28,14 @@ constexpr int64_t kPackedA = 256 << 10;  // bytes a thread
 // Memory that MLX's counters see, on a 64-byte line.
 class Workspace {
  public:
-  explicit Workspace(int64_t bytes) : data_(take(static_cast<size_t>(bytes) + 64)) {
+  explicit Workspace(int64_t bytes)
+      : data_(mlx::core::allocator::malloc(static_cast<size_t>(bytes) + 64)) {
     const auto begin = reinterpret_cast<uintptr_t>(data_.buffer().raw_ptr());
     line_ = reinterpret_cast<char*>((begin + 63) / 64 * 64);
   }
   char* get() const { return line_; }
 
  private:
-  static mlx::core::allocator::Data take(size_t bytes) {
-    const InsideTask here;
-    return mlx::core::allocator::malloc(bytes);
-  }
-
   mlx::core::allocator::Data data_;
   char* line_;
 };
