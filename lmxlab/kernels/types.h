@@ -22,8 +22,7 @@ struct F16 {
 };
 
 constexpr bool has_type(mlx::core::Dtype dtype) {
-  return dtype == mlx::core::float32 || dtype == mlx::core::bfloat16 ||
-         dtype == mlx::core::float16;
+  return dtype == mlx::core::float32 || dtype == mlx::core::bfloat16 || dtype == mlx::core::float16;
 }
 inline Type type_of(mlx::core::Dtype dtype) {
   if (dtype == mlx::core::float32) return Type::f32;
@@ -33,6 +32,11 @@ inline Type type_of(mlx::core::Dtype dtype) {
 }
 constexpr int64_t size_of(Type type) {
   return type == Type::f32 ? 4 : 2;
+}
+
+/// The smallest multiple of `to` from n >= 0 on.
+constexpr int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
 }
 
 /// Calls f with a value of the C++ type: with_type(t, [&](auto x) { using T = decltype(x); ... }).
