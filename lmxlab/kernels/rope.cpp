@@ -42,7 +42,8 @@ void turn(const double* frequencies, double position, int64_t n, float* cosines,
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::Rebind<float, decltype(d)> df;
   const auto c = [&](double v) { return hn::Set(d, v); };
-  const auto p = c(position), magic = c(6755399441055744.0);  // 1.5 * 2^52: as in exp_down
+  const auto p = c(position),
+             magic = c(6755399441055744.0);  // 1.5 * 2^52 rounds what it is added to
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto angle = hn::Mul(hn::LoadU(d, frequencies + i), p);
     const auto shifted = hn::MulAdd(angle, c(0.6366197723675814), magic);
