@@ -34,16 +34,16 @@ struct RopeHeads {
 HWY_BEFORE_NAMESPACE();
 namespace lmxlab::kernels::HWY_NAMESPACE {
 
-// cosine and sine of frequencies[i] * position, n of them a multiple of the lanes, as float32. The
-// quarter turns are taken off in float64 (right to 1e-9 up to 2^31 of them), and what is left, at
-// most pi / 4, goes into Taylor's series.
+// cosine and sine of frequencies[i] * position, n of them, as float32; whole vectors are read and
+// written. The quarter turns are taken off in float64 (right to 1e-9 up to 2^31 of them), and what
+// is left, at most pi / 4, goes into Taylor's series.
 void turn(const double* frequencies, double position, int64_t n, float* cosines, float* sines) {
   const hn::ScalableTag<double> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::Rebind<float, decltype(d)> df;
   const auto c = [&](double v) { return hn::Set(d, v); };
-  const auto p = c(position),
-             magic = c(6755399441055744.0);  // 1.5 * 2^52 rounds what it is added to
+  const auto p = c(position);
+  const auto magic = c(6755399441055744.0);  // 1.5 * 2^52: rounds what it is added to
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto angle = hn::Mul(hn::LoadU(d, frequencies + i), p);
     const auto shifted = hn::MulAdd(angle, c(0.6366197723675814), magic);
@@ -195,7 +195,8 @@ class RopeOp : public Op {  // x, offsets (one or B), frequencies?
       const void* const from = x ? x->read() : view;
       const auto* const starts = static_cast<const int32_t*>(offsets.read());
       const int64_t half = s.dims / 2;
-      std::vector<double> frequencies(static_cast<size_t>(half) + HWY_MAX_BYTES / 8);
+      constexpr size_t kMostLanes = 2048 / 64;  // of any set: HWY_MAX_BYTES here is the lowest's
+      std::vector<double> frequencies(static_cast<size_t>(half) + kMostLanes);
       if (has_frequencies) {
         const auto* const f = static_cast<const float*>(given.read());
         std::copy(f, f + half, frequencies.begin());
