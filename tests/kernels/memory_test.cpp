@@ -107,6 +107,15 @@ TEST(MemoryDeathTest, AddressSpaceLimit) {
   EXPECT_EXIT(_exit(under_address_space_limit()), testing::ExitedWithCode(0),
               "\\[memory\\] cannot allocate .*RLIMIT_AS");
 }
+#elif defined(__SANITIZE_ADDRESS__)
+TEST(MemoryDeathTest, TheSanitizerKnowsWhereAnArrayEnds) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  auto x = mx::ones({1001});
+  mx::eval(x);
+  const volatile float* const data = x.data<float>();
+  EXPECT_EQ(data[1000], 1.0f);
+  EXPECT_DEATH((void)data[1001], "use-after-poison");
+}
 #endif
 
 Arrays residual_step(const Arrays& weights, const array& x) {
