@@ -31,32 +31,13 @@ void with_activation(Activation kind, F&& f) {
 #include <hwy/foreach_target.h>
 // Highway's headers come after foreach_target.h.
 #include "lmxlab/kernels/loop-inl.h"
+#include "lmxlab/kernels/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lmxlab::kernels::HWY_NAMESPACE {
 
 HWY_INLINE VF constant(float v) {
   return hn::Set(DF(), v);
-}
-
-// exp(v) for v <= 0, within 2 eps; 0 below the normal numbers and for NaN. 2^k exp(r) with |r| <=
-// ln 2 / 2; the polynomial by least squares on the relative error (5e-9).
-HWY_INLINE VF exp_down(VF v) {
-  const DF d;
-  const hn::RebindToUnsigned<DF> du;
-  const VF magic = constant(12582912.0f);  // 1.5 * 2^23: k in the last bits of the sum
-  const VF shifted = hn::MulAdd(v, constant(1.44269504f), magic);
-  const VF k = hn::Sub(shifted, magic);
-  VF r = hn::NegMulAdd(k, constant(0.693145751953125f), v);
-  r = hn::NegMulAdd(k, constant(1.42860677e-6f), r);
-  VF p = hn::MulAdd(constant(0.0013814467238262296f), r, constant(0.008368780836462975f));
-  p = hn::MulAdd(p, r, constant(0.04166839271783829f));
-  p = hn::MulAdd(p, r, constant(0.1666651964187622f));
-  p = hn::MulAdd(p, r, constant(0.4999999403953552f));
-  p = hn::MulAdd(hn::Mul(r, r), p, hn::Add(r, constant(1.0f)));
-  const auto power = hn::ShiftLeft<23>(hn::BitCast(du, shifted));
-  const VF e = hn::BitCast(d, hn::Add(hn::BitCast(du, p), power));
-  return hn::IfThenElseZero(hn::Ge(v, constant(-87.33f)), e);
 }
 
 // 1 / v for v in [1, 8].
@@ -76,7 +57,7 @@ struct Odds {
 // The logistic function of u.
 HWY_INLINE Odds logistic(VF u) {
   const DF d;
-  const VF e = exp_down(hn::Neg(hn::Abs(u)));
+  const VF e = exp_not_large(d, hn::Neg(hn::Abs(u)));
   const VF large = reciprocal(hn::Add(constant(1.0f), e)), small = hn::Mul(e, large);
   const auto negative = hn::Lt(u, hn::Zero(d));
   return {hn::IfThenElse(negative, small, large), hn::IfThenElse(negative, large, small)};
@@ -107,7 +88,7 @@ struct Normal {
 HWY_INLINE Normal normal(VF x) {
   const VF a = hn::Min(hn::Abs(x), constant(14.0f));  // exp(-14^2 / 2) is zero in float32
   const auto [square, lost] = exact_square(a);
-  VF e = exp_down(hn::Mul(constant(-0.5f), square));
+  VF e = exp_not_large(DF(), hn::Mul(constant(-0.5f), square));
   e = hn::NegMulAdd(hn::Mul(constant(0.5f), lost), e, e);
   const VF t = reciprocal(hn::MulAdd(constant(0.265f), a, constant(1.0f)));
   VF p = hn::MulAdd(constant(0.03091280721127987f), t, constant(-0.14466309547424316f));

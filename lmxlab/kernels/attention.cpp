@@ -164,9 +164,6 @@ class AttentionOp : public Op {
             settings_.window,
             padding ? padding->data<int32_t>() : nullptr};
   }
-  static char* on_line(const Scratch<char>& memory) {
-    return reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(memory.get()), 64));
-  }
 
   Settings settings_;
 };
@@ -201,7 +198,7 @@ class AttentionGrad : public AttentionOp {
       return;
     }
     const auto plan = plan_backward(s);
-    const Scratch<char> memory(plan.bytes + 64);
+    const Scratch<char> memory(plan.bytes);
     task([=, q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]), o = Heads(in[3]),
           g = Heads(in[5])]() mutable {
       views.q = q.read();
@@ -209,7 +206,7 @@ class AttentionGrad : public AttentionOp {
       views.v = v.read();
       views.out = o.read();
       views.cotangent = g.read();
-      attention_backward(s, plan, views, on_line(memory));
+      attention_backward(s, plan, views, memory.get());
     });
   }
 };
@@ -233,10 +230,10 @@ class Attention : public AttentionOp {
     if (s.batch == 0 || s.heads == 0 || s.queries == 0) return;
     const bool few = is_decode(s);
     const auto plan = few ? plan_decode(s) : plan_forward(s);
-    const Scratch<char> memory(plan.bytes + 64);
+    const Scratch<char> memory(plan.bytes);
     task([=, q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]), lse = out[1].data<float>()] {
       (few ? attention_decode : attention_forward)(s, plan, q.read(), k.read(), v.read(), to, lse,
-                                                   on_line(memory));
+                                                   memory.get());
     });
   }
 

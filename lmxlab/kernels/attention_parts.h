@@ -45,10 +45,6 @@ inline void* element_at(const HeadView& v, Type type, int64_t b, int64_t h, int6
   return v.data + (b * v.batch + h * v.head + i * v.row) * size_of(type);
 }
 
-inline constexpr int64_t round_up(int64_t n, int64_t to) {
-  return (n + to - 1) / to * to;
-}
-
 /// Parts of one workspace, each on a 64-byte line. Without memory it only counts.
 class Slices {
  public:

@@ -143,15 +143,14 @@ class CachedAttentionOp : public Op {
     const auto at_plan = reserve(plan.bytes), at_q = reserve(set.rotates ? int64_t(q.nbytes()) : 0);
     const auto at_lse = reserve(4 * s.batch * s.heads * length);
     const auto* const given = frequencies(in);
-    task([=, memory = Scratch<char>(slices.used() + 64), from_q = Dense(q), from_k = Dense(in[1]),
+    task([=, memory = Scratch<char>(slices.used()), from_q = Dense(q), from_k = Dense(in[1]),
           from_v = Dense(in[2]), turns = given ? std::optional(Dense(*given)) : std::nullopt,
           k_all = columns_of(k_buffer.now, keys, 0, s.type),
           k_new = columns_of(k_buffer.now, keys, set.at, s.type),
           v_all = columns_of(v_buffer.now, values, 0, s.type),
           v_new = columns_of(v_buffer.now, values, set.at, s.type), to = out[0].data<char>()] {
       k_buffer.copy(), v_buffer.copy();
-      char* const room =
-          reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(memory.get()), 64));
+      char* const room = memory.get();
       auto queries = side_by_side(const_cast<void*>(from_q.read()), s.heads, length, width);
       const auto new_k = side_by_side(const_cast<void*>(from_k.read()), s.groups, length, width);
       const auto new_v = side_by_side(const_cast<void*>(from_v.read()), s.groups, length, value);

@@ -1,6 +1,6 @@
 // What an op reads, row-major: the input's own memory, or a copy where a view has gaps or another
 // order. Cheaper than mx::contiguous in the graph (a node costs 1 to 2 us of host work), and the
-// copy is cut over the pool.
+// copy is cut over the pool. And memory for a task's own use.
 #pragma once
 
 #include <mlx/allocator.h>
@@ -17,6 +17,22 @@ namespace lmxlab::kernels {
 void copy_strided(const void* from, const mlx::core::Shape& shape,
                   const mlx::core::Strides& strides, int64_t element, void* to);
 
+/// Memory for a task, counted by MLX, on a 64-byte line whoever allocates; capture it by value.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count)
+      : data_(std::make_shared<mlx::core::allocator::Data>(
+            mlx::core::allocator::malloc(static_cast<size_t>(count) * sizeof(T) + 64))) {}
+  T* get() const {
+    const auto begin = reinterpret_cast<int64_t>(data_->buffer().raw_ptr());
+    return reinterpret_cast<T*>(round_up(begin, 64));
+  }
+
+ private:
+  std::shared_ptr<mlx::core::allocator::Data> data_;
+};
+
 class Dense {
  public:
   /// In eval_cpu; capture it by value in the task.
@@ -24,13 +40,13 @@ class Dense {
     if (!x.flags().row_contiguous) {
       view_ =
           std::make_shared<View>(View{x.shape(), x.strides(), static_cast<int64_t>(x.itemsize()),
-                                      mlx::core::allocator::malloc(x.nbytes())});
+                                      Scratch<char>(static_cast<int64_t>(x.nbytes()))});
     }
   }
   /// Once, in the task.
   const void* read() const {
     if (!view_) return data_;
-    void* const to = view_->copy.buffer().raw_ptr();
+    void* const to = view_->copy.get();
     copy_strided(data_, view_->shape, view_->strides, view_->element, to);
     return to;
   }
@@ -40,23 +56,10 @@ class Dense {
     mlx::core::Shape shape;
     mlx::core::Strides strides;
     int64_t element;
-    mlx::core::allocator::Data copy;
+    Scratch<char> copy;
   };
   const char* data_;
   std::shared_ptr<View> view_;
-};
-
-/// Memory for a task, counted by MLX; capture it by value.
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(int64_t count)
-      : data_(std::make_shared<mlx::core::allocator::Data>(
-            mlx::core::allocator::malloc(static_cast<size_t>(count) * sizeof(T)))) {}
-  T* get() const { return static_cast<T*>(data_->buffer().raw_ptr()); }
-
- private:
-  std::shared_ptr<mlx::core::allocator::Data> data_;
 };
 
 }  // namespace lmxlab::kernels

@@ -1,12 +1,9 @@
 #include "lmxlab/kernels/gemm.h"
 
-#include <mlx/allocator.h>
-
 #include <algorithm>
-#include <memory>
 
+#include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/isa.h"
-#include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -25,29 +22,6 @@ constexpr int64_t kAlone = 1 << 18;      // multiply-adds that keep all threads 
 constexpr int64_t kPackedB = 3 << 20;    // bytes
 constexpr int64_t kColumns = 8;          // strips of b that a strip of a meets in a row
 constexpr int64_t kPackedA = 256 << 10;  // bytes a thread
-
-// Memory that MLX's counters see, on a 64-byte line.
-class Workspace {
- public:
-  explicit Workspace(int64_t bytes) : data_(take(static_cast<size_t>(bytes) + 64)) {
-    const auto begin = reinterpret_cast<uintptr_t>(data_.buffer().raw_ptr());
-    line_ = reinterpret_cast<char*>((begin + 63) / 64 * 64);
-  }
-  char* get() const { return line_; }
-
- private:
-  static mlx::core::allocator::Data take(size_t bytes) {
-    const InsideTask here;
-    return mlx::core::allocator::malloc(bytes);
-  }
-
-  mlx::core::allocator::Data data_;
-  char* line_;
-};
-
-int64_t round_up(int64_t n, int64_t to) {
-  return (n + to - 1) / to * to;
-}
 
 void multiply_block(const Format& f, MatrixView a, const char* b, int64_t m, int64_t n, int64_t k,
                     MatrixOut c, bool add, char* scratch) {
@@ -194,12 +168,12 @@ void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut
   if (panels::is_small(m, k, b)) return panels::gemm_small(m, n, k, a, b, c, add);
   const auto product = [&](MatrixOut to, bool more) {
     const Plan plan = plan_for(m, n, k, a, b, to.type);
-    const Workspace memory(plan.bytes(in_part() ? 1 : threads()));
+    const Scratch<char> memory(plan.bytes(in_part() ? 1 : threads()));
     gemm_panels(plan, m, n, k, a, b, to, more, memory.get());
   };
   if (c.type == Type::f32 || k <= kMostDepth) return product(c, add);
-  const Workspace sums(m * n * 4);  // too deep for one pass: the sums wait in float32
-  auto* const wide = reinterpret_cast<float*>(sums.get());
+  const Scratch<float> sums(m * n);  // too deep for one pass: the sums wait in float32
+  float* const wide = sums.get();
   product({wide, Type::f32, n}, false);
   parallel_for(m, std::max<int64_t>(1, 8192 / n), [&](int64_t first, int64_t last) {
     panels::write_tile(wide + first * n, n, last - first, n, at(c, first, 0), add);
@@ -227,7 +201,7 @@ void gemm_batched(int64_t batch, BatchStrides strides, int64_t m, int64_t n, int
   }
   const Plan plan = plan_for(m, n, k, a, b, c.type);
   const bool alone = in_part();
-  const Workspace memory((alone ? 1 : threads()) * plan.bytes(1));
+  const Scratch<char> memory((alone ? 1 : threads()) * plan.bytes(1));
   parallel_for(batch, std::max<int64_t>(1, kAlone / 2 / (m * n * k)),
                [&](int64_t first, int64_t last) {
                  char* const mine = memory.get() + (alone ? 0 : slot()) * plan.bytes(1);

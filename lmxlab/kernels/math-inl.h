@@ -58,10 +58,10 @@ HWY_INLINE VF fast_exp2(DF d, VF x) {
   return exp2_not_large(d, at_most(d, x, 128.0f));
 }
 
-// e^x; 0 from x = -87.7 down, inf from x = 88.4 up.
-HWY_INLINE VF fast_exp(DF d, VF x) {
+// e^x for x <= 88.72; 0 from x = -87.7 down, inf from x = 88.4 up.
+HWY_INLINE VF exp_not_large(DF d, VF x) {
   const hn::RebindToUnsigned<DF> d32;
-  x = at_most(d, at_least(d, x, -88.02f), 88.72f);  // n from -127 to 128
+  x = at_least(d, x, -88.02f);  // n from -127 to 128
   const VF shifted = hn::MulAdd(x, hn::Set(d, 1.44269504088896341f), hn::Set(d, kRounder));
   const VF n = hn::Sub(shifted, hn::Set(d, kRounder));
   // x - n ln 2, with ln 2 in two parts, the first so short that the product is exact.
@@ -76,6 +76,10 @@ HWY_INLINE VF fast_exp(DF d, VF x) {
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
   const VF power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(d32, shifted)));
   return hn::Mul(p, power);
+}
+
+HWY_INLINE VF fast_exp(DF d, VF x) {
+  return exp_not_large(d, at_most(d, x, 88.72f));
 }
 
 // 1 - 2 / (e^2|x| + 1), and a polynomial where that would lose the leading digits.

@@ -37,7 +37,7 @@ bool own_gemm();
 uint64_t gemm_calls();
 
 /// Memory taken while one lives, on this thread, does not wait for streams first: inside a queued
-/// task that would be waiting for oneself.
+/// task that would be waiting for oneself. Parts on the pool's other threads never wait.
 class InsideTask {
  public:
   InsideTask();

@@ -19,6 +19,7 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/fused.h"
+#include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/types.h"
 
 namespace lmxlab::kernels {
@@ -113,7 +114,11 @@ class Op : public mlx::core::Primitive {
   /// Queues work. Capture raw pointers by value: MLX keeps the buffers until it has run.
   template <class F>
   void task(F&& work) {
-    mlx::core::cpu::get_command_encoder(stream()).dispatch(std::forward<F>(work));
+    mlx::core::cpu::get_command_encoder(stream()).dispatch(
+        [work = std::forward<F>(work)]() mutable {
+          const InsideTask here;
+          work();
+        });
   }
 
  private:

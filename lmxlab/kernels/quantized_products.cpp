@@ -16,10 +16,6 @@ constexpr int64_t kRowsTogether = 512;     // rows of x that meet a panel
 constexpr int64_t kDepth = 512;            // of a panel
 constexpr int64_t kColumns = 256;          // of a panel, at most
 
-int64_t round_up(int64_t n, int64_t to) {
-  return (n + to - 1) / to * to;
-}
-
 // x [m, in], quantized as a kernel wants it.
 class QuantizedRows {
  public:
@@ -152,23 +148,22 @@ void multiply_many(const QuantView& w, bool across, const panels::Format& format
   const int64_t shares = threads() * ((n + threads() * kColumns - 1) / (threads() * kColumns));
   const int64_t columns = round_up((n + shares - 1) / shares, unit);
   const int64_t rows = std::min(m, kRowsTogether);
-  const Scratch<char> packed(format.a_bytes(rows, k + kDepth) + 64);
-  char* const a = reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(packed.get()), 64));
+  const Scratch<char> packed(format.a_bytes(rows, k + kDepth));
   for (int64_t i = 0; i < m; i += rows) {
     const int64_t height = std::min(rows, m - i);
     const MatrixView all{x, type, k, 1};
-    const auto a_block = [&](int64_t p) { return a + p / kDepth * format.a_bytes(height, kDepth); };
+    const auto a_block = [&](int64_t p) {
+      return packed.get() + p / kDepth * format.a_bytes(height, kDepth);
+    };
     parallel_parts((k + kDepth - 1) / kDepth, [&](int64_t part) {
       const int64_t p = part * kDepth;
       panels::pack_a(format, panels::at(all, i, p), height, std::min(kDepth, k - p), a_block(p));
     });
     parallel_parts((n + columns - 1) / columns, [&](int64_t part) {
       const int64_t j = part * columns, width = std::min(columns, n - j);
-      const Scratch<char> room(round_up(width * kDepth * size_of(element), 64) +
-                               format.b_bytes(width, kDepth) + 64 + height * width * 4);
-      char* const numbers =
-          reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(room.get()), 64));
-      char* const b = numbers + round_up(width * kDepth * size_of(element), 64);
+      const int64_t numbers_bytes = round_up(width * kDepth * size_of(element), 64);
+      const Scratch<char> room(numbers_bytes + format.b_bytes(width, kDepth) + height * width * 4);
+      char *const numbers = room.get(), *const b = numbers + numbers_bytes;
       auto* const sums = reinterpret_cast<float*>(b + format.b_bytes(width, kDepth));
       for (int64_t p = 0; p < k; p += kDepth) {
         const int64_t deep = std::min(kDepth, k - p);

@@ -21,15 +21,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace lmxlab::kernels::HWY_NAMESPACE {
 
-// cosine and sine of frequencies[i] * position, n of them a multiple of the lanes, as float32. The
-// quarter turns are taken off in float64 (right to 1e-9 up to 2^31 of them), and what is left, at
-// most pi / 4, goes into Taylor's series.
+// cosine and sine of frequencies[i] * position, n of them, as float32; whole vectors are read and
+// written. The quarter turns are taken off in float64 (right to 1e-9 up to 2^31 of them), and what
+// is left, at most pi / 4, goes into Taylor's series.
 void turn(const double* frequencies, double position, int64_t n, float* cosines, float* sines) {
   const hn::ScalableTag<double> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::Rebind<float, decltype(d)> df;
   const auto c = [&](double v) { return hn::Set(d, v); };
-  const auto p = c(position), magic = c(6755399441055744.0);  // 1.5 * 2^52: as in exp_down
+  const auto p = c(position);
+  const auto magic = c(6755399441055744.0);  // 1.5 * 2^52: rounds what it is added to
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto angle = hn::Mul(hn::LoadU(d, frequencies + i), p);
     const auto shifted = hn::MulAdd(angle, c(0.6366197723675814), magic);
@@ -262,7 +263,8 @@ array make(const array& x, const Rope& rope, const array& offsets) {
 
 void rotate_heads(const RopeHeads& s, const RopeAngles& a, const void* x, void* y) {
   const int64_t half = s.dims / 2;
-  std::vector<double> frequencies(static_cast<size_t>(half) + HWY_MAX_BYTES / 8);
+  constexpr size_t kMostLanes = 2048 / 64;  // of any set: HWY_MAX_BYTES here is the lowest's
+  std::vector<double> frequencies(static_cast<size_t>(half) + kMostLanes);
   if (a.frequencies) {
     std::copy(a.frequencies, a.frequencies + half, frequencies.begin());
   } else {

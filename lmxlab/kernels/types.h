@@ -34,6 +34,11 @@ constexpr int64_t size_of(Type type) {
   return type == Type::f32 ? 4 : 2;
 }
 
+/// The smallest multiple of `to` from n >= 0 on.
+constexpr int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
 /// Calls f with a value of the C++ type: with_type(t, [&](auto x) { using T = decltype(x); ... }).
 template <class F>
 decltype(auto) with_type(Type type, F&& f) {

@@ -10,15 +10,16 @@
 #include <thread>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/thread_pool.h"
 
 namespace mx = mlx::core;
 using mx::array;
 
 namespace lmxlab::kernels {
 namespace {
-
-using Arrays = std::vector<array>;
 
 TEST(Memory, OursIsRunning) {
   EXPECT_TRUE(own_allocator());
@@ -105,6 +106,15 @@ TEST(MemoryDeathTest, AddressSpaceLimit) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(_exit(under_address_space_limit()), testing::ExitedWithCode(0),
               "\\[memory\\] cannot allocate .*RLIMIT_AS");
+}
+#elif defined(__SANITIZE_ADDRESS__)
+TEST(MemoryDeathTest, TheSanitizerKnowsWhereAnArrayEnds) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  auto x = mx::ones({1001});
+  mx::eval(x);
+  const volatile float* const data = x.data<float>();
+  EXPECT_EQ(data[1000], 1.0f);
+  EXPECT_DEATH((void)data[1001], "use-after-poison");
 }
 #endif
 
@@ -246,6 +256,38 @@ TEST(Memory, AKernelMayTakeAWorkspaceOnTheStreamsThread) {
     mx::eval(more);
     EXPECT_EQ(y.item<float>(), 1.0f);
   }
+}
+
+// The same for ops of ours, on a stream that nobody has waited for yet, when only the task knows
+// where it runs.
+class TakesMemory : public Op {
+ public:
+  const char* name() const override { return "TakesMemory"; }
+  Arrays plain(const Arrays& in) const override { return in; }
+  void eval_cpu(const Arrays&, Arrays& out) override {
+    give(out[0]);
+    task([y = out[0].data<float>()] {
+      *y = InsideTask::any();
+      if (*y == 0.0f) return;  // rather than wait for ever
+      const Scratch<char> all(1 << 20);
+      parallel_parts(8, [](int64_t) { const Scratch<char> of_a_part(1 << 20); });
+    });
+  }
+};
+
+TEST(Memory, ATaskMayTakeAWorkspaceOnANewStream) {
+  reset_peak();  // from here on small arrays are taken without waiting
+  const mx::StreamContext on(mx::new_thread_unsafe_stream(mx::Device::cpu));
+  array y({1}, mx::float32, std::make_shared<TakesMemory>(), {});
+  EXPECT_EQ(y.item<float>(), 1.0f);
+}
+
+TEST(Memory, AMatrixProductMayTakeAWorkspaceOnANewStream) {
+  const auto x = mx::ones({64, 1024});
+  mx::eval(x);
+  reset_peak();
+  const mx::StreamContext on(mx::new_thread_unsafe_stream(mx::Device::cpu));
+  EXPECT_EQ(mx::max(mx::matmul(x, mx::transpose(x))).item<float>(), 1024.0f);
 }
 
 // Refused on the stream's thread: MLX carries the message to the caller.

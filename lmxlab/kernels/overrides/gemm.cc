@@ -7,6 +7,7 @@
 
 #include "lmxlab/kernels/gemm.h"
 #include "lmxlab/kernels/isa.h"
+#include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/overrides/hooks.h"
 
 namespace {
@@ -49,6 +50,7 @@ extern "C" __attribute__((visibility("default"))) void cblas_sgemm(int order, in
                                                                    const float* a, int lda,
                                                                    const float* b, int ldb,
                                                                    float beta, float* c, int ldc) {
+  const lmxlab::kernels::InsideTask here;  // one of MLX's
   calls.fetch_add(1, std::memory_order_relaxed);
   if (m <= 0 || n <= 0) {
     return;
