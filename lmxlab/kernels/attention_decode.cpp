@@ -99,12 +99,13 @@ HWY_INLINE void four_sums(VF a, VF b, VF c, VF e, float* to) {
 // its width.
 template <int R, class Reader>
 void score_rows(const float* q, int64_t q_ld, const Reader& k, int64_t keys, int64_t width,
-                float* scores) {
+                const Ahead& ahead, float* scores) {
   const DF d;
   constexpr int kVectors = Reader::kVectors;
   const int64_t n = lanes(), whole = width / (kVectors * n) * (kVectors * n);
   for (int64_t j = 0; j < keys; j += 4) {
     const auto row = [&](int64_t i) HWY_ATTR { return k.row(std::min(j + i, keys - 1)); };
+    for (int64_t i = 0; i < 4; i++) ahead.fetch(j + i);
     const decltype(k.row(0)) key[4] = {row(0), row(1), row(2), row(3)};
     VF sums[R][4];
 #pragma GCC unroll 16
@@ -139,7 +140,7 @@ void score_rows(const float* q, int64_t q_ld, const Reader& k, int64_t keys, int
 // one.
 template <int R, int V, bool kPart, class Reader>
 void add_values(const float* weights, const float* alpha, const Reader& v, int64_t keys, int64_t at,
-                int64_t width, float* sums, int64_t ld) {
+                int64_t width, const Ahead& ahead, float* sums, int64_t ld) {
   const DF d;
   const int64_t n = lanes();
   VF acc[R][V];
@@ -151,6 +152,7 @@ void add_values(const float* weights, const float* alpha, const Reader& v, int64
     }
   }
   for (int64_t j = 0; j < keys; j++) {
+    ahead.fetch(j);
     const auto row = v.row(j);
     VF x[V];
 #pragma GCC unroll 8
@@ -173,17 +175,18 @@ void add_values(const float* weights, const float* alpha, const Reader& v, int64
 
 template <int R, class Reader>
 void add_rows(const float* weights, const float* alpha, const Reader& v, int64_t keys,
-              int64_t width, float* sums, int64_t ld) {
+              int64_t width, Ahead ahead, float* sums, int64_t ld) {
   constexpr int kFew = Reader::kVectors;
   const int64_t n = lanes();
   int64_t at = 0;
-  for (; at + kValueGroup * n <= width; at += kValueGroup * n) {
-    add_values<R, kValueGroup, false>(weights, alpha, v, keys, at, width, sums, ld);
-  }
-  for (; at + kFew * n <= width; at += kFew * n) {
-    add_values<R, kFew, false>(weights, alpha, v, keys, at, width, sums, ld);
-  }
-  if (at < width) add_values<R, kFew, true>(weights, alpha, v, keys, at, width, sums, ld);
+  const auto step = [&]<int V, bool kPart>() HWY_ATTR {
+    add_values<R, V, kPart>(weights, alpha, v, keys, at, width, ahead, sums, ld);
+    ahead = {};
+    at += V * n;
+  };
+  while (at + kValueGroup * n <= width) step.template operator()<kValueGroup, false>();
+  while (at + kFew * n <= width) step.template operator()<kFew, false>();
+  if (at < width) step.template operator()<kFew, true>();
 }
 
 // f.template operator()<R>(first row) for groups of rows.
@@ -256,9 +259,13 @@ void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom&
   const float factor = to_exponent(s);
   for (int64_t key = lo; key < hi; key += kChunkKeys) {
     const int64_t keys = std::min(kChunkKeys, hi - key);
+    const Ahead values(t.v, s.type, t.b, t.group, key, keys, s.value);
+    const Ahead next(t.k, s.type, t.b, t.group, key + keys, std::min(keys, hi - key - keys),
+                     s.width);
     with_rows(t.k, key, keys, s.width, [&](const auto& k) {
       row_groups(rows, [&]<int R>(int64_t r) {
-        score_rows<R>(room.q + r * ld, ld, k, keys, s.width, room.scores + r * kChunkKeys);
+        score_rows<R>(room.q + r * ld, ld, k, keys, s.width, r == 0 ? values : Ahead(),
+                      room.scores + r * kChunkKeys);
       });
     });
     make_ready(s, room.scores, rows * kChunkKeys);
@@ -272,7 +279,7 @@ void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom&
     with_rows(t.v, key, keys, s.value, [&](const auto& v) {
       row_groups(rows, [&]<int R>(int64_t r) {
         add_rows<R>(room.scores + r * kChunkKeys, room.alpha + r, v, keys, s.value,
-                    state.sums + r * state.ld, state.ld);
+                    r == 0 ? next : Ahead(), state.sums + r * state.ld, state.ld);
       });
     });
   }

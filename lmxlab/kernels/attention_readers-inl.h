@@ -120,6 +120,26 @@ inline const float* factors_of(const HeadView& view, Type type, int64_t b, int64
   return room;
 }
 
+// Rows that come next, fetched one by one while others are worked on: the processor's own guesses
+// end with a page.
+struct Ahead {
+  const char* first = nullptr;
+  int64_t stride = 0, bytes = 0, rows = 0;
+
+  Ahead() = default;
+  Ahead(const CacheView& view, Type type, int64_t b, int64_t group, int64_t row, int64_t count,
+        int64_t width)
+      : rows(count) {
+    const int64_t element = view.bits == 0 ? size_of(type) : 4;
+    first = byte_at(view.data, element, b, group, row);
+    stride = view.data.row * element;
+    bytes = view.bits == 0 ? width * element : width * view.bits / 8;
+  }
+  HWY_INLINE void fetch(int64_t j) const {
+    if (j < rows) prefetch_row(first + j * stride, bytes);
+  }
+};
+
 // f(a reader of `rows` rows from `first` on). Room for two factors of every 32 numbers of a row.
 template <class F>
 void with_reader(const CacheView& view, Type type, int64_t b, int64_t group, int64_t first,
