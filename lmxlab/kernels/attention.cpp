@@ -2,6 +2,7 @@
 
 #include <mlx/fast.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -140,6 +141,24 @@ HeadView give_heads(array& out) {
   return {out.data<char>(), strides[0], strides[1], strides[2]};
 }
 
+// k: [B, K, S, anything].
+AttentionShape shape_of(const Settings& s, const array& q, const array& k, int value,
+                        const array* padding) {
+  return {q.shape(0),
+          q.shape(1),
+          k.shape(1),
+          q.shape(2),
+          k.shape(2),
+          q.shape(3),
+          value,
+          type_of(q.dtype()),
+          s.scale,
+          s.softcap,
+          s.causal,
+          s.window,
+          padding ? padding->data<int32_t>() : nullptr};
+}
+
 class AttentionOp : public Op {
  public:
   explicit AttentionOp(const Settings& settings) : settings_(settings) {}
@@ -149,20 +168,7 @@ class AttentionOp : public Op {
 
  protected:
   AttentionShape shape(const Arrays& in, const array* padding) const {
-    const auto &q = in[0], &k = in[1], &v = in[2];
-    return {q.shape(0),
-            q.shape(1),
-            k.shape(1),
-            q.shape(2),
-            k.shape(2),
-            q.shape(3),
-            v.shape(3),
-            type_of(q.dtype()),
-            settings_.scale,
-            settings_.softcap,
-            settings_.causal,
-            settings_.window,
-            padding ? padding->data<int32_t>() : nullptr};
+    return shape_of(settings_, in[0], in[1], in[2].shape(3), padding);
   }
 
   Settings settings_;
@@ -232,8 +238,11 @@ class Attention : public AttentionOp {
     const auto plan = few ? plan_decode(s) : plan_forward(s);
     const Scratch<char> memory(plan.bytes);
     task([=, q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]), lse = out[1].data<float>()] {
-      (few ? attention_decode : attention_forward)(s, plan, q.read(), k.read(), v.read(), to, lse,
-                                                   memory.get());
+      if (few) {
+        attention_decode(s, plan, q.read(), {k.read()}, {v.read()}, to, lse, memory.get());
+      } else {
+        attention_forward(s, plan, q.read(), k.read(), v.read(), to, lse, memory.get());
+      }
     });
   }
 
@@ -255,6 +264,87 @@ class Attention : public AttentionOp {
   }
 };
 
+// What an op keeps of quantized keys; their three arrays are inputs.
+struct Packing {
+  int group, bits;
+
+  bool operator==(const Packing&) const = default;
+};
+
+int width_of(const array& packed, int bits) {
+  return static_cast<int>(int64_t{packed.shape(3)} * 32 / bits);
+}
+
+array numbers(const array& packed, const array& scales, const array& biases, Packing packing) {
+  if (packed.size() == 0) {  // which mx::dequantize refuses
+    auto shape = packed.shape();
+    shape[3] = width_of(packed, packing.bits);
+    return mx::zeros(shape);
+  }
+  const auto f32 = [](const array& a) { return mx::astype(a, mx::float32); };
+  return mx::dequantize(packed, f32(scales), f32(biases), packing.group, packing.bits);
+}
+
+// As they lie in memory.
+class Packed {
+ public:
+  Packed(const Arrays& in, size_t first, Packing packing)
+      : packed_(in[first]),
+        scales_(in[first + 1]),
+        biases_(in[first + 2]),
+        packing_(packing),
+        type_(type_of(in[first + 1].dtype())) {}
+  /// Once, in the task.
+  CacheView read() const {
+    return {packed_.read(), packing_.bits, packing_.group, type_, scales_.read(), biases_.read()};
+  }
+
+ private:
+  Heads packed_, scales_, biases_;
+  Packing packing_;
+  Type type_;
+};
+
+// q, three arrays of k, three of v[, padding] -> output
+class QuantizedAttention : public Op {
+ public:
+  QuantizedAttention(const Settings& settings, Packing k, Packing v)
+      : settings_(settings), k_(k), v_(v) {}
+  const char* name() const override { return "lmxlab::QuantizedAttention"; }
+  bool same(const Op& other) const override {
+    const auto& op = static_cast<const QuantizedAttention&>(other);
+    return settings_ == op.settings_ && k_ == op.k_ && v_ == op.v_;
+  }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    const auto& q = in[0];
+    return {{q.shape(0), q.shape(1), q.shape(2), width_of(in[4], v_.bits)}};
+  }
+  Arrays plain(const Arrays& in) const override {
+    Arrays all{in[0], numbers(in[1], in[2], in[3], k_), numbers(in[4], in[5], in[6], v_)};
+    if (in.size() > 7) all.push_back(in[7]);
+    return {plain_attention(all, settings_)[0]};
+  }
+
+  AttentionShape shape(const Arrays& in) const {
+    return shape_of(settings_, in[0], in[1], width_of(in[4], v_.bits),
+                    in.size() > 7 ? &in[7] : nullptr);
+  }
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    const auto s = shape(in);
+    const HeadView to = give_heads(out[0]);
+    if (s.batch == 0 || s.heads == 0 || s.queries == 0) return;
+    const auto plan = plan_decode(s);
+    const Scratch<char> memory(plan.bytes);
+    task([=, q = Heads(in[0]), k = Packed(in, 1, k_), v = Packed(in, 4, v_)] {
+      attention_decode(s, plan, q.read(), k.read(), v.read(), to, nullptr, memory.get());
+    });
+  }
+
+ private:
+  Settings settings_;
+  Packing k_, v_;
+};
+
 [[noreturn]] void refuse(const std::string& what) {
   throw Error(Kind::usage, "[attention] " + what);
 }
@@ -265,10 +355,11 @@ std::string of_shape(const array& a) {
   return text + "]";
 }
 
-void check(const array& q, const array& k, const array& v, const AttentionMask& mask) {
+// `width`: of the keys.
+void check(const array& q, const array& k, int width, const array& v, const AttentionMask& mask) {
   const bool fits = q.ndim() == 4 && k.ndim() == 4 && v.ndim() == 4 && k.shape(0) == q.shape(0) &&
                     v.shape(0) == q.shape(0) && v.shape(1) == k.shape(1) &&
-                    v.shape(2) == k.shape(2) && k.shape(3) == q.shape(3);
+                    v.shape(2) == k.shape(2) && width == q.shape(3);
   if (!fits) {
     refuse(
         "the shapes do not fit: expected q [B, H, L, Dh], k [B, K, S, Dh], v [B, K, S, Dv], got " +
@@ -293,11 +384,29 @@ void check(const array& q, const array& k, const array& v, const AttentionMask& 
   }
 }
 
+void check(const QuantizedKeys& x, const char* what) {
+  const auto& p = x.packed;
+  const bool known = (x.group == 32 || x.group == 64 || x.group == 128) && x.bits >= 2 &&
+                     x.bits <= 8 && x.bits != 7;
+  const bool shape = known && p.ndim() == 4 && x.scales.ndim() == 4 &&
+                     x.scales.shape() == x.biases.shape() &&
+                     std::equal(p.shape().begin(), p.shape().end() - 1, x.scales.shape().begin()) &&
+                     int64_t{x.scales.shape(3)} * x.group == width_of(p, x.bits);
+  const bool dtype =
+      p.dtype() == mx::uint32 && has_type(x.scales.dtype()) && x.biases.dtype() == x.scales.dtype();
+  if (!shape || !dtype) {
+    refuse(std::string("the parts of ") + what +
+           " do not fit: expected what mx::quantize gives for " + std::to_string(x.bits) +
+           " bits in groups of " + std::to_string(x.group) + ", got " + of_shape(p) + ", " +
+           of_shape(x.scales) + ", " + of_shape(x.biases) + ".");
+  }
+}
+
 }  // namespace
 
 array attention(const array& q, const array& k, const array& v, float scale,
                 const AttentionMask& mask) {
-  check(q, k, v, mask);
+  check(q, k, k.ndim() == 4 ? k.shape(3) : 0, v, mask);
   const Settings settings{scale, mask.softcap, mask.causal, mask.window};
   const auto dtype = mx::result_type(q, k, v);
   if (!fused(dtype)) return fast_attention(q, k, v, settings, mask.padding);
@@ -307,6 +416,28 @@ array attention(const array& q, const array& k, const array& v, float scale,
   return array::make_arrays(
       {{q.shape(0), q.shape(1), q.shape(2), v.shape(3)}, {q.shape(0), q.shape(1), q.shape(2)}},
       {dtype, mx::float32}, std::make_shared<Attention>(settings), in)[0];
+}
+
+array quantized_attention(const array& q, const QuantizedKeys& k, const QuantizedKeys& v,
+                          float scale, const AttentionMask& mask) {
+  check(k, "k");
+  check(v, "v");
+  check(q, k.packed, width_of(k.packed, k.bits), v.packed, mask);
+  const Settings settings{scale, mask.softcap, mask.causal, mask.window};
+  const auto in_place = [](const QuantizedKeys& x) { return x.bits == 8 || x.bits == 4; };
+  if (fused(q.dtype()) && in_place(k) && in_place(v)) {
+    const auto op = std::make_shared<QuantizedAttention>(settings, Packing{k.group, k.bits},
+                                                         Packing{v.group, v.bits});
+    Arrays in{q, k.packed, k.scales, k.biases, v.packed, v.scales, v.biases};
+    if (is_decode(op->shape(in), true)) {
+      if (mask.padding) in.push_back(dense(*mask.padding));
+      return array(op->output_shapes(in)[0], q.dtype(), op, in);
+    }
+  }
+  const auto of = [&](const QuantizedKeys& x) {
+    return mx::astype(numbers(x.packed, x.scales, x.biases, {x.group, x.bits}), q.dtype());
+  };
+  return attention(q, of(k), of(v), scale, mask);
 }
 
 }  // namespace lmxlab::kernels

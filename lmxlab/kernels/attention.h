@@ -1,4 +1,5 @@
 // Attention that never holds the scores of all queries and keys on the CPU; MLX's own elsewhere.
+// Keys and values are numbers, or quantized and read as they lie.
 #pragma once
 
 #include <mlx/array.h>
@@ -31,5 +32,24 @@ struct AttentionMask {
 /// Methods: FlashAttention-2 (Dao 2023, arXiv:2307.08691).
 mlx::core::array attention(const mlx::core::array& q, const mlx::core::array& k,
                            const mlx::core::array& v, float scale, const AttentionMask& mask = {});
+
+/// Keys or values in MLX's affine format: what mx::quantize(x, group, bits) gives of x [B, K, S,
+/// D]. Slices of a longer buffer, which grows in place, are read as they lie.
+struct QuantizedKeys {
+  mlx::core::array packed;          // uint32 [B, K, S, D * bits / 32]
+  mlx::core::array scales, biases;  // [B, K, S, D / group], float32, bfloat16 or float16
+  int group, bits;                  // 32, 64 or 128; what mx::quantize takes
+};
+
+/// The same over quantized keys and values, whose formats may differ.
+/// @return  [B, H, L, Dv] of q's dtype. Gradients flow to q.
+/// @throws Error(usage) also if the parts of k or of v do not fit one another.
+/// @cost  8 or 4 bits and at most 64 queries for each key/value head (H / K L of them): on the CPU
+/// the packed bytes are read once for every few queries, and nothing as large is held beside them.
+/// Otherwise keys and values are dequantized to q's dtype first. Few queries compute with the
+/// numbers in float32.
+mlx::core::array quantized_attention(const mlx::core::array& q, const QuantizedKeys& k,
+                                     const QuantizedKeys& v, float scale,
+                                     const AttentionMask& mask = {});
 
 }  // namespace lmxlab::kernels

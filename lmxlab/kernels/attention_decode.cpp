@@ -12,19 +12,37 @@
 // Highway's headers come after foreach_target.h.
 #include <hwy/highway.h>
 
-#include "lmxlab/kernels/attention-inl.h"
+#include "lmxlab/kernels/attention_readers-inl.h"
 
 #ifndef LMXLAB_KERNELS_ATTENTION_DECODE_ONCE
 #define LMXLAB_KERNELS_ATTENTION_DECODE_ONCE
 namespace lmxlab::kernels {
 
-constexpr int64_t kMostRows = 16;    // queries of a key/value head
-constexpr int64_t kMostWidth = 512;  // elements of a query
-constexpr int64_t kChunkKeys = 64;   // whose scores are weighed together
+constexpr int64_t kMostRows = 16, kMostQuantizedRows = 64;  // queries of a key/value head
+constexpr int64_t kChunkKeys = 64;                          // whose scores are weighed together
 
 struct DecodeTask {
-  HeadView q, k, v;
+  HeadView q;
+  CacheView k, v;
   int64_t b, group, first_key, last_key;
+};
+
+// Of the thread that works on a piece.
+struct DecodeRoom {
+  float *q, *scores, *alpha, *factors, *row;
+  int64_t ld;  // of q
+
+  DecodeRoom(const AttentionShape& s, char* memory) : ld(round_up(s.width, 16)) {
+    Slices slices(memory);
+    const int64_t widest = std::max(s.width, s.value);
+    q = slices.take<float>(s.rows() * ld);
+    scores = slices.take<float>(s.rows() * kChunkKeys);
+    alpha = slices.take<float>(s.rows());
+    factors = slices.take<float>(widest / 32 * kChunkKeys * 2);
+    row = slices.take<float>(widest);
+    bytes = slices.used();
+  }
+  int64_t bytes;
 };
 
 // Of one piece of the keys; every row of `sums` takes `ld` floats.
@@ -56,13 +74,6 @@ constexpr int kRowGroup = 2;
 #endif
 constexpr int kValueGroup = 4;
 
-// A vector, or with kPart the first n elements of one.
-template <bool kPart, class T>
-HWY_INLINE VF load_some(const T* p, int64_t n) {
-  if constexpr (kPart) return load_n(DF(), p, n);
-  return load(DF(), p);
-}
-
 // to[0 ... 3] = the sums of four vectors.
 HWY_INLINE void four_sums(VF a, VF b, VF c, VF e, float* to) {
   const DF d;
@@ -86,14 +97,16 @@ HWY_INLINE void four_sums(VF a, VF b, VF c, VF e, float* to) {
 
 // scores[r][j] = q_r k_j for R rows and up to kChunkKeys keys. q has whole vectors, zeros behind
 // its width.
-template <int R, class T>
-void score_rows(const float* q, int64_t q_ld, const T* k, int64_t stride, int64_t keys,
-                int64_t width, float* scores) {
+template <int R, class Reader>
+void score_rows(const float* q, int64_t q_ld, const Reader& k, int64_t keys, int64_t width,
+                const Ahead& ahead, float* scores) {
   const DF d;
-  const int64_t n = lanes(), whole = width / n * n;
+  constexpr int kVectors = Reader::kVectors;
+  const int64_t n = lanes(), whole = width / (kVectors * n) * (kVectors * n);
   for (int64_t j = 0; j < keys; j += 4) {
-    const T* key[4];
-    for (int64_t i = 0; i < 4; i++) key[i] = k + std::min(j + i, keys - 1) * stride;
+    const auto row = [&](int64_t i) HWY_ATTR { return k.row(std::min(j + i, keys - 1)); };
+    for (int64_t i = 0; i < 4; i++) ahead.fetch(j + i);
+    const decltype(k.row(0)) key[4] = {row(0), row(1), row(2), row(3)};
     VF sums[R][4];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
@@ -101,17 +114,20 @@ void score_rows(const float* q, int64_t q_ld, const T* k, int64_t stride, int64_
       for (int i = 0; i < 4; i++) sums[r][i] = hn::Zero(d);
     }
     const auto step = [&]<bool kPart>(int64_t p) HWY_ATTR {
-      VF x[4];
+      VF x[4][kVectors];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) x[i] = load_some<kPart>(key[i] + p, width - p);
+      for (int i = 0; i < 4; i++) k.template read<kPart>(key[i], p, width - p, x[i]);
+#pragma GCC unroll 2
+      for (int u = 0; u < kVectors; u++) {
 #pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        const VF y = hn::LoadU(d, q + r * q_ld + p);
+        for (int r = 0; r < R; r++) {
+          const VF y = hn::LoadU(d, q + r * q_ld + p + u * n);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) sums[r][i] = hn::MulAdd(x[i], y, sums[r][i]);
+          for (int i = 0; i < 4; i++) sums[r][i] = hn::MulAdd(x[i][u], y, sums[r][i]);
+        }
       }
     };
-    for (int64_t p = 0; p < whole; p += n) step.template operator()<false>(p);
+    for (int64_t p = 0; p < whole; p += kVectors * n) step.template operator()<false>(p);
     if (whole < width) step.template operator()<true>(whole);
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
@@ -120,10 +136,11 @@ void score_rows(const float* q, int64_t q_ld, const T* k, int64_t stride, int64_
   }
 }
 
-// sums_r = alpha_r sums_r + weights_r v, over V vectors of the values, or a part of one.
-template <int R, int V, bool kPart, class T>
-void add_values(const float* weights, const float* alpha, const T* v, int64_t stride, int64_t keys,
-                int64_t width, float* sums, int64_t ld) {
+// sums_r = alpha_r sums_r + weights_r v, over V vectors of the values from `at` on, or a part of
+// one.
+template <int R, int V, bool kPart, class Reader>
+void add_values(const float* weights, const float* alpha, const Reader& v, int64_t keys, int64_t at,
+                int64_t width, const Ahead& ahead, float* sums, int64_t ld) {
   const DF d;
   const int64_t n = lanes();
   VF acc[R][V];
@@ -131,13 +148,17 @@ void add_values(const float* weights, const float* alpha, const T* v, int64_t st
   for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
     for (int i = 0; i < V; i++) {
-      acc[r][i] = hn::Mul(hn::LoadU(d, sums + r * ld + i * n), hn::Set(d, alpha[r]));
+      acc[r][i] = hn::Mul(hn::LoadU(d, sums + r * ld + at + i * n), hn::Set(d, alpha[r]));
     }
   }
-  for (int64_t j = 0; j < keys; j++, v += stride) {
+  for (int64_t j = 0; j < keys; j++) {
+    ahead.fetch(j);
+    const auto row = v.row(j);
     VF x[V];
 #pragma GCC unroll 8
-    for (int i = 0; i < V; i++) x[i] = load_some<kPart>(v + i * n, width);
+    for (int i = 0; i < V; i += Reader::kVectors) {
+      v.template read<kPart>(row, at + i * n, width - at, x + i);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
       const VF w = hn::Set(d, weights[r * kChunkKeys + j]);
@@ -148,24 +169,24 @@ void add_values(const float* weights, const float* alpha, const T* v, int64_t st
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
-    for (int i = 0; i < V; i++) hn::StoreU(acc[r][i], d, sums + r * ld + i * n);
+    for (int i = 0; i < V; i++) hn::StoreU(acc[r][i], d, sums + r * ld + at + i * n);
   }
 }
 
-template <int R, class T>
-void add_rows(const float* weights, const float* alpha, const T* v, int64_t stride, int64_t keys,
-              int64_t width, float* sums, int64_t ld) {
+template <int R, class Reader>
+void add_rows(const float* weights, const float* alpha, const Reader& v, int64_t keys,
+              int64_t width, Ahead ahead, float* sums, int64_t ld) {
+  constexpr int kFew = Reader::kVectors;
   const int64_t n = lanes();
-  int64_t i = 0;
-  for (; i + kValueGroup * n <= width; i += kValueGroup * n) {
-    add_values<R, kValueGroup, false>(weights, alpha, v + i, stride, keys, 0, sums + i, ld);
-  }
-  for (; i + n <= width; i += n) {
-    add_values<R, 1, false>(weights, alpha, v + i, stride, keys, 0, sums + i, ld);
-  }
-  if (i < width) {
-    add_values<R, 1, true>(weights, alpha, v + i, stride, keys, width - i, sums + i, ld);
-  }
+  int64_t at = 0;
+  const auto step = [&]<int V, bool kPart>() HWY_ATTR {
+    add_values<R, V, kPart>(weights, alpha, v, keys, at, width, ahead, sums, ld);
+    ahead = {};
+    at += V * n;
+  };
+  while (at + kValueGroup * n <= width) step.template operator()<kValueGroup, false>();
+  while (at + kFew * n <= width) step.template operator()<kFew, false>();
+  if (at < width) step.template operator()<kFew, true>();
 }
 
 // f.template operator()<R>(first row) for groups of rows.
@@ -201,9 +222,9 @@ void weigh_row(float* scores, int64_t keys, float factor, float* top, float* sum
   *sum = *sum * *alpha + sum_of(d, total);
 }
 
-template <class T>
-void decode_piece(const AttentionShape& s, const DecodeTask& t, const DecodeState& state) {
-  const int64_t rows = s.rows(), queries = s.queries, ld = round_up(s.width, 16);
+void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom& room,
+                 const DecodeState& state) {
+  const int64_t rows = s.rows(), queries = s.queries, ld = room.ld;
   const int64_t heads = s.heads / s.groups;
   std::fill_n(state.top, rows, -kInfinity);
   std::fill_n(state.sum, rows, 0.0f);
@@ -220,40 +241,51 @@ void decode_piece(const AttentionShape& s, const DecodeTask& t, const DecodeStat
   hi = std::min(hi, t.last_key);
   if (lo >= hi) return;
 
-  HWY_ALIGN float q[kMostRows * kMostWidth];
-  HWY_ALIGN float scores[kMostRows * kChunkKeys];
-  float alpha[kMostRows];
-  std::fill_n(q, rows * ld, 0.0f);
-  for (int64_t r = 0; r < rows; r++) {
-    const auto* const row = static_cast<const T*>(
-        element_at(t.q, s.type, t.b, t.group * heads + r / queries, r % queries));
-    widen_rows(row, 0, 1, s.width, q + r * ld);
-  }
+  const auto with_rows = [&](const CacheView& view, int64_t key, int64_t keys, int64_t width,
+                             auto f) {
+    with_reader(view, s.type, t.b, t.group, key, keys, width, room.factors, f);
+  };
+  std::fill_n(room.q, rows * ld, 0.0f);
+  with_type(s.type, [&](auto x) {
+    for (int64_t r = 0; r < rows; r++) {
+      const auto* const row = static_cast<const decltype(x)*>(
+          element_at(t.q, s.type, t.b, t.group * heads + r / queries, r % queries));
+      widen_rows(row, 0, 1, s.width, room.q + r * ld);
+    }
+  });
+  with_rows(t.k, lo, 0, s.width, [&](const auto& k) {
+    for (int64_t r = 0; r < rows; r++) k.arrange(room.q + r * ld, s.width, room.row);
+  });
   const float factor = to_exponent(s);
   for (int64_t key = lo; key < hi; key += kChunkKeys) {
     const int64_t keys = std::min(kChunkKeys, hi - key);
-    const auto* const k = static_cast<const T*>(element_at(t.k, s.type, t.b, t.group, key));
-    const auto* const v = static_cast<const T*>(element_at(t.v, s.type, t.b, t.group, key));
-    row_groups(rows, [&]<int R>(int64_t r) {
-      score_rows<R>(q + r * ld, ld, k, t.k.row, keys, s.width, scores + r * kChunkKeys);
+    const Ahead values(t.v, s.type, t.b, t.group, key, keys, s.value);
+    const Ahead next(t.k, s.type, t.b, t.group, key + keys, std::min(keys, hi - key - keys),
+                     s.width);
+    with_rows(t.k, key, keys, s.width, [&](const auto& k) {
+      row_groups(rows, [&]<int R>(int64_t r) {
+        score_rows<R>(room.q + r * ld, ld, k, keys, s.width, r == 0 ? values : Ahead(),
+                      room.scores + r * kChunkKeys);
+      });
     });
-    make_ready(s, scores, rows * kChunkKeys);
+    make_ready(s, room.scores, rows * kChunkKeys);
     for (int64_t r = 0; r < rows; r++) {
-      float* const row = scores + r * kChunkKeys;
+      float* const row = room.scores + r * kChunkKeys;
       const auto seen = s.visible(first_key, r % queries);
       for (int64_t j = 0; j < std::min(keys, seen.begin - key); j++) row[j] = -kInfinity;
       for (int64_t j = std::max<int64_t>(0, seen.end - key); j < keys; j++) row[j] = -kInfinity;
-      weigh_row(row, keys, factor, state.top + r, state.sum + r, alpha + r);
+      weigh_row(row, keys, factor, state.top + r, state.sum + r, room.alpha + r);
     }
-    row_groups(rows, [&]<int R>(int64_t r) {
-      add_rows<R>(scores + r * kChunkKeys, alpha + r, v, t.v.row, keys, s.value,
-                  state.sums + r * state.ld, state.ld);
+    with_rows(t.v, key, keys, s.value, [&](const auto& v) {
+      row_groups(rows, [&]<int R>(int64_t r) {
+        add_rows<R>(room.scores + r * kChunkKeys, room.alpha + r, v, keys, s.value,
+                    r == 0 ? next : Ahead(), state.sums + r * state.ld, state.ld);
+      });
     });
   }
-}
-
-void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeState& state) {
-  with_type(s.type, [&](auto x) { decode_piece<decltype(x)>(s, t, state); });
+  with_rows(t.v, lo, 0, s.value, [&](const auto& v) {
+    for (int64_t r = 0; r < rows; r++) v.restore(state.sums + r * state.ld, s.value, room.row);
+  });
 }
 
 // Row r of one key/value head from its pieces, `distance` bytes apart.
@@ -279,7 +311,8 @@ void join_pieces(const AttentionShape& s, const AttentionPlan& plan, char* piece
     }
   }
   const int64_t h = group * (s.heads / s.groups) + r / s.queries, i = r % s.queries;
-  lse[(b * s.heads + h) * s.queries + i] = sum == 0 ? -kInfinity : shift * kLn2 + std::log(sum);
+  if (lse)
+    lse[(b * s.heads + h) * s.queries + i] = sum == 0 ? -kInfinity : shift * kLn2 + std::log(sum);
   const VF inverse = hn::Set(d, sum == 0 ? 0 : 1 / sum);
   with_type(s.type, [&](auto x) {
     auto* const row = static_cast<decltype(x)*>(element_at(to, s.type, b, h, i));
@@ -306,8 +339,8 @@ HWY_EXPORT(join_pieces);
 
 }  // namespace
 
-bool is_decode(const AttentionShape& s) {
-  return s.rows() <= kMostRows && s.width <= kMostWidth;
+bool is_decode(const AttentionShape& s, bool quantized) {
+  return s.rows() <= (quantized ? kMostQuantizedRows : kMostRows);
 }
 
 AttentionPlan plan_decode(const AttentionShape& s) {
@@ -323,14 +356,17 @@ AttentionPlan plan_decode(const AttentionShape& s) {
   plan.pieces = std::max<int64_t>(1, (s.keys + plan.piece - 1) / plan.piece);
   const bool little = heads * s.keys * key_bytes < (48 << 10);
   plan.slots = little ? 1 : std::min<int64_t>(threads(), heads * plan.pieces);
-  plan.bytes = heads * plan.pieces * DecodeState(s, nullptr).bytes;
+  plan.slot_bytes = DecodeRoom(s, nullptr).bytes;
+  plan.bytes = plan.slots * plan.slot_bytes + heads * plan.pieces * DecodeState(s, nullptr).bytes;
   return plan;
 }
 
-void attention_decode(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,
-                      HeadView v, HeadView out, float* lse, char* workspace) {
+void attention_decode(const AttentionShape& s, const AttentionPlan& plan, const HeadView& q,
+                      const CacheView& k, const CacheView& v, const HeadView& out, float* lse,
+                      char* workspace) {
   const int64_t heads = s.batch * s.groups, bytes = DecodeState(s, nullptr).bytes;
-  share(plan.slots, heads * plan.pieces, [&](int64_t, int64_t task) {
+  char* const states = workspace + plan.slots * plan.slot_bytes;
+  share(plan.slots, heads * plan.pieces, [&](int64_t slot, int64_t task) {
     const int64_t piece = task % plan.pieces, head = task / plan.pieces;
     const DecodeTask t{q,
                        k,
@@ -339,7 +375,9 @@ void attention_decode(const AttentionShape& s, const AttentionPlan& plan, HeadVi
                        head % s.groups,
                        piece * plan.piece,
                        std::min(s.keys, (piece + 1) * plan.piece)};
-    HWY_DYNAMIC_DISPATCH(decode_task)(s, t, DecodeState(s, workspace + task * bytes));
+    HWY_DYNAMIC_DISPATCH(decode_task)
+    (s, t, DecodeRoom(s, workspace + slot * plan.slot_bytes),
+     DecodeState(s, states + task * bytes));
   });
   const int64_t rows = s.rows();
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, plan.pieces * s.value));
@@ -347,7 +385,7 @@ void attention_decode(const AttentionShape& s, const AttentionPlan& plan, HeadVi
     for (int64_t i = first; i < last; i++) {
       const int64_t head = i / rows;
       HWY_DYNAMIC_DISPATCH(join_pieces)
-      (s, plan, workspace + head * plan.pieces * bytes, out, lse, head / s.groups, head % s.groups,
+      (s, plan, states + head * plan.pieces * bytes, out, lse, head / s.groups, head % s.groups,
        i % rows);
     }
   });

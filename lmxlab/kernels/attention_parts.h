@@ -41,9 +41,22 @@ struct AttentionShape {
   }
 };
 
-inline void* element_at(const HeadView& v, Type type, int64_t b, int64_t h, int64_t i) {
-  return v.data + (b * v.batch + h * v.head + i * v.row) * size_of(type);
+inline char* byte_at(const HeadView& v, int64_t element, int64_t b, int64_t h, int64_t i) {
+  return v.data + (b * v.batch + h * v.head + i * v.row) * element;
 }
+inline void* element_at(const HeadView& v, Type type, int64_t b, int64_t h, int64_t i) {
+  return byte_at(v, size_of(type), b, h, i);
+}
+
+/// Keys or values in memory: numbers of the problem's type, or MLX's affine format, where number d
+/// of a row is scales[d / group] u + biases[d / group] and u its bits [d bits, (d + 1) bits).
+struct CacheView {
+  HeadView data;          // affine: of uint32
+  int bits = 0;           // 0: plain numbers; 8 or 4
+  int group = 0;          // 32, 64 or 128
+  Type factor_type = {};  // of scales and biases
+  HeadView scales = {}, biases = {};
+};
 
 /// Parts of one workspace, each on a 64-byte line. Without memory it only counts.
 class Slices {
@@ -148,12 +161,14 @@ struct AttentionPlan {
   int64_t slot_bytes, bytes;  // workspace of one; of all, on a 64-byte line
 };
 
-/// Few queries against many keys: keys and values are read once and not packed.
+/// Few queries against many keys: keys and values are read where they lie, and not packed.
 /// out and lse (float32 [B, H, L], may be null); q, k, v as in attention.h.
-bool is_decode(const AttentionShape& s);
+/// Quantized ones are worth reading for more queries, since otherwise they are dequantized first.
+bool is_decode(const AttentionShape& s, bool quantized = false);
 AttentionPlan plan_decode(const AttentionShape& s);
-void attention_decode(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,
-                      HeadView v, HeadView out, float* lse, char* workspace);
+void attention_decode(const AttentionShape& s, const AttentionPlan& plan, const HeadView& q,
+                      const CacheView& k, const CacheView& v, const HeadView& out, float* lse,
+                      char* workspace);
 
 AttentionPlan plan_forward(const AttentionShape& s);
 void attention_forward(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,

@@ -182,9 +182,13 @@ class CachedAttentionOp : public Op {
         write_columns(s, width, new_k, k_new);
       }
       write_columns(s, value, new_v, v_new);
-      (few ? attention_decode : attention_forward)(
-          s, plan, queries, k_all, v_all, side_by_side(to, s.heads, length, value),
-          reinterpret_cast<float*>(room + at_lse), room + at_plan);
+      const auto into = side_by_side(to, s.heads, length, value);
+      auto* const lse = reinterpret_cast<float*>(room + at_lse);
+      if (few) {
+        attention_decode(s, plan, queries, {k_all}, {v_all}, into, lse, room + at_plan);
+      } else {
+        attention_forward(s, plan, queries, k_all, v_all, into, lse, room + at_plan);
+      }
     });
   }
 

@@ -48,7 +48,8 @@ struct Case {
 CachedAttention by_steps(const Case& c, const Arrays& in) {
   const int to = c.at + c.length;
   const auto split = [&](const array& x, int heads) {
-    return mx::transpose(mx::reshape(x, {c.batch, c.length, heads, x.shape(2) / heads}), {0, 2, 1, 3});
+    return mx::transpose(mx::reshape(x, {c.batch, c.length, heads, x.shape(2) / heads}),
+                         {0, 2, 1, 3});
   };
   auto q = split(in[0], c.heads), k = split(in[1], c.groups);
   if (c.rotates) {
