@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kMoreFloats = 8;         // read, not used, behind scales and sums
 constexpr int64_t kBytesApart = 16 << 10;  // of weights, worth another thread
 constexpr int64_t kRowsTogether = 512;     // rows of x that meet a panel
-constexpr int64_t kDepth = 512;            // of a panel
+constexpr int64_t kDepth = 768;            // of a panel, at most
 constexpr int64_t kColumns = 256;          // of a panel, at most
 
 // x [m, in], quantized as a kernel wants it.
@@ -147,26 +147,37 @@ void multiply_many(const QuantView& w, bool across, const panels::Format& format
       across ? std::max<int64_t>(format.nr, kBlock * blocks_together(w)) : format.nr;
   const int64_t shares = threads() * ((n + threads() * kColumns - 1) / (threads() * kColumns));
   const int64_t columns = round_up((n + shares - 1) / shares, unit);
+  const int64_t pieces = (k + kDepth - 1) / kDepth;
+  const int64_t depth = round_up((k + pieces - 1) / pieces, kBlock * blocks_together(w));
   const int64_t rows = std::min(m, kRowsTogether);
-  const Scratch<char> packed(format.a_bytes(rows, k + kDepth));
+  const MatrixView whole{x, type, k, 1};
+  // Rows of bfloat16 are read where they are.
+  const bool as_is = format.bf16 && panels::reads_rows_bf16(whole, m, k);
+  const Scratch<char> packed(as_is ? 0 : format.a_bytes(rows, pieces * depth));
   for (int64_t i = 0; i < m; i += rows) {
     const int64_t height = std::min(rows, m - i);
-    const MatrixView all{x, type, k, 1};
-    const auto a_block = [&](int64_t p) {
-      return packed.get() + p / kDepth * format.a_bytes(height, kDepth);
+    const auto strip = [&](int64_t p, int64_t r) {  // of x, from row r on
+      return packed.get() + p / depth * format.a_bytes(height, depth) +
+             r / format.mr * format.a_strip(std::min(depth, k - p));
     };
-    parallel_parts((k + kDepth - 1) / kDepth, [&](int64_t part) {
-      const int64_t p = part * kDepth;
-      panels::pack_a(format, panels::at(all, i, p), height, std::min(kDepth, k - p), a_block(p));
-    });
+    if (!as_is) {
+      const int64_t strips = (height + format.mr - 1) / format.mr;
+      parallel_for(strips, 1, [&](int64_t first, int64_t last) {
+        const int64_t from = first * format.mr, to = std::min(height, last * format.mr);
+        for (int64_t p = 0; p < k; p += depth) {
+          panels::pack_a(format, panels::at(whole, i + from, p), to - from, std::min(depth, k - p),
+                         strip(p, from));
+        }
+      });
+    }
     parallel_parts((n + columns - 1) / columns, [&](int64_t part) {
       const int64_t j = part * columns, width = std::min(columns, n - j);
-      const int64_t numbers_bytes = round_up(width * kDepth * size_of(element), 64);
-      const Scratch<char> room(numbers_bytes + format.b_bytes(width, kDepth) + height * width * 4);
+      const int64_t numbers_bytes = round_up(width * depth * size_of(element), 64);
+      const Scratch<char> room(numbers_bytes + format.b_bytes(width, depth) + height * width * 4);
       char *const numbers = room.get(), *const b = numbers + numbers_bytes;
-      auto* const sums = reinterpret_cast<float*>(b + format.b_bytes(width, kDepth));
-      for (int64_t p = 0; p < k; p += kDepth) {
-        const int64_t deep = std::min(kDepth, k - p);
+      auto* const sums = reinterpret_cast<float*>(b + format.b_bytes(width, depth));
+      for (int64_t p = 0; p < k; p += depth) {
+        const int64_t deep = std::min(depth, k - p);
         if (across) {
           rows_to_numbers(w, p, p + deep, j, j + width, element, numbers);
           panels::pack_b(format, {numbers, element, width, 1}, deep, width, b);
@@ -174,7 +185,16 @@ void multiply_many(const QuantView& w, bool across, const panels::Format& format
           rows_to_numbers(w, j, j + width, p, p + deep, element, numbers);
           panels::pack_b(format, {numbers, element, 1, deep}, deep, width, b);
         }
-        panels::multiply(format, a_block(p), b, height, width, deep, sums, width, p > 0);
+        if (!as_is) {
+          panels::multiply(format, strip(p, 0), b, height, width, deep, sums, width, p > 0);
+          continue;
+        }
+        for (int64_t r = 0; r < height; r += format.mr) {
+          panels::multiply_rows_bf16(panels::at(whole, i + r, p),
+                                     reinterpret_cast<const uint16_t*>(b),
+                                     std::min<int64_t>(format.mr, height - r), width, deep,
+                                     sums + r * width, width, p > 0);
+        }
       }
       panels::write_tile(sums, width, height, width, panels::at(y, i, j), false);
     });
