@@ -42,6 +42,7 @@ TEST(Presets, PublishedCounts) {
   EXPECT_EQ(total("gpt-medium"), 354'823'168);
   EXPECT_EQ(total("llama-7b"), 6'738'415'616);
   EXPECT_EQ(total("llama-13b"), 13'015'864'320);
+  EXPECT_EQ(total("smollm2-135m"), 134'515'008);
   // lmxlab's own Llama form has no biases, so its published totals are ours.
   EXPECT_EQ(total("llama-tiny"), 106'816);
   EXPECT_EQ(total("llama-10m"), 9'877'248);
