@@ -86,7 +86,8 @@ TEST(Presets, EachIsValidCountsDescribesAndSurvivesJsonAndToml) {
     SCOPED_TRACE(p.name);
     const Model m = preset(p.name);
     EXPECT_EQ(m.family, p.family);
-    EXPECT_TRUE(p.name.starts_with(p.family + "-"));
+    // Our own sizes bear the family's name; published models their own.
+    EXPECT_TRUE(p.name.starts_with(p.family + "-") || p.name == "smollm2-135m");
     EXPECT_TRUE(check(m).empty());
     EXPECT_EQ(from_json<Model>(Json::parse(to_json(m).dump()), "m"), m);
     EXPECT_EQ(from_json<Model>(parse_toml(dump_toml(to_json(m))), "m"), m);

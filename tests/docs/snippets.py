@@ -7,7 +7,7 @@
 What a block may be, by its info string:
   cpp      a whole program; compiled, and run in a folder of its own, where it must end with 0
   toml     a recipe; trained for three steps. With <!-- file: NAME --> above, it is written as NAME first, for commands below
-  sh       lines that begin with lmxlab or build/release/lmxlab: run, with small settings. make TARGET: dry run
+  sh       lines that begin with lmxlab or build/release/lmxlab, perhaps after NAME=value: run, with small settings. make TARGET: dry run
   cmake    must stand word for word in tests/install/consumer/CMakeLists.txt, which a test builds
   json     must parse
   text     what a program printed, or a picture of a folder: not code
@@ -73,7 +73,7 @@ def problems(top):
                     yield f"{where}: these lines are not in tests/install/consumer/CMakeLists.txt"
             elif language == "sh":
                 for line in commands(text):
-                    if not re.match(r"(make|lmxlab|build/release/lmxlab)\b", line):
+                    if not re.match(r"(\w+=\S+ )*(make|lmxlab|build/release/lmxlab)\b", line):
                         yield f"{where}: no test for the command `{line}`"
 
 
@@ -131,8 +131,8 @@ def run_page(top, program, page, folder):
     environment = {**os.environ, "NO_COLOR": "1"}
 
     def call(where, shown, command, **more):
-        result = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
-                                text=True, timeout=300, **more)
+        result = subprocess.run(command, cwd=folder, **{"env": environment, **more}, stdin=subprocess.DEVNULL, capture_output=True,
+                                text=True, timeout=300)
         print(f"{where}: {shown}: {'ok' if result.returncode == 0 else f'exit code {result.returncode}'}", flush=True)
         if result.returncode != 0:
             failures.append(f"{where}: {shown}\n{(result.stdout + result.stderr)[-1500:]}")
@@ -148,10 +148,13 @@ def run_page(top, program, page, folder):
         elif language == "sh":
             for line in commands(text):
                 words = shlex.split(line)
+                variables = dict(environment)
+                while re.match(r"\w+=", words[0]):
+                    variables.update([words.pop(0).split("=", 1)])
                 if words[0] == "make":
                     call(where, line, ["make", "-n", "-C", str(top), *words[1:]])
                 else:
-                    call(where, line, [program, *small(words[1:])])
+                    call(where, line, [program, *small(words[1:])], env=variables)
     return failures
 
 
