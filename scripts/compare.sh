@@ -6,7 +6,7 @@
 
 cd "$top"
 read -ra parts <<<"${PARTS:-train decode kernels growth avx2}"
-targets=(lmxlab_program bench_kernels_quantized)
+targets=(lmxlab_program)
 case " ${parts[*]} " in *" kernels "*) for source in bench/kernels_*.cpp; do targets+=("bench_$(basename "$source" .cpp)"); done ;; esac
 LMXLAB_CONFIGURE="${LMXLAB_CONFIGURE:-} -DLMXLAB_BUILD_BENCH=ON" scripts/build.sh "${targets[@]}"
 peers=$(scripts/peers.sh)

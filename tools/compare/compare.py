@@ -87,7 +87,7 @@ def kernels(c, report):
         report.note("no bench_kernels_* was built")
     for program in programs:
         for cpu in (None, "avx2") if "avx2" in c.parts and not c.quick else (None,):
-            words = [str(program), "--threads", str(c.threads)] + ["--quick"] + (["--cpu", cpu] if cpu else [])
+            words = [str(program), "--threads", str(c.threads), "--quick"] + (["--cpu", cpu] if cpu else [])
             done = subprocess.run(words, capture_output=True, text=True)
             lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             for line in lines:
