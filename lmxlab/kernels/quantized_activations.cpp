@@ -163,7 +163,7 @@ void dot(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow&
   const int64_t steps = blocks * kBlock / step;
   const auto* v = reinterpret_cast<const float*>(x.q);
   for (int64_t r = 0; r < rows; r++) {
-    const auto* q = reinterpret_cast<const int8_t*>(w.q) + r * blocks * kBlock;
+    const auto* q = reinterpret_cast<const int8_t*>(w.q + r * w.stride);
     const float *scale = w.scale + r * steps, *offset = w.offset + r * steps;
     VF sum = hn::Zero(d);
     float offsets = 0;

@@ -84,8 +84,8 @@ LMXLAB_TARGET void dot(const WeightRows& w, int64_t rows, int64_t blocks, const 
   const int64_t steps = blocks * kBlock / Reader::kStep, units = blocks / kBlocks;
   // The scales of the next chunk are read in one go, so its lines are on their way before that.
   constexpr int64_t kAhead = Reader::kInPlace ? (kChunkBlocks + 128) * Reader::kBytes / kBlocks : 0;
-  const uint8_t* p = w.q;
   for (int64_t r = 0; r < rows; r++) {
+    const uint8_t* p = w.q + r * w.stride;
     float scale[2 * kChunkBlocks + 8];
     Floats a = {}, b = {};
     join_scales<Reader::kWide>(w.scale + r * steps, w.offset + r * steps, x, steps, scale, b);

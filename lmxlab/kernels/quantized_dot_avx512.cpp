@@ -10,7 +10,9 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace lmxlab::kernels {
@@ -21,6 +23,7 @@ namespace {
       target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c," \
              "bmi2")))
 #define LMXLAB_AVX512_INLINE LMXLAB_AVX512 __attribute__((always_inline)) static inline
+#define LMXLAB_AVX512_LAMBDA LMXLAB_AVX512 __attribute__((always_inline))
 
 struct Weights {  // unsigned bytes
   __m512i a, b;
@@ -279,153 +282,237 @@ struct AffineReader<8> : Reader<1, 128, true> {
   }
 };
 
-// The scales of formats whose blocks of 32 begin with d and perhaps m, 16 blocks at a time: the
-// first four bytes of as many blocks as a register holds are permuted into their place.
+// The first four bytes of 16 blocks, or of `left`: those of as many as a register holds are
+// permuted at a time.
 template <int size>
-LMXLAB_AVX512_INLINE __m512i heads(const uint8_t* p) {
-  constexpr int kHeld = 3 * size + 4 <= 64 ? 4 : 2, kSpan = (kHeld - 1) * size + 4;
+LMXLAB_AVX512_INLINE __m512i heads(const uint8_t* p, int64_t left) {
+  constexpr int kHeld = 3 * size + 4 <= 64 ? 4 : 2;
+  constexpr uint64_t kWritten = (uint64_t{1} << 4 * kHeld) - 1;
   alignas(64) static constexpr auto kPlaces = [] {
     std::array<uint8_t, 64> to{};
     for (int i = 0; i < 64; i++) to[i] = static_cast<uint8_t>(i / 4 % kHeld * size + i % 4);
     return to;
   }();
-  constexpr __mmask64 kRead = kSpan == 64 ? ~uint64_t{0} : (uint64_t{1} << kSpan % 64) - 1;
-  constexpr uint64_t kWritten = (uint64_t{1} << 4 * kHeld) - 1;
   const auto places = load(kPlaces.data());
-  auto all = _mm512_permutexvar_epi8(places, _mm512_maskz_loadu_epi8(kRead, p));
-  for (int i = kHeld; i < 16; i += kHeld) {
-    const auto more = _mm512_maskz_loadu_epi8(kRead, p + i * size);
-    all = _mm512_mask_permutexvar_epi8(all, kWritten << 4 * i, places, more);
+  auto all = _mm512_setzero_si512();
+  for (int i = 0; i < 16 && i < left; i += kHeld) {
+    const auto span = (std::min<int64_t>(left - i, kHeld) - 1) * size + 4;
+    const auto some = _mm512_maskz_loadu_epi8(_bzhi_u64(~uint64_t{0}, static_cast<unsigned>(span)), p + i * size);
+    all = _mm512_mask_permutexvar_epi8(all, kWritten << 4 * i, places, some);
   }
   return all;
 }
-template <int size>
-LMXLAB_AVX512_INLINE __m512i few_heads(const uint8_t* p, int64_t count) {
-  alignas(64) uint32_t all[16] = {};
-  for (int64_t i = 0; i < count; i++) std::memcpy(all + i, p + i * size, 4);
-  return _mm512_load_si512(all);
-}
+
+// The next 16 steps of a row, or `left`, which begin `at` steps into the rows, at p: floats that
+// were prepared,
+struct Prepared {
+  static constexpr bool kOwn = false;
+  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t* p, int64_t at, int64_t left,
+                                 __mmask16 mask, __m512& scale, __m512& offset) {
+    (void)p, (void)left;
+    scale = _mm512_maskz_loadu_ps(mask, w.scale + at);
+    offset = _mm512_maskz_loadu_ps(mask, w.offset + at);
+  }
+};
+// the numbers at the head of each block of 32,
 template <int size, bool has_min, int center>
-LMXLAB_AVX512 void scales_of_32(const QuantView& w, int64_t first, int64_t count, float* scale,
-                                float* offset) {
-  const uint8_t* p = w.bytes + first * size;
-  for (int64_t i = 0; i < count; i += 16) {
-    const int64_t left = count - i;
-    const auto head = left >= 16 ? heads<size>(p + i * size) : few_heads<size>(p + i * size, left);
-    const auto d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(head));
-    _mm512_storeu_ps(scale + i, d);
+struct AtHeads {
+  static constexpr bool kOwn = true;
+  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t* p, int64_t at, int64_t left,
+                                 __mmask16 mask, __m512& scale, __m512& offset) {
+    (void)w, (void)at, (void)mask;
+    const auto head = left >= 16 ? heads<size>(p, 16) : heads<size>(p, left);
+    scale = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(head));
     if constexpr (has_min) {
-      const auto m = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(head, 16)));
-      _mm512_storeu_ps(offset + i, m);
+      offset = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(head, 16)));
     } else {
-      _mm512_storeu_ps(offset + i, _mm512_mul_ps(d, _mm512_set1_ps(-center)));
+      offset = _mm512_mul_ps(scale, _mm512_set1_ps(-center));
     }
   }
-}
-
-// The scales of both sides multiplied, with zeros behind them; returns the offsets' share of the
-// product. Weights that were shifted by 128 to be unsigned have it taken back here.
-template <bool wide>
-LMXLAB_AVX512_INLINE __m512 join_scales(const float* scale, const float* offset,
-                                        const ActivationRow& x, int64_t steps, float* to) {
-  auto sums = _mm512_setzero_ps();
-  for (int64_t i = 0; i < steps; i += 16) {
-    const int64_t left = steps - i;
-    const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
-    const auto s = _mm512_maskz_loadu_ps(mask, scale + i);
-    auto o = _mm512_maskz_loadu_ps(mask, offset + i);
-    if (wide) o = _mm512_fnmadd_ps(s, _mm512_set1_ps(128), o);
-    _mm512_storeu_ps(to + i, _mm512_mul_ps(s, _mm512_maskz_loadu_ps(mask, x.scale + i)));
-    sums = _mm512_fmadd_ps(o, _mm512_maskz_loadu_ps(mask, x.sum + i), sums);
+};
+// or MLX's scales and biases where they lie, each for one, two or four blocks of 32.
+struct InPlace {
+  static constexpr bool kOwn = true;
+  LMXLAB_AVX512_INLINE __m512 numbers(Type type, const void* from, int64_t i, __mmask16 mask) {
+    if (type == Type::f32) {
+      return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(from) + i);
+    }
+    const auto half = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(from) + i);
+    if (type == Type::f16) return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
-  return sums;
+  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t* p, int64_t at, int64_t left,
+                                 __mmask16 mask, __m512& scale, __m512& offset) {
+    (void)p;
+    const auto& v = *w.view;
+    const int shift = v.group == 32 ? 0 : v.group == 64 ? 1 : 2;
+    const int64_t i = (w.first + at) >> shift;
+    const int64_t count = (std::min<int64_t>(left, 16) + (1 << shift) - 1) >> shift;
+    const auto some = static_cast<__mmask16>((1u << count) - 1);
+    scale = numbers(v.scale_type, v.scales, i, some);
+    offset = numbers(v.scale_type, v.biases, i, some);
+    if (shift == 0) return;
+    const auto lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const auto from = _mm512_srl_epi32(lanes, _mm_cvtsi32_si128(shift));
+    scale = _mm512_maskz_permutexvar_ps(mask, from, scale);
+    offset = _mm512_maskz_permutexvar_ps(mask, from, offset);
+  }
+};
+
+// Where the lanes of the groups of 16 steps find their scales.
+template <class Reader>
+struct Places {
+  static constexpr int kGroups = Reader::kStep == 32 ? 4 : 2;
+  alignas(64) int32_t a[kGroups][16], b[kGroups][16];
+};
+template <class Reader>
+constexpr Places<Reader> places_of() {
+  Places<Reader> to{};
+  for (int g = 0; g < Places<Reader>::kGroups; g++) {
+    for (int i = 0; i < 16; i++) {
+      to.a[g][i] = Reader::kLanes.a[i] + g * (128 / Reader::kStep);
+      to.b[g][i] = Reader::kLanes.b[i] + g * (128 / Reader::kStep);
+    }
+  }
+  return to;
 }
 
 // Activations of a group: a and b, high bytes before low ones.
-// The steps' scales in their lanes. Reads no more than a group's: they were stored just before.
-template <int step>
-LMXLAB_AVX512_INLINE __m512 scales_of(const float* scale, const int32_t* lanes) {
-  const auto from = _mm512_load_si512(lanes);
-  if constexpr (step == 32) {
-    return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(scale)), from);
-  } else {
-    return _mm512_permutexvar_ps(from, _mm512_broadcast_f32x8(_mm256_loadu_ps(scale)));
+template <bool precise>
+struct Cells128 {
+  __m512i a, b, low_a, low_b;
+  LMXLAB_AVX512_INLINE Cells128 at(const int8_t* x) {
+    Cells128 to;
+    to.a = load(x), to.b = load(x + 64);
+    if (precise) to.low_a = load(x + 128), to.low_b = load(x + 192);
+    return to;
   }
-}
+};
 
 template <class Reader, bool precise>
-LMXLAB_AVX512_INLINE void add_group(const Weights& w, const int8_t* x, const float* scale,
-                                    __m512& even, __m512& odd) {
-  const auto of_a = scales_of<Reader::kStep>(scale, Reader::kLanes.a);
-  auto a = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.a, load(x));
+LMXLAB_AVX512_INLINE __m512 add_group(const Weights& w, const Cells128<precise>& x, __m512 scale,
+                                      const Places<Reader>& places, int g, __m512 sum) {
+  auto a = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.a, x.a);
+  const auto of_a = _mm512_permutexvar_ps(load(places.a[g]), scale);
   if constexpr (Reader::kLanes.same) {
-    a = _mm512_dpbusd_epi32(a, w.b, load(x + 64));
+    a = _mm512_dpbusd_epi32(a, w.b, x.b);
     if (precise) {
-      a = _mm512_dpbusd_epi32(_mm512_slli_epi32(a, 8), w.a, load(x + 128));
-      a = _mm512_dpbusd_epi32(a, w.b, load(x + 192));
+      a = _mm512_dpbusd_epi32(_mm512_slli_epi32(a, 8), w.a, x.low_a);
+      a = _mm512_dpbusd_epi32(a, w.b, x.low_b);
     }
-    even = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), of_a, even);
-    std::swap(even, odd);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), of_a, sum);
   } else {
-    auto b = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.b, load(x + 64));
+    auto b = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.b, x.b);
     if (precise) {
-      a = _mm512_dpbusd_epi32(_mm512_slli_epi32(a, 8), w.a, load(x + 128));
-      b = _mm512_dpbusd_epi32(_mm512_slli_epi32(b, 8), w.b, load(x + 192));
+      a = _mm512_dpbusd_epi32(_mm512_slli_epi32(a, 8), w.a, x.low_a);
+      b = _mm512_dpbusd_epi32(_mm512_slli_epi32(b, 8), w.b, x.low_b);
     }
-    even = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), of_a, even);
-    odd = _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), scales_of<Reader::kStep>(scale, Reader::kLanes.b),
-                          odd);
+    const auto of_b = _mm512_permutexvar_ps(load(places.b[g]), scale);
+    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), of_a, sum);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), of_b, sum);
   }
 }
 
-template <class Reader, bool precise>
+// The sums over the lanes of 4 registers, or of one.
+LMXLAB_AVX512_INLINE __m128 sums_of(const __m512 (&v)[4]) {
+  const auto ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+  const auto cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+  const auto all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const auto half =
+      _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+// `n` rows, 1 or 4, that share what is read of x. Weights that were shifted by 128 to be unsigned
+// have it taken back with the offsets.
+template <class Reader, class Scales, bool precise, int n>
+LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
+                                 const ActivationRow& x, float* out, bool add) {
+  alignas(64) static constexpr auto kPlaces = places_of<Reader>();
+  constexpr int kGroups = Places<Reader>::kGroups, kStep = Reader::kStep;
+  constexpr int64_t kX = precise ? 256 : 128, kSpan = kGroups / Reader::kGroups * Reader::kBytes;
+  constexpr int64_t kAhead = 4096;
+  const int64_t steps = blocks * kBlock / kStep;
+  const uint8_t* p = w.q + r * w.stride;
+  const char* ahead = reinterpret_cast<const char*>(p) + kAhead;
+  const char* const ahead_end = ahead + n * w.stride;
+  const int8_t* xq = x.q;
+  __m512 sum[n];
+  for (int i = 0; i < n; i++) sum[i] = _mm512_setzero_ps();
+  for (int64_t at = 0; at < steps; at += 16, p += kSpan) {
+    const int64_t left = steps - at;
+    const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
+    const auto x_scale = _mm512_maskz_loadu_ps(mask, x.scale + at);
+    const auto x_sum = _mm512_maskz_loadu_ps(mask, x.sum + at);
+    __m512 scale[n];
+    for (int i = 0; i < n; i++) {
+      __m512 offset;
+      Scales::read(w, p + i * w.stride, (r + i) * steps + at, left, mask, scale[i], offset);
+      if (Reader::kWide) offset = _mm512_fnmadd_ps(scale[i], _mm512_set1_ps(128), offset);
+      sum[i] = _mm512_fmadd_ps(offset, x_sum, sum[i]);
+      scale[i] = _mm512_mul_ps(scale[i], x_scale);
+    }
+    for (int64_t line = 0; line < n * kSpan && ahead < ahead_end; line += 64, ahead += 64) {
+      _mm_prefetch(ahead, _MM_HINT_T0);
+    }
+    const auto group = [&](auto g, auto read) LMXLAB_AVX512_LAMBDA {
+      const auto cells = Cells128<precise>::at(xq + g * kX);
+      for (int i = 0; i < n; i++) {
+        const uint8_t* from = p + i * w.stride + g / Reader::kGroups * Reader::kBytes;
+        sum[i] = add_group<Reader, precise>(read(g, from), cells, scale[i], kPlaces, g, sum[i]);
+      }
+    };
+    const auto whole = [](auto g, const uint8_t* from) LMXLAB_AVX512_LAMBDA {
+      return Reader::template read<g % Reader::kGroups>(from);
+    };
+    // What is read behind the last blocks is multiplied with zeros.
+    const auto part = [&](auto g, const uint8_t* from) LMXLAB_AVX512_LAMBDA {
+      if (from + Reader::kBytes <= w.end) return Reader::template read<g % Reader::kGroups>(from);
+      uint8_t rest[Reader::kBytes] = {};
+      std::memcpy(rest, from, static_cast<size_t>(w.end - from));
+      return Reader::template read<g % Reader::kGroups>(rest);
+    };
+    const int64_t full = left * kStep / 128;
+    const auto one = [&](auto g) LMXLAB_AVX512_LAMBDA {
+      if (g < full) {
+        group(g, whole);
+      } else if (g * 128 < left * kStep) {
+        group(g, part);
+      }
+    };
+    if (full >= kGroups) {
+      [&]<int... g>(std::integer_sequence<int, g...>) LMXLAB_AVX512_LAMBDA {
+        (group(std::integral_constant<int, g>{}, whole), ...);
+      }(std::make_integer_sequence<int, kGroups>{});
+    } else {
+      [&]<int... g>(std::integer_sequence<int, g...>) LMXLAB_AVX512_LAMBDA {
+        (one(std::integral_constant<int, g>{}), ...);
+      }(std::make_integer_sequence<int, kGroups>{});
+    }
+    xq += kGroups * kX;
+  }
+  if constexpr (n == 4) {
+    const auto sums = sums_of(sum);
+    _mm_storeu_ps(out + r, add ? _mm_add_ps(sums, _mm_loadu_ps(out + r)) : sums);
+  } else {
+    out[r] = (add ? out[r] : 0) + _mm512_reduce_add_ps(sum[0]);
+  }
+}
+
+template <class Reader, class Scales, bool precise>
 LMXLAB_AVX512 void dot(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
                        float* out, bool add) {
-  constexpr int64_t kX = precise ? 256 : 128, kSteps = 128 / Reader::kStep;
-  const int64_t steps = blocks * kBlock / Reader::kStep, units = blocks / (4 * Reader::kGroups);
-  // The scales of the next chunk are read in one go, so its lines are on their way before that.
-  constexpr int64_t kAhead = (kChunkBlocks + 128) * Reader::kBytes / (4 * Reader::kGroups);
-  const uint8_t* p = w.q;
-  for (int64_t r = 0; r < rows; r++) {
-    float scale[2 * kChunkBlocks + 16];
-    auto a = join_scales<Reader::kWide>(w.scale + r * steps, w.offset + r * steps, x, steps, scale);
-    auto b = _mm512_setzero_ps();
-    const int8_t* xq = x.q;
-    const float* s = scale;
-    for (int64_t i = 0; i < units; i++, p += Reader::kBytes) {
-      for (int line = 0; line < Reader::kBytes; line += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(p) + kAhead + line, _MM_HINT_T0);
-      }
-      add_group<Reader, precise>(Reader::template read<0>(p), xq, s, a, b);
-      xq += kX, s += kSteps;
-      if constexpr (Reader::kGroups == 2) {
-        add_group<Reader, precise>(Reader::template read<1>(p), xq, s, a, b);
-        xq += kX, s += kSteps;
-      }
-    }
-    if constexpr (Reader::kGroups == 1) {
-      if (const int64_t left = blocks % 4) {  // what is read behind them is multiplied with zeros
-        const int64_t size = left * Reader::kBytes / 4;
-        if (p + Reader::kBytes <= w.end) {
-          add_group<Reader, precise>(Reader::template read<0>(p), xq, s, a, b);
-        } else {
-          uint8_t rest[Reader::kBytes] = {};
-          std::memcpy(rest, p, static_cast<size_t>(size));
-          add_group<Reader, precise>(Reader::template read<0>(rest), xq, s, a, b);
-        }
-        p += size;
-      }
-    }
-    out[r] = (add ? out[r] : 0) + _mm512_reduce_add_ps(_mm512_add_ps(a, b));
-  }
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) dot_of<Reader, Scales, precise, 4>(w, r, blocks, x, out, add);
+  for (; r < rows; r++) dot_of<Reader, Scales, precise, 1>(w, r, blocks, x, out, add);
 }
 
-template <class Reader>
-DotKernel kernel(bool precise, Unpacker::Scales scales = nullptr) {
+template <class Reader, class Scales = Prepared>
+DotKernel kernel(bool precise) {
   return {{precise ? Cells::split16 : Cells::int8, 4, Reader::kOrder},
           true,
-          precise ? dot<Reader, true> : dot<Reader, false>,
-          scales};
+          precise ? dot<Reader, Scales, true> : dot<Reader, Scales, false>,
+          Scales::kOwn};
 }
 
 }  // namespace
@@ -435,11 +522,11 @@ DotKernel dot_kernel_avx512(const QuantView& w, bool precise) {
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
   if (!has) return {};
   switch (w.format) {
-    case QuantFormat::q4_0: return kernel<NibbleReader<18>>(precise, scales_of_32<18, false, 8>);
-    case QuantFormat::q4_1: return kernel<NibbleReader<20>>(precise, scales_of_32<20, true, 0>);
-    case QuantFormat::q5_0: return kernel<FiveBitReader<22>>(precise, scales_of_32<22, false, 16>);
-    case QuantFormat::q5_1: return kernel<FiveBitReader<24>>(precise, scales_of_32<24, true, 0>);
-    case QuantFormat::q8_0: return kernel<Q8Reader>(precise, scales_of_32<34, false, 0>);
+    case QuantFormat::q4_0: return kernel<NibbleReader<18>, AtHeads<18, false, 8>>(precise);
+    case QuantFormat::q4_1: return kernel<NibbleReader<20>, AtHeads<20, true, 0>>(precise);
+    case QuantFormat::q5_0: return kernel<FiveBitReader<22>, AtHeads<22, false, 16>>(precise);
+    case QuantFormat::q5_1: return kernel<FiveBitReader<24>, AtHeads<24, true, 0>>(precise);
+    case QuantFormat::q8_0: return kernel<Q8Reader, AtHeads<34, false, 0>>(precise);
     case QuantFormat::q2_k: return kernel<Q2KReader>(precise);
     case QuantFormat::q3_k: return kernel<Q3KReader>(precise);
     case QuantFormat::q4_k: return kernel<Q4KReader>(precise);
@@ -449,12 +536,12 @@ DotKernel dot_kernel_avx512(const QuantView& w, bool precise) {
     case QuantFormat::affine: break;
   }
   switch (w.bits) {
-    case 2: return kernel<AffineReader<2>>(precise);
-    case 3: return kernel<AffineReader<3>>(precise);
-    case 4: return kernel<AffineReader<4>>(precise);
-    case 5: return kernel<AffineReader<5>>(precise);
-    case 6: return kernel<AffineReader<6>>(precise);
-    default: return kernel<AffineReader<8>>(precise);
+    case 2: return kernel<AffineReader<2>, InPlace>(precise);
+    case 3: return kernel<AffineReader<3>, InPlace>(precise);
+    case 4: return kernel<AffineReader<4>, InPlace>(precise);
+    case 5: return kernel<AffineReader<5>, InPlace>(precise);
+    case 6: return kernel<AffineReader<6>, InPlace>(precise);
+    default: return kernel<AffineReader<8>, InPlace>(precise);
   }
 }
 

@@ -86,22 +86,24 @@ struct ActivationRow {
   const float* sum;  // of x over the step, as quantized
 };
 
-/// Weights from some block on.
+/// Weights of some rows, from some block of each on.
 struct WeightRows {
-  const uint8_t* q;  // bytes of the format, or unpacked
-  const float *scale, *offset;
-  const uint8_t* end;  // of the memory behind q
+  const uint8_t* q;              // bytes of the format, or unpacked
+  int64_t stride;                // bytes from a row's to the next one's
+  const float *scale, *offset;   // a float for each step, rows one after another
+  const uint8_t* end;            // of the memory behind q
+  const QuantView* view;         // for kernels that read scales themselves,
+  int64_t first;                 // those of the block counted over the whole matrix
 };
 
-/// out[r] = (or +=) the product of weight row r with x, for `rows` rows of `blocks` blocks each
-/// that lie one after another.
+/// out[r] = (or +=) the product of weight row r with x, for `rows` rows of `blocks` blocks each.
 using Dot = void (*)(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
                      float* out, bool add);
 struct DotKernel {
   Layout layout = {};     // that it wants of x
   bool in_place = false;  // reads the format's bytes
   Dot dot = nullptr;
-  Unpacker::Scales scales = nullptr;  // where it is faster than the format's own
+  bool own_scales = false;  // reads them where they lie; x is then a whole row
 };
 /// For the instruction set in use.
 DotKernel dot_kernel(const QuantView& w, Activations activations);

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kMoreFloats = 8;         // read, not used, behind scales and sums
 constexpr int64_t kBytesApart = 16 << 10;  // of weights, worth another thread
+constexpr int64_t kRowsAtOnce = 4;         // of weights, in a kernel
+constexpr int64_t kMostRows = 64;          // in a call of it
 constexpr int64_t kRowsTogether = 512;     // rows of x that meet a panel
 constexpr int64_t kDepth = 768;            // of a panel, at most
 constexpr int64_t kColumns = 256;          // of a panel, at most
@@ -55,30 +57,39 @@ class QuantizedRows {
   float* scale_ = nullptr;
 };
 
-// Columns [first, last) of y.
+// Columns [first, last) of y. Several rows of w go together, since kernels use a piece of x for four
+// of them.
 void multiply_rows(const FewProduct& product, const QuantizedRows& x, int64_t m, int64_t first,
                    int64_t last) {
   const auto& [w, kernel, y] = product;
-  Unpacker unpack = unpacker(w);
-  if (kernel.scales) unpack.scales = kernel.scales;
+  const Unpacker unpack = unpacker(w);
   const int64_t row = w.in / kBlock, bytes = row_bytes(w);
-  const int64_t together = std::max<int64_t>(1, kChunkBlocks / row);  // rows of w in a chunk
+  const int64_t wide = kernel.own_scales ? row : std::min(row, kChunkBlocks / kRowsAtOnce);
+  const int64_t together =
+      kernel.own_scales ? kMostRows
+                        : std::min(kMostRows, kChunkBlocks / wide / kRowsAtOnce * kRowsAtOnce);
   Unpacked chunk;
   for (int64_t r = first; r < last; r += together) {
     const int64_t rows = std::min(together, last - r);
-    float out[kFewRows][kChunkBlocks];
-    for (int64_t at = 0; at < row; at += kChunkBlocks) {
-      const int64_t n = std::min(kChunkBlocks, row - at), block = r * row + at;
-      unpack.scales(w, block, rows * n, chunk.scale, chunk.offset);
-      WeightRows weights{w.bytes + block * bytes / row, chunk.scale, chunk.offset,
-                         w.bytes + w.out * bytes};
+    float out[kFewRows][kMostRows];
+    for (int64_t at = 0; at < row; at += wide) {
+      const int64_t n = std::min(wide, row - at), block = r * row + at;
+      WeightRows weights{w.bytes + block * bytes / row, bytes, chunk.scale, chunk.offset,
+                         w.bytes + w.out * bytes, &w, block};
+      const int64_t runs = n == row ? 1 : rows, run = n == row ? rows * n : n;
+      for (int64_t i = 0; i < runs; i++) {
+        const int64_t from = block + i * row, to = i * n * kBlock / step_of(w.format);
+        if (!kernel.own_scales) {
+          unpack.scales(w, from, run, chunk.scale + to, chunk.offset + to);
+        }
+        if (!kernel.in_place) unpack.values(w, from, run, chunk.q + i * n * kBlock);
+      }
       if (!kernel.in_place) {
-        unpack.values(w, block, rows * n, chunk.q);
-        weights.q = reinterpret_cast<const uint8_t*>(chunk.q);
+        weights.q = reinterpret_cast<const uint8_t*>(chunk.q), weights.stride = n * kBlock;
       }
       for (int64_t i = 0; i < m; i++) kernel.dot(weights, rows, n, x.at(i, at), out[i], at > 0);
     }
-    panels::write_tile(out[0], kChunkBlocks, m, rows, panels::at(y, 0, r), false);
+    panels::write_tile(out[0], kMostRows, m, rows, panels::at(y, 0, r), false);
   }
 }
 
@@ -129,8 +140,10 @@ void multiply_few(const std::vector<FewProduct>& products, int64_t m, Type type,
   std::vector<Part> parts;
   for (size_t i = 0; i < products.size(); i++) {
     const auto& w = products[i].w;
-    const int64_t n = std::clamp<int64_t>(w.out * row_bytes(w) / share, 1, w.out);
-    for (int64_t j = 0; j < n; j++) parts.push_back({i, w.out * j / n, w.out * (j + 1) / n});
+    const int64_t strips = (w.out + kRowsAtOnce - 1) / kRowsAtOnce;
+    const int64_t n = std::clamp<int64_t>(w.out * row_bytes(w) / share, 1, strips);
+    const auto cut = [&](int64_t j) { return std::min(w.out, strips * j / n * kRowsAtOnce); };
+    for (int64_t j = 0; j < n; j++) parts.push_back({i, cut(j), cut(j + 1)});
   }
   parallel_parts(static_cast<int64_t>(parts.size()), [&](int64_t i) {
     const auto& part = parts[i];

@@ -3,8 +3,9 @@
 // - a block that cannot be had is an Error(resource), found out before the system overcommits and
 //   its OOM killer comes;
 // - data lie on 64-byte lines;
-// - the calling thread lets its own streams finish before it takes a block above 64 KiB, so the
-//   peak depends on the program and not on how far the graph ran ahead of the kernels;
+// - the calling thread lets its own streams finish before it takes a block above 256 KiB, or has
+//   taken 1 MiB of smaller ones, so the peak depends on the program and not on how far the graph
+//   ran ahead of the kernels;
 // - freed blocks are kept by size class, so growing sizes find one, up to an eighth of RAM (at most
 //   4 GiB);
 // - set_memory_limit() is hard. MLX documents a guideline, past which "allocations will result in
@@ -41,7 +42,8 @@ namespace {
 using lmxlab::Error;
 using lmxlab::Kind;
 
-constexpr size_t kSmall = size_t{64} << 10;     // taken without waiting for the streams
+constexpr size_t kSmall = size_t{256} << 10;    // taken without waiting for the streams,
+constexpr size_t kWindow = size_t{1} << 20;     // as long as there are no more of them than this
 constexpr size_t kMapped = size_t{1} << 20;     // from here on straight from the system
 constexpr size_t kHuge = size_t{2} << 20;       // a huge page
 constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
@@ -270,7 +272,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
       refuse(n, "no machine has so much. Use smaller sizes.");
     }
     const bool small = n <= kSmall;
-    const bool drained = (!small || locked(window_small_) + n > kSmall) && OwnStreams::drain();
+    const bool drained = (!small || locked(window_small_) + n > kWindow) && OwnStreams::drain();
     const int index = class_of(n);
     std::unique_lock<std::mutex> lock(mutex_);
     if (drained) {
@@ -410,7 +412,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
 
   // Between two drains the stream frees blocks at moments of its own. For the peak to be a property
   // of the program, small blocks count as if none of them were freed before the next drain (which
-  // comes before they are more than kSmall); large ones are only taken after a drain, or in the
+  // comes before they are more than kWindow); large ones are only taken after a drain, or in the
   // stream's own order, and count exactly.
   size_t window_peak() const { return base_small_ + window_small_ + window_large_; }
   void close_window() {
