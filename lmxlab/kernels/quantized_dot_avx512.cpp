@@ -297,7 +297,8 @@ LMXLAB_AVX512_INLINE __m512i heads(const uint8_t* p, int64_t left) {
   auto all = _mm512_setzero_si512();
   for (int i = 0; i < 16 && i < left; i += kHeld) {
     const auto span = (std::min<int64_t>(left - i, kHeld) - 1) * size + 4;
-    const auto some = _mm512_maskz_loadu_epi8(_bzhi_u64(~uint64_t{0}, static_cast<unsigned>(span)), p + i * size);
+    const auto some =
+        _mm512_maskz_loadu_epi8(_bzhi_u64(~uint64_t{0}, static_cast<unsigned>(span)), p + i * size);
     all = _mm512_mask_permutexvar_epi8(all, kWritten << 4 * i, places, some);
   }
   return all;
@@ -418,13 +419,12 @@ LMXLAB_AVX512_INLINE __m128 sums_of(const __m512 (&v)[4]) {
   const auto ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
   const auto cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
   const auto all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-  const auto half =
-      _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  const auto half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-// `n` rows, 1 or 4, that share what is read of x. Weights that were shifted by 128 to be unsigned
-// have it taken back with the offsets.
+// `n` rows, 1 or 4, that share what is read of x. Signed bytes, which were shifted by 128 to be
+// unsigned, have it taken back with the offsets; MLX's are unsigned.
 template <class Reader, class Scales, bool precise, int n>
 LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
                                  const ActivationRow& x, float* out, bool add) {
@@ -448,7 +448,8 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
     for (int i = 0; i < n; i++) {
       __m512 offset;
       Scales::read(w, p + i * w.stride, (r + i) * steps + at, left, mask, scale[i], offset);
-      if (Reader::kWide) offset = _mm512_fnmadd_ps(scale[i], _mm512_set1_ps(128), offset);
+      if (Reader::kWide && !std::is_same_v<Scales, InPlace>)
+        offset = _mm512_fnmadd_ps(scale[i], _mm512_set1_ps(128), offset);
       sum[i] = _mm512_fmadd_ps(offset, x_sum, sum[i]);
       scale[i] = _mm512_mul_ps(scale[i], x_scale);
     }
@@ -483,11 +484,13 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
     if (full >= kGroups) {
       [&]<int... g>(std::integer_sequence<int, g...>) LMXLAB_AVX512_LAMBDA {
         (group(std::integral_constant<int, g>{}, whole), ...);
-      }(std::make_integer_sequence<int, kGroups>{});
+      }
+      (std::make_integer_sequence<int, kGroups>{});
     } else {
       [&]<int... g>(std::integer_sequence<int, g...>) LMXLAB_AVX512_LAMBDA {
         (one(std::integral_constant<int, g>{}), ...);
-      }(std::make_integer_sequence<int, kGroups>{});
+      }
+      (std::make_integer_sequence<int, kGroups>{});
     }
     xq += kGroups * kX;
   }

@@ -88,12 +88,12 @@ struct ActivationRow {
 
 /// Weights of some rows, from some block of each on.
 struct WeightRows {
-  const uint8_t* q;              // bytes of the format, or unpacked
-  int64_t stride;                // bytes from a row's to the next one's
-  const float *scale, *offset;   // a float for each step, rows one after another
-  const uint8_t* end;            // of the memory behind q
-  const QuantView* view;         // for kernels that read scales themselves,
-  int64_t first;                 // those of the block counted over the whole matrix
+  const uint8_t* q;             // bytes of the format, or unpacked
+  int64_t stride;               // bytes from a row's to the next one's
+  const float *scale, *offset;  // a float for each step, rows one after another
+  const uint8_t* end;           // of the memory behind q
+  const QuantView* view;        // for kernels that read scales themselves,
+  int64_t first;                // those of the block counted over the whole matrix
 };
 
 /// out[r] = (or +=) the product of weight row r with x, for `rows` rows of `blocks` blocks each.

@@ -57,8 +57,8 @@ class QuantizedRows {
   float* scale_ = nullptr;
 };
 
-// Columns [first, last) of y. Several rows of w go together, since kernels use a piece of x for four
-// of them.
+// Columns [first, last) of y. Several rows of w go together, since kernels use a piece of x for
+// four of them.
 void multiply_rows(const FewProduct& product, const QuantizedRows& x, int64_t m, int64_t first,
                    int64_t last) {
   const auto& [w, kernel, y] = product;
@@ -75,7 +75,7 @@ void multiply_rows(const FewProduct& product, const QuantizedRows& x, int64_t m,
     for (int64_t at = 0; at < row; at += wide) {
       const int64_t n = std::min(wide, row - at), block = r * row + at;
       WeightRows weights{w.bytes + block * bytes / row, bytes, chunk.scale, chunk.offset,
-                         w.bytes + w.out * bytes, &w, block};
+                         w.bytes + w.out * bytes,       &w,    block};
       const int64_t runs = n == row ? 1 : rows, run = n == row ? rows * n : n;
       for (int64_t i = 0; i < runs; i++) {
         const int64_t from = block + i * row, to = i * n * kBlock / step_of(w.format);
