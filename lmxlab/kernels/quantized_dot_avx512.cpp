@@ -414,7 +414,7 @@ LMXLAB_AVX512_INLINE __m512 add_group(const Weights& w, const Cells128<precise>&
   }
 }
 
-// The sums over the lanes of 4 registers, or of one.
+// The sums over the lanes of 4 registers. A row alone is summed up in the same order.
 LMXLAB_AVX512_INLINE __m128 sums_of(const __m512 (&v)[4]) {
   const auto ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
   const auto cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
@@ -498,7 +498,8 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
     const auto sums = sums_of(sum);
     _mm_storeu_ps(out + r, add ? _mm_add_ps(sums, _mm_loadu_ps(out + r)) : sums);
   } else {
-    out[r] = (add ? out[r] : 0) + _mm512_reduce_add_ps(sum[0]);
+    const __m512 same[4] = {sum[0], sum[0], sum[0], sum[0]};
+    out[r] = (add ? out[r] : 0) + _mm_cvtss_f32(sums_of(same));
   }
 }
 
