@@ -10,6 +10,7 @@
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/mlx.h>
 #include <mlx/primitives.h>
+#include <mlx/scheduler.h>
 
 #include <functional>
 #include <memory>
@@ -111,14 +112,15 @@ class Op : public mlx::core::Primitive {
     }
   }
 
-  /// Queues work. Capture raw pointers by value: MLX keeps the buffers until it has run.
+  /// Queues work. Capture raw pointers by value: MLX keeps the buffers until it has run. Not by the
+  /// encoder's `dispatch`, which holds the graph back after some fifty ops, to bound its memory, and
+  /// wakes it again and again: our allocator bounds it.
   template <class F>
   void task(F&& work) {
-    mlx::core::cpu::get_command_encoder(stream()).dispatch(
-        [work = std::forward<F>(work)]() mutable {
-          const InsideTask here;
-          work();
-        });
+    mlx::core::scheduler::enqueue(stream(), [work = std::forward<F>(work)]() mutable {
+      const InsideTask here;
+      work();
+    });
   }
 
  private:
