@@ -1,6 +1,7 @@
 #include "lmxlab/core/mlp.h"
 
 #include "lmxlab/kernels/activation.h"
+#include "lmxlab/kernels/quantized_mlp.h"
 
 namespace lmxlab::core {
 
@@ -32,6 +33,11 @@ Mlp::Mlp(const config::Mlp& c, const Build& b)
       act_(c.act) {}
 
 mx::array Mlp::operator()(const mx::array& x, Pass&) const {
+  const auto packed = [](const Linear& l) { return l.weight.quantized() && !l.bias; };
+  if (packed(up_proj) && packed(down_proj) && (!gate_proj || packed(*gate_proj)))
+    return kernels::quantized_mlp(
+        x, gate_proj ? std::optional(gate_proj->weight.packed()) : std::nullopt,
+        up_proj.weight.packed(), down_proj.weight.packed(), kind(act_));
   if (!gate_proj) return down_proj(activate(act_, up_proj(x)));
   const auto both = project(x, {&*gate_proj, &up_proj});
   return down_proj(kernels::gated(kind(act_), both[0], both[1]));

@@ -306,6 +306,11 @@ array make(Activation kind, const Arrays& in) {
 
 }  // namespace
 
+void activate_values(Activation kind, Type type, const void* gate, const void* up, void* to,
+                     int64_t n) {
+  HWY_DYNAMIC_DISPATCH(activate_run)(kind, type, gate, up, to, n);
+}
+
 array activate(Activation kind, const array& x) {
   return make(kind, {x});
 }

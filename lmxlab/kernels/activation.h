@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "lmxlab/kernels/types.h"
+
 namespace lmxlab::kernels {
 
 enum class Activation : uint8_t {
@@ -23,5 +25,9 @@ mlx::core::array activate(Activation kind, const mlx::core::array& x);
 /// act(gate) up: SwiGLU, GeGLU and their kin (arXiv:2002.05202).
 /// @param gate, up  of one shape; mixed dtypes promote as in MLX.
 mlx::core::array gated(Activation kind, const mlx::core::array& gate, const mlx::core::array& up);
+
+/// The same for n values in memory, for kernels that have them at hand; no `up`: act(gate).
+void activate_values(Activation kind, Type type, const void* gate, const void* up, void* to,
+                     int64_t n);
 
 }  // namespace lmxlab::kernels

@@ -11,6 +11,7 @@
 
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/quantized_operand.h"
 #include "lmxlab/kernels/quantized_parts.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -19,53 +20,6 @@ namespace {
 
 namespace mx = mlx::core;
 using mx::array;
-
-// What an op keeps of a weight; its arrays are inputs.
-struct Spec {
-  QuantFormat format;
-  int out, in, group, bits;
-
-  explicit Spec(const QuantizedWeight& w)
-      : format(w.format), out(w.out), in(w.in), group(w.group), bits(w.bits) {}
-  bool operator==(const Spec&) const = default;
-  /// Without its memory.
-  QuantView view() const {
-    QuantView v{format, out, in, nullptr};
-    v.bits = bits, v.group = group;
-    return v;
-  }
-};
-
-void append(Arrays& in, const QuantizedWeight& w) {
-  in.push_back(w.packed);
-  if (w.format == QuantFormat::affine) in.insert(in.end(), {*w.scales, *w.biases});
-}
-size_t arrays_of(const Spec& spec) {
-  return spec.format == QuantFormat::affine ? 3 : 1;
-}
-
-// A weight among an op's inputs, from `first` on.
-class Operand {
- public:
-  Operand(const Spec& spec, const Arrays& in, size_t first) : spec_(spec) {
-    for (size_t i = 0; i < arrays_of(spec); i++) parts_.emplace_back(in[first + i]);
-    if (parts_.size() > 1) scale_type_ = type_of(in[first + 1].dtype());
-  }
-  /// Once, in the task.
-  QuantView view() const {
-    auto v = spec_.view();
-    v.bytes = static_cast<const uint8_t*>(parts_[0].read());
-    if (v.format == QuantFormat::affine) {
-      v.scale_type = scale_type_, v.scales = parts_[1].read(), v.biases = parts_[2].read();
-    }
-    return v;
-  }
-
- private:
-  Spec spec_;
-  std::vector<Dense> parts_;
-  Type scale_type_ = Type::f32;
-};
 
 // Whether x [..., in] meets no tracer but x, so that a mapped axis is one more row axis.
 bool only_first(const std::vector<int>& axes) {
@@ -77,7 +31,7 @@ bool only_first(const std::vector<int>& axes) {
 
 class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
  public:
-  DequantizeRows(const Spec& spec, mx::Dtype dtype) : spec_(spec), dtype_(dtype) {}
+  DequantizeRows(const QuantSpec& spec, mx::Dtype dtype) : spec_(spec), dtype_(dtype) {}
   const char* name() const override { return "lmxlab::DequantizeRows"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const DequantizeRows&>(other);
@@ -89,7 +43,7 @@ class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
     return {shape};
   }
 
-  static array of(const Spec& spec, Arrays in, mx::Dtype dtype) {
+  static array of(const QuantSpec& spec, Arrays in, mx::Dtype dtype) {
     auto op = std::make_shared<DequantizeRows>(spec, dtype);
     auto shape = op->output_shapes(in)[0];
     return array(std::move(shape), dtype, std::move(op), std::move(in));
@@ -97,9 +51,10 @@ class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
 
   Arrays plain(const Arrays& in) const override {
     if (spec_.format != QuantFormat::affine) return {of(spec_, in, dtype_)};
-    const auto take = [&](int i) { return mx::take(in[i], in[0], 0); };
-    const auto rows = mx::dequantize(take(1), mx::astype(take(2), dtype_),
-                                     mx::astype(take(3), dtype_), spec_.group, spec_.bits);
+    const auto w = spec_.arrays(in, 1);
+    const auto take = [&](size_t i) { return mx::take(w[i], in[0], 0); };
+    const auto rows = mx::dequantize(take(0), mx::astype(take(1), dtype_),
+                                     mx::astype(take(2), dtype_), spec_.group, spec_.bits);
     return {mx::astype(rows, dtype_)};
   }
 
@@ -136,14 +91,14 @@ class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
   }
 
  private:
-  Spec spec_;
+  QuantSpec spec_;
   mx::Dtype dtype_;
 };
 
 // x, weights -> x W^T for each; or with `across` and one weight x W.
 class QuantizedProducts : public Op {
  public:
-  QuantizedProducts(std::vector<Spec> specs, bool across, Activations activations)
+  QuantizedProducts(std::vector<QuantSpec> specs, bool across, Activations activations)
       : specs_(std::move(specs)), across_(across), activations_(activations) {}
   const char* name() const override { return "lmxlab::QuantizedProducts"; }
   bool same(const Op& other) const override {
@@ -159,7 +114,7 @@ class QuantizedProducts : public Op {
     return shapes;
   }
 
-  static Arrays of(std::vector<Spec> specs, bool across, Activations activations, Arrays in) {
+  static Arrays of(std::vector<QuantSpec> specs, bool across, Activations activations, Arrays in) {
     auto op = std::make_shared<QuantizedProducts>(std::move(specs), across, activations);
     auto shapes = op->output_shapes(in);
     const std::vector<mx::Dtype> dtypes(shapes.size(), in[0].dtype());
@@ -172,15 +127,18 @@ class QuantizedProducts : public Op {
     const auto dtype = in[0].dtype();
     size_t at = 1;
     for (const auto& spec : specs_) {
+      const auto parts = spec.arrays(in, at);
       if (spec.format == QuantFormat::affine) {
-        const auto y = mx::quantized_matmul(in[0], in[at], in[at + 1], in[at + 2], !across_,
+        const auto y = mx::quantized_matmul(in[0], parts[0], parts[1], parts[2], !across_,
                                             spec.group, spec.bits);
         out.push_back(mx::astype(y, dtype));
       } else {
-        const auto w = DequantizeRows::of(spec, {mx::arange(spec.out, mx::int32), in[at]}, dtype);
+        Arrays rows{mx::arange(spec.out, mx::int32)};
+        if (!spec.resident) rows.push_back(parts[0]);
+        const auto w = DequantizeRows::of(spec, std::move(rows), dtype);
         out.push_back(mx::matmul(in[0], across_ ? w : mx::transpose(w)));
       }
-      at += arrays_of(spec);
+      at += spec.inputs();
     }
     return out;
   }
@@ -201,7 +159,7 @@ class QuantizedProducts : public Op {
     size_t at = 1;
     for (size_t i = 0; i < specs_.size(); i++) {
       weights.emplace_back(specs_[i], in, at);
-      at += arrays_of(specs_[i]);
+      at += specs_[i].inputs();
       products.push_back(
           {specs_[i].view(), {}, {out[i].data<char>(), type, int64_t{out[i].shape(-1)}}});
     }
@@ -234,9 +192,10 @@ class QuantizedProducts : public Op {
     for (size_t i = 0; i < specs_.size(); i++) {
       Arrays in{cotangents[i]};
       const auto from = primals.begin() + static_cast<int64_t>(at);
-      in.insert(in.end(), from, from + static_cast<int64_t>(arrays_of(specs_[i])));
+      const auto count = static_cast<int64_t>(specs_[i].inputs());
+      in.insert(in.end(), from, from + count);
       terms.push_back(of({specs_[i]}, !across_, activations_, std::move(in))[0]);
-      at += arrays_of(specs_[i]);
+      at += static_cast<size_t>(count);
     }
     for (size_t i = 1; i < terms.size(); i++) terms[0] = mx::add(terms[0], terms[i]);
     return {terms[0]};
@@ -257,7 +216,7 @@ class QuantizedProducts : public Op {
   }
 
  private:
-  std::vector<Spec> specs_;
+  std::vector<QuantSpec> specs_;
   bool across_;
   Activations activations_;
 };
@@ -323,14 +282,14 @@ QuantizedWeight block_weight(QuantFormat format, array bytes) {
 std::vector<array> quantized_linears(const array& x, const std::vector<QuantizedWeight>& weights,
                                      Activations activations) {
   Arrays in{x};
-  std::vector<Spec> specs;
+  std::vector<QuantSpec> specs;
   for (const auto& w : weights) {
     require(x.ndim() > 0 && x.shape(-1) == w.in, [&] {
       return "[quantized_linear] the last axis of x must be " + std::to_string(w.in) + ", got " +
              shape_text(x) + ".";
     });
-    specs.emplace_back(w);
-    append(in, w);
+    specs.emplace_back(w, fused(x.dtype()));
+    specs.back().append_to(in, w);
   }
   if (weights.empty()) return {};
   if (!fused(x.dtype())) {
@@ -347,11 +306,12 @@ array dequantize_rows(const QuantizedWeight& w, const array& ids, mx::Dtype dtyp
   require(has_type(dtype),
           [&] { return "[dequantize_rows] the dtype must be float32, bfloat16 or float16."; });
   Arrays in{mx::astype(ids, mx::int32)};
-  append(in, w);
+  const QuantSpec spec(w, fused(dtype));
+  spec.append_to(in, w);
   if (w.format == QuantFormat::affine && !fused(dtype)) {
-    return DequantizeRows(Spec(w), dtype).plain(in)[0];
+    return DequantizeRows(spec, dtype).plain(in)[0];
   }
-  return DequantizeRows::of(Spec(w), std::move(in), dtype);
+  return DequantizeRows::of(spec, std::move(in), dtype);
 }
 
 }  // namespace lmxlab::kernels

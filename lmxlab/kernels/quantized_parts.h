@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "lmxlab/kernels/activation.h"
 #include "lmxlab/kernels/gemm.h"
 #include "lmxlab/kernels/quant_formats.h"
 #include "lmxlab/kernels/quantized.h"
@@ -137,6 +138,17 @@ void multiply_few(const std::vector<FewProduct>& products, int64_t m, Type type,
                   char* room);
 int64_t few_room(const std::vector<FewProduct>& products, int64_t m);
 constexpr int64_t kFewRows = 8;
+
+/// y [m, out] = down(act(gate x) * (up x)), or down(act(up x)), for few rows. The hidden values are
+/// rounded to the type of x, as if each product and the activation stood alone.
+struct FewMlp {
+  std::vector<FewProduct> up;  // the gate first, if there is one; their y is not looked at
+  Activation activation;
+  FewProduct down;
+};
+void mlp_few(const FewMlp& mlp, int64_t m, Type type, const void* x, char* room);
+/// Bytes of its room, which begins on a 64-byte line.
+int64_t mlp_room(const FewMlp& mlp, int64_t m, Type type);
 
 /// y [m, out] = x W^T, or with `across` y [m, in] = x W, for many rows: panels of weights as
 /// numbers of the format's element type meet all rows.

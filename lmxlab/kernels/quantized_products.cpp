@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kMoreFloats = 8;         // read, not used, behind scales and sums
 constexpr int64_t kBytesApart = 16 << 10;  // of weights, worth another thread
+constexpr int64_t kPartsEach = 8;          // of a product, for a thread
+constexpr int64_t kHiddenApart = 128;      // hidden values of a part: four blocks, a group at most
 constexpr int64_t kRowsAtOnce = 4;         // of weights, in a kernel
 constexpr int64_t kMostRows = 64;          // in a call of it
 constexpr int64_t kRowsTogether = 512;     // rows of x that meet a panel
@@ -31,17 +33,22 @@ class QuantizedRows {
   bool same(const QuantizedRows& other) const {
     return layout_ == other.layout_ && step_ == other.step_;
   }
-  void fill(Type type, const void* x, int64_t m, char* room) {
+  void lie_at(char* room) {
     q_ = reinterpret_cast<int8_t*>(room);
     scale_ = reinterpret_cast<float*>(room + q_bytes_);
+  }
+  void fill(Type type, const void* x, int64_t m, char* room) {
+    lie_at(room);
     parallel_for(m, std::max<int64_t>(1, 256 / row_), [&](int64_t a, int64_t b) {
-      for (int64_t i = a; i < b; i++) {
-        const int64_t at = i * padded_, s = at * kBlock / step_;
-        quantize_blocks(type, static_cast<const char*>(x) + i * row_ * kBlock * size_of(type), row_,
-                        step_, layout_, q_ + at * layout_.block_bytes(), scale_ + s,
-                        scale_ + floats_ + s);
-      }
+      for (int64_t i = a; i < b; i++) fill_row(type, x, i, 0, row_);
     });
+  }
+  /// Blocks [first, last) of row i; both on the limit of a group, or at the end.
+  void fill_row(Type type, const void* x, int64_t i, int64_t first, int64_t last) const {
+    const auto* from = static_cast<const char*>(x) + (i * row_ + first) * kBlock * size_of(type);
+    const int64_t at = i * padded_ + first, s = at * kBlock / step_;
+    quantize_blocks(type, from, last - first, step_, layout_, q_ + at * layout_.block_bytes(),
+                    scale_ + s, scale_ + floats_ + s);
   }
   /// Row i from a block on.
   ActivationRow at(int64_t i, int64_t block) const {
@@ -93,6 +100,45 @@ void multiply_rows(const FewProduct& product, const QuantizedRows& x, int64_t m,
   }
 }
 
+// x as each of the products wants it; those that agree share it.
+std::vector<QuantizedRows> quantize_for(const std::vector<FewProduct>& products, int64_t m,
+                                        Type type, const void* x, char* room) {
+  std::vector<QuantizedRows> rows;
+  for (const auto& p : products) {
+    rows.emplace_back(p, m);
+    if (rows.size() > 1 && rows.back().same(rows.front())) {
+      rows.back() = rows.front();
+    } else {
+      rows.back().fill(type, x, m, room);
+      room += rows.back().bytes();
+    }
+  }
+  return rows;
+}
+
+void multiply_all(const std::vector<FewProduct>& products, const std::vector<QuantizedRows>& rows,
+                  int64_t m) {
+  struct Part {
+    size_t product;
+    int64_t first, last;  // rows of w
+  };
+  int64_t all = 0;
+  for (const auto& p : products) all += p.w.out * row_bytes(p.w);
+  const int64_t share = std::max(kBytesApart, all / (kPartsEach * threads()));
+  std::vector<Part> parts;
+  for (size_t i = 0; i < products.size(); i++) {
+    const auto& w = products[i].w;
+    const int64_t strips = (w.out + kRowsAtOnce - 1) / kRowsAtOnce;
+    const int64_t n = std::clamp<int64_t>(w.out * row_bytes(w) / share, 1, strips);
+    const auto cut = [&](int64_t j) { return std::min(w.out, strips * j / n * kRowsAtOnce); };
+    for (int64_t j = 0; j < n; j++) parts.push_back({i, cut(j), cut(j + 1)});
+  }
+  parallel_parts(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+    const auto& part = parts[i];
+    multiply_rows(products[part.product], rows[part.product], m, part.first, part.last);
+  });
+}
+
 }  // namespace
 
 void rows_to_numbers(const QuantView& w, int64_t first, int64_t last, int64_t begin, int64_t end,
@@ -120,35 +166,40 @@ int64_t few_room(const std::vector<FewProduct>& products, int64_t m) {
 
 void multiply_few(const std::vector<FewProduct>& products, int64_t m, Type type, const void* x,
                   char* room) {
-  std::vector<QuantizedRows> rows;
-  for (const auto& p : products) {
-    rows.emplace_back(p, m);
-    if (rows.size() > 1 && rows.back().same(rows.front())) {
-      rows.back() = rows.front();
-    } else {
-      rows.back().fill(type, x, m, room);
-      room += rows.back().bytes();
+  multiply_all(products, quantize_for(products, m, type, x, room), m);
+}
+
+int64_t mlp_room(const FewMlp& mlp, int64_t m, Type type) {
+  const auto hidden = static_cast<int64_t>(mlp.up.size()) * m * mlp.down.w.in * size_of(type);
+  return few_room(mlp.up, m) + QuantizedRows(mlp.down, m).bytes() + round_up(hidden, 64);
+}
+
+void mlp_few(const FewMlp& mlp, int64_t m, Type type, const void* x, char* room) {
+  const int64_t hidden = mlp.down.w.in, unit = kHiddenApart, bytes = size_of(type);
+  QuantizedRows inner(mlp.down, m);
+  inner.lie_at(room);
+  room += inner.bytes();
+  auto up = mlp.up;
+  const auto rows = quantize_for(up, m, type, x, room);
+  room += few_room(up, m);
+  for (auto& p : up) {
+    p.y = {room, type, hidden};
+    room += m * hidden * bytes;
+  }
+  // A part makes its share of the hidden values ready for the second product.
+  parallel_parts((hidden + unit - 1) / unit, [&](int64_t part) {
+    const int64_t first = part * unit, last = std::min(hidden, first + unit);
+    for (size_t i = 0; i < up.size(); i++) multiply_rows(up[i], rows[i], m, first, last);
+    for (int64_t i = 0; i < m; i++) {
+      const auto at = [&](const FewProduct& p) {
+        return static_cast<char*>(p.y.data) + (i * hidden + first) * bytes;
+      };
+      activate_values(mlp.activation, type, at(up[0]), up.size() > 1 ? at(up[1]) : nullptr,
+                      at(up[0]), last - first);
+      inner.fill_row(type, up[0].y.data, i, first / kBlock, (last + kBlock - 1) / kBlock);
     }
-  }
-  struct Part {
-    size_t product;
-    int64_t first, last;  // rows of w
-  };
-  int64_t all = 0;
-  for (const auto& p : products) all += p.w.out * row_bytes(p.w);
-  const int64_t share = std::max(kBytesApart, all / (4 * threads()));
-  std::vector<Part> parts;
-  for (size_t i = 0; i < products.size(); i++) {
-    const auto& w = products[i].w;
-    const int64_t strips = (w.out + kRowsAtOnce - 1) / kRowsAtOnce;
-    const int64_t n = std::clamp<int64_t>(w.out * row_bytes(w) / share, 1, strips);
-    const auto cut = [&](int64_t j) { return std::min(w.out, strips * j / n * kRowsAtOnce); };
-    for (int64_t j = 0; j < n; j++) parts.push_back({i, cut(j), cut(j + 1)});
-  }
-  parallel_parts(static_cast<int64_t>(parts.size()), [&](int64_t i) {
-    const auto& part = parts[i];
-    multiply_rows(products[part.product], rows[part.product], m, part.first, part.last);
   });
+  multiply_all({mlp.down}, {inner}, m);
 }
 
 void multiply_many(const QuantView& w, bool across, const panels::Format& format, int64_t m,

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <mutex>
@@ -75,11 +76,16 @@ class Pool {
     failed_.store(false, std::memory_order_relaxed);
     left_.store(static_cast<uint32_t>(parts), std::memory_order_relaxed);
     const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
-    ticket_.store(uint64_t{epoch} << 32 | uint64_t(parts) << 16, std::memory_order_release);
+    const int shares = static_cast<int>(std::min<int64_t>(parts, size()));
+    shares_.store(shares, std::memory_order_relaxed);
+    for (int i = 0; i < shares; i++) {
+      tickets_[i].value.store(Ticket{epoch, parts * i / shares, parts * (i + 1) / shares}.packed(),
+                              std::memory_order_release);
+    }
     epoch_.store(epoch, std::memory_order_release);
     epoch_.notify_all();
     inside = true;
-    while (work_once()) {
+    while (work_once(0)) {
     }
     inside = false;
     wait_awake([&] { return left_.load(std::memory_order_acquire) == 0; });
@@ -110,20 +116,47 @@ class Pool {
     }
   }
 
-  // Takes the next part of the current job. The ticket holds epoch (32 bits), parts (16), next
-  // (16): a claim succeeds only for the job it was read from, and that job cannot end before the
-  // claimed part does.
-  bool work_once() {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    do {
-      if ((ticket & kMaxParts) >= ((ticket >> 16) & kMaxParts)) {
-        return false;
+  // Parts [next, end) of a job that nobody has begun: a thread's share. It takes them in their order,
+  // so that what lies one behind another in memory is read so; whoever is done takes the last ones
+  // of others. A claim succeeds only for the job it was read from, and that job cannot end before
+  // the claimed part does.
+  struct Ticket {
+    uint32_t epoch;
+    int64_t next, end;
+
+    uint64_t packed() const {
+      return uint64_t{epoch} << 32 | static_cast<uint64_t>(end) << 16 | static_cast<uint64_t>(next);
+    }
+    static Ticket of(uint64_t v) {
+      return {static_cast<uint32_t>(v >> 32), static_cast<int64_t>(v & kMaxParts),
+              static_cast<int64_t>(v >> 16 & kMaxParts)};
+    }
+  };
+
+  // @return  a part of thread i's share, or -1.
+  int64_t claim(int i, bool own) {
+    auto& value = tickets_[i].value;
+    uint64_t packed = value.load(std::memory_order_acquire);
+    for (;;) {
+      auto t = Ticket::of(packed);
+      if (t.next >= t.end) return -1;
+      const int64_t part = own ? t.next++ : --t.end;
+      if (value.compare_exchange_weak(packed, t.packed(), std::memory_order_acq_rel,
+                                      std::memory_order_acquire)) {
+        return part;
       }
-    } while (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
-                                            std::memory_order_acquire));
+    }
+  }
+
+  bool work_once(int self) {
+    int64_t part = claim(self, true);
+    for (int i = 0, n = shares_.load(std::memory_order_relaxed); part < 0 && i < n; i++) {
+      if (i != self) part = claim(i, false);
+    }
+    if (part < 0) return false;
     if (!failed_.load(std::memory_order_relaxed)) {
       try {
-        call_(body_, static_cast<int64_t>(ticket & kMaxParts));
+        call_(body_, part);
       } catch (...) {
         std::lock_guard<std::mutex> lock(error_mutex_);
         if (!error_) {
@@ -147,16 +180,19 @@ class Pool {
       epoch_.wait(seen, std::memory_order_acquire);
       seen = epoch_.load(std::memory_order_acquire);
       if (index < size()) {
-        while (work_once()) {
+        while (work_once(index)) {
         }
       }
     }
   }
 
-  std::atomic<int> size_;
+  std::atomic<int> size_, shares_{0};
   int workers_ = 0;
   std::mutex job_, error_mutex_;
-  alignas(64) std::atomic<uint64_t> ticket_{0};
+  struct alignas(64) Share {
+    std::atomic<uint64_t> value{0};
+  };
+  Share tickets_[kMaxThreads];
   alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<uint32_t> left_{0};
   std::atomic<bool> failed_{false};
