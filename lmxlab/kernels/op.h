@@ -113,8 +113,8 @@ class Op : public mlx::core::Primitive {
   }
 
   /// Queues work. Capture raw pointers by value: MLX keeps the buffers until it has run. Not by the
-  /// encoder's `dispatch`, which holds the graph back after some fifty ops, to bound its memory, and
-  /// wakes it again and again: our allocator bounds it.
+  /// encoder's `dispatch`, which holds the graph back after some fifty ops, to bound its memory,
+  /// and wakes it again and again: our allocator bounds it.
   template <class F>
   void task(F&& work) {
     mlx::core::scheduler::enqueue(stream(), [work = std::forward<F>(work)]() mutable {

@@ -304,59 +304,85 @@ LMXLAB_AVX512_INLINE __m512i heads(const uint8_t* p, int64_t left) {
   return all;
 }
 
-// The next 16 steps of a row, or `left`, which begin `at` steps into the rows, at p: floats that
-// were prepared,
+// Steps of n rows: the next 16, or `left`; `at` of the first row counts from the rows' begin, and a
+// row is `pitch` steps.
+struct Steps {
+  int64_t at, pitch, left;
+  __mmask16 mask;
+};
+
+// Scales and offsets of such steps: floats that were prepared,
 struct Prepared {
   static constexpr bool kOwn = false;
-  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t* p, int64_t at, int64_t left,
-                                 __mmask16 mask, __m512& scale, __m512& offset) {
-    (void)p, (void)left;
-    scale = _mm512_maskz_loadu_ps(mask, w.scale + at);
-    offset = _mm512_maskz_loadu_ps(mask, w.offset + at);
+  template <int n>
+  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t*, const Steps& s,
+                                 __m512 (&scale)[n], __m512 (&offset)[n]) {
+    for (int i = 0; i < n; i++) {
+      scale[i] = _mm512_maskz_loadu_ps(s.mask, w.scale + s.at + i * s.pitch);
+      offset[i] = _mm512_maskz_loadu_ps(s.mask, w.offset + s.at + i * s.pitch);
+    }
   }
 };
 // the numbers at the head of each block of 32,
 template <int size, bool has_min, int center>
 struct AtHeads {
   static constexpr bool kOwn = true;
-  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t* p, int64_t at, int64_t left,
-                                 __mmask16 mask, __m512& scale, __m512& offset) {
-    (void)w, (void)at, (void)mask;
-    const auto head = left >= 16 ? heads<size>(p, 16) : heads<size>(p, left);
-    scale = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(head));
-    if constexpr (has_min) {
-      offset = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(head, 16)));
-    } else {
-      offset = _mm512_mul_ps(scale, _mm512_set1_ps(-center));
+  template <int n>
+  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t* p, const Steps& s,
+                                 __m512 (&scale)[n], __m512 (&offset)[n]) {
+    for (int i = 0; i < n; i++, p += w.stride) {
+      const auto head = s.left >= 16 ? heads<size>(p, 16) : heads<size>(p, s.left);
+      scale[i] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(head));
+      if constexpr (has_min) {
+        offset[i] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(head, 16)));
+      } else {
+        offset[i] = _mm512_mul_ps(scale[i], _mm512_set1_ps(-center));
+      }
     }
   }
 };
 // or MLX's scales and biases where they lie, each for one, two or four blocks of 32.
 struct InPlace {
   static constexpr bool kOwn = true;
-  LMXLAB_AVX512_INLINE __m512 numbers(Type type, const void* from, int64_t i, __mmask16 mask) {
-    if (type == Type::f32) {
-      return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(from) + i);
-    }
-    const auto half = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(from) + i);
+  LMXLAB_AVX512_INLINE __m512 some(const float* from, __mmask16 mask, Type) {
+    return _mm512_maskz_loadu_ps(mask, from);
+  }
+  LMXLAB_AVX512_INLINE __m512 some(const uint16_t* from, __mmask16 mask, Type type) {
+    const auto half = _mm256_maskz_loadu_epi16(mask, from);
     if (type == Type::f16) return _mm512_cvtph_ps(half);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
-  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t* p, int64_t at, int64_t left,
-                                 __mmask16 mask, __m512& scale, __m512& offset) {
-    (void)p;
+  template <class T, int n>
+  LMXLAB_AVX512_INLINE void read_as(Type type, const QuantView& v, int64_t first, int64_t pitch,
+                                    int shift, __mmask16 mask, __m512 (&scale)[n],
+                                    __m512 (&offset)[n]) {
+    for (int i = 0; i < n; i++, first += pitch) {
+      scale[i] = some(static_cast<const T*>(v.scales) + (first >> shift), mask, type);
+      offset[i] = some(static_cast<const T*>(v.biases) + (first >> shift), mask, type);
+    }
+  }
+  template <int n>
+  LMXLAB_AVX512_INLINE void read(const WeightRows& w, const uint8_t*, const Steps& s,
+                                 __m512 (&scale)[n], __m512 (&offset)[n]) {
     const auto& v = *w.view;
     const int shift = v.group == 32 ? 0 : v.group == 64 ? 1 : 2;
-    const int64_t i = (w.first + at) >> shift;
-    const int64_t count = (std::min<int64_t>(left, 16) + (1 << shift) - 1) >> shift;
-    const auto some = static_cast<__mmask16>((1u << count) - 1);
-    scale = numbers(v.scale_type, v.scales, i, some);
-    offset = numbers(v.scale_type, v.biases, i, some);
+    const int64_t count = (std::min<int64_t>(s.left, 16) + (1 << shift) - 1) >> shift;
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    const int64_t first = w.first + s.at;
+    if (v.scale_type == Type::bf16) {
+      read_as<uint16_t>(Type::bf16, v, first, s.pitch, shift, mask, scale, offset);
+    } else if (v.scale_type == Type::f16) {
+      read_as<uint16_t>(Type::f16, v, first, s.pitch, shift, mask, scale, offset);
+    } else {
+      read_as<float>(Type::f32, v, first, s.pitch, shift, mask, scale, offset);
+    }
     if (shift == 0) return;
     const auto lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const auto from = _mm512_srl_epi32(lanes, _mm_cvtsi32_si128(shift));
-    scale = _mm512_maskz_permutexvar_ps(mask, from, scale);
-    offset = _mm512_maskz_permutexvar_ps(mask, from, offset);
+    for (int i = 0; i < n; i++) {
+      scale[i] = _mm512_maskz_permutexvar_ps(s.mask, from, scale[i]);
+      offset[i] = _mm512_maskz_permutexvar_ps(s.mask, from, offset[i]);
+    }
   }
 };
 
@@ -435,26 +461,32 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
   const int64_t steps = blocks * kBlock / kStep;
   const uint8_t* p = w.q + r * w.stride;
   const char* ahead = reinterpret_cast<const char*>(p) + kAhead;
-  const char* const ahead_end = ahead + n * w.stride;
   const int8_t* xq = x.q;
   __m512 sum[n];
   for (int i = 0; i < n; i++) sum[i] = _mm512_setzero_ps();
   for (int64_t at = 0; at < steps; at += 16, p += kSpan) {
-    const int64_t left = steps - at;
+    const int64_t left = steps - at, full = left * kStep / 128;
     const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
     const auto x_scale = _mm512_maskz_loadu_ps(mask, x.scale + at);
     const auto x_sum = _mm512_maskz_loadu_ps(mask, x.sum + at);
-    __m512 scale[n];
+    __m512 scale[n], offset[n];
+    Scales::read(w, p, {r * steps + at, steps, left, mask}, scale, offset);
     for (int i = 0; i < n; i++) {
-      __m512 offset;
-      Scales::read(w, p + i * w.stride, (r + i) * steps + at, left, mask, scale[i], offset);
-      if (Reader::kWide && !std::is_same_v<Scales, InPlace>)
-        offset = _mm512_fnmadd_ps(scale[i], _mm512_set1_ps(128), offset);
-      sum[i] = _mm512_fmadd_ps(offset, x_sum, sum[i]);
+      if (Reader::kWide && !std::is_same_v<Scales, InPlace>) {
+        offset[i] = _mm512_fnmadd_ps(scale[i], _mm512_set1_ps(128), offset[i]);
+      }
+      sum[i] = _mm512_fmadd_ps(offset[i], x_sum, sum[i]);
       scale[i] = _mm512_mul_ps(scale[i], x_scale);
     }
-    for (int64_t line = 0; line < n * kSpan && ahead < ahead_end; line += 64, ahead += 64) {
-      _mm_prefetch(ahead, _MM_HINT_T0);
+    // The rows lie one behind another.
+    if (full >= kGroups) {
+      for (int64_t line = 0; line < n * kSpan; line += 64) {
+        _mm_prefetch(ahead + line, _MM_HINT_T0);
+      }
+      ahead += n * kSpan;
+    } else {
+      const int64_t rest = n * left * kSpan / 16;
+      for (int64_t line = 0; line < rest; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
     }
     const auto group = [&](auto g, auto read) LMXLAB_AVX512_LAMBDA {
       const auto cells = Cells128<precise>::at(xq + g * kX);
@@ -473,7 +505,6 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
       std::memcpy(rest, from, static_cast<size_t>(w.end - from));
       return Reader::template read<g % Reader::kGroups>(rest);
     };
-    const int64_t full = left * kStep / 128;
     const auto one = [&](auto g) LMXLAB_AVX512_LAMBDA {
       if (g < full) {
         group(g, whole);

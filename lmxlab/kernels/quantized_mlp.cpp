@@ -73,8 +73,7 @@ class QuantizedMlp : public Op {
 }  // namespace
 
 array quantized_mlp(const array& x, const std::optional<QuantizedWeight>& gate,
-                    const QuantizedWeight& up, const QuantizedWeight& down,
-                    Activation activation) {
+                    const QuantizedWeight& up, const QuantizedWeight& down, Activation activation) {
   const bool fits = x.ndim() > 0 && x.shape(-1) == up.in && down.in == up.out &&
                     (!gate || (gate->in == up.in && gate->out == up.out));
   if (!fits) {
@@ -90,8 +89,7 @@ array quantized_mlp(const array& x, const std::optional<QuantizedWeight>& gate,
     if (gate) specs.emplace_back(*gate, true);
     specs.emplace_back(up, true), specs.emplace_back(down, true);
     if (std::all_of(specs.begin(), specs.end(), [](const auto& s) { return s.resident; })) {
-      const auto op =
-          std::make_shared<QuantizedMlp>(gate, up, down, std::move(specs), activation);
+      const auto op = std::make_shared<QuantizedMlp>(gate, up, down, std::move(specs), activation);
       auto shape = op->output_shapes({x})[0];
       return array(std::move(shape), x.dtype(), op, {x});
     }

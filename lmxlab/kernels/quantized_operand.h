@@ -46,7 +46,9 @@ struct QuantSpec {
     resident = std::make_shared<const Resident>(Resident{std::move(all), v});
   }
   bool operator==(const QuantSpec& other) const {
-    const auto shape = [](const QuantSpec& s) { return std::tie(s.format, s.out, s.in, s.group, s.bits); };
+    const auto shape = [](const QuantSpec& s) {
+      return std::tie(s.format, s.out, s.in, s.group, s.bits);
+    };
     if (shape(*this) != shape(other) || !resident != !other.resident) return false;
     return !resident || resident->view.bytes == other.resident->view.bytes;
   }

@@ -116,10 +116,10 @@ class Pool {
     }
   }
 
-  // Parts [next, end) of a job that nobody has begun: a thread's share. It takes them in their order,
-  // so that what lies one behind another in memory is read so; whoever is done takes the last ones
-  // of others. A claim succeeds only for the job it was read from, and that job cannot end before
-  // the claimed part does.
+  // Parts [next, end) of a job that nobody has begun: a thread's share. It takes them in their
+  // order, so that what lies one behind another in memory is read so; whoever is done takes the
+  // last ones of others. A claim succeeds only for the job it was read from, and that job cannot
+  // end before the claimed part does.
   struct Ticket {
     uint32_t epoch;
     int64_t next, end;
