@@ -4,6 +4,7 @@
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/inference/stop_strings.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/start.h"
 
 #include <mlx/device.h>
 #include <mlx/ops.h>
@@ -116,10 +117,13 @@ struct TokenStream::Impl {
   }
 
   ~Impl() {
-    if (!pending) return;
-    try {  // a step may still be running: nothing of it may outlive the caller's `main`
+    if (pending) wait();  // nothing of a running step may outlive the cache, or the caller's `main`
+  }
+
+  void wait() noexcept {
+    try {
       const Enter enter(model.runtime());
-      mx::eval(arrays_of(*pending));
+      mx::synchronize();
     } catch (...) {
     }
   }
@@ -129,8 +133,10 @@ struct TokenStream::Impl {
       try {
         advance();
       } catch (...) {
+        auto error = current_error();
+        wait();  // for what still writes into the cache
         ended = true, pending.reset(), cache = Cache();
-        throw current_error();
+        throw error;
       }
     }
     if (events.empty()) return std::nullopt;
@@ -207,7 +213,7 @@ struct TokenStream::Impl {
   void queue() {
     auto all = cache.arrays();
     for (auto& a : arrays_of(*pending)) all.push_back(a);
-    mx::async_eval(std::move(all));
+    kernels::start(all);
   }
 
   // The tokens of the pending draw become events, while the step after it runs.
@@ -221,14 +227,10 @@ struct TokenStream::Impl {
       cache = std::move(grown);
       pending = sampler->draw(mx::squeeze(logits, 1));
     }
-    // One token ahead. A GPU's queue keeps its order, so the next step goes in before this one's
-    // token is read. On the CPU a step in the queue would find the cache still held by the running
-    // one and copy all of it: it was built while this one ran, and is queued the moment this one is
-    // done.
-    static const bool in_order = mx::default_device() == mx::Device::gpu;
-    if (pending && in_order) queue();
+    // One token ahead: the next step goes in before this one's token is read. A queue keeps its
+    // order, and `start` lets a step write into the cache that the one before still works on.
+    if (pending) queue();
     const auto tokens = read<int32_t>(now.tokens);
-    if (pending && !in_order) queue();
     const auto logprobs = now.logprobs ? read<float>(*now.logprobs) : std::vector<float>();
     const auto top_ids = now.top_ids ? read<int32_t>(*now.top_ids) : std::vector<int32_t>();
     const auto top_logprobs =

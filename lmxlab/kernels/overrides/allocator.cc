@@ -4,7 +4,7 @@
 //   its OOM killer comes;
 // - data lie on 64-byte lines;
 // - the calling thread lets its own streams finish before it takes a block above 256 KiB, or has
-//   taken 1 MiB of smaller ones, so the peak depends on the program and not on how far the graph
+//   taken 4 MiB of smaller ones, so the peak depends on the program and not on how far the graph
 //   ran ahead of the kernels;
 // - freed blocks are kept by size class, so growing sizes find one, up to an eighth of RAM (at most
 //   4 GiB);
@@ -43,7 +43,7 @@ using lmxlab::Error;
 using lmxlab::Kind;
 
 constexpr size_t kSmall = size_t{256} << 10;    // taken without waiting for the streams,
-constexpr size_t kWindow = size_t{1} << 20;     // as long as there are no more of them than this
+constexpr size_t kWindow = size_t{4} << 20;     // as long as there are no more of them than this
 constexpr size_t kMapped = size_t{1} << 20;     // from here on straight from the system
 constexpr size_t kHuge = size_t{2} << 20;       // a huge page
 constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
