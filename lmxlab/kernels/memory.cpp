@@ -106,7 +106,7 @@ std::string gemm_name() {
 }
 
 namespace {
-thread_local bool inside_task = false;
+thread_local bool inside_task = false, in_step = false;
 }
 InsideTask::InsideTask() : before_(inside_task) {
   inside_task = true;
@@ -116,6 +116,16 @@ InsideTask::~InsideTask() {
 }
 bool InsideTask::any() {
   return inside_task;
+}
+
+InStep::InStep() : before_(in_step) {
+  in_step = true;
+}
+InStep::~InStep() {
+  in_step = before_;
+}
+bool InStep::any() {
+  return in_step;
 }
 
 }  // namespace lmxlab::kernels

@@ -50,6 +50,21 @@ class InsideTask {
   bool before_;
 };
 
+/// Memory taken while one lives, on this thread, is that of a step of generation: many small
+/// blocks, for which the stream need not be waited for. The peak is then known to 8 MiB, from
+/// above.
+class InStep {
+ public:
+  InStep();
+  ~InStep();
+  InStep(const InStep&) = delete;
+  InStep& operator=(const InStep&) = delete;
+  static bool any();
+
+ private:
+  bool before_;
+};
+
 /// One line for a report, e.g. "lmxlab" or "MLX (CPU)".
 std::string allocator_name();
 /// e.g. "lmxlab (amx), 2 threads", or the library's file name.

@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "lmxlab/kernels/memory.h"
+
 namespace lmxlab::kernels {
 namespace {
 
@@ -145,6 +147,7 @@ void start(const std::vector<array>& outputs) {
   Order order;
   if (!order.find(outputs)) return mx::async_eval(outputs);
   if (order.left() == 0) return;
+  const InStep here;
   const auto stream = order.stream();
   Held held(stream);
   auto& encoder = mx::cpu::get_command_encoder(stream);

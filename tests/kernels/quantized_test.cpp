@@ -366,6 +366,30 @@ TEST(Quantized, EmptyInputs) {
       mx::array_equal(quantized_linear(mx::zeros({2, 0}), narrow), mx::zeros({2, 3})).item<bool>());
 }
 
+// Weights that are there are a part of the op, others its inputs.
+TEST(Quantized, WeightsMayBeLazy) {
+  const auto there = test::random_affine(4, 64, mx::bfloat16, 40, 128, 3);
+  mx::eval(there.packed, *there.scales, *there.biases);
+  for (const int rows : {2, 30}) {
+    const array one(1.0f, mx::bfloat16);
+    const auto lazy =
+        affine_weight(mx::add(there.packed, array(0u)), mx::multiply(*there.scales, one),
+                      mx::multiply(*there.biases, one), 64, 4);
+    const auto x = noise({rows, 128}, 1);
+    const auto y = quantized_linear(x, there), z = quantized_linear(x, lazy);
+    EXPECT_EQ(y.inputs().size(), 1u);
+    EXPECT_EQ(z.inputs().size(), 4u);
+    EXPECT_TRUE(mx::array_equal(y, z).item<bool>());
+  }
+  const auto f = mx::compile([&](const Arrays& in) -> Arrays {
+    return {quantized_linear(in[0], affine_weight(in[1], in[2], in[3], 64, 4))};
+  });
+  const auto x = noise({2, 128}, 1);
+  EXPECT_TRUE(mx::array_equal(f({x, there.packed, *there.scales, *there.biases})[0],
+                              quantized_linear(x, there))
+                  .item<bool>());
+}
+
 TEST(Quantized, TheSameBitsEachTime) {
   const auto w = test::random_blocks(QuantFormat::q4_1, 301, 576, 3);
   for (const int rows : {1, 5, 30}) {

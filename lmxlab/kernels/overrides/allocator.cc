@@ -3,9 +3,9 @@
 // - a block that cannot be had is an Error(resource), found out before the system overcommits and
 //   its OOM killer comes;
 // - data lie on 64-byte lines;
-// - the calling thread lets its own streams finish before it takes a block above 256 KiB, or has
-//   taken 4 MiB of smaller ones, so the peak depends on the program and not on how far the graph
-//   ran ahead of the kernels;
+// - the calling thread lets its own streams finish before it takes a block above 64 KiB, or has
+//   taken as much in smaller ones (in a step of generation 256 KiB and 8 MiB), so the peak depends
+//   on the program and not on how far the graph ran ahead of the kernels;
 // - freed blocks are kept by size class, so growing sizes find one, up to an eighth of RAM (at most
 //   4 GiB);
 // - set_memory_limit() is hard. MLX documents a guideline, past which "allocations will result in
@@ -42,8 +42,12 @@ namespace {
 using lmxlab::Error;
 using lmxlab::Kind;
 
-constexpr size_t kSmall = size_t{256} << 10;    // taken without waiting for the streams,
-constexpr size_t kWindow = size_t{4} << 20;     // as long as there are no more of them than this
+// What is taken without waiting for the streams: blocks up to `block`, and `window` bytes of them.
+struct Small {
+  size_t block, window;
+};
+constexpr Small kSmall{size_t{64} << 10, size_t{64} << 10};
+constexpr Small kSmallInStep{size_t{256} << 10, size_t{8} << 20};
 constexpr size_t kMapped = size_t{1} << 20;     // from here on straight from the system
 constexpr size_t kHuge = size_t{2} << 20;       // a huge page
 constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
@@ -56,7 +60,8 @@ struct alignas(64) Block {
   size_t capacity;       // bytes from the data on
   Block *newer, *older;  // all cached blocks, by age
   Block *above, *below;  // cached blocks of one class
-  size_t unused[2];
+  size_t small;          // taken without waiting for the streams
+  size_t unused;
   size_t size;
 
   char* data() { return reinterpret_cast<char*>(this + 1); }
@@ -271,8 +276,9 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     if (n > kLargest) {
       refuse(n, "no machine has so much. Use smaller sizes.");
     }
-    const bool small = n <= kSmall;
-    const bool drained = (!small || locked(window_small_) + n > kWindow) && OwnStreams::drain();
+    const auto& most = lmxlab::kernels::InStep::any() ? kSmallInStep : kSmall;
+    const bool drained =
+        (n > most.block || locked(window_small_) + n > most.window) && OwnStreams::drain();
     const int index = class_of(n);
     std::unique_lock<std::mutex> lock(mutex_);
     if (drained) {
@@ -289,7 +295,8 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     block->size = n;
     allow(block, n);
     active_ += n;
-    if (small) {
+    block->small = n <= most.block;
+    if (block->small) {
       small_ += n;
       window_small_ += n;
     } else {
@@ -305,7 +312,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     Block* block = Block::of(buffer.ptr());
     std::unique_lock<std::mutex> lock(mutex_);
     active_ -= block->size;
-    if (block->size <= kSmall) {
+    if (block->small) {
       small_ -= block->size;
     }
     if (block->capacity > cache_limit_) {
@@ -412,7 +419,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
 
   // Between two drains the stream frees blocks at moments of its own. For the peak to be a property
   // of the program, small blocks count as if none of them were freed before the next drain (which
-  // comes before they are more than kWindow); large ones are only taken after a drain, or in the
+  // comes before they are more than a window); large ones are only taken after a drain, or in the
   // stream's own order, and count exactly.
   size_t window_peak() const { return base_small_ + window_small_ + window_large_; }
   void close_window() {
