@@ -46,7 +46,7 @@ class Order {
     }
     return true;
   }
-  size_t left() const { return nodes_.size() - next_; }
+  bool empty() const { return next_ == nodes_.size(); }
   array take() { return std::move(nodes_[next_++]); }
   /// What was not taken is unevaluated again.
   void give_up() {
@@ -119,12 +119,20 @@ class Held {
   size_t bytes_ = 0;
 };
 
-void run(array a, Held& held) {
+void run(array a, const mx::Event& event, Held& held) {
   auto outputs = a.outputs();
+  for (auto& o : outputs) o.attach_event(event);
   for (auto& in : a.inputs()) {
-    if (in.event().valid()) in.is_available();  // drops the event of what is done
+    auto& e = in.event();  // of an earlier step: dropped if it is done
+    if (e.valid() && &e.cast<char>() != &event.cast<char>()) in.is_available();
   }
-  a.primitive().eval_cpu(a.inputs(), outputs);
+  try {
+    a.primitive().eval_cpu(a.inputs(), outputs);
+  } catch (...) {
+    mark(a, array::Status::unscheduled);
+    for (auto& o : outputs) o.attach_event({});
+    throw;
+  }
   std::vector<Data> read;
   for (auto& in : a.inputs()) read.push_back(in.data_shared_ptr());
   a.detach();
@@ -141,34 +149,41 @@ void run(array a, Held& held) {
   }
 }
 
+// All of it as one node for MLX, which makes an event for it and signals it when all has run.
+class Step : public mx::UnaryPrimitive {
+ public:
+  Step(Order& order, mx::Stream stream) : UnaryPrimitive(stream), order_(order) {}
+  const char* name() const override { return "lmxlab::Step"; }
+  void eval_cpu(const std::vector<array>&, array& out) override {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    const InStep here;
+    Held held(stream());
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    try {
+      while (!order_.empty()) {
+        run(order_.take(), out.event(), held);
+        held.add(encoder.temporaries());
+      }
+    } catch (...) {
+      order_.give_up();
+      held.let_go();
+      throw;
+    }
+    held.let_go();
+  }
+  void eval_gpu(const std::vector<array>&, array&) override {}
+
+ private:
+  Order& order_;
+};
+
 }  // namespace
 
 void start(const std::vector<array>& outputs) {
   Order order;
   if (!order.find(outputs)) return mx::async_eval(outputs);
-  if (order.left() == 0) return;
-  const InStep here;
-  const auto stream = order.stream();
-  Held held(stream);
-  auto& encoder = mx::cpu::get_command_encoder(stream);
-  try {
-    while (order.left() > 1) {
-      run(order.take(), held);
-      held.add(encoder.temporaries());
-    }
-  } catch (...) {
-    order.give_up();
-    held.let_go();
-    throw;
-  }
-  held.let_go();
-  // The last one through MLX, whose event comes after all of them.
-  order.give_up();
-  const auto last = order.take();
-  mx::async_eval({last});
-  for (const auto& o : outputs) {
-    if (!o.event().valid()) o.attach_event(last.event());
-  }
+  if (order.empty()) return;
+  mx::async_eval({array({}, mx::bool_, std::make_shared<Step>(order, order.stream()), {})});
 }
 
 }  // namespace lmxlab::kernels
