@@ -30,15 +30,20 @@ def train(c, report, cpu=None):
             try:
                 peers[mode] = Peer(c.python, "torch_train.py", (c.threads, dtype, mode), c.environment(AVX2 if cpu else {}))
             except Missing as e:
-                report.note(f"PyTorch {mode} {dtype}: {e}")
+                report.note(f"PyTorch {mode} {dtype}{suffix}: {e}")
         ours, resident = [], []
         for _ in range(c.rounds):
             b = c.ours.run(["bench", "gpt-shakespeare", "--mode", "train", "--batch", "16", "--context", "256", "--repeat", "3",
                             "--dtype", dtype], cpu)
             ours.append(b["tokens_per_s"])
             resident.append(b["peak_resident_bytes"] / 1e6)
-            for mode, peer in peers.items():
-                answer = peer.ask(steps=3)
+            for mode, peer in list(peers.items()):
+                try:
+                    answer = peer.ask(steps=3)
+                except Missing as e:
+                    report.note(f"PyTorch {mode} {dtype}{suffix}: {e}")
+                    del peers[mode]
+                    continue
                 speed.setdefault(mode, []).append(peer.facts["tokens"] / median(answer["seconds"]))
                 memory.setdefault(mode, []).append((answer["peak_resident"] or 0) / 1e6)
         wanted = "1 at least, 1.3 aim" if cpu else {"f32": "1.1 at least, 1.35 aim", "bf16": "1.15 at least, 1.5 aim"}[dtype]
@@ -71,7 +76,10 @@ def decode(c, report, cpu=None):
     for _ in range(c.rounds):
         for mode in ours:
             ours[mode].append(c.ours.run(["bench", "smollm2-135m", "--mode", mode, *packed], cpu)["tokens_per_s"])
-        answer = peer.ask(prompt=512, decode=128)
+        try:
+            answer = peer.ask(prompt=512, decode=128)
+        except Missing as e:
+            return report.note(f"llama.cpp{suffix}: {e}")
         theirs["prefill"].append(512 / answer["prefill"])
         theirs["decode"].append(128 / answer["decode"])
     for mode, work, goal in (("decode", "decode 128 after 512", "2 at least, 3.5 aim"), ("prefill", "prefill 512", "3 at least, 6 aim")):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import statistics
 import subprocess
 
@@ -26,7 +27,13 @@ class Ours:
 
 
 class Peer:
-    """A worker of tools/compare in the peers' Python."""
+    """A worker of tools/compare in the peers' Python.
+
+    One that ends, or does not answer within PATIENCE seconds, is Missing: torch.compile takes minutes before its first step, but
+    no step that is worth a place in a table does.
+    """
+
+    PATIENCE = 300
 
     def __init__(self, python, script, words, environment):
         folder = os.path.dirname(os.path.abspath(__file__))
@@ -36,18 +43,31 @@ class Peer:
         self.facts = self.read()
 
     def read(self):
+        name = f"{os.path.basename(self.process.args[1])} {' '.join(self.process.args[2:])}"
+        if not select.select([self.process.stdout], [], [], self.PATIENCE)[0]:  # a line at a time: none is buffered
+            self.process.kill()
+            self.close()
+            raise Missing(f"{name} gave no answer in {self.PATIENCE} seconds")
         line = self.process.stdout.readline()
         if not line:
-            raise Missing(f"{' '.join(self.process.args[1:3])} ended with {self.process.wait()}, see {self.log.name}")
+            code = self.process.wait()
+            self.close()
+            raise Missing(f"{name} ended with {f'signal {-code}' if code < 0 else code}, see {os.path.basename(self.log.name)}")
         return json.loads(line)
 
     def ask(self, **question):
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: read() says so
         return self.read()
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         self.process.wait()
         self.log.close()
 
