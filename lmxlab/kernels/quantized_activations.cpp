@@ -79,6 +79,12 @@ HWY_INLINE void quantize_block(const float* v, int step, float most, int16_t* q,
   const DI di;
   const hn::Rebind<int16_t, DI> d16;
   const float size = largest(v);
+  if (std::isnan(size)) {  // the product is to be NaN, whatever the integers
+    std::fill_n(q, kBlock, int16_t{0});
+    std::fill_n(scale, kBlock / step, size);
+    std::fill_n(sum, kBlock / step, size);
+    return;
+  }
   // Below this the quotient would overflow; such a block counts as zeros.
   const float unit = size < 1e-33f ? 0 : size / most, inverse = size < 1e-33f ? 0 : most / size;
   for (int i = 0; i < kBlock / step; i++) {
