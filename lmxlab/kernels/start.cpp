@@ -143,6 +143,7 @@ void run(array a, const mx::Event& event, Held& held) {
   for (const auto& data : read) {
     if (!given(data)) held.add(data);
   }
+  read.clear();  // or an output in an input's buffer would seem to be someone's
   // An output that nobody asked for is written nevertheless.
   for (const auto& o : outputs) {
     if (o.is_donatable()) held.add(o.data_shared_ptr());

@@ -97,8 +97,11 @@ TEST(Start, ErrorsOfTheWorkSurface) {
   const auto w = test::random_blocks(QuantFormat::q4_0, 6, 64, 3);
   const auto rows = dequantize_rows(w, array({7}, {1}, mx::int32), mx::float32);
   array y = kernels::add(rows, rows);
-  start({y});
-  EXPECT_THROW(y.wait(), std::exception);
+  const auto both = [&] {  // at the latest where it is read
+    start({y});
+    y.wait();
+  };
+  EXPECT_THROW(both(), std::exception);
 }
 
 // Nobody keeps what is in between, nor the second output.
