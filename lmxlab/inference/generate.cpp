@@ -4,9 +4,8 @@
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/inference/stop_strings.h"
 #include "lmxlab/kernels/memory.h"
-#include "lmxlab/kernels/start.h"
+#include "lmxlab/kernels/start_step.h"
 
-#include <mlx/device.h>
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
@@ -213,7 +212,7 @@ struct TokenStream::Impl {
   void queue() {
     auto all = cache.arrays();
     for (auto& a : arrays_of(*pending)) all.push_back(a);
-    kernels::start(all);
+    kernels::start_step(all);
   }
 
   // The tokens of the pending draw become events, while the step after it runs.
@@ -228,7 +227,7 @@ struct TokenStream::Impl {
       pending = sampler->draw(mx::squeeze(logits, 1));
     }
     // One token ahead: the next step goes in before this one's token is read. A queue keeps its
-    // order, and `start` lets a step write into the cache that the one before still works on.
+    // order, and `start_step` lets a step write into the cache that the one before still works on.
     if (pending) queue();
     const auto tokens = read<int32_t>(now.tokens);
     const auto logprobs = now.logprobs ? read<float>(*now.logprobs) : std::vector<float>();

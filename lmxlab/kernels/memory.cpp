@@ -106,26 +106,16 @@ std::string gemm_name() {
 }
 
 namespace {
-thread_local bool inside_task = false, in_step = false;
+thread_local MemoryUse memory_use = MemoryUse::graph;
 }
-InsideTask::InsideTask() : before_(inside_task) {
-  inside_task = true;
+MemoryFor::MemoryFor(MemoryUse use) : before_(memory_use) {
+  memory_use = use;
 }
-InsideTask::~InsideTask() {
-  inside_task = before_;
+MemoryFor::~MemoryFor() {
+  memory_use = before_;
 }
-bool InsideTask::any() {
-  return inside_task;
-}
-
-InStep::InStep() : before_(in_step) {
-  in_step = true;
-}
-InStep::~InStep() {
-  in_step = before_;
-}
-bool InStep::any() {
-  return in_step;
+MemoryUse MemoryFor::now() {
+  return memory_use;
 }
 
 }  // namespace lmxlab::kernels

@@ -36,33 +36,26 @@ bool own_gemm();
 /// Calls of our matrix product so far, over all threads.
 uint64_t gemm_calls();
 
-/// Memory taken while one lives, on this thread, does not wait for streams first: inside a queued
-/// task that would be waiting for oneself. Parts on the pool's other threads never wait.
-class InsideTask {
- public:
-  InsideTask();
-  ~InsideTask();
-  InsideTask(const InsideTask&) = delete;
-  InsideTask& operator=(const InsideTask&) = delete;
-  static bool any();
-
- private:
-  bool before_;
+/// What a thread takes memory for.
+enum class MemoryUse : uint8_t {
+  graph,  // to evaluate a graph: streams finish before a large block is taken
+  task,   // inside a queued task, which would be waiting for itself: nobody is waited for. Nor do
+          // parts on the pool's other threads wait
+  step,  // a step of generation, of many small blocks: the stream need not finish for them, and the
+         // peak is known to 8 MiB, from above
 };
 
-/// Memory taken while one lives, on this thread, is that of a step of generation: many small
-/// blocks, for which the stream need not be waited for. The peak is then known to 8 MiB, from
-/// above.
-class InStep {
+/// While one lives this thread takes memory for that.
+class MemoryFor {
  public:
-  InStep();
-  ~InStep();
-  InStep(const InStep&) = delete;
-  InStep& operator=(const InStep&) = delete;
-  static bool any();
+  explicit MemoryFor(MemoryUse use);
+  ~MemoryFor();
+  MemoryFor(const MemoryFor&) = delete;
+  MemoryFor& operator=(const MemoryFor&) = delete;
+  static MemoryUse now();
 
  private:
-  bool before_;
+  MemoryUse before_;
 };
 
 /// One line for a report, e.g. "lmxlab" or "MLX (CPU)".

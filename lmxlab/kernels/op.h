@@ -7,7 +7,6 @@
 // any strides come: read them through Dense (dense.h), or make them `dense` while building.
 #pragma once
 
-#include <mlx/backend/cpu/encoder.h>
 #include <mlx/mlx.h>
 #include <mlx/primitives.h>
 #include <mlx/scheduler.h>
@@ -118,7 +117,7 @@ class Op : public mlx::core::Primitive {
   template <class F>
   void task(F&& work) {
     mlx::core::scheduler::enqueue(stream(), [work = std::forward<F>(work)]() mutable {
-      const InsideTask here;
+      const MemoryFor here(MemoryUse::task);
       work();
     });
   }

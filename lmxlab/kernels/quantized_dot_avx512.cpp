@@ -77,11 +77,12 @@ constexpr Lanes lanes_by(int each, bool again) {
   return lanes;
 }
 
-// What a reader is: kGroups groups of four blocks lie in kBytes; kStep and kWide of the format.
-template <int groups, int size, bool wide = false, int step = 32>
+// What a reader is: kGroups groups of four blocks lie in kBytes; kStep is the format's; kSigned:
+// bytes that were signed, and are shifted by 128.
+template <int groups, int size, bool is_signed = false, int step = 32>
 struct Reader {
   static constexpr int kGroups = groups, kBytes = size, kStep = step;
-  static constexpr bool kWide = wide;
+  static constexpr bool kSigned = is_signed;
 };
 // The order that activations take, as 16 at a time go: low halves of four blocks, then high ones;
 constexpr Order kHalves{1, {0, 2, 4, 6, 1, 3, 5, 7}};
@@ -273,7 +274,7 @@ struct AffineReader<4> : Reader<1, 64> {
   }
 };
 template <>
-struct AffineReader<8> : Reader<1, 128, true> {
+struct AffineReader<8> : Reader<1, 128> {
   static constexpr Lanes kLanes = lanes_by(8, false);
   static constexpr Order kOrder = kNatural;
   template <int>
@@ -449,15 +450,15 @@ LMXLAB_AVX512_INLINE __m128 sums_of(const __m512 (&v)[4]) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-// `n` rows, 1 or 4, that share what is read of x. Signed bytes, which were shifted by 128 to be
-// unsigned, have it taken back with the offsets; MLX's are unsigned.
+// `n` rows, 1 or 4, that share what is read of x. What was shifted has it taken back with the
+// offsets.
 template <class Reader, class Scales, bool precise, int n>
 LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
                                  const ActivationRow& x, float* out, bool add) {
   alignas(64) static constexpr auto kPlaces = places_of<Reader>();
   constexpr int kGroups = Places<Reader>::kGroups, kStep = Reader::kStep;
   constexpr int64_t kX = precise ? 256 : 128, kSpan = kGroups / Reader::kGroups * Reader::kBytes;
-  constexpr int64_t kAhead = 4096;
+  constexpr int64_t kAhead = 4096;  // bytes: 2 to 8 KiB are alike, rows by rows are slower
   const int64_t steps = blocks * kBlock / kStep;
   const uint8_t* p = w.q + r * w.stride;
   const char* ahead = reinterpret_cast<const char*>(p) + kAhead;
@@ -472,22 +473,18 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
     __m512 scale[n], offset[n];
     Scales::read(w, p, {r * steps + at, steps, left, mask}, scale, offset);
     for (int i = 0; i < n; i++) {
-      if (Reader::kWide && !std::is_same_v<Scales, InPlace>) {
+      if (Reader::kSigned) {
         offset[i] = _mm512_fnmadd_ps(scale[i], _mm512_set1_ps(128), offset[i]);
       }
       sum[i] = _mm512_fmadd_ps(offset[i], x_sum, sum[i]);
       scale[i] = _mm512_mul_ps(scale[i], x_scale);
     }
     // The rows lie one behind another.
-    if (full >= kGroups) {
-      for (int64_t line = 0; line < n * kSpan; line += 64) {
-        _mm_prefetch(ahead + line, _MM_HINT_T0);
-      }
-      ahead += n * kSpan;
-    } else {
-      const int64_t rest = n * left * kSpan / 16;
-      for (int64_t line = 0; line < rest; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
-    }
+    const auto fetch = [&](int64_t bytes) LMXLAB_AVX512_LAMBDA {
+      for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+      ahead += bytes;
+    };
+    full >= kGroups ? fetch(n * kSpan) : fetch(n * left * kSpan / 16);
     const auto group = [&](auto g, auto read) LMXLAB_AVX512_LAMBDA {
       const auto cells = Cells128<precise>::at(xq + g * kX);
       for (int i = 0; i < n; i++) {

@@ -26,13 +26,8 @@ array in_steps(const array& x, const std::optional<QuantizedWeight>& gate,
 // x of few rows, weights that are there -> y
 class QuantizedMlp : public Op {
  public:
-  QuantizedMlp(std::optional<QuantizedWeight> gate, QuantizedWeight up, QuantizedWeight down,
-               std::vector<QuantSpec> specs, Activation activation)
-      : gate_(std::move(gate)),
-        up_(std::move(up)),
-        down_(std::move(down)),
-        specs_(std::move(specs)),
-        activation_(activation) {}
+  QuantizedMlp(std::vector<QuantSpec> specs, Activation activation)
+      : specs_(std::move(specs)), activation_(activation) {}
   const char* name() const override { return "lmxlab::QuantizedMlp"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const QuantizedMlp&>(other);
@@ -40,11 +35,13 @@ class QuantizedMlp : public Op {
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     auto shape = in[0].shape();
-    shape.back() = down_.out;
+    shape.back() = specs_.back().out;
     return {shape};
   }
   Arrays plain(const Arrays& in) const override {
-    return {in_steps(in[0], gate_, up_, down_, activation_)};
+    const bool gated_too = specs_.size() > 2;
+    return {in_steps(in[0], gated_too ? std::optional(specs_[0].weight()) : std::nullopt,
+                     specs_[gated_too ? 1 : 0].weight(), specs_.back().weight(), activation_)};
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
@@ -58,14 +55,12 @@ class QuantizedMlp : public Op {
     };
     FewMlp mlp{{}, activation_, product(specs_.back())};
     for (size_t i = 0; i + 1 < specs_.size(); i++) mlp.up.push_back(product(specs_[i]));
-    mlp.down.y = {out[0].data<char>(), type, down_.out};
+    mlp.down.y = {out[0].data<char>(), type, specs_.back().out};
     task([x = Dense(x), room = Scratch<char>(mlp_room(mlp, m, type)), specs = specs_, mlp, m,
           type]() mutable { mlp_few(mlp, m, type, x.read(), room.get()); });
   }
 
  private:
-  std::optional<QuantizedWeight> gate_;
-  QuantizedWeight up_, down_;
   std::vector<QuantSpec> specs_;  // the gate's, if there is one, up's and down's
   Activation activation_;
 };
@@ -89,7 +84,7 @@ array quantized_mlp(const array& x, const std::optional<QuantizedWeight>& gate,
     if (gate) specs.emplace_back(*gate, true);
     specs.emplace_back(up, true), specs.emplace_back(down, true);
     if (std::all_of(specs.begin(), specs.end(), [](const auto& s) { return s.resident; })) {
-      const auto op = std::make_shared<QuantizedMlp>(gate, up, down, std::move(specs), activation);
+      const auto op = std::make_shared<QuantizedMlp>(std::move(specs), activation);
       auto shape = op->output_shapes({x})[0];
       return array(std::move(shape), x.dtype(), op, {x});
     }

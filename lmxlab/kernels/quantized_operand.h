@@ -50,7 +50,20 @@ struct QuantSpec {
       return std::tie(s.format, s.out, s.in, s.group, s.bits);
     };
     if (shape(*this) != shape(other) || !resident != !other.resident) return false;
-    return !resident || resident->view.bytes == other.resident->view.bytes;
+    if (!resident) return true;
+    const auto memory = [](const QuantSpec& s) {
+      const auto& v = s.resident->view;
+      return std::tie(v.bytes, v.scales, v.biases);
+    };
+    return memory(*this) == memory(other);
+  }
+  /// The weight that is there.
+  QuantizedWeight weight() const {
+    const auto& a = resident->arrays;
+    QuantizedWeight w{format, out, in, a[0]};
+    if (format == QuantFormat::affine) w.scales = a[1], w.biases = a[2];
+    w.group = group, w.bits = bits;
+    return w;
   }
   /// Without its memory.
   QuantView view() const {

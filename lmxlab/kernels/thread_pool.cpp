@@ -76,6 +76,7 @@ class Pool {
     failed_.store(false, std::memory_order_relaxed);
     left_.store(static_cast<uint32_t>(parts), std::memory_order_relaxed);
     const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+    // The size may change meanwhile; the caller at least sees all shares.
     const int shares = static_cast<int>(std::min<int64_t>(parts, size()));
     shares_.store(shares, std::memory_order_relaxed);
     for (int i = 0; i < shares; i++) {

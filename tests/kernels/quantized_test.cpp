@@ -390,6 +390,20 @@ TEST(Quantized, WeightsMayBeLazy) {
                   .item<bool>());
 }
 
+// `compile` joins equal ops. These share their packed weights, not their scales.
+TEST(Quantized, WeightsAreTheirScalesToo) {
+  const auto a = test::random_affine(4, 64, mx::float32, 40, 128, 3);
+  const auto doubled = mx::multiply(*a.scales, array(2.0f));
+  mx::eval(a.packed, *a.scales, *a.biases, doubled);
+  const auto b = affine_weight(a.packed, doubled, *a.biases, 64, 4);
+  const auto both = [&](const Arrays& in) -> Arrays {
+    return {mx::subtract(quantized_linear(in[0], b), quantized_linear(in[0], a))};
+  };
+  const auto x = noise({2, 128}, 1);
+  EXPECT_TRUE(mx::array_equal(mx::compile(both)({x})[0], both({x})[0]).item<bool>());
+  EXPECT_GT(mx::max(mx::abs(both({x})[0])).item<float>(), 0);
+}
+
 TEST(Quantized, TheSameBitsEachTime) {
   const auto w = test::random_blocks(QuantFormat::q4_1, 301, 576, 3);
   for (const int rows : {1, 5, 30}) {

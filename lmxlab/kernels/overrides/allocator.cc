@@ -41,6 +41,8 @@ namespace {
 
 using lmxlab::Error;
 using lmxlab::Kind;
+using lmxlab::kernels::MemoryFor;
+using lmxlab::kernels::MemoryUse;
 
 // What is taken without waiting for the streams: blocks up to `block`, and `window` bytes of them.
 struct Small {
@@ -220,7 +222,7 @@ class OwnStreams {
   // @return  false on a stream's own thread, which waits for nobody.
   static bool drain() {
     thread_local OwnStreams own;
-    if (on_stream_thread_ || lmxlab::kernels::in_part() || lmxlab::kernels::InsideTask::any()) {
+    if (on_stream_thread_ || lmxlab::kernels::in_part() || MemoryFor::now() == MemoryUse::task) {
       return false;
     }
     own.update();
@@ -276,7 +278,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     if (n > kLargest) {
       refuse(n, "no machine has so much. Use smaller sizes.");
     }
-    const auto& most = lmxlab::kernels::InStep::any() ? kSmallInStep : kSmall;
+    const auto& most = MemoryFor::now() == MemoryUse::step ? kSmallInStep : kSmall;
     const bool drained =
         (n > most.block || locked(window_small_) + n > most.window) && OwnStreams::drain();
     const int index = class_of(n);

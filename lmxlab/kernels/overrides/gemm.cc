@@ -50,7 +50,7 @@ extern "C" __attribute__((visibility("default"))) void cblas_sgemm(int order, in
                                                                    const float* a, int lda,
                                                                    const float* b, int ldb,
                                                                    float beta, float* c, int ldc) {
-  const lmxlab::kernels::InsideTask here;  // one of MLX's
+  const lmxlab::kernels::MemoryFor here(lmxlab::kernels::MemoryUse::task);  // one of MLX's
   calls.fetch_add(1, std::memory_order_relaxed);
   if (m <= 0 || n <= 0) {
     return;

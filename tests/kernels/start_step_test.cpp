@@ -1,4 +1,4 @@
-#include "lmxlab/kernels/start.h"
+#include "lmxlab/kernels/start_step.h"
 
 #include <cstring>
 #include <vector>
@@ -26,11 +26,11 @@ Arrays mixture(const array& x, const array& w) {
   return {mx::matmul(view, mx::transpose(view)), both.sum, mx::sum(both.sum)};
 }
 
-TEST(Start, TheSameNumbersAsEval) {
+TEST(StartStep, TheSameNumbersAsEval) {
   const auto x = noise({16, 64}, 1), w = noise({64}, 2);
   mx::eval(x, w);
   auto ours = mixture(x, w), theirs = mixture(x, w);
-  start(ours);
+  start_step(ours);
   mx::eval(theirs);
   for (size_t i = 0; i < ours.size(); i++) {
     EXPECT_TRUE(ours[i].status() != array::Status::unscheduled) << i;
@@ -38,12 +38,12 @@ TEST(Start, TheSameNumbersAsEval) {
     EXPECT_TRUE(ours[i].is_available()) << i;
     EXPECT_TRUE(mx::array_equal(ours[i], theirs[i]).item<bool>()) << i;
   }
-  start(ours);  // there already
-  start({});
+  start_step(ours);  // there already
+  start_step({});
 }
 
 // Steps that write into one buffer are all queued before the first of them is waited for.
-TEST(Start, StepsAheadWriteInPlace) {
+TEST(StartStep, StepsAheadWriteInPlace) {
   constexpr int kSteps = 20, kWidth = 64;
   const auto q = noise({1, kSteps, 4 * kWidth}, 1), k = noise({1, kSteps, 2 * kWidth}, 2);
   const auto v = noise({1, kSteps, 2 * kWidth}, 3);
@@ -62,7 +62,7 @@ TEST(Start, StepsAheadWriteInPlace) {
     keys = now.k, values = now.v;
     outs.push_back(mx::multiply(now.out, array(1.0f)));
     now = {outs.back(), outs.back(), outs.back()};  // no handles but those of a cache
-    start({keys, values, outs.back()});
+    start_step({keys, values, outs.back()});
   }
   mx::eval(outs);
   EXPECT_EQ(keys.data<float>(), at_keys);
@@ -72,40 +72,40 @@ TEST(Start, StepsAheadWriteInPlace) {
   EXPECT_TRUE(mx::array_equal(keys, all.k).item<bool>());
 }
 
-TEST(Start, WhatSpansStreamsIsLeftToMlx) {
+TEST(StartStep, WhatSpansStreamsIsLeftToMlx) {
   const auto x = noise({8, 8}, 1);
   const auto other = mx::new_stream(mx::Device::cpu);
   const auto y = mx::exp(mx::add(x, x, other));
-  start({y});
+  start_step({y});
   EXPECT_TRUE(mx::array_equal(y, mx::exp(mx::add(x, x))).item<bool>());
 }
 
 // An op that cannot be queued: what it needs is refused. Once there is room, the rest goes on.
-TEST(Start, AfterAnErrorNothingIsHalfDone) {
+TEST(StartStep, AfterAnErrorNothingIsHalfDone) {
   const auto x = noise({1000}, 1);
   mx::eval(x);
   const auto sum = mx::add(x, x);
   const auto big = mx::multiply(mx::broadcast_to(mx::expand_dims(sum, 1), {1000, 1000}), x);
   const auto limit = set_memory_limit(active_bytes() + 100000);
-  EXPECT_THROW(start({big}), Error);
+  EXPECT_THROW(start_step({big}), Error);
   set_memory_limit(limit);
   EXPECT_TRUE(
       mx::array_equal(big, mx::multiply(mx::expand_dims(mx::add(x, x), 1), x)).item<bool>());
 }
 
-TEST(Start, ErrorsOfTheWorkSurface) {
+TEST(StartStep, ErrorsOfTheWorkSurface) {
   const auto w = test::random_blocks(QuantFormat::q4_0, 6, 64, 3);
   const auto rows = dequantize_rows(w, array({7}, {1}, mx::int32), mx::float32);
   array y = kernels::add(rows, rows);
   const auto both = [&] {  // at the latest where it is read
-    start({y});
+    start_step({y});
     y.wait();
   };
   EXPECT_THROW(both(), std::exception);
 }
 
 // Nobody keeps what is in between, nor the second output.
-TEST(Start, WorkKeepsWhatItReads) {
+TEST(StartStep, WorkKeepsWhatItReads) {
   for (int i = 0; i < 200; i++) {
     auto x = noise({64, 32}, 1);
     for (int j = 0; j < 20; j++) {
@@ -114,7 +114,7 @@ TEST(Start, WorkKeepsWhatItReads) {
               .normed;
     }
     const auto y = mx::sum(x);
-    start({y});
+    start_step({y});
     x = mx::zeros({1});
     const auto host = array(std::vector<float>(64 * 32, NAN).data(), {64, 32});  // memory anew
     ASSERT_TRUE(std::isfinite(y.item<float>()));

@@ -1,4 +1,4 @@
-#include "lmxlab/kernels/start.h"
+#include "lmxlab/kernels/start_step.h"
 
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/event.h>
@@ -27,9 +27,9 @@ bool unscheduled(const array& a) {
   return a.status() == array::Status::unscheduled;
 }
 
-void mark(array& a, array::Status status) {
+void mark(const array& a, array::Status status) {
   a.set_status(status);
-  for (auto& s : a.siblings()) s.set_status(status);
+  for (const auto& s : a.siblings()) s.set_status(status);
 }
 
 // The nodes of the graph, inputs before what reads them. They are marked as evaluated on the way,
@@ -37,8 +37,8 @@ void mark(array& a, array::Status status) {
 class Order {
  public:
   /// @return  false, with nothing changed, if it is no graph for one CPU stream.
-  bool find(std::vector<array> outputs) {
-    for (auto& o : outputs) {
+  bool find(const std::vector<array>& outputs) {
+    for (const auto& o : outputs) {
       if (unscheduled(o) && !visit(o)) {
         give_up();
         return false;
@@ -57,12 +57,12 @@ class Order {
   const mx::Stream& stream() const { return *stream_; }
 
  private:
-  bool visit(array& from) {
+  bool visit(const array& from) {
     if (!enter(from)) return false;
     while (!path_.empty()) {
       auto& [a, i] = path_.back();
       if (i < a->inputs().size()) {
-        auto& in = a->inputs()[i++];
+        const auto& in = a->inputs()[i++];
         if (unscheduled(in)) {
           if (!enter(in)) return false;
         } else if (const auto& e = in.event(); e.valid() && e.stream() != *stream_) {
@@ -75,7 +75,7 @@ class Order {
     }
     return true;
   }
-  bool enter(array& a) {
+  bool enter(const array& a) {
     if (!a.has_primitive() || a.is_tracer()) return false;
     const auto stream = a.primitive().stream();
     if (stream.device != mx::Device::cpu) return false;
@@ -87,7 +87,7 @@ class Order {
   }
 
   std::optional<mx::Stream> stream_;
-  std::vector<std::pair<array*, size_t>> path_;
+  std::vector<std::pair<const array*, size_t>> path_;
   std::vector<array> nodes_;
   size_t next_ = 0;
 };
@@ -157,7 +157,7 @@ class Step : public mx::UnaryPrimitive {
   const char* name() const override { return "lmxlab::Step"; }
   void eval_cpu(const std::vector<array>&, array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    const InStep here;
+    const MemoryFor here(MemoryUse::step);
     Held held(stream());
     auto& encoder = mx::cpu::get_command_encoder(stream());
     try {
@@ -180,7 +180,7 @@ class Step : public mx::UnaryPrimitive {
 
 }  // namespace
 
-void start(const std::vector<array>& outputs) {
+void start_step(const std::vector<array>& outputs) {
   Order order;
   if (!order.find(outputs)) return mx::async_eval(outputs);
   if (order.empty()) return;

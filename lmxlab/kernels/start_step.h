@@ -14,6 +14,6 @@ namespace lmxlab::kernels {
 /// Outputs must be kept until they are available: buffers that they alone hold are not held by the
 /// queue, so that the next step may be started before this one is done and still write into them.
 /// @throws what an op throws while it is queued; outputs that were not reached stay unevaluated.
-void start(const std::vector<mlx::core::array>& outputs);
+void start_step(const std::vector<mlx::core::array>& outputs);
 
 }  // namespace lmxlab::kernels
