@@ -94,7 +94,7 @@ LMXLAB_TARGET void dot(const WeightRows& w, int64_t rows, int64_t blocks, const 
     int64_t i = 0;
     for (; i + 2 <= units; i += 2, p += 2 * Reader::kBytes, xq += 2 * kX, s += 2 * kSteps) {
       for (int line = 0; kAhead > 0 && line < 2 * Reader::kBytes; line += 64) {
-        __builtin_prefetch(p + kAhead + line);
+        __builtin_prefetch(p + kAhead + line, 0, 2);
       }
       add_blocks<Reader, precise>(p, xq, s, a, b, all);
       add_blocks<Reader, precise>(p + Reader::kBytes, xq + kX, s + kSteps, b, a, all);

@@ -479,13 +479,12 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
       sum[i] = _mm512_fmadd_ps(offset[i], x_sum, sum[i]);
       scale[i] = _mm512_mul_ps(scale[i], x_scale);
     }
-    // The rows lie one behind another.
-    const auto fetch = [&](int64_t bytes) LMXLAB_AVX512_LAMBDA {
-      for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
-      ahead += bytes;
-    };
-    full >= kGroups ? fetch(n * kSpan) : fetch(n * left * kSpan / 16);
     const auto group = [&](auto g, auto read) LMXLAB_AVX512_LAMBDA {
+      // As the rows lie, one behind another. Into L2: the few lines that L1 can wait for are what
+      // one core would be held by.
+      constexpr int64_t kFetched = n * kSpan / kGroups;
+      for (int64_t line = 0; line < kFetched; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T1);
+      ahead += kFetched;
       const auto cells = Cells128<precise>::at(xq + g * kX);
       for (int i = 0; i < n; i++) {
         const uint8_t* from = p + i * w.stride + g / Reader::kGroups * Reader::kBytes;
