@@ -16,7 +16,6 @@
 #include <mlx/memory.h>
 #include <mlx/scheduler.h>
 #include <mlx/stream.h>
-#include <sys/mman.h>
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -24,7 +23,6 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <cstdlib>
 #include <future>
 #include <mutex>
 #include <new>
@@ -35,6 +33,7 @@
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/overrides/hooks.h"
+#include "lmxlab/kernels/overrides/pages.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace {
@@ -50,8 +49,6 @@ struct Small {
 };
 constexpr Small kSmall{size_t{64} << 10, size_t{64} << 10};
 constexpr Small kSmallInStep{size_t{256} << 10, size_t{8} << 20};
-constexpr size_t kMapped = size_t{1} << 20;     // from here on straight from the system
-constexpr size_t kHuge = size_t{2} << 20;       // a huge page
 constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
 constexpr size_t kStride = size_t{64} << 20;    // taken between two looks
 
@@ -101,38 +98,10 @@ std::string amount(size_t bytes) {
   throw Error(Kind::resource, "[memory] cannot allocate " + amount(n) + ": " + why);
 }
 
-// Blocks from the system. Large ones are mapped, on huge pages where the system has them: a page
-// fault costs more than writing the page.
 Block* take_from_system(size_t capacity) {
-  const size_t total = capacity + sizeof(Block);
-  void* memory = nullptr;
-  if (total < kMapped) {
-    memory = std::aligned_alloc(64, (total + 63) / 64 * 64);
-  } else {
-    const size_t slack = total >= 2 * kHuge ? kHuge : 0;
-    const size_t length = (total + 4095) / 4096 * 4096;
-    void* p =
-        mmap(nullptr, length + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p != MAP_FAILED) {
-      memory = p;
-      if (slack) {
-        const auto at = reinterpret_cast<uintptr_t>(p);
-        const size_t skip = (kHuge - at % kHuge) % kHuge;
-        memory = static_cast<char*>(p) + skip;
-        if (skip) {
-          munmap(p, skip);
-        }
-        if (slack > skip) {
-          munmap(static_cast<char*>(memory) + length, slack - skip);
-        }
-        madvise(memory, length, MADV_HUGEPAGE);
-      }
-    }
-  }
-  if (!memory) {
-    return nullptr;
-  }
-  auto* block = new (memory) Block{};
+  void* const memory = lmxlab::kernels::pages::take(capacity + sizeof(Block));
+  if (!memory) return nullptr;
+  auto* const block = new (memory) Block{};
   block->capacity = capacity;
   return block;
 }
@@ -149,12 +118,7 @@ void allow(Block* block, size_t n) noexcept {
 
 void give_to_system(Block* block) noexcept {
   allow(block, block->capacity);
-  const size_t total = block->capacity + sizeof(Block);
-  if (total < kMapped) {
-    std::free(block);
-  } else {
-    munmap(block, (total + 4095) / 4096 * 4096);
-  }
+  lmxlab::kernels::pages::give(block, block->capacity + sizeof(Block));
 }
 
 // Freed blocks, newest first in each class. Not thread-safe: the allocator's mutex is around it.
