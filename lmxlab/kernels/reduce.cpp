@@ -90,7 +90,7 @@ class SumRows : public Op {
       const int64_t slices = (width + kSlice - 1) / kSlice;
       const int64_t item = blocks.block * std::min(width, kSlice);
       parallel_for(
-          blocks.count * slices, (16384 + item) / (item + 1), [&](int64_t first, int64_t last) {
+          blocks.count * slices, (32768 + item) / (item + 1), [&](int64_t first, int64_t last) {
             for (int64_t i = first; i < last; i++) {
               const int64_t block = i / slices, c = i % slices * kSlice;
               HWY_DYNAMIC_DISPATCH(sum_block)

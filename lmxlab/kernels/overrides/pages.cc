@@ -12,8 +12,9 @@
 namespace lmxlab::kernels::pages {
 namespace {
 
-constexpr size_t kPage = 4096, kLine = 64;
-constexpr size_t kHuge = size_t{2} << 20;  // a huge page; from here on a piece has its own mapping
+constexpr size_t kLine = 64;
+constexpr size_t kPage = size_t{64} << 10;  // a multiple of the pages of every system
+constexpr size_t kHuge = size_t{2} << 20;   // a huge page; from here on a piece has its own mapping
 constexpr size_t kRegion = size_t{8} << 20;  // and less than that shares a region
 
 constexpr size_t round_up(size_t n, size_t unit) {
