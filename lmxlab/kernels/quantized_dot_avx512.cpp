@@ -458,7 +458,7 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
   alignas(64) static constexpr auto kPlaces = places_of<Reader>();
   constexpr int kGroups = Places<Reader>::kGroups, kStep = Reader::kStep;
   constexpr int64_t kX = precise ? 256 : 128, kSpan = kGroups / Reader::kGroups * Reader::kBytes;
-  constexpr int64_t kAhead = 4096;  // bytes: 2 to 8 KiB are alike, rows by rows are slower
+  constexpr int64_t kAhead = 4096;  // bytes: 4 to 16 KiB are alike, 2 and rows by rows are slower
   const int64_t steps = blocks * kBlock / kStep;
   const uint8_t* p = w.q + r * w.stride;
   const char* ahead = reinterpret_cast<const char*>(p) + kAhead;

@@ -7,12 +7,15 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
+#include <vector>
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/overrides/pages.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace mx = mlx::core;
@@ -33,6 +36,32 @@ TEST(Memory, DataLieOnCacheLines) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(x.data<float>()) % 64, 0u) << n;
     EXPECT_EQ(x.buffer_size(), size_t(n) * 4) << "what MLX takes for the buffer's size";
   }
+}
+
+// Pieces of many sizes, each full of its own byte, given back in another order than taken.
+TEST(Memory, PiecesOfPagesAreApart) {
+  struct Piece {
+    char* data;
+    size_t bytes;
+    char mark;
+  };
+  std::vector<Piece> pieces;
+  const auto give_back = [&](size_t i) {
+    const auto [data, bytes, mark] = pieces[i];
+    EXPECT_TRUE(std::all_of(data, data + bytes, [=](char c) { return c == mark; })) << bytes;
+    pages::give(data, bytes);
+    pieces.erase(pieces.begin() + static_cast<ptrdiff_t>(i));
+  };
+  for (size_t i = 0; i < 300; i++) {
+    const size_t bytes = size_t{1} << (i * 7 % 23) | i;
+    auto* const data = static_cast<char*>(pages::take(bytes));
+    ASSERT_NE(data, nullptr);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(data) % 64, 0u);
+    pieces.push_back({data, bytes, static_cast<char>(i)});
+    std::fill_n(data, bytes, pieces.back().mark);
+    if (i % 3 == 2) give_back(i * 31 % pieces.size());
+  }
+  while (!pieces.empty()) give_back(pieces.size() / 2);
 }
 
 TEST(Memory, SizesAreCountedAsAskedFor) {

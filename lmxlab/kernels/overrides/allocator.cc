@@ -16,9 +16,6 @@
 #include <mlx/memory.h>
 #include <mlx/scheduler.h>
 #include <mlx/stream.h>
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
@@ -106,14 +103,8 @@ Block* take_from_system(size_t capacity) {
   return block;
 }
 
-// For the address sanitizer: of the block's data only the first n bytes may be touched.
 void allow(Block* block, size_t n) noexcept {
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(block->data(), n);
-  ASAN_POISON_MEMORY_REGION(block->data() + n, block->capacity - n);
-#else
-  (void)block, (void)n;
-#endif
+  lmxlab::kernels::pages::allow(block->data(), n, block->capacity);
 }
 
 void give_to_system(Block* block) noexcept {

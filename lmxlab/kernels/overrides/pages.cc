@@ -9,6 +9,8 @@
 #include <mutex>
 #include <new>
 
+#include "lmxlab/kernels/types.h"
+
 namespace lmxlab::kernels::pages {
 namespace {
 
@@ -17,8 +19,13 @@ constexpr size_t kPage = size_t{64} << 10;  // a multiple of the pages of every 
 constexpr size_t kHuge = size_t{2} << 20;   // a huge page; from here on a piece has its own mapping
 constexpr size_t kRegion = size_t{8} << 20;  // and less than that shares a region
 
-constexpr size_t round_up(size_t n, size_t unit) {
-  return (n + unit - 1) / unit * unit;
+size_t whole(size_t bytes, size_t unit) {
+  return static_cast<size_t>(round_up(static_cast<int64_t>(bytes), static_cast<int64_t>(unit)));
+}
+// The first multiple of `unit` from p on.
+char* next(char* p, size_t unit) {
+  const auto at = reinterpret_cast<uintptr_t>(p);
+  return p + (whole(at, unit) - at);
 }
 
 // `bytes` of pages from a multiple of `unit` on.
@@ -26,31 +33,15 @@ void* map(size_t bytes, size_t unit) {
   void* const p =
       mmap(nullptr, bytes + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return nullptr;
-  auto* const begin = static_cast<char*>(p);
-  const size_t skip =
-      round_up(reinterpret_cast<uintptr_t>(p), unit) - reinterpret_cast<uintptr_t>(p);
-  if (skip > 0) munmap(begin, skip);
-  if (unit > skip) munmap(begin + skip + bytes, unit - skip);
+  auto* const all = static_cast<char*>(p);
+  auto* const begin = next(all, unit);
+  const auto skip = static_cast<size_t>(begin - all);
+  if (skip > 0) munmap(all, skip);
+  munmap(begin + bytes, unit - skip);
 #ifdef MADV_HUGEPAGE
-  madvise(begin + skip, bytes, MADV_HUGEPAGE);
+  madvise(begin, bytes, MADV_HUGEPAGE);
 #endif
-  return begin + skip;
-}
-
-// The address sanitizer knows nothing of pieces.
-void forbid(void* memory, size_t bytes) noexcept {
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_POISON_MEMORY_REGION(memory, bytes);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
-void permit(void* memory, size_t bytes) noexcept {
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
-#else
-  (void)memory, (void)bytes;
-#endif
+  return begin;
 }
 
 // At its own beginning. Pieces are taken one behind another; the room of a piece given back is used
@@ -70,9 +61,18 @@ Region* current = nullptr;
 
 }  // namespace
 
+void allow(void* memory, size_t n, size_t bytes) noexcept {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(memory, n);
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(memory) + n, bytes - n);
+#else
+  (void)memory, (void)n, (void)bytes;
+#endif
+}
+
 void* take(size_t bytes) {
-  if (bytes >= kHuge) return map(round_up(bytes, kPage), kHuge);
-  bytes = round_up(bytes, kLine);
+  if (bytes >= kHuge) return map(whole(bytes, kPage), kHuge);
+  bytes = whole(bytes, kLine);
   const std::lock_guard<std::mutex> lock(mutex);
   if (!current || current->used + bytes > kRegion) {
     void* const memory = map(kRegion, kRegion);
@@ -81,36 +81,33 @@ void* take(size_t bytes) {
   }
   void* const piece = current->begin() + current->used;
   current->used += bytes, current->live += bytes;
-  permit(piece, bytes);
+  allow(piece, bytes, bytes);
   return piece;
 }
 
 void give(void* memory, size_t bytes) noexcept {
   if (bytes >= kHuge) {
-    munmap(memory, round_up(bytes, kPage));
+    munmap(memory, whole(bytes, kPage));
     return;
   }
-  bytes = round_up(bytes, kLine);
+  bytes = whole(bytes, kLine);
   const std::lock_guard<std::mutex> lock(mutex);
   auto* const region = Region::of(memory);
   region->live -= bytes;
   if (region->live == 0 && region != current) {
-    permit(region, kRegion);
+    allow(region, kRegion, kRegion);
     munmap(region, kRegion);
     return;
   }
-  // Its whole pages, or those of all.
   auto* begin = static_cast<char*>(memory);
-  if (region->live == 0) {
+  if (region->live == 0) {  // the room of all that was taken
     bytes = region->used - sizeof(Region), begin = region->begin() + sizeof(Region);
     region->used = sizeof(Region);
   }
-  auto* const first = begin + round_up(reinterpret_cast<uintptr_t>(begin), kPage) -
-                      reinterpret_cast<uintptr_t>(begin);
-  const size_t whole =
-      begin + bytes > first ? static_cast<size_t>(begin + bytes - first) / kPage : 0;
-  if (whole > 0) madvise(first, whole * kPage, MADV_DONTNEED);
-  forbid(begin, bytes);
+  auto* const end = begin + bytes;
+  auto* const first = next(begin, kPage);
+  if (end > first) madvise(first, static_cast<size_t>(end - first) / kPage * kPage, MADV_DONTNEED);
+  allow(begin, 0, bytes);
 }
 
 }  // namespace lmxlab::kernels::pages

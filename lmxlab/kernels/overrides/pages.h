@@ -11,5 +11,7 @@ namespace lmxlab::kernels::pages {
 void* take(size_t bytes);
 /// @param bytes  as taken
 void give(void* memory, size_t bytes) noexcept;
+/// For the address sanitizer: of so many bytes only the first n may be touched.
+void allow(void* memory, size_t n, size_t bytes) noexcept;
 
 }  // namespace lmxlab::kernels::pages
