@@ -27,8 +27,8 @@ double seconds_since(Clock::time_point start) {
 // Copies out what a draw made contiguous. Unlike to_vector it queues nothing behind the step that
 // is running.
 template <class T>
-std::vector<T> read(mx::array a) {
-  a.eval();
+std::vector<T> read(const mx::array& a) {
+  kernels::wait_for(a);
   std::vector<T> out(a.size());
   std::memcpy(out.data(), a.data<T>(), a.nbytes());
   return out;
@@ -122,7 +122,7 @@ struct TokenStream::Impl {
   void wait() noexcept {
     try {
       const Enter enter(model.runtime());
-      mx::synchronize();
+      kernels::finish_steps();
     } catch (...) {
     }
   }
@@ -218,6 +218,8 @@ struct TokenStream::Impl {
   // The tokens of the pending draw become events, while the step after it runs.
   void take(Clock::time_point start) {
     if (options.stop.stop_requested()) return finish_all(StopReason::canceled);
+    // Small arrays made here must not wait for the step that is running.
+    const kernels::MemoryFor here(kernels::MemoryUse::step);
     const Draw now = *pending;
     pending.reset();
     if (most_left() > 1) {

@@ -9,7 +9,6 @@
 
 #include <mlx/mlx.h>
 #include <mlx/primitives.h>
-#include <mlx/scheduler.h>
 
 #include <functional>
 #include <memory>
@@ -20,6 +19,7 @@
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/fused.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/tasks.h"
 #include "lmxlab/kernels/types.h"
 
 namespace lmxlab::kernels {
@@ -116,7 +116,7 @@ class Op : public mlx::core::Primitive {
   /// and wakes it again and again: our allocator bounds it.
   template <class F>
   void task(F&& work) {
-    mlx::core::scheduler::enqueue(stream(), [work = std::forward<F>(work)]() mutable {
+    queue_task(stream(), [work = std::forward<F>(work)]() mutable {
       const MemoryFor here(MemoryUse::task);
       work();
     });

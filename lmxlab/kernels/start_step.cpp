@@ -7,12 +7,18 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
+#include <atomic>
+#include <deque>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/tasks.h"
+#include "lmxlab/kernels/thread_pool.h"
 
 namespace lmxlab::kernels {
 namespace {
@@ -22,6 +28,7 @@ using mx::array;
 using Data = std::remove_cvref_t<decltype(std::declval<array>().data_shared_ptr())>;
 
 constexpr size_t kHeldAtMost = size_t{256} << 10;  // bytes that wait for the end of the step
+constexpr size_t kTasksInBatch = 16;
 
 bool unscheduled(const array& a) {
   return a.status() == array::Status::unscheduled;
@@ -92,41 +99,94 @@ class Order {
   size_t next_ = 0;
 };
 
-// Buffers that queued work still reads or writes.
-class Held {
+// Tasks of our ops, and buffers that these or earlier ones read or write. MLX's queue would take
+// a lock and wake its thread for each task, and that thread would free memory that this one takes:
+// both then wait for malloc's lock, and a wait costs a microsecond's task fifty.
+struct Batch {
+  Tasks tasks;
+  std::vector<Data> held;
+  std::atomic<bool> done{false};
+};
+
+// Batches in the queue. Those that have run are dropped by the thread that filled them.
+class Batches {
  public:
-  explicit Held(const mx::Stream& stream) : stream_(stream) {}
-  void add(const Data& data) {
+  static Batches& of_thread() {
+    static thread_local Batches all;
+    return all;
+  }
+  void queue(std::unique_ptr<Batch> batch, const mx::Stream& stream) {
+    mx::scheduler::enqueue(stream, [b = batch.get()] {
+      std::exception_ptr error;
+      try {
+        b->tasks.run();
+      } catch (...) {
+        error = std::current_exception();
+      }
+      b->done.store(true, std::memory_order_release);
+      if (error) std::rethrow_exception(error);
+    });
+    all_.push_back(std::move(batch));
+  }
+  void tidy() {
+    while (!all_.empty() && all_.front()->done.load(std::memory_order_acquire)) all_.pop_front();
+  }
+  ~Batches() {
+    tidy();
+    for (auto& b : all_) b.release();  // the queue still needs it, and its thread has ended
+  }
+
+ private:
+  std::deque<std::unique_ptr<Batch>> all_;
+};
+
+// Fills batches for a stream.
+class Queue {
+ public:
+  explicit Queue(const mx::Stream& stream) : stream_(stream) {}
+  Tasks& tasks() { return batch_->tasks; }
+  void hold(const Data& data) {
     if (!data) return;
     bytes_ += mx::allocator::allocator().size(data->buffer());
-    all_.push_back(data);
+    batch_->held.push_back(data);
     if (bytes_ > kHeldAtMost) let_go();
   }
-  void add(std::vector<array>& temporaries) {
-    for (auto& t : temporaries) add(t.data_shared_ptr());
+  void hold(std::vector<array>& temporaries) {
+    for (auto& t : temporaries) hold(t.data_shared_ptr());
     temporaries.clear();
   }
-  /// They are dropped when all that is queued now has run.
-  void let_go() {
-    mx::scheduler::enqueue(stream_, [all = std::move(all_)]() mutable { all.clear(); });
-    all_.clear();
+  void flush() {
+    if (batch_->tasks.empty() && batch_->held.empty()) return;
+    Batches::of_thread().queue(std::exchange(batch_, std::make_unique<Batch>()), stream_);
     bytes_ = 0;
   }
 
  private:
+  // Too much to wait for the end of the step: dropped when all that is queued now has run.
+  void let_go() {
+    auto held = std::move(batch_->held);
+    batch_->held.clear();
+    flush();
+    mx::scheduler::enqueue(stream_, [held = std::move(held)]() mutable { held.clear(); });
+    bytes_ = 0;
+  }
+
   mx::Stream stream_;
-  std::vector<Data> all_;
+  std::unique_ptr<Batch> batch_ = std::make_unique<Batch>();
   size_t bytes_ = 0;
 };
 
-void run(array a, const mx::Event& event, Held& held) {
+void run(array a, const mx::Event& event, Queue& queue) {
   auto outputs = a.outputs();
   for (auto& o : outputs) o.attach_event(event);
   for (auto& in : a.inputs()) {
     auto& e = in.event();  // of an earlier step: dropped if it is done
     if (e.valid() && &e.cast<char>() != &event.cast<char>()) in.is_available();
   }
+  const bool ours = dynamic_cast<const Op*>(&a.primitive());
+  if (!ours || queue.tasks().size() >= kTasksInBatch) queue.flush();
   try {
+    const Collect here(ours ? &queue.tasks() : nullptr);
     a.primitive().eval_cpu(a.inputs(), outputs);
   } catch (...) {
     mark(a, array::Status::unscheduled);
@@ -141,12 +201,12 @@ void run(array a, const mx::Event& event, Held& held) {
                        [&](const array& o) { return o.data_shared_ptr() == data; });
   };
   for (const auto& data : read) {
-    if (!given(data)) held.add(data);
+    if (!given(data)) queue.hold(data);
   }
   read.clear();  // or an output in an input's buffer would seem to be someone's
   // An output that nobody asked for is written nevertheless.
   for (const auto& o : outputs) {
-    if (o.is_donatable()) held.add(o.data_shared_ptr());
+    if (o.is_donatable()) queue.hold(o.data_shared_ptr());
   }
 }
 
@@ -158,19 +218,19 @@ class Step : public mx::UnaryPrimitive {
   void eval_cpu(const std::vector<array>&, array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     const MemoryFor here(MemoryUse::step);
-    Held held(stream());
+    Queue queue(stream());
     auto& encoder = mx::cpu::get_command_encoder(stream());
     try {
       while (!order_.empty()) {
-        run(order_.take(), out.event(), held);
-        held.add(encoder.temporaries());
+        run(order_.take(), out.event(), queue);
+        queue.hold(encoder.temporaries());
       }
     } catch (...) {
       order_.give_up();
-      held.let_go();
+      queue.flush();
       throw;
     }
-    held.let_go();
+    queue.flush();
   }
   void eval_gpu(const std::vector<array>&, array&) override {}
 
@@ -181,10 +241,26 @@ class Step : public mx::UnaryPrimitive {
 }  // namespace
 
 void start_step(const std::vector<array>& outputs) {
+  Batches::of_thread().tidy();
   Order order;
   if (!order.find(outputs)) return mx::async_eval(outputs);
   if (order.empty()) return;
   mx::async_eval({array({}, mx::bool_, std::make_shared<Step>(order, order.stream()), {})});
+}
+
+void wait_for(const array& output) {
+  auto a = output;
+  if (const auto event = a.event(); event.valid() && event.stream().device == mx::Device::cpu) {
+    work_until([&] { return a.is_available(); });
+    mx::scheduler::check_error(event.stream());
+  }
+  a.eval();
+  Batches::of_thread().tidy();
+}
+
+void finish_steps() {
+  mx::synchronize();
+  Batches::of_thread().tidy();
 }
 
 }  // namespace lmxlab::kernels

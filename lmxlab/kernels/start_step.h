@@ -16,4 +16,11 @@ namespace lmxlab::kernels {
 /// @throws what an op throws while it is queued; outputs that were not reached stay unevaluated.
 void start_step(const std::vector<mlx::core::array>& outputs);
 
+/// Waits for an output; where it comes from a CPU stream, the calling thread helps to make it.
+/// @throws what a task threw
+void wait_for(const mlx::core::array& output);
+
+/// Waits for all steps that this thread started, and drops what they held.
+void finish_steps();
+
 }  // namespace lmxlab::kernels

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <mutex>
 #include <string>
@@ -23,6 +24,9 @@ constexpr int64_t kMaxParts = 0xffff;
 // hundred gaps. So a thread stays awake for 30 to 70 us, longer than the gap between two kernels of
 // one graph, and then about 1 ms more in which whoever else wants the core gets it.
 constexpr int kSpins = 1500, kYields = 1500, kSpinsApart = 16;
+// A guest (see work_until) then sleeps in pieces. Its place is kept for it between two calls.
+constexpr auto kNap = std::chrono::microseconds(50);
+constexpr auto kKept = std::chrono::microseconds(1500);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -32,24 +36,27 @@ inline void relax() {
 #endif
 }
 
-// Until done() holds, or for a while.
+// Until done() holds: true; or for a while.
 template <class Done>
-void wait_awake(Done done) {
+bool wait_awake(Done done) {
   for (int i = 0; i < kSpins; i++) {
-    if (done()) return;
+    if (done()) return true;
     relax();
   }
   for (int i = 0; i < kYields; i++) {
     for (int j = 0; j < kSpinsApart; j++) {
-      if (done()) return;
+      if (done()) return true;
       relax();
     }
     std::this_thread::yield();
   }
+  return false;
 }
 
 thread_local bool inside = false;  // a part runs on this thread, or it is a worker
 thread_local int index_of_thread = 0;
+
+using Clock = std::chrono::steady_clock;
 
 class Pool {
  public:
@@ -70,6 +77,7 @@ class Pool {
       return;
     }
     start_workers();
+    call_back();
     call_ = call;
     body_ = body;
     error_ = nullptr;
@@ -98,7 +106,77 @@ class Pool {
     }
   }
 
+  void work_until(detail::Done call, void* done) {
+    const auto finished = [&] { return call(done); };
+    const bool guest = !inside && size() > 1 && sit_down();
+    const auto more = [&] {
+      return guest && seat_.load(std::memory_order_acquire) == Seat::taken &&
+             epoch_.load(std::memory_order_acquire) != guest_seen_;
+    };
+    while (!finished()) {
+      if (more()) {
+        work_as_guest();
+      } else if (!wait_awake([&, n = 0]() mutable {
+                   return more() || (n++ % kSpinsApart == 0 && finished());
+                 })) {
+        std::this_thread::sleep_for(kNap);
+      }
+    }
+    if (guest) stand_up();
+  }
+
  private:
+  // The place of the pool's last thread: its own; wished for by a guest; kept for one; a guest sits
+  // there.
+  enum class Seat : uint32_t { own, wished, kept, taken };
+
+  // @return  whether a guest may sit down, now or when the thread sees it.
+  bool sit_down() {
+    auto seat = seat_.load(std::memory_order_acquire);
+    if (seat == Seat::kept) return seat_.compare_exchange_strong(seat, Seat::taken);
+    if (seat != Seat::own) return false;
+    if (std::unique_lock<std::mutex> job(job_, std::try_to_lock); job) start_workers();
+    return seat_.compare_exchange_strong(seat, Seat::wished);
+  }
+  void stand_up() {
+    auto seat = Seat::wished;
+    if (seat_.compare_exchange_strong(seat, Seat::own)) return;
+    left_at_.store(Clock::now(), std::memory_order_relaxed);
+    seat_.store(Seat::kept);
+  }
+  // One part.
+  void work_as_guest() {
+    const int index = guest_index_.load(std::memory_order_relaxed);
+    const uint32_t epoch = epoch_.load(std::memory_order_acquire);
+    const int before = std::exchange(index_of_thread, index);
+    inside = true;
+    if (index >= size() || !work_once(index)) guest_seen_ = epoch;
+    inside = false;
+    index_of_thread = before;
+  }
+  // The last thread gives its place away, until it is called back (and no guest was faster).
+  void rest(int index) {
+    guest_index_.store(index, std::memory_order_relaxed);
+    for (;;) {
+      auto seat = seat_.load(std::memory_order_acquire);
+      if (seat == Seat::own) return;
+      if (seat == Seat::wished) {
+        seat_.compare_exchange_strong(seat, Seat::taken);
+      } else {
+        seat_.wait(seat);
+      }
+    }
+  }
+  // No guest came for a while.
+  void call_back() {
+    auto seat = Seat::kept;
+    if (seat_.load(std::memory_order_relaxed) == seat &&
+        Clock::now() - left_at_.load(std::memory_order_relaxed) > kKept &&
+        seat_.compare_exchange_strong(seat, Seat::own)) {
+      seat_.notify_all();
+    }
+  }
+
   Pool() : size_(usable_cpus()) {}
 
   // Under job_. A worker more than the size takes no parts; it only sleeps.
@@ -177,8 +255,13 @@ class Pool {
     index_of_thread = index;
     uint32_t seen = 0;
     for (;;) {
-      wait_awake([&] { return epoch_.load(std::memory_order_acquire) != seen; });
-      epoch_.wait(seen, std::memory_order_acquire);
+      const auto wished = [&] {
+        return index == size() - 1 && seat_.load(std::memory_order_acquire) == Seat::wished;
+      };
+      if (!wait_awake([&] { return epoch_.load(std::memory_order_acquire) != seen || wished(); })) {
+        epoch_.wait(seen, std::memory_order_acquire);
+      }
+      if (wished()) rest(index);
       seen = epoch_.load(std::memory_order_acquire);
       if (index < size()) {
         while (work_once(index)) {
@@ -196,6 +279,10 @@ class Pool {
   Share tickets_[kMaxThreads];
   alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<uint32_t> left_{0};
+  alignas(64) std::atomic<Seat> seat_{Seat::own};
+  std::atomic<int> guest_index_{0};
+  std::atomic<Clock::time_point> left_at_{};
+  uint32_t guest_seen_ = 0;  // the guest's
   std::atomic<bool> failed_{false};
   detail::Part call_ = nullptr;
   void* body_ = nullptr;
@@ -222,6 +309,10 @@ void set_threads(int n) {
                                  std::to_string(kMaxThreads) + ", got " + std::to_string(n) + ".");
   }
   Pool::get().resize(n == 0 ? usable_cpus() : n);
+}
+
+void detail::work_until(Done call, void* done) {
+  Pool::get().work_until(call, done);
 }
 
 void detail::run_parts(int64_t parts, Part call, void* body) {

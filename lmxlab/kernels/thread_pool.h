@@ -27,6 +27,8 @@ int slot();
 namespace detail {
 using Part = void (*)(void* body, int64_t part);
 void run_parts(int64_t parts, Part call, void* body);
+using Done = bool (*)(void* done);
+void work_until(Done call, void* done);
 }  // namespace detail
 
 /// Calls body(part) for every part in [0, parts), each once, and returns when all are done.
@@ -39,6 +41,19 @@ void parallel_parts(int64_t parts, F&& body) {
   detail::run_parts(
       parts, [](void* f, int64_t part) { (*static_cast<Body*>(f))(part); },
       const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+}
+
+/// Waits until done() holds, and works on parts meanwhile, in the place of one of the pool's
+/// threads. For a thread that prepares work and then waits for it, again and again: with a core of
+/// its own it would be one thread more than there are cores, and push another off in the middle of
+/// a part, for which all the rest wait. The pool's thread comes back when that place has been empty
+/// for a millisecond or two. One thread at a time has it; others only wait.
+/// @param done  called every microsecond and after every part
+template <class F>
+void work_until(F&& done) {
+  using Body = std::remove_reference_t<F>;
+  detail::work_until([](void* f) -> bool { return (*static_cast<Body*>(f))(); },
+                     const_cast<void*>(static_cast<const void*>(std::addressof(done))));
 }
 
 /// Calls body(begin, end) on pieces that cover [0, total); a piece has at least `grain` items,

@@ -2,6 +2,7 @@
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/inference/generate.h"
+#include "lmxlab/kernels/start_step.h"
 #include "tests/inference/models.h"
 
 #include <gtest/gtest.h>
@@ -37,6 +38,7 @@ struct Watch {
     auto now = addresses(cache);
     if (!before.empty() && now != before) ++moves, last_move = step;
     before = std::move(now);
+    kernels::finish_steps();  // or what the last step read is counted
     if (step == 100) first_bytes = kernels::active_bytes() - cache.bytes();
     if (step > 100) most_bytes = std::max(most_bytes, kernels::active_bytes() - cache.bytes());
   }

@@ -20,7 +20,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <future>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <string>
@@ -189,10 +189,9 @@ class OwnStreams {
 
  private:
   static void wait(mlx::core::Stream stream) {
-    auto done = std::make_shared<std::promise<void>>();
-    auto future = done->get_future();
-    mlx::core::scheduler::enqueue(stream, [done] { done->set_value(); });
-    future.wait();
+    auto done = std::make_shared<std::atomic<bool>>(false);
+    mlx::core::scheduler::enqueue(stream, [done] { done->store(true, std::memory_order_release); });
+    lmxlab::kernels::work_until([&] { return done->load(std::memory_order_acquire); });
   }
 
   void update() {
