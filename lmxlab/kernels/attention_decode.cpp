@@ -351,7 +351,14 @@ AttentionPlan plan_decode(const AttentionShape& s) {
   const int64_t least = round_up(std::max<int64_t>(1, (32 << 10) / key_bytes), kChunkKeys);
   const int64_t most = std::max<int64_t>(1, s.keys / least);
   const int64_t wanted = threads() == 1 ? 1 : (4 * threads() + heads - 1) / heads;
-  const int64_t pieces = std::min(most, wanted);
+  int64_t pieces = std::min(most, wanted);
+  // As many tasks for each thread, if a few more pieces do it.
+  for (int64_t n = pieces; n <= std::min<int64_t>(most, pieces + threads()); n++) {
+    if (heads * n % threads() == 0) {
+      pieces = n;
+      break;
+    }
+  }
   plan.piece = round_up(std::max<int64_t>(1, (s.keys + pieces - 1) / pieces), kChunkKeys);
   plan.pieces = std::max<int64_t>(1, (s.keys + plan.piece - 1) / plan.piece);
   const bool little = heads * s.keys * key_bytes < (48 << 10);
