@@ -129,12 +129,13 @@ struct FiveBitReader : NibbleReader<size> {
   template <int>
   LMXLAB_AVX512_INLINE Weights read(const uint8_t* p) {
     const auto [a, b] = four_nibbles<size>(p);
-    uint64_t low = 0, high = 0;
-    for (int i = 3; i >= 0; i--) {
-      uint16_t fifth[2];
-      std::memcpy(fifth, p + i * size + size - 20, 4);
-      low = low << 16 | fifth[0], high = high << 16 | fifth[1];
-    }
+    int32_t fifth[4];
+    for (int i = 0; i < 4; i++) std::memcpy(fifth + i, p + i * size + size - 20, 4);
+    const auto words =
+        _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(fifth)),
+                         _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const auto low = static_cast<uint64_t>(_mm_cvtsi128_si64(words));
+    const auto high = static_cast<uint64_t>(_mm_extract_epi64(words, 1));
     return {_mm512_mask_add_epi8(a, low, a, bytes(16)),
             _mm512_mask_add_epi8(b, high, b, bytes(16))};
   }

@@ -65,7 +65,8 @@ void parallel_for(int64_t total, int64_t grain, F&& body) {
   }
   const int64_t n = threads();
   const int64_t fit = total / (grain > 0 ? grain : 1);
-  const int64_t parts = n == 1 || fit < 2 ? 1 : (fit < 4 * n ? fit : 4 * n);
+  // As many for each thread.
+  const int64_t parts = n == 1 || fit < 2 ? 1 : fit < n ? fit : fit < 4 * n ? fit / n * n : 4 * n;
   if (parts == 1) {
     return body(int64_t{0}, total);
   }
