@@ -1,15 +1,22 @@
 #include "lmxlab/kernels/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <mlx/device.h>
+#include <mlx/stream.h>
 
 #include <atomic>
+#include <chrono>
+#include <mutex>
 #include <numeric>
+#include <set>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/tasks.h"
 
 namespace lmxlab::kernels {
 namespace {
@@ -131,6 +138,102 @@ TEST(ThreadPool, NumberOfThreads) {
   EXPECT_EQ(threads(), usable_cpus());
   EXPECT_THROW(set_threads(-1), Error);
   EXPECT_THROW(set_threads(257), Error);
+}
+
+// Jobs of one thread after another for a while; who ran their parts.
+class Jobs {
+ public:
+  explicit Jobs(int jobs) : thread_([this, jobs] { run(jobs); }) {}
+  ~Jobs() { thread_.join(); }
+  bool done() const { return done_; }
+  std::set<std::thread::id> ran() {
+    const std::lock_guard lock(mutex_);
+    return ran_;
+  }
+  int64_t parts() const { return parts_; }
+
+ private:
+  void run(int jobs) {
+    for (int j = 0; j < jobs; j++) {
+      parallel_parts(8, [&](int64_t) {
+        const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(20);
+        while (std::chrono::steady_clock::now() < until) {
+        }
+        parts_++;
+        const std::lock_guard lock(mutex_);
+        ran_.insert(std::this_thread::get_id());
+      });
+    }
+    done_ = true;
+  }
+
+  std::mutex mutex_;
+  std::set<std::thread::id> ran_;
+  std::atomic<int64_t> parts_{0};
+  std::atomic<bool> done_{false};
+  std::thread thread_;
+};
+
+TEST(WorkUntil, TheWaitingThreadWorksAndOthersComeBack) {
+  const Threads scope(2);
+  const auto self = std::this_thread::get_id();
+  bool helped = false;
+  for (int i = 0; i < 20; i++) {  // the seat is given when the pool's thread sees the wish
+    Jobs jobs(200);
+    work_until([&] { return jobs.done(); });
+    EXPECT_EQ(jobs.parts(), 1600);
+    helped |= jobs.ran().contains(self);
+    EXPECT_LE(jobs.ran().size(), 3u);  // the caller's, the pool's own before and the guest
+  }
+  EXPECT_TRUE(helped);
+  bool back = false;
+  for (int i = 0; i < 20; i++) {
+    Jobs jobs(200);
+    while (!jobs.done()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(jobs.parts(), 1600);
+    EXPECT_FALSE(jobs.ran().contains(self));
+    back |= jobs.ran().size() == 2;
+  }
+  EXPECT_TRUE(back);
+}
+
+TEST(WorkUntil, SeveralWaitAndOneHelps) {
+  const Threads scope(2);
+  for (int i = 0; i < 20; i++) {
+    Jobs jobs(100);
+    std::thread other([&] { work_until([&] { return jobs.done(); }); });
+    work_until([&] { return jobs.done(); });
+    other.join();
+    EXPECT_EQ(jobs.parts(), 800);
+  }
+  set_threads(1);
+  Jobs alone(10);
+  work_until([&] { return alone.done(); });
+  EXPECT_EQ(alone.parts(), 80);
+  EXPECT_EQ(alone.ran().size(), 1u);
+}
+
+TEST(Tasks, EachRunsAndTheFirstErrorIsThrown) {
+  Tasks tasks;
+  std::vector<int> ran;
+  {
+    const Collect here(&tasks);
+    for (int i = 0; i < 4; i++) {
+      queue_task(mlx::core::default_stream(mlx::core::Device::cpu), [&ran, i] {
+        ran.push_back(i);
+        if (i % 2 == 1) throw std::runtime_error(std::to_string(i));
+      });
+    }
+  }
+  EXPECT_EQ(tasks.size(), 4u);
+  EXPECT_TRUE(ran.empty());
+  try {
+    tasks.run();
+    ADD_FAILURE();
+  } catch (const std::runtime_error& e) {
+    EXPECT_STREQ(e.what(), "1");
+  }
+  EXPECT_EQ(ran, (std::vector<int>{0, 1, 2, 3}));
 }
 
 }  // namespace
