@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
-#include <exception>
 #include <memory>
 #include <optional>
 #include <type_traits>
@@ -27,7 +26,7 @@ namespace mx = mlx::core;
 using mx::array;
 using Data = std::remove_cvref_t<decltype(std::declval<array>().data_shared_ptr())>;
 
-constexpr size_t kHeldAtMost = size_t{256} << 10;  // bytes that wait for the end of the step
+constexpr size_t kHeldAtMost = size_t{256} << 10;  // bytes that wait for the end of their batch
 constexpr size_t kTasksInBatch = 16;
 
 bool unscheduled(const array& a) {
@@ -116,17 +115,14 @@ class Batches {
     return all;
   }
   void queue(std::unique_ptr<Batch> batch, const mx::Stream& stream) {
-    mx::scheduler::enqueue(stream, [b = batch.get()] {
-      std::exception_ptr error;
-      try {
-        b->tasks.run();
-      } catch (...) {
-        error = std::current_exception();
-      }
-      b->done.store(true, std::memory_order_release);
-      if (error) std::rethrow_exception(error);
+    auto* const b = all_.emplace_back(std::move(batch)).get();
+    mx::scheduler::enqueue(stream, [b] {
+      struct Done {
+        std::atomic<bool>& flag;
+        ~Done() { flag.store(true, std::memory_order_release); }
+      } const whatever_is_thrown{b->done};
+      b->tasks.run();
     });
-    all_.push_back(std::move(batch));
   }
   void tidy() {
     while (!all_.empty() && all_.front()->done.load(std::memory_order_acquire)) all_.pop_front();
@@ -162,7 +158,7 @@ class Queue {
   }
 
  private:
-  // Too much to wait for the end of the step: dropped when all that is queued now has run.
+  // Too much to wait for the thread that tidies: dropped when all that is queued now has run.
   void let_go() {
     auto held = std::move(batch_->held);
     batch_->held.clear();
