@@ -153,10 +153,12 @@ class Bench : public Command {
       throw Error(Kind::usage,
                   "[bench] quantized weights are not trained: --bits goes with "
                   "--mode prefill or decode.");
-    if (bits_)
+    if (bits_) {
       quantize_model(m.model, {.bits = *bits_,
                                .group_size = group_size_.value_or(64),
                                .embedding_bits = embedding_bits_.value_or(0)});
+      interleave_model(m.model);
+    }
     Progress progress(context);
     context.log(context.styled("2", "measuring this machine"));
     const Rates rates = measure_rates();

@@ -8,7 +8,19 @@
 namespace lmxlab::core {
 
 kernels::QuantizedWeight Weight::packed() const {
-  return kernels::affine_weight(w.value, scales->value, biases->value, group, bits);
+  return kernels::affine_weight(w.value, scales->value, biases->value, group, bits,
+                                interleaved);
+}
+
+void Weight::interleave() {
+  if (quantized() && kernels::faster_interleaved(packed())) hold(kernels::interleave(packed()));
+}
+void Weight::separate() {
+  if (quantized()) hold(kernels::separate(packed()));
+}
+void Weight::hold(const kernels::QuantizedWeight& to) {
+  w.value = to.packed, scales->value = *to.scales, biases->value = *to.biases;
+  interleaved = to.interleaved;
 }
 
 mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) const {

@@ -12,6 +12,7 @@ struct Weight {
   Param w;                                        // [out, in] float, or packed uint32
   std::optional<Param> scales = {}, biases = {};  // [out, in / group]
   int group = 0, bits = 0;
+  bool interleaved = false;  // as kernels::QuantView says
 
   bool quantized() const { return scales.has_value(); }
   /// As kernels take it; where quantized.
@@ -24,7 +25,19 @@ struct Weight {
   /// @throws Error(usage) if `in` is no multiple of the group.
   void quantize(int group_size, int bit_width);
 
-  void visit(Visitor& v) { v("weight", w), v("scales", scales), v("biases", biases); }
+  /// Lays a quantized weight as this machine's kernels read it fastest, or as MLX does: the same
+  /// numbers either way. Leaves are named after the layout, so that no file mixes them up.
+  void interleave();
+  void separate();
+
+  void visit(Visitor& v) {
+    v(interleaved ? "weight_tiles" : "weight", w);
+    v(interleaved ? "scales_tiles" : "scales", scales);
+    v(interleaved ? "biases_tiles" : "biases", biases);
+  }
+
+ private:
+  void hold(const kernels::QuantizedWeight& to);
 };
 
 }  // namespace lmxlab::core

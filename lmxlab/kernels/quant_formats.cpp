@@ -149,14 +149,18 @@ T value(Type type, const void* p, int64_t i) {
 
 template <class T>
 void affine_row(const QuantView& w, int64_t row, T* to) {
-  const uint8_t* p = w.bytes + row * row_bytes(w);
-  const int64_t groups = w.in / w.group;
+  const int64_t groups = w.in / w.group, tile = row / kTileRows * kTileRows;
+  // Of a row's items, which of the array it is.
+  const auto item = [&](int64_t i, int64_t each) {
+    return w.interleaved ? tile * each + i * kTileRows + row % kTileRows : row * each + i;
+  };
+  const auto byte = [&](int64_t i) { return w.bytes[4 * item(i / 4, row_bytes(w) / 4) + i % 4]; };
   for (int64_t k = 0; k < w.in; k++) {
     const int64_t bit = k * w.bits;
     const int last = (bit % 8 + w.bits - 1) / 8;  // 1 where q crosses into the next byte
-    const int word = p[bit / 8] | (last ? p[bit / 8 + 1] << 8 : 0);
+    const int word = byte(bit / 8) | (last ? byte(bit / 8 + 1) << 8 : 0);
     const int q = word >> bit % 8 & ((1 << w.bits) - 1);
-    const int64_t i = row * groups + k / w.group;
+    const int64_t i = item(k / w.group, groups);
     to[k] = value<T>(w.scale_type, w.scales, i) * T(q) + value<T>(w.scale_type, w.biases, i);
   }
 }

@@ -50,7 +50,11 @@ struct QuantView {
   int bits = 0, group = 0;
   Type scale_type = Type::f32;
   const void *scales = nullptr, *biases = nullptr;  // [out, in / group]
+  // affine only: rows lie interleaved in tiles of kTileRows. Word j (32 bits) of a tile's row r is
+  // word kTileRows j + r of the tile, and so are scales and biases.
+  bool interleaved = false;
 };
+constexpr int kTileRows = 16;
 int64_t row_bytes(const QuantView& w);
 
 /// Row `row` as numbers, one after another and slowly: the definition that the kernels are tested

@@ -29,6 +29,23 @@ bool only_first(const std::vector<int>& axes) {
   return true;
 }
 
+// [out, n] with rows interleaved in tiles, and back.
+array interleaved_rows(const array& a) {
+  const auto tiles = mx::reshape(a, {a.shape(0) / kTileRows, kTileRows, a.shape(1)});
+  return mx::reshape(mx::contiguous(mx::swapaxes(tiles, 1, 2)), a.shape());
+}
+array separate_rows(const array& a) {
+  const auto tiles = mx::reshape(a, {a.shape(0) / kTileRows, a.shape(1), kTileRows});
+  return mx::reshape(mx::contiguous(mx::swapaxes(tiles, 1, 2)), a.shape());
+}
+
+// A weight's arrays for ordinary ops.
+Arrays plain_arrays(const QuantSpec& spec, const Arrays& in, size_t first) {
+  auto all = spec.arrays(in, first);
+  if (spec.interleaved) std::transform(all.begin(), all.end(), all.begin(), separate_rows);
+  return all;
+}
+
 class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
  public:
   DequantizeRows(const QuantSpec& spec, mx::Dtype dtype) : spec_(spec), dtype_(dtype) {}
@@ -51,7 +68,7 @@ class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
 
   Arrays plain(const Arrays& in) const override {
     if (spec_.format != QuantFormat::affine) return {of(spec_, in, dtype_)};
-    const auto w = spec_.arrays(in, 1);
+    const auto w = plain_arrays(spec_, in, 1);
     const auto take = [&](size_t i) { return mx::take(w[i], in[0], 0); };
     const auto rows = mx::dequantize(take(0), mx::astype(take(1), dtype_),
                                      mx::astype(take(2), dtype_), spec_.group, spec_.bits);
@@ -127,7 +144,7 @@ class QuantizedProducts : public Op {
     const auto dtype = in[0].dtype();
     size_t at = 1;
     for (const auto& spec : specs_) {
-      const auto parts = spec.arrays(in, at);
+      const auto parts = plain_arrays(spec, in, at);
       if (spec.format == QuantFormat::affine) {
         const auto y = mx::quantized_matmul(in[0], parts[0], parts[1], parts[2], !across_,
                                             spec.group, spec.bits);
@@ -229,6 +246,11 @@ std::string shape_text(const array& a) {
   return text + "]";
 }
 
+std::string no_tiles(int out) {
+  return "[quantized] rows are interleaved by " + std::to_string(kTileRows) + ": " +
+         std::to_string(out) + " rows cannot be.";
+}
+
 // The words are put together only where they are needed: this runs for every product of a token.
 template <class Message>
 void require(bool holds, Message message) {
@@ -237,7 +259,8 @@ void require(bool holds, Message message) {
 
 }  // namespace
 
-QuantizedWeight affine_weight(array packed, array scales, array biases, int group, int bits) {
+QuantizedWeight affine_weight(array packed, array scales, array biases, int group, int bits,
+                              bool interleaved) {
   require(bits >= 2 && bits <= 8 && bits != 7, [&] {
     return "[quantized] bits must be 2, 3, 4, 5, 6 or 8, got " + std::to_string(bits) + ".";
   });
@@ -261,8 +284,37 @@ QuantizedWeight affine_weight(array packed, array scales, array biases, int grou
                    " of groups of " + std::to_string(group) + ".";
           });
   const int out = packed.shape(0);
-  return {QuantFormat::affine, out,   in,  std::move(packed), std::move(scales),
-          std::move(biases),   group, bits};
+  require(!interleaved || out % kTileRows == 0, [&] { return no_tiles(out); });
+  return {QuantFormat::affine, out,   in,   std::move(packed), std::move(scales),
+          std::move(biases),   group, bits, interleaved};
+}
+
+QuantizedWeight interleave(const QuantizedWeight& w) {
+  require(w.format == QuantFormat::affine,
+          [] { return "[quantized] rows are interleaved in the affine format only."; });
+  require(w.out % kTileRows == 0, [&] { return no_tiles(w.out); });
+  if (w.interleaved) return w;
+  auto to = w;
+  to.packed = interleaved_rows(w.packed);
+  to.scales = interleaved_rows(*w.scales), to.biases = interleaved_rows(*w.biases);
+  to.interleaved = true;
+  return to;
+}
+
+QuantizedWeight separate(const QuantizedWeight& w) {
+  if (!w.interleaved) return w;
+  auto to = w;
+  to.packed = separate_rows(w.packed);
+  to.scales = separate_rows(*w.scales), to.biases = separate_rows(*w.biases);
+  to.interleaved = false;
+  return to;
+}
+
+bool faster_interleaved(const QuantizedWeight& w) {
+  if (w.format != QuantFormat::affine || w.out % kTileRows != 0) return false;
+  QuantView view{w.format, w.out, w.in, nullptr};
+  view.bits = w.bits, view.group = w.group, view.interleaved = true;
+  return dot_kernel(view, Activations::int16).in_place;
 }
 
 QuantizedWeight block_weight(QuantFormat format, array bytes) {

@@ -23,13 +23,23 @@ struct QuantizedWeight {
       packed;  // affine: uint32 [out, in * bits / 32]; else uint8 [out, bytes of a row]
   std::optional<mlx::core::array> scales = {}, biases = {};  // affine: [out, in / group], a float
   int group = 0, bits = 0;                                   // affine
+  bool interleaved = false;                                  // affine: see QuantView
 };
 
 /// MLX's format: what mx::quantize(w, group, bits) gives.
 /// @throws Error(usage) unless shapes and dtypes agree, bits are 2, 3, 4, 5, 6 or 8 and the group
-///         is 32, 64 or 128.
+///         is 32, 64 or 128; and unless interleaved rows are a multiple of kTileRows.
 QuantizedWeight affine_weight(mlx::core::array packed, mlx::core::array scales,
-                              mlx::core::array biases, int group, int bits);
+                              mlx::core::array biases, int group, int bits,
+                              bool interleaved = false);
+/// The same matrix with its rows interleaved, or apart again: a permutation of each array.
+/// @throws Error(usage) unless it is affine and `out` is a multiple of kTileRows.
+QuantizedWeight interleave(const QuantizedWeight& w);
+QuantizedWeight separate(const QuantizedWeight& w);
+/// Whether this machine multiplies it faster interleaved: 2, 4 or 8 bits where a register of
+/// AVX-512 holds a word of each of 16 rows, so that no lane waits and none is summed up.
+bool faster_interleaved(const QuantizedWeight& w);
+
 /// Blocks of a GGUF file, uint8 [out, bytes of a row]; an array over mapped memory will do.
 /// @throws Error(usage) if the bytes are no whole blocks.
 QuantizedWeight block_weight(QuantFormat format, mlx::core::array bytes);

@@ -77,7 +77,9 @@ DotKernel dot_kernel(const QuantView& w, Activations activations) {
   const bool precise = activations == Activations::int16;
 #if defined(__x86_64__)
   if (isa() >= Isa::avx512_bf16) {
-    if (const auto found = dot_kernel_avx512(w, precise); found.dot) return found;
+    const auto found =
+        w.interleaved ? dot_kernel_interleaved(w, precise) : dot_kernel_avx512(w, precise);
+    if (found.dot) return found;
   }
   if (isa() >= Isa::avx2) return dot_kernel_avx2(w, precise);
 #endif

@@ -161,7 +161,8 @@ struct AffineEightReader : InPlace<1, 32, 32, true> {
   }
 };
 
-struct UnpackedReader : Unpacked32<false> {
+template <bool wide>
+struct UnpackedReader : Unpacked32<wide> {
   template <int>
   LMXLAB_INLINE __m256i read(const uint8_t* p) {
     return load(p);
@@ -187,11 +188,15 @@ DotKernel dot_kernel_avx2(const QuantView& w, bool precise) {
     case QuantFormat::mxfp4: return kernel<Mxfp4Reader>(precise, cells);
     case QuantFormat::affine: break;
   }
+  if (w.interleaved) {
+    return w.bits == 8 ? kernel<UnpackedReader<true>>(precise, cells)
+                       : kernel<UnpackedReader<false>>(precise, cells);
+  }
   switch (w.bits) {
     case 2: return kernel<AffineTwoReader>(precise, cells);
     case 4: return kernel<AffineFourReader>(precise, cells);
     case 8: return kernel<AffineEightReader>(precise, cells);
-    default: return kernel<UnpackedReader>(precise, cells);
+    default: return kernel<UnpackedReader<false>>(precise, cells);
   }
 }
 

@@ -28,11 +28,17 @@ inline bool is_there(const mlx::core::array& a) {
 struct QuantSpec {
   QuantFormat format;
   int out, in, group, bits;
+  bool interleaved;
   std::shared_ptr<const Resident> resident = {};
 
   /// @param kernels  whether kernels of ours will read it, not ordinary ops.
   QuantSpec(const QuantizedWeight& w, bool kernels)
-      : format(w.format), out(w.out), in(w.in), group(w.group), bits(w.bits) {
+      : format(w.format),
+        out(w.out),
+        in(w.in),
+        group(w.group),
+        bits(w.bits),
+        interleaved(w.interleaved) {
     if (!kernels) return;
     Arrays all{w.packed};
     if (format == QuantFormat::affine) all.insert(all.end(), {*w.scales, *w.biases});
@@ -47,7 +53,7 @@ struct QuantSpec {
   }
   bool operator==(const QuantSpec& other) const {
     const auto shape = [](const QuantSpec& s) {
-      return std::tie(s.format, s.out, s.in, s.group, s.bits);
+      return std::tie(s.format, s.out, s.in, s.group, s.bits, s.interleaved);
     };
     if (shape(*this) != shape(other) || !resident != !other.resident) return false;
     if (!resident) return true;
@@ -62,13 +68,13 @@ struct QuantSpec {
     const auto& a = resident->arrays;
     QuantizedWeight w{format, out, in, a[0]};
     if (format == QuantFormat::affine) w.scales = a[1], w.biases = a[2];
-    w.group = group, w.bits = bits;
+    w.group = group, w.bits = bits, w.interleaved = interleaved;
     return w;
   }
   /// Without its memory.
   QuantView view() const {
     QuantView v{format, out, in, nullptr};
-    v.bits = bits, v.group = group;
+    v.bits = bits, v.group = group, v.interleaved = interleaved;
     return v;
   }
   size_t inputs() const { return resident ? 0 : format == QuantFormat::affine ? 3 : 1; }

@@ -112,6 +112,7 @@ DotKernel dot_kernel(const QuantView& w, Activations activations);
 Dot float_dot(int step);
 DotKernel dot_kernel_avx2(const QuantView& w, bool precise);
 DotKernel dot_kernel_avx512(const QuantView& w, bool precise);
+DotKernel dot_kernel_interleaved(const QuantView& w, bool precise);
 
 /// Quantizes `blocks` blocks of a row of activations, from the beginning of a group on.
 /// @param q  of whole groups, layout.block_bytes() a block; scale, sum: a float for each step of

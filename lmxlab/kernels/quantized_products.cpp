@@ -128,9 +128,10 @@ void multiply_all(const std::vector<FewProduct>& products, const std::vector<Qua
   std::vector<Part> parts;
   for (size_t i = 0; i < products.size(); i++) {
     const auto& w = products[i].w;
-    const int64_t strips = (w.out + kRowsAtOnce - 1) / kRowsAtOnce;
+    const int64_t together = w.interleaved ? kTileRows : kRowsAtOnce;
+    const int64_t strips = (w.out + together - 1) / together;
     const int64_t n = std::clamp<int64_t>(w.out * row_bytes(w) / share, 1, strips);
-    const auto cut = [&](int64_t j) { return std::min(w.out, strips * j / n * kRowsAtOnce); };
+    const auto cut = [&](int64_t j) { return std::min(w.out, strips * j / n * together); };
     for (int64_t j = 0; j < n; j++) parts.push_back({i, cut(j), cut(j + 1)});
   }
   parallel_parts(static_cast<int64_t>(parts.size()), [&](int64_t i) {

@@ -410,9 +410,63 @@ void affine_scales(const QuantView& w, int64_t first, int64_t count, float* scal
   }
 }
 
+// Rows that lie interleaved are put together first. Calls f(row, first block, blocks).
+template <class F>
+void by_rows(const QuantView& w, int64_t first, int64_t count, F f) {
+  const int64_t row = w.in / kBlock;
+  for (int64_t n; count > 0; first += n, count -= n) {
+    n = std::min(count, row - first % row);
+    f(first / row, first % row, n);
+  }
+}
+template <class T>
+HWY_INLINE void gather_row(const void* from, int64_t row, int64_t each, int64_t first, int64_t n,
+                           T* to) {
+  const T* p = static_cast<const T*>(from) + row / kTileRows * kTileRows * each +
+               first * kTileRows + row % kTileRows;
+  for (int64_t i = 0; i < n; i++) to[i] = p[i * kTileRows];
+}
+
 template <int bits>
-Unpacker affine(int group) {
+void interleaved_values(const QuantView& w, int64_t first, int64_t count, int8_t* q) {
+  alignas(64) uint32_t words[kChunkBlocks * bits];
+  QuantView apart = w;
+  apart.bytes = reinterpret_cast<const uint8_t*>(words);
+  by_rows(w, first, count, [&](int64_t row, int64_t begin, int64_t n) {
+    gather_row(w.bytes, row, w.in / kBlock * bits, begin * bits, n * bits, words);
+    affine_values<bits>(apart, 0, n, q);
+    q += n * kBlock;
+  });
+}
+
+template <int each, bool wide>
+void interleaved_scales(const QuantView& w, int64_t first, int64_t count, float* scale,
+                        float* offset) {
+  with_type(w.scale_type, [&](auto x) {
+    using T = decltype(x);
+    T scales[kChunkBlocks], biases[kChunkBlocks];
+    QuantView apart = w;
+    apart.scales = scales, apart.biases = biases;
+    const int64_t groups = w.in / kBlock / each;
+    by_rows(w, first, count, [&](int64_t row, int64_t begin, int64_t n) {
+      gather_row(w.scales, row, groups, begin / each, n / each, scales);
+      gather_row(w.biases, row, groups, begin / each, n / each, biases);
+      affine_scales<each, wide>(apart, 0, n, scale, offset);
+      scale += n, offset += n;
+    });
+  });
+}
+
+template <int bits>
+Unpacker affine(int group, bool interleaved) {
   constexpr bool wide = bits == 8;
+  if (interleaved) {
+    switch (group / kBlock) {
+      case 1: return {interleaved_scales<1, wide>, interleaved_values<bits>};
+      case 2: return {interleaved_scales<2, wide>, interleaved_values<bits>};
+      default: return {interleaved_scales<4, wide>, interleaved_values<bits>};
+    }
+  }
   switch (group / kBlock) {
     case 1: return {affine_scales<1, wide>, affine_values<bits>};
     case 2: return {affine_scales<2, wide>, affine_values<bits>};
@@ -436,12 +490,12 @@ Unpacker find_unpacker(const QuantView& w) {
     case QuantFormat::affine: break;
   }
   switch (w.bits) {
-    case 2: return affine<2>(w.group);
-    case 3: return affine<3>(w.group);
-    case 4: return affine<4>(w.group);
-    case 5: return affine<5>(w.group);
-    case 6: return affine<6>(w.group);
-    default: return affine<8>(w.group);
+    case 2: return affine<2>(w.group, w.interleaved);
+    case 3: return affine<3>(w.group, w.interleaved);
+    case 4: return affine<4>(w.group, w.interleaved);
+    case 5: return affine<5>(w.group, w.interleaved);
+    case 6: return affine<6>(w.group, w.interleaved);
+    default: return affine<8>(w.group, w.interleaved);
   }
 }
 

@@ -41,7 +41,29 @@ void expect(const char* what, int got, Allowed... allowed) {
                                ", got " + std::to_string(got));
 }
 
+void evaluate(const core::Weight& w) {
+  mx::eval(w.w.value, w.scales->value, w.biases->value);
+}
+
+// Each packed weight, evaluated before the next.
+template <class F>
+void change_packed(LanguageModel& model, F change) {
+  const Enter enter(model.runtime());
+  for (const auto& p : packable(model.transformer(), {})) {
+    if (!p.weight->quantized()) continue;
+    change(*p.weight);
+    evaluate(*p.weight);
+  }
+}
+
 }  // namespace
+
+void interleave_model(LanguageModel& model) {
+  change_packed(model, [](core::Weight& w) { w.interleave(); });
+}
+void separate_model(LanguageModel& model) {
+  change_packed(model, [](core::Weight& w) { w.separate(); });
+}
 
 void quantize_model(LanguageModel& model, const QuantizeOptions& options) {
   expect("bits", options.bits, 2, 3, 4, 5, 6, 8);
@@ -60,7 +82,7 @@ void quantize_model(LanguageModel& model, const QuantizeOptions& options) {
   }
   for (const auto& p : all) {
     p.weight->quantize(options.group_size, p.bits);
-    mx::eval(p.weight->w.value, p.weight->scales->value, p.weight->biases->value);
+    evaluate(*p.weight);
   }
 }
 

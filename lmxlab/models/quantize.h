@@ -18,4 +18,9 @@ struct QuantizeOptions {
 ///   the model is unchanged then.
 void quantize_model(LanguageModel& model, const QuantizeOptions& options = {});
 
+/// Lays packed weights as this machine's kernels read them fastest, one after another; answers and
+/// sizes stay, but for rounding. `separate_model` undoes it: before a model is saved for others.
+void interleave_model(LanguageModel& model);
+void separate_model(LanguageModel& model);
+
 }  // namespace lmxlab
