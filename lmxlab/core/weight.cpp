@@ -8,8 +8,7 @@
 namespace lmxlab::core {
 
 kernels::QuantizedWeight Weight::packed() const {
-  return kernels::affine_weight(w.value, scales->value, biases->value, group, bits,
-                                interleaved);
+  return kernels::affine_weight(w.value, scales->value, biases->value, group, bits, interleaved);
 }
 
 void Weight::interleave() {

@@ -3,6 +3,7 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "lmxlab/kernels/quantized_parts.h"
 
@@ -39,48 +40,89 @@ HWY_INLINE float largest(const float* x) {
   return bits < 0x7f800000 ? size : NAN;
 }
 
-// Elements by their index modulo m: those of 0, those of 1, ...
-template <int m>
-HWY_INLINE void by_modulo(const int16_t* from, int size, int16_t* to) {
-  for (int j = 0; j < m; j++) {
-    for (int i = 0; i < size / m; i++) to[j * (size / m) + i] = from[i * m + j];
+// Vectors of `m` interleaved sequences, one element of each behind another.
+template <int m, class D>
+HWY_INLINE void load_apart(D d, const int32_t* from, hn::Vec<D> (&to)[m]) {
+  if constexpr (m == 1) {
+    to[0] = hn::LoadU(d, from);
+#if HWY_TARGET == HWY_SCALAR
+  } else {
+    for (int j = 0; j < m; j++) to[j] = hn::Set(d, from[j]);
+#else
+  } else if constexpr (m == 2) {
+    hn::LoadInterleaved2(d, from, to[0], to[1]);
+  } else {
+    hn::LoadInterleaved4(d, from, to[0], to[1], to[2], to[3]);
+#endif
   }
 }
 
-// The integers of a group into its cells.
-HWY_INLINE void lay_out(const int16_t* v, const Layout& layout, int8_t* to) {
-  const int size = layout.group * static_cast<int>(kBlock);
-  int16_t ordered[kGroup];
-  if (layout.order.modulo != 1) {
-    layout.order.modulo == 2 ? by_modulo<2>(v, size, ordered) : by_modulo<4>(v, size, ordered);
-    v = ordered;
-  }
-  for (int i = 0; i < size / 16; i++) {
-    const int16_t* from = v + 16 * layout.order.piece[i];
-    if (layout.cells == Cells::int16) {
-      std::memcpy(to + 64 * (i / 2) + 16 * (i % 2), from, 16);
-      std::memcpy(to + 64 * (i / 2) + 32 + 16 * (i % 2), from + 8, 16);
-    } else if (layout.cells == Cells::int8) {
-      for (int j = 0; j < 16; j++) to[16 * i + j] = static_cast<int8_t>(from[j]);
-    } else {
-      for (int j = 0; j < 16; j++) {
-        const auto high = static_cast<int16_t>((from[j] + 128) >> 8);
-        to[16 * i + j] = static_cast<int8_t>(high);
-        to[size + 16 * i + j] = static_cast<int8_t>(from[j] - high * 256);
+// The integers of a group as bytes: pieces of 16 in their order, those of one index modulo m
+// before the next.
+template <int m, bool split>
+HWY_INLINE void lay_out_bytes(const int32_t* v, int size, const Order& order, int8_t* to) {
+  const hn::CappedTag<int32_t, m == 4 ? 8 : 16> d;  // a block of 32 holds m vectors
+  const hn::Rebind<int8_t, decltype(d)> d8;
+  const int n = static_cast<int>(hn::Lanes(d)), each = size / m;
+  for (int i = 0; i < each; i += n) {
+    const int from = m == 1 ? 16 * order.piece[i / 16] + i % 16 : m * i;
+    hn::Vec<decltype(d)> some[m];
+    load_apart<m>(d, v + from, some);
+    for (int j = 0; j < m; j++) {
+      int8_t* const at = to + j * each + i;
+      if constexpr (split) {
+        const auto high = hn::ShiftRight<8>(hn::Add(some[j], hn::Set(d, 128)));
+        hn::StoreU(hn::DemoteTo(d8, high), d8, at);
+        hn::StoreU(hn::DemoteTo(d8, hn::Sub(some[j], hn::ShiftLeft<8>(high))), d8, at + size);
+      } else {
+        hn::StoreU(hn::DemoteTo(d8, some[j]), d8, at);
       }
     }
   }
 }
 
+// As words, in the order in which their kernels unpack weights.
+template <int m>
+HWY_INLINE void lay_out_words(const int32_t* v, int size, int8_t* to) {
+  int16_t ordered[kGroup];
+  for (int j = 0; j < m; j++) {
+    for (int i = 0; i < size / m; i++) {
+      ordered[j * (size / m) + i] = static_cast<int16_t>(v[i * m + j]);
+    }
+  }
+  for (int i = 0; i < size; i += 32, to += 64) {
+    std::memcpy(to, ordered + i, 16);
+    std::memcpy(to + 16, ordered + i + 16, 16);
+    std::memcpy(to + 32, ordered + i + 8, 16);
+    std::memcpy(to + 48, ordered + i + 24, 16);
+  }
+}
+
+// The integers of a group into its cells.
+HWY_INLINE void lay_out(const int32_t* v, const Layout& layout, int8_t* to) {
+  const int size = layout.group * static_cast<int>(kBlock);
+  const auto in_order = [&](auto modulo) {
+    switch (layout.cells) {
+      case Cells::int16: return lay_out_words<modulo>(v, size, to);
+      case Cells::int8: return lay_out_bytes<modulo, false>(v, size, layout.order, to);
+      default: return lay_out_bytes<modulo, true>(v, size, layout.order, to);
+    }
+  };
+  switch (layout.order.modulo) {
+    case 1: return in_order(std::integral_constant<int, 1>());
+    case 2: return in_order(std::integral_constant<int, 2>());
+    default: return in_order(std::integral_constant<int, 4>());
+  }
+}
+
 // One block to integers of magnitude up to `most`.
-HWY_INLINE void quantize_block(const float* v, int step, float most, int16_t* q, float* scale,
+HWY_INLINE void quantize_block(const float* v, int step, float most, int32_t* q, float* scale,
                                float* sum) {
   const DF d;
   const DI di;
-  const hn::Rebind<int16_t, DI> d16;
   const float size = largest(v);
   if (std::isnan(size)) {  // the product is to be NaN, whatever the integers
-    std::fill_n(q, kBlock, int16_t{0});
+    std::fill_n(q, kBlock, 0);
     std::fill_n(scale, kBlock / step, size);
     std::fill_n(sum, kBlock / step, size);
     return;
@@ -91,7 +133,7 @@ HWY_INLINE void quantize_block(const float* v, int step, float most, int16_t* q,
     auto s = hn::Zero(di);
     for (int64_t j = i * step; j < (i + 1) * step; j += lanes()) {
       const auto whole = hn::NearestInt(hn::Mul(hn::Set(d, inverse), hn::Load(d, v + j)));
-      hn::StoreU(hn::DemoteTo(d16, whole), d16, q + j);
+      hn::StoreU(whole, di, q + j);
       s = hn::Add(s, whole);
     }
     scale[i] = unit;
@@ -117,10 +159,10 @@ void quantize(const T* x, int64_t blocks, int step, const Layout& layout, int8_t
   const float most = layout.cells == Cells::int8 ? 127 : 127 * 256;
   const int64_t steps = kBlock / step;
   for (int64_t g = 0; g < blocks; g += layout.group) {
-    HWY_ALIGN int16_t whole[kGroup];
+    HWY_ALIGN int32_t whole[kGroup];
     for (int64_t b = 0; b < layout.group; b++, scale += steps, sum += steps) {
       if (g + b >= blocks) {
-        std::memset(whole + b * kBlock, 0, 2 * kBlock);
+        std::fill_n(whole + b * kBlock, kBlock, 0);
         std::fill_n(scale, steps, 0.0f);
         std::fill_n(sum, steps, 0.0f);
         continue;

@@ -42,8 +42,7 @@ LMXLAB_INLINE __m512 block(const uint8_t* w, const int8_t* x, const char* ahead)
     const auto words = _mm512_loadu_si512(w + 64 * j);
     _mm_prefetch(ahead + 64 * j, _MM_HINT_T1);
     for (int f = 0; f < kFields; f++) {
-      const auto q = bits == 8 ? words
-                               : _mm512_and_si512(_mm512_srli_epi16(words, f * bits), mask);
+      const auto q = bits == 8 ? words : _mm512_and_si512(_mm512_srli_epi16(words, f * bits), mask);
       high = _mm512_dpbusd_epi32(high, q, four(x, f * bits + j));
       if (precise) low = _mm512_dpbusd_epi32(low, q, four(x, 8 + f * bits + j));
     }
@@ -54,7 +53,7 @@ LMXLAB_INLINE __m512 block(const uint8_t* w, const int8_t* x, const char* ahead)
 
 template <int bits, bool precise, class T>
 LMXLAB_TARGET void dot_as(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
-                       float* out, bool add) {
+                          float* out, bool add) {
   constexpr int64_t kAhead = 4096;               // bytes
   constexpr int64_t kBytes = 64 * bits;          // of a block of 16 rows
   constexpr int64_t kX = precise ? 64 : kBlock;  // of a block of x
@@ -69,8 +68,7 @@ LMXLAB_TARGET void dot_as(const WeightRows& w, int64_t rows, int64_t blocks, con
     for (int64_t b = 0; b < blocks; scales += kTileRows, biases += kTileRows) {
       const auto scale = floats(scales), bias = floats(biases);
       for (const int64_t end = b + each; b < end; b++, p += kBytes, xq += kX) {
-        const auto part =
-            block<bits, precise>(p, xq, reinterpret_cast<const char*>(p) + kAhead);
+        const auto part = block<bits, precise>(p, xq, reinterpret_cast<const char*>(p) + kAhead);
         sum = _mm512_fmadd_ps(part, _mm512_mul_ps(scale, _mm512_set1_ps(x.scale[b])), sum);
         sum = _mm512_fmadd_ps(bias, _mm512_set1_ps(x.sum[b]), sum);
       }

@@ -69,7 +69,8 @@ class QuantizedRows {
 void multiply_rows(const FewProduct& product, const QuantizedRows& x, int64_t m, int64_t first,
                    int64_t last) {
   const auto& [w, kernel, y] = product;
-  const Unpacker unpack = unpacker(w);
+  const bool unpacks = !kernel.own_scales || !kernel.in_place;
+  const Unpacker unpack = unpacks ? unpacker(w) : Unpacker{};
   const int64_t row = w.in / kBlock, bytes = row_bytes(w);
   const int64_t wide = kernel.own_scales ? row : std::min(row, kChunkBlocks / kRowsAtOnce);
   const int64_t together =

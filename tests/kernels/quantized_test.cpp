@@ -44,6 +44,7 @@ QuantView view_of(const QuantizedWeight& w) {
     mx::eval(*w.scales, *w.biases);
     v.bits = w.bits, v.group = w.group, v.scale_type = type_of(w.scales->dtype());
     v.scales = w.scales->data<char>(), v.biases = w.biases->data<char>();
+    v.interleaved = w.interleaved;
   }
   return v;
 }
@@ -66,7 +67,9 @@ std::vector<QuantizedWeight> weights(int out, int in) {
   for (const int group : {32, 64, 128}) {
     for (const int bits : {2, 3, 4, 5, 6, 8}) {
       const auto scales = dtypes[turn++ % 3];
-      if (in % group == 0) all.push_back(test::random_affine(bits, group, scales, out, in, 5));
+      if (in % group != 0) continue;
+      all.push_back(test::random_affine(bits, group, scales, out, in, 5));
+      if (out % kTileRows == 0) all.push_back(interleave(all.back()));
     }
     turn++;
   }
@@ -173,7 +176,11 @@ TEST(Quantized, UnpacksEveryFormat) {
   const RestoreIsa restore;
   for (const Isa set : isas()) {
     set_isa(set);
-    for (const auto& w : weights(3, 2304)) {  // a chunk and a bit
+    auto all = weights(3, 2304);  // a chunk and a bit
+    for (auto& w : weights(32, 2304)) {
+      if (w.interleaved) all.push_back(std::move(w));
+    }
+    for (const auto& w : all) {
       const auto expect = numbers_of(w);
       std::vector<float> got(expect.size());
       rows_to_numbers(view_of(w), 0, w.out, 0, w.in, Type::f32, got.data());
@@ -191,8 +198,7 @@ TEST(Quantized, UnpacksEveryFormat) {
 TEST(Quantized, ProductsAgreeWithDouble) {
   const RestoreIsa restore;
   const mx::Dtype dtypes[] = {mx::float32, mx::bfloat16, mx::float16};
-  for (const int in : {256, 2304}) {
-    const int out = in == 256 ? 37 : 5;
+  for (const auto& [in, out] : {std::pair{256, 37}, {256, 48}, {2304, 5}, {2304, 16}}) {
     for (const auto& w : weights(out, in)) {
       const auto numbers = numbers_of(w);
       int turn = 0;
@@ -220,7 +226,7 @@ TEST(Quantized, ProductsAgreeWithDouble) {
 
 TEST(Quantized, SmallAndOddSizes) {
   for (const int in : {32, 96, 544}) {
-    for (const int out : {1, 3, 65}) {
+    for (const int out : {1, 3, 65, 80}) {
       for (const auto& w : weights(out, in)) {
         const auto numbers = numbers_of(w);
         for (const int rows : {1, 2, 13}) {
@@ -239,7 +245,7 @@ TEST(Quantized, SmallAndOddSizes) {
 
 TEST(Quantized, GradientsAgreeWithDouble) {
   const RestoreIsa restore;
-  const int in = 768, out = 70;
+  const int in = 768, out = 80;
   for (const auto& w : weights(out, in)) {
     const auto numbers = numbers_of(w);
     std::vector<double> turned(numbers.size());
@@ -277,13 +283,14 @@ TEST(Quantized, GradientsAgreeWithDouble) {
 
 TEST(Quantized, WorksInEveryTransformation) {
   const auto ws = {test::random_blocks(QuantFormat::q4_k, 24, 256, 3),
-                   test::random_affine(4, 64, mx::bfloat16, 24, 256, 3)};
+                   test::random_affine(4, 64, mx::bfloat16, 24, 256, 3),
+                   interleave(test::random_affine(4, 64, mx::bfloat16, 32, 256, 3))};
   for (const auto& w : ws) {
     const auto what = test::describe(w);
     const auto x = noise({2, 3, 256}, 1);
     auto f = [&](const Arrays& v) -> Arrays { return {quantized_linear(v[0], w)}; };
     const auto y = f({x})[0];
-    EXPECT_EQ(y.shape(), (mx::Shape{2, 3, 24}));
+    EXPECT_EQ(y.shape(), (mx::Shape{2, 3, w.out}));
     auto same = [&](const array& a, const array& b) {
       EXPECT_TRUE(mx::array_equal(a, b).item<bool>()) << what;
     };
@@ -440,14 +447,16 @@ TEST(Quantized, NumbersThatAreNone) {
 }
 
 TEST(Quantized, LooksUpRows) {
-  for (const auto& w : weights(11, 256)) {
+  auto all_weights = weights(11, 256);
+  for (auto& w : weights(16, 256)) all_weights.push_back(std::move(w));
+  for (const auto& w : all_weights) {
     const auto ids = array({3, 0, -1, 10, 3, 7}, {2, 3});
     for (const auto dtype : {mx::float32, mx::bfloat16, mx::float16}) {
       const auto rows = dequantize_rows(w, ids, dtype);
       ASSERT_EQ(rows.shape(), (mx::Shape{2, 3, 256}));
       ASSERT_EQ(rows.dtype(), dtype);
       const auto got = doubles(rows), all = numbers_of(w);
-      const int at[] = {3, 0, 10, 10, 3, 7};
+      const int at[] = {3, 0, w.out - 1, 10, 3, 7};
       double most = 0;
       for (const double v : all) most = std::max(most, std::abs(v));
       for (size_t i = 0; i < got.size(); i++) {
@@ -475,7 +484,7 @@ TEST(Quantized, PlainFormsAgree) {
   const auto plain = [](const array& y) {
     return dynamic_cast<const Op&>(y.primitive()).plain(y.inputs())[0];
   };
-  for (const auto& w : weights(24, 256)) {
+  for (const auto& w : weights(32, 256)) {
     const auto numbers = numbers_of(w);
     for (const auto dtype : {mx::float32, mx::bfloat16}) {
       const auto x = noise({12, 256}, 1, dtype);
@@ -483,11 +492,44 @@ TEST(Quantized, PlainFormsAgree) {
       ASSERT_EQ(y.dtype(), dtype);
       // In bfloat16 MLX rounds the weights, and the sums after every few products.
       const double r = dtype == mx::bfloat16 ? 16.0 / 256 : 0;
-      expect_within(y, expected(doubles(x), numbers, 256, 24, 0, r, dtype), test::describe(w));
+      expect_within(y, expected(doubles(x), numbers, 256, 32, 0, r, dtype), test::describe(w));
     }
-    const auto rows = dequantize_rows(w, array({5, 23}), mx::float32);
+    const auto rows = dequantize_rows(w, array({5, 31}), mx::float32);
     EXPECT_TRUE(mx::allclose(plain(rows), rows, 1e-6, 1e-6).item<bool>()) << test::describe(w);
   }
+}
+
+TEST(Quantized, InterleavedIsAPermutation) {
+  const RestoreIsa restore;
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
+    const auto w = test::random_affine(bits, 64, mx::float16, 48, 192, 7);
+    const auto tiles = interleave(w), back = separate(tiles);
+    EXPECT_EQ(interleave(tiles).packed.id(), tiles.packed.id());
+    EXPECT_EQ(separate(w).packed.id(), w.packed.id());
+    EXPECT_EQ(tiles.packed.shape(), w.packed.shape());
+    EXPECT_FALSE(mx::array_equal(tiles.packed, w.packed).item<bool>());
+    for (const auto& [a, b] :
+         {std::pair{back.packed, w.packed}, {*back.scales, *w.scales}, {*back.biases, *w.biases}}) {
+      EXPECT_TRUE(mx::array_equal(a, b).item<bool>()) << bits;
+    }
+    EXPECT_EQ(numbers_of(tiles), numbers_of(w)) << bits;
+    // Word 0 of row 17 lies behind that of row 16: the second of the second tile.
+    const int row = w.packed.shape(1);
+    mx::eval(tiles.packed);
+    EXPECT_EQ(tiles.packed.data<uint32_t>()[16 * row + 1], w.packed.data<uint32_t>()[17 * row]);
+    // What says it is faster has a kernel of its own; 3, 5 and 6 bits cross words.
+    set_isa(isas().back());
+    const auto kernel = dot_kernel(view_of(tiles), Activations::int16);
+    EXPECT_EQ(faster_interleaved(w), kernel.in_place);
+    if (8 % bits != 0) EXPECT_FALSE(faster_interleaved(w));
+    set_isa(isas().front());
+    EXPECT_FALSE(faster_interleaved(w));
+  }
+  const auto w = test::random_affine(4, 32, mx::float32, 24, 64, 3);
+  EXPECT_THROW(interleave(w), Error);
+  EXPECT_THROW(affine_weight(w.packed, *w.scales, *w.biases, 32, 4, true), Error);
+  EXPECT_THROW(interleave(test::random_blocks(QuantFormat::q4_0, 16, 64, 3)), Error);
+  EXPECT_FALSE(faster_interleaved(w));
 }
 
 TEST(Quantized, WrongShapesAreErrors) {

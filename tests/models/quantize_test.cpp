@@ -70,6 +70,58 @@ TEST(QuantizeModel, EqualsTheDequantizedModel) {
   }
 }
 
+// The same answers whatever the layout, and the same arrays once it is undone.
+TEST(QuantizeModel, InterleavedIsTheSameModel) {
+  for (const int bits : {2, 4, 8, 5}) {
+    LanguageModel model(config("llama-tiny"), 3);
+    quantize_model(model, {.bits = bits, .group_size = 32});
+    const auto leaves = [&] {
+      std::vector<std::pair<std::string, mx::array>> all;
+      for (const auto& e : core::collect(model.transformer()))
+        all.push_back({e.path, e.param->value});
+      return all;
+    };
+    const auto before = leaves();
+    const auto bytes = model.parameter_bytes();
+    const std::vector<int> ids{1, 50, 7, 22, 9, 3, 60, 11, 5, 2};
+    for (const int length : {3, 10}) {  // few rows and many
+      const mx::array tokens(ids.data(), {1, length}, mx::int32);
+      separate_model(model);
+      const auto expected = model.forward(tokens);
+      mx::eval(expected);
+      interleave_model(model);
+      const auto got = model.forward(tokens);
+      const auto size = mx::max(mx::abs(expected)).item<float>();
+      EXPECT_LE(mx::max(mx::abs(mx::subtract(got, expected))).item<float>(), 1e-4f * size) << bits;
+    }
+    // Leaves say how they lie, so that no file can mix the two up.
+    int tiles = 0, quantized = 0;
+    struct Count : core::Visitor {
+      int &tiles, &faster;
+      Count(int& t, int& f) : tiles(t), faster(f) {}
+      void see(core::Weight& w) {
+        tiles += w.interleaved, faster += kernels::faster_interleaved(w.packed());
+      }
+      void linear(const std::string&, core::Linear& l) override { see(l.weight); }
+      void embedding(const std::string&, core::Embedding& e) override { see(e.weight); }
+    } count(tiles, quantized);
+    model.transformer().visit(count);
+    EXPECT_EQ(tiles, quantized);
+    int named = 0;
+    for (const auto& [path, value] : leaves()) named += path.ends_with(".weight_tiles");
+    EXPECT_EQ(named, tiles);
+    EXPECT_EQ(model.parameter_bytes(), bytes);
+    separate_model(model);
+    const auto after = leaves();
+    ASSERT_EQ(after.size(), before.size());
+    for (size_t i = 0; i < after.size(); ++i) {
+      EXPECT_EQ(after[i].first, before[i].first);
+      EXPECT_TRUE(mx::array_equal(after[i].second, before[i].second).item<bool>())
+          << after[i].first;
+    }
+  }
+}
+
 TEST(QuantizeModel, WhatCannotBeIsAnErrorAndChangesNothing) {
   LanguageModel model(config("llama-tiny"), 3);
   const auto bytes = model.parameter_bytes();

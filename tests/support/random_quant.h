@@ -102,7 +102,8 @@ inline kernels::QuantizedWeight random_affine(int bits, int group, mlx::core::Dt
 
 inline std::string describe(const kernels::QuantizedWeight& w) {
   if (w.format == kernels::QuantFormat::affine) {
-    return "affine " + std::to_string(w.bits) + " bits, groups of " + std::to_string(w.group);
+    return "affine " + std::to_string(w.bits) + " bits, groups of " + std::to_string(w.group) +
+           (w.interleaved ? ", interleaved" : "");
   }
   return std::string(kernels::block_format(w.format).name);
 }
