@@ -20,6 +20,7 @@ namespace lmxlab::kernels {
 
 constexpr int64_t kMostRows = 16, kMostQuantizedRows = 64;  // queries of a key/value head
 constexpr int64_t kChunkKeys = 64;                          // whose scores are weighed together
+constexpr int64_t kPieceKeys = 16;                          // a piece has a multiple of
 
 struct DecodeTask {
   HeadView q;
@@ -240,6 +241,9 @@ void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom&
   lo = std::max(lo, t.first_key);
   hi = std::min(hi, t.last_key);
   if (lo >= hi) return;
+  // On their way while the queries are made ready.
+  const Ahead begin(t.k, s.type, t.b, t.group, lo, std::min(kChunkKeys, hi - lo), s.width);
+  for (int64_t j = 0; j < kChunkKeys; j++) begin.fetch(j);
 
   const auto with_rows = [&](const CacheView& view, int64_t key, int64_t keys, int64_t width,
                              auto f) {
@@ -359,7 +363,7 @@ AttentionPlan plan_decode(const AttentionShape& s) {
       break;
     }
   }
-  plan.piece = round_up(std::max<int64_t>(1, (s.keys + pieces - 1) / pieces), kChunkKeys);
+  plan.piece = round_up(std::max<int64_t>(1, (s.keys + pieces - 1) / pieces), kPieceKeys);
   plan.pieces = std::max<int64_t>(1, (s.keys + plan.piece - 1) / plan.piece);
   const bool little = heads * s.keys * key_bytes < (48 << 10);
   plan.slots = little ? 1 : std::min<int64_t>(threads(), heads * plan.pieces);
