@@ -36,8 +36,13 @@ void formats(bench::Bench& b, int out, int in) {
   for (const auto f : test::block_formats()) all.push_back(test::random_blocks(f, out, in, 1));
   for (const int bits : {2, 3, 4, 5, 6, 8}) {
     all.push_back(test::random_affine(bits, 64, mx::bfloat16, out, in, 1));
+    if (!kernels::faster_interleaved(all.back())) continue;
+    all.push_back(kernels::interleave(all.back()));
+    mx::eval(all.back().packed, *all.back().scales, *all.back().biases);
   }
   for (const auto& w : all) {
+    const auto apart = kernels::separate(w);  // as ordinary ops would have it
+    if (w.interleaved) mx::eval(apart.packed, *apart.scales, *apart.biases);
     for (const int rows : {1, 4, 8, 9, 64}) {
       for (const auto a : {Activations::int8, Activations::int16, Activations::float32}) {
         if (rows > 1 && a == Activations::float32) continue;
@@ -47,7 +52,7 @@ void formats(bench::Bench& b, int out, int in) {
         b.ops(
             title, {x},
             [&](const Arrays& v) -> Arrays { return {kernels::quantized_linear(v[0], w, a)}; },
-            [&](const Arrays& v) -> Arrays { return {plain(v[0], w)}; },
+            [&](const Arrays& v) -> Arrays { return {plain(v[0], apart)}; },
             {.flops = 2.0 * rows * in * out, .bytes = bytes_of(w)});
       }
     }

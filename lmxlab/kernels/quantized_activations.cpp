@@ -204,8 +204,8 @@ void numbers_of(const Unpacked& w, int64_t blocks, int step, Type type, void* to
 }
 
 template <int step>
-void dot(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x, float* out,
-         bool add) {
+void dot_row(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x, float* out,
+             bool add) {
   const DF d;
   const hn::Rebind<int8_t, DF> d8;
   const int64_t steps = blocks * kBlock / step;
@@ -225,6 +225,13 @@ void dot(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow&
       offsets += offset[s] * x.sum[s];
     }
     out[r] = (add ? out[r] : 0) + (sum_of(d, sum) + offsets);
+  }
+}
+
+template <int step>
+void dot(const WeightRows& w, int64_t rows, int64_t blocks, const DotRows& to, bool add) {
+  for (int64_t i = 0; i < to.count; i++) {
+    dot_row<step>(w, rows, blocks, to.x[i], to.out + i * to.ld, add);
   }
 }
 

@@ -76,8 +76,8 @@ LMXLAB_INLINE void add_blocks(const uint8_t* p, const int8_t* x, const float* sc
 }
 
 template <class Reader, bool precise>
-LMXLAB_TARGET void dot(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
-                       float* out, bool add) {
+LMXLAB_TARGET void dot_row(const WeightRows& w, int64_t rows, int64_t blocks,
+                           const ActivationRow& x, float* out, bool add) {
   constexpr int kBlocks = Reader::kBlocks;
   constexpr int64_t kSteps = kBlocks * kBlock / Reader::kStep, kX = kBlocks * (precise ? 64 : 32);
   constexpr std::make_integer_sequence<int, kBlocks> all;
@@ -104,6 +104,13 @@ LMXLAB_TARGET void dot(const WeightRows& w, int64_t rows, int64_t blocks, const 
       p += Reader::kBytes;
     }
     out[r] = (add ? out[r] : 0) + sum_of(a + b);
+  }
+}
+
+template <class Reader, bool precise>
+void dot(const WeightRows& w, int64_t rows, int64_t blocks, const DotRows& to, bool add) {
+  for (int64_t i = 0; i < to.count; i++) {
+    dot_row<Reader, precise>(w, rows, blocks, to.x[i], to.out + i * to.ld, add);
   }
 }
 

@@ -451,11 +451,11 @@ LMXLAB_AVX512_INLINE __m128 sums_of(const __m512 (&v)[4]) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-// `n` rows, 1 or 4, that share what is read of x. What was shifted has it taken back with the
-// offsets.
-template <class Reader, class Scales, bool precise, int n>
+// `n` rows of weights, 1 or 4, and `m` of x, that share what is read of each other. What was
+// shifted has it taken back with the offsets.
+template <class Reader, class Scales, bool precise, int n, int m>
 LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
-                                 const ActivationRow& x, float* out, bool add) {
+                                 const ActivationRow* x, float* out, int64_t ld, bool add) {
   alignas(64) static constexpr auto kPlaces = places_of<Reader>();
   constexpr int kGroups = Places<Reader>::kGroups, kStep = Reader::kStep;
   constexpr int64_t kX = precise ? 256 : 128, kSpan = kGroups / Reader::kGroups * Reader::kBytes;
@@ -463,22 +463,29 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
   const int64_t steps = blocks * kBlock / kStep;
   const uint8_t* p = w.q + r * w.stride;
   const char* ahead = reinterpret_cast<const char*>(p) + kAhead;
-  const int8_t* xq = x.q;
-  __m512 sum[n];
-  for (int i = 0; i < n; i++) sum[i] = _mm512_setzero_ps();
+  const int8_t* xq[m];
+  __m512 sum[m][n];
+  for (int j = 0; j < m; j++) {
+    xq[j] = x[j].q;
+    for (int i = 0; i < n; i++) sum[j][i] = _mm512_setzero_ps();
+  }
   for (int64_t at = 0; at < steps; at += 16, p += kSpan) {
     const int64_t left = steps - at, full = left * kStep / 128;
     const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
-    const auto x_scale = _mm512_maskz_loadu_ps(mask, x.scale + at);
-    const auto x_sum = _mm512_maskz_loadu_ps(mask, x.sum + at);
-    __m512 scale[n], offset[n];
+    __m512 scale[n], offset[n], both[m][n];
     Scales::read(w, p, {r * steps + at, steps, left, mask}, scale, offset);
     for (int i = 0; i < n; i++) {
       if (Reader::kSigned) {
         offset[i] = _mm512_fnmadd_ps(scale[i], _mm512_set1_ps(128), offset[i]);
       }
-      sum[i] = _mm512_fmadd_ps(offset[i], x_sum, sum[i]);
-      scale[i] = _mm512_mul_ps(scale[i], x_scale);
+    }
+    for (int j = 0; j < m; j++) {
+      const auto x_scale = _mm512_maskz_loadu_ps(mask, x[j].scale + at);
+      const auto x_sum = _mm512_maskz_loadu_ps(mask, x[j].sum + at);
+      for (int i = 0; i < n; i++) {
+        sum[j][i] = _mm512_fmadd_ps(offset[i], x_sum, sum[j][i]);
+        both[j][i] = _mm512_mul_ps(scale[i], x_scale);
+      }
     }
     const auto group = [&](auto g, auto read) LMXLAB_AVX512_LAMBDA {
       // As the rows lie, one behind another. Into L2: the few lines that L1 can wait for are what
@@ -486,10 +493,13 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
       constexpr int64_t kFetched = n * kSpan / kGroups;
       for (int64_t line = 0; line < kFetched; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T1);
       ahead += kFetched;
-      const auto cells = Cells128<precise>::at(xq + g * kX);
+      Cells128<precise> cells[m];
+      for (int j = 0; j < m; j++) cells[j] = Cells128<precise>::at(xq[j] + g * kX);
       for (int i = 0; i < n; i++) {
-        const uint8_t* from = p + i * w.stride + g / Reader::kGroups * Reader::kBytes;
-        sum[i] = add_group<Reader, precise>(read(g, from), cells, scale[i], kPlaces, g, sum[i]);
+        const auto some = read(g, p + i * w.stride + g / Reader::kGroups * Reader::kBytes);
+        for (int j = 0; j < m; j++) {
+          sum[j][i] = add_group<Reader, precise>(some, cells[j], both[j][i], kPlaces, g, sum[j][i]);
+        }
       }
     };
     const auto whole = [](auto g, const uint8_t* from) LMXLAB_AVX512_LAMBDA {
@@ -520,23 +530,39 @@ LMXLAB_AVX512_INLINE void dot_of(const WeightRows& w, int64_t r, int64_t blocks,
       }
       (std::make_integer_sequence<int, kGroups>{});
     }
-    xq += kGroups * kX;
+    for (int j = 0; j < m; j++) xq[j] += kGroups * kX;
   }
-  if constexpr (n == 4) {
-    const auto sums = sums_of(sum);
-    _mm_storeu_ps(out + r, add ? _mm_add_ps(sums, _mm_loadu_ps(out + r)) : sums);
-  } else {
-    const __m512 same[4] = {sum[0], sum[0], sum[0], sum[0]};
-    out[r] = (add ? out[r] : 0) + _mm_cvtss_f32(sums_of(same));
+  for (int j = 0; j < m; j++, out += ld) {
+    if constexpr (n == 4) {
+      const auto sums = sums_of(sum[j]);
+      _mm_storeu_ps(out + r, add ? _mm_add_ps(sums, _mm_loadu_ps(out + r)) : sums);
+    } else {
+      const __m512 same[4] = {sum[j][0], sum[j][0], sum[j][0], sum[j][0]};
+      out[r] = (add ? out[r] : 0) + _mm_cvtss_f32(sums_of(same));
+    }
   }
 }
 
-template <class Reader, class Scales, bool precise>
-LMXLAB_AVX512 void dot(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
-                       float* out, bool add) {
+template <class Reader, class Scales, bool precise, int m>
+LMXLAB_AVX512 void dot_rows(const WeightRows& w, int64_t rows, int64_t blocks,
+                            const ActivationRow* x, float* out, int64_t ld, bool add) {
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) dot_of<Reader, Scales, precise, 4>(w, r, blocks, x, out, add);
-  for (; r < rows; r++) dot_of<Reader, Scales, precise, 1>(w, r, blocks, x, out, add);
+  for (; r + 4 <= rows; r += 4) {
+    dot_of<Reader, Scales, precise, 4, m>(w, r, blocks, x, out, ld, add);
+  }
+  for (; r < rows; r++) dot_of<Reader, Scales, precise, 1, m>(w, r, blocks, x, out, ld, add);
+}
+
+template <class Reader, class Scales, bool precise>
+void dot(const WeightRows& w, int64_t rows, int64_t blocks, const DotRows& to, bool add) {
+  int64_t i = 0;
+  const auto at = [&] { return to.out + i * to.ld; };
+  for (; i + 2 <= to.count; i += 2) {
+    dot_rows<Reader, Scales, precise, 2>(w, rows, blocks, to.x + i, at(), to.ld, add);
+  }
+  if (i < to.count) {
+    dot_rows<Reader, Scales, precise, 1>(w, rows, blocks, to.x + i, at(), to.ld, add);
+  }
 }
 
 template <class Reader, class Scales = Prepared>

@@ -32,28 +32,35 @@ LMXLAB_INLINE __m512i four(const int8_t* x, int i) {
   return _mm512_set1_epi32(word);
 }
 
-// A block of 16 rows times one of x, as floats without their scales.
-template <int bits, bool precise>
-LMXLAB_INLINE __m512 block(const uint8_t* w, const int8_t* x, const char* ahead) {
+// A block of 16 rows times those of n rows of x, as floats without their scales.
+template <int bits, bool precise, int n>
+LMXLAB_INLINE void block(const uint8_t* w, const int8_t* const (&x)[n], const char* ahead,
+                         __m512 (&to)[n]) {
   constexpr int kFields = 8 / bits;  // of a byte, so that many registers of bytes come of a word
   const auto mask = _mm512_set1_epi8(static_cast<char>((1 << bits) - 1));
-  auto high = _mm512_setzero_si512(), low = high;
+  __m512i high[n], low[n];
+  for (int i = 0; i < n; i++) high[i] = low[i] = _mm512_setzero_si512();
   for (int j = 0; j < bits; j++) {
     const auto words = _mm512_loadu_si512(w + 64 * j);
     _mm_prefetch(ahead + 64 * j, _MM_HINT_T1);
     for (int f = 0; f < kFields; f++) {
       const auto q = bits == 8 ? words : _mm512_and_si512(_mm512_srli_epi16(words, f * bits), mask);
-      high = _mm512_dpbusd_epi32(high, q, four(x, f * bits + j));
-      if (precise) low = _mm512_dpbusd_epi32(low, q, four(x, 8 + f * bits + j));
+      for (int i = 0; i < n; i++) {
+        high[i] = _mm512_dpbusd_epi32(high[i], q, four(x[i], f * bits + j));
+        if (precise) low[i] = _mm512_dpbusd_epi32(low[i], q, four(x[i], 8 + f * bits + j));
+      }
     }
   }
-  if (precise) high = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-  return _mm512_cvtepi32_ps(high);
+  for (int i = 0; i < n; i++) {
+    if (precise) high[i] = _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]);
+    to[i] = _mm512_cvtepi32_ps(high[i]);
+  }
 }
 
-template <int bits, bool precise, class T>
-LMXLAB_TARGET void dot_as(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
-                          float* out, bool add) {
+// n rows of x, which share what is read of the weights.
+template <int bits, bool precise, class T, int n>
+LMXLAB_TARGET void dot_as(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow* x,
+                          float* out, int64_t ld, bool add) {
   constexpr int64_t kAhead = 4096;               // bytes
   constexpr int64_t kBytes = 64 * bits;          // of a block of 16 rows
   constexpr int64_t kX = precise ? 64 : kBlock;  // of a block of x
@@ -63,25 +70,42 @@ LMXLAB_TARGET void dot_as(const WeightRows& w, int64_t rows, int64_t blocks, con
   const T *scales = static_cast<const T*>(w.view->scales) + first,
           *biases = static_cast<const T*>(w.view->biases) + first;
   for (int64_t r = 0; r < rows; r += kTileRows) {
-    auto sum = add ? _mm512_loadu_ps(out + r) : _mm512_setzero_ps();
-    const int8_t* xq = x.q;
+    __m512 sum[n];
+    const int8_t* xq[n];
+    for (int i = 0; i < n; i++) {
+      sum[i] = add ? _mm512_loadu_ps(out + i * ld + r) : _mm512_setzero_ps();
+      xq[i] = x[i].q;
+    }
     for (int64_t b = 0; b < blocks; scales += kTileRows, biases += kTileRows) {
       const auto scale = floats(scales), bias = floats(biases);
-      for (const int64_t end = b + each; b < end; b++, p += kBytes, xq += kX) {
-        const auto part = block<bits, precise>(p, xq, reinterpret_cast<const char*>(p) + kAhead);
-        sum = _mm512_fmadd_ps(part, _mm512_mul_ps(scale, _mm512_set1_ps(x.scale[b])), sum);
-        sum = _mm512_fmadd_ps(bias, _mm512_set1_ps(x.sum[b]), sum);
+      for (const int64_t end = b + each; b < end; b++, p += kBytes) {
+        __m512 part[n];
+        block<bits, precise, n>(p, xq, reinterpret_cast<const char*>(p) + kAhead, part);
+        for (int i = 0; i < n; i++) {
+          const auto both = _mm512_mul_ps(scale, _mm512_set1_ps(x[i].scale[b]));
+          sum[i] = _mm512_fmadd_ps(part[i], both, sum[i]);
+          sum[i] = _mm512_fmadd_ps(bias, _mm512_set1_ps(x[i].sum[b]), sum[i]);
+          xq[i] += kX;
+        }
       }
     }
-    _mm512_storeu_ps(out + r, sum);
+    for (int i = 0; i < n; i++) _mm512_storeu_ps(out + i * ld + r, sum[i]);
   }
 }
 
 template <int bits, bool precise>
-void dot(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x, float* out,
-         bool add) {
+void dot(const WeightRows& w, int64_t rows, int64_t blocks, const DotRows& to, bool add) {
   with_type(w.view->scale_type, [&](auto scale) {
-    dot_as<bits, precise, decltype(scale)>(w, rows, blocks, x, out, add);
+    int64_t i = 0;
+    const auto some = [&]<int n>() {
+      for (; i + n <= to.count; i += n) {
+        dot_as<bits, precise, decltype(scale), n>(w, rows, blocks, to.x + i, to.out + i * to.ld,
+                                                  to.ld, add);
+      }
+    };
+    some.template operator()<4>();
+    some.template operator()<2>();
+    some.template operator()<1>();
   });
 }
 

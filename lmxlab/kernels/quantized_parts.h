@@ -97,9 +97,17 @@ struct WeightRows {
   int64_t first;                // those of the block counted over the whole matrix
 };
 
-/// out[r] = (or +=) the product of weight row r with x, for `rows` rows of `blocks` blocks each.
-using Dot = void (*)(const WeightRows& w, int64_t rows, int64_t blocks, const ActivationRow& x,
-                     float* out, bool add);
+/// Rows of x, and where their products go: row i's from out + i * ld on.
+struct DotRows {
+  const ActivationRow* x;
+  int64_t count;
+  float* out;
+  int64_t ld;
+};
+/// out[i * ld + r] = (or +=) the product of weight row r with row i of x, for `rows` weight rows of
+/// `blocks` blocks each. What a product is does not depend on the rows beside it.
+using Dot = void (*)(const WeightRows& w, int64_t rows, int64_t blocks, const DotRows& to,
+                     bool add);
 struct DotKernel {
   Layout layout = {};     // that it wants of x
   bool in_place = false;  // reads the format's bytes

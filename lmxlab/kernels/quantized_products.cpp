@@ -95,7 +95,9 @@ void multiply_rows(const FewProduct& product, const QuantizedRows& x, int64_t m,
       if (!kernel.in_place) {
         weights.q = reinterpret_cast<const uint8_t*>(chunk.q), weights.stride = n * kBlock;
       }
-      for (int64_t i = 0; i < m; i++) kernel.dot(weights, rows, n, x.at(i, at), out[i], at > 0);
+      ActivationRow some[kFewRows];
+      for (int64_t i = 0; i < m; i++) some[i] = x.at(i, at);
+      kernel.dot(weights, rows, n, {some, m, out[0], kMostRows}, at > 0);
     }
     panels::write_tile(out[0], kMostRows, m, rows, panels::at(y, 0, r), false);
   }

@@ -521,7 +521,9 @@ TEST(Quantized, InterleavedIsAPermutation) {
     set_isa(isas().back());
     const auto kernel = dot_kernel(view_of(tiles), Activations::int16);
     EXPECT_EQ(faster_interleaved(w), kernel.in_place);
-    if (8 % bits != 0) EXPECT_FALSE(faster_interleaved(w));
+    if (8 % bits != 0) {
+      EXPECT_FALSE(faster_interleaved(w));
+    }
     set_isa(isas().front());
     EXPECT_FALSE(faster_interleaved(w));
   }
