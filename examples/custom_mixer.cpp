@@ -20,7 +20,9 @@ struct Fading : core::Mixer {  // each head averages the past with weights exp(-
     return mx::reshape(mx::transpose(mixed, {0, 2, 1, 3}), {B, L, D});
   }
   void visit(core::Visitor& v) override { v("v_proj", v_proj), v("log_rate", log_rate); }
-  std::unique_ptr<core::LayerCache> make_cache() const override { return core::plain_cache(); }
+  std::unique_ptr<core::LayerCache> make_cache(const core::CacheOptions& options) const override {
+    return core::plain_cache(options);
+  }
   core::Linear v_proj;
   core::Param log_rate;  // [H]
 };

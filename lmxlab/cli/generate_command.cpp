@@ -24,6 +24,7 @@ class Generate : public Command {
   int64_t seed_ = 0;
   std::vector<std::string> stop_;
   bool ignore_eos_ = false;
+  std::optional<std::string> kv_bits_;
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
@@ -64,6 +65,11 @@ class Generate : public Command {
     o.option("--seed", "N", &seed_, "of the draws, and of a preset's weights").range(0);
     o.option("--stop", "TEXT", &stop_, "ends the text, and is cut from it");
     o.flag("--ignore-eos", &ignore_eos_, "go on after a token that ends texts");
+    o.option("--kv-bits", "BITS", &kv_bits_,
+             "keep keys and values packed in so many bits: less memory for long texts, slightly "
+             "other answers")
+        .one_of({"8", "4"})
+        .otherwise("as computed");
   }
 
   GenerateOptions options_for(const OpenModel& m, const Context& context) const {
@@ -84,6 +90,7 @@ class Generate : public Command {
     o.max_tokens = max_tokens_;
     o.stop_strings = stop_;
     o.ignore_eos = ignore_eos_;
+    o.kv_bits = kv_bits_ ? std::stoi(*kv_bits_) : 0;
     o.stop = context.stop;
     return o;
   }

@@ -33,8 +33,8 @@ float Attention::scale() const {
   return config_.scale.value_or(1 / std::sqrt(static_cast<float>(config_.head_dim)));
 }
 
-std::unique_ptr<LayerCache> Attention::make_cache() const {
-  return config_.window ? rotating_cache(*config_.window) : plain_cache();
+std::unique_ptr<LayerCache> Attention::make_cache(const CacheOptions& options) const {
+  return config_.window ? rotating_cache(*config_.window, options) : plain_cache(options);
 }
 
 mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
@@ -85,12 +85,16 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
 
   const auto mixed = [&] {
     const auto mask = attention_mask(pass, length, keys, c.window);
-    if (!alibi && !mask.allowed)
-      return kernels::attention(q, keys.k, keys.v, scale(),
-                                {.causal = mask.kind == Mask::Kind::causal,
-                                 .window = mask.window,
-                                 .softcap = c.softcap.value_or(0),
-                                 .padding = mask.padding});
+    if (!alibi && !mask.allowed) {
+      const kernels::AttentionMask seen{.causal = mask.kind == Mask::Kind::causal,
+                                        .window = mask.window,
+                                        .softcap = c.softcap.value_or(0),
+                                        .padding = mask.padding};
+      if (const auto& p = keys.packed) {
+        return kernels::quantized_attention(q, p->k, p->v, scale(), seen);
+      }
+      return kernels::attention(q, keys.k, keys.v, scale(), seen);
+    }
     if (!alibi && !c.softcap)
       return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale(), "array",
                                                     mask.allowed);

@@ -18,7 +18,7 @@ class Attention : public Mixer {
     v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("o_proj", o_proj);
     v("q_norm", q_norm), v("k_norm", k_norm);
   }
-  std::unique_ptr<LayerCache> make_cache() const override;
+  std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
 
   Linear q_proj, k_proj, v_proj, o_proj;
   std::optional<Norm> q_norm, k_norm;

@@ -13,7 +13,9 @@ class Block {
   /// Adds its branches; the last may still wait for the next norm.
   void operator()(Residual& stream, Pass& pass) const;
   void visit(Visitor& v);
-  std::unique_ptr<LayerCache> make_cache() const { return mixer_ ? mixer_->make_cache() : nullptr; }
+  std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const {
+    return mixer_ ? mixer_->make_cache(options) : nullptr;
+  }
 
  private:
   config::Wiring wiring_;

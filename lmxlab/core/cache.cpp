@@ -14,77 +14,132 @@ mx::array columns(const mx::array& x, int from, int to) {  // [B, K, S, Dh] -> [
   return mx::slice(x, {0, 0, from, 0}, {x.shape(0), x.shape(1), to, x.shape(3)});
 }
 
-CacheRow row_of(const mx::array& x) {
-  return {x.shape(0), x.shape(1), x.shape(3), x.dtype()};
-}
+// What is kept of keys and values: arrays [B, K, S, *], one column a position.
+using Parts = std::vector<mx::array>;
 
-mx::array room(const CacheRow& row, int n) {
-  return mx::zeros({row.batch, row.heads, n, row.width}, row.dtype);
+// Which arrays: the numbers themselves, or each as packed words, scales and biases.
+class Format {
+ public:
+  explicit Format(int bits) : bits_(bits) {
+    if (bits != 0 && bits != 4 && bits != 8)
+      throw Error(Kind::usage,
+                  "[cache] kv_bits: expected 0 (none), 8 or 4, got " + std::to_string(bits));
+  }
+  bool packed() const { return bits_ != 0; }
+  size_t parts() const { return packed() ? 6 : 2; }
+
+  Parts encode(const mx::array& k, const mx::array& v) const {
+    if (!packed()) return {k, v};
+    auto all = mx::quantize(k, group(k.shape(3)), bits_);
+    for (auto& part : mx::quantize(v, group(v.shape(3)), bits_)) all.push_back(part);
+    return all;
+  }
+  Keys decode(const Parts& p, int start, bool ring) const {
+    if (!packed()) return {p[0], p[1], start, ring};
+    const auto of = [&](size_t i) {
+      const int width = p[i].shape(3) * 32 / bits_;
+      return kernels::QuantizedKeys{p[i], p[i + 1], p[i + 2], width / p[i + 1].shape(3), bits_};
+    };
+    const auto numbers = [](const kernels::QuantizedKeys& q) {
+      return mx::dequantize(q.packed, q.scales, q.biases, q.group, q.bits);
+    };
+    Keys::Packed packed{of(0), of(3)};
+    auto k = numbers(packed.k), v = numbers(packed.v);
+    return {std::move(k), std::move(v), start, ring, std::move(packed)};
+  }
+
+ private:
+  static int group(int width) {
+    if (width % 32 != 0)
+      throw Error(Kind::usage, "[cache] kv_bits: heads of " + std::to_string(width) +
+                                   " numbers cannot be packed: expected a multiple of 32. Leave "
+                                   "keys and values as they are.");
+    return width % 64 == 0 ? 64 : 32;
+  }
+  int bits_;
+};
+
+mx::array room(const mx::array& like, int n) {
+  return mx::zeros({like.shape(0), like.shape(1), n, like.shape(3)}, like.dtype());
 }
 
 int rounded(int n) {
   return (n + kGrowth - 1) / kGrowth * kGrowth;
 }
 
-// A pair of buffers [B, K, capacity, Dh] of which the first `used` columns are filled.
+// Buffers [B, K, capacity, *] of which the first `used` columns are filled; none at first.
 struct Buffers {
-  std::optional<mx::array> k, v;
+  Format format;
+  Parts all = {};
 
-  int capacity() const { return k ? k->shape(2) : 0; }
-  // Makes room for `capacity` columns, keeping the first `used`.
-  void grow(const CacheRow& nk, const CacheRow& nv, int used, int to) {
-    const auto one = [&](std::optional<mx::array>& buffer, const CacheRow& like) {
+  int capacity() const { return all.empty() ? 0 : all[0].shape(2); }
+  // Makes room for `to` columns, keeping the first `used`.
+  void grow(const Parts& like, int used, int to) {
+    for (size_t i = 0; i < like.size(); ++i) {
       if (used == 0) {
-        buffer = room(like, to);
+        if (all.size() <= i)
+          all.push_back(room(like[i], to));
+        else
+          all[i] = room(like[i], to);
       } else {
-        const auto kept = columns(*buffer, 0, used);
-        buffer = mx::concatenate({kept, room(like, to - used)}, 2);
+        all[i] = mx::concatenate({columns(all[i], 0, used), room(all[i], to - used)}, 2);
       }
-    };
-    one(k, nk), one(v, nv);
+    }
   }
   std::optional<Loan> lend(const CacheRow& nk, const CacheRow& nv, int at) {
     const auto other = [](const mx::array& buffer, const CacheRow& row) {
       return buffer.dtype() != row.dtype || buffer.shape(0) != row.batch ||
              buffer.shape(1) != row.heads || buffer.shape(3) != row.width;
     };
-    if (other(*k, nk) || other(*v, nv)) return std::nullopt;
-    Loan loan{std::move(*k), std::move(*v), at};
-    k.reset(), v.reset();
+    if (other(all[0], nk) || other(all[1], nv)) return std::nullopt;
+    Loan loan{std::move(all[0]), std::move(all[1]), at};
+    all.clear();
     return loan;
   }
-  void give_back(mx::array nk, mx::array nv) { k = std::move(nk), v = std::move(nv); }
+  void give_back(mx::array k, mx::array v) { all = {std::move(k), std::move(v)}; }
   // The old handles are given up before the update, so that it happens in place.
-  void write(const mx::array& nk, const mx::array& nv, int at) {
-    const auto one = [&](std::optional<mx::array>& buffer, const mx::array& x) {
-      auto old = std::move(*buffer);
-      buffer.reset();
+  void write(const Parts& parts, int at) {
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const auto& x = parts[i];
+      auto old = std::exchange(all[i], x);
       const mx::Shape start{0, 0, at, 0}, stop{x.shape(0), x.shape(1), at + x.shape(2), x.shape(3)};
-      buffer = mx::slice_update(old, mx::astype(x, old.dtype()), start, stop);
-    };
-    one(k, nk), one(v, nv);
+      all[i] = mx::slice_update(old, mx::astype(x, old.dtype()), start, stop);
+    }
   }
   Keys view(int n, int start, bool ring) const {
-    return {columns(*k, 0, n), columns(*v, 0, n), start, ring};
+    Parts some;
+    for (const auto& part : all) some.push_back(columns(part, 0, n));
+    return format.decode(some, start, ring);
   }
   void reorder(const mx::array& rows) {
-    if (!k) return;
-    k = mx::take(*k, rows, 0), v = mx::take(*v, rows, 0);
+    for (auto& part : all) part = mx::take(part, rows, 0);
   }
-  std::vector<mx::array> arrays() const {
-    if (!k) return {};
-    return {*k, *v};
+  void restore(Parts arrays, int needed) {
+    if (arrays.empty() && needed == 0) return all.clear();
+    const auto fits = [&](const mx::array& a) {
+      return a.ndim() == 4 && a.shape(2) >= needed && a.shape(2) == arrays[0].shape(2);
+    };
+    if (arrays.size() != format.parts() || !std::all_of(arrays.begin(), arrays.end(), fits))
+      throw Error(Kind::mismatch,
+                  "[cache] expected " + std::string(format.packed() ? "packed " : "") +
+                      "keys and values, " + std::to_string(format.parts()) +
+                      " arrays [B, K, S, *] of at least " + std::to_string(needed) + " positions");
+    all = std::move(arrays);
   }
-  void restore(std::vector<mx::array> arrays, int needed) {
-    if (arrays.empty() && needed == 0) return k.reset(), v.reset();
-    if (arrays.size() != 2 || arrays[0].ndim() != 4 || arrays[1].ndim() != 4 ||
-        arrays[0].shape(2) < needed || arrays[0].shape(2) != arrays[1].shape(2))
-      throw Error(Kind::mismatch, "[cache] expected keys and values [B, K, S, Dh] of at least " +
-                                      std::to_string(needed) + " positions");
-    k = std::move(arrays[0]), v = std::move(arrays[1]);
+  size_t bytes() const {
+    size_t n = 0;
+    for (const auto& part : all) n += part.nbytes();
+    return n;
   }
-  size_t bytes() const { return k ? k->nbytes() + v->nbytes() : 0; }
 };
+
+// Numbers of one position, where only their shape and type count.
+Parts like(const CacheRow& k, const CacheRow& v) {
+  const auto one = [](const CacheRow& r) {
+    return mx::zeros({r.batch, r.heads, 1, r.width}, r.dtype);
+  };
+  return {one(k), one(v)};
+}
 
 [[noreturn]] void cannot_trim(int n, int possible) {
   throw Error(Kind::unsupported,
@@ -95,15 +150,18 @@ struct Buffers {
 
 class Plain : public LayerCache {
  public:
+  explicit Plain(int bits) : buffers_{Format(bits)} {}
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Plain>(*this); }
   Keys append(const mx::array& k, const mx::array& v) override {
-    make_room(k.shape(2), row_of(k), row_of(v));
-    buffers_.write(k, v, length_);
+    const auto parts = buffers_.format.encode(k, v);
+    make_room(k.shape(2), [&] { return parts; });
+    buffers_.write(parts, length_);
     length_ += k.shape(2);
     return buffers_.view(length_, 0, false);
   }
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
-    make_room(n, k, v);
+    if (buffers_.format.packed()) return std::nullopt;
+    make_room(n, [&] { return like(k, v); });
     return buffers_.lend(k, v, length_);
   }
   void give_back(mx::array k, mx::array v, int n) override {
@@ -118,7 +176,7 @@ class Plain : public LayerCache {
     length_ -= n;
   }
   void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
-  std::vector<mx::array> arrays() const override { return buffers_.arrays(); }
+  std::vector<mx::array> arrays() const override { return buffers_.all; }
   void restore(std::vector<mx::array> arrays, int length) override {
     buffers_.restore(std::move(arrays), length);
     length_ = length;
@@ -126,10 +184,11 @@ class Plain : public LayerCache {
   size_t bytes() const override { return buffers_.bytes(); }
 
  private:
-  void make_room(int n, const CacheRow& k, const CacheRow& v) {
+  template <class F>
+  void make_room(int n, F parts) {
     const int to = length_ + n;
     if (to > buffers_.capacity())
-      buffers_.grow(k, v, length_, std::max(rounded(to), std::exchange(reserved_, 0)));
+      buffers_.grow(parts(), length_, std::max(rounded(to), std::exchange(reserved_, 0)));
   }
 
   Buffers buffers_;
@@ -138,17 +197,18 @@ class Plain : public LayerCache {
 
 class Rotating : public LayerCache {
  public:
-  explicit Rotating(int window) : window_(window) {}
+  Rotating(int window, int bits) : buffers_{Format(bits)}, window_(window) {}
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Rotating>(*this); }
 
   Keys append(const mx::array& k, const mx::array& v) override {
     const int n = k.shape(2);
-    return n == 1 ? append_one(k, v) : append_many(k, v, n);
+    const auto parts = buffers_.format.encode(k, v);
+    return n == 1 ? append_one(parts) : append_many(parts, n);
   }
   // Until the ring is full.
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
-    if (length_ + n > window_) return std::nullopt;
-    make_room(n, k, v);
+    if (length_ + n > window_ || buffers_.format.packed()) return std::nullopt;
+    make_room(n, [&] { return like(k, v); });
     return buffers_.lend(k, v, length_);
   }
   void give_back(mx::array k, mx::array v, int n) override {
@@ -163,7 +223,7 @@ class Rotating : public LayerCache {
     length_ -= n;
   }
   void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
-  std::vector<mx::array> arrays() const override { return buffers_.arrays(); }
+  std::vector<mx::array> arrays() const override { return buffers_.all; }
   void restore(std::vector<mx::array> arrays, int length) override {
     if (arrays.size() == 2 && arrays[0].ndim() == 4 && arrays[0].shape(2) > window_)
       throw Error(Kind::mismatch, "[cache] " + std::to_string(arrays[0].shape(2)) +
@@ -178,48 +238,50 @@ class Rotating : public LayerCache {
   int held() const { return std::min(length_, window_); }
 
   // The position p lies in column p mod window.
-  Keys append_one(const mx::array& k, const mx::array& v) {
-    if (length_ < window_) make_room(1, row_of(k), row_of(v));
-    buffers_.write(k, v, length_ % window_);
+  Keys append_one(const Parts& parts) {
+    if (length_ < window_) make_room(1, [&] { return parts; });
+    buffers_.write(parts, length_ % window_);
     ++length_;
     return buffers_.view(held(), 0, length_ > window_);
   }
 
   // The first of several queries still sees window - 1 positions before it, so the ring is laid out
   // in order, with the new positions behind; its last `window` columns are what is kept.
-  Keys append_many(const mx::array& k, const mx::array& v, int n) {
+  Keys append_many(const Parts& parts, int n) {
     const int total = length_ + n;
     if (total <= window_) {
-      make_room(n, row_of(k), row_of(v));
-      buffers_.write(k, v, length_);
+      make_room(n, [&] { return parts; });
+      buffers_.write(parts, length_);
       length_ = total;
       return buffers_.view(total, 0, false);
     }
     const int before = std::min(length_, window_ - 1);
-    const auto joined = [&](const std::optional<mx::array>& buffer, const mx::array& x) {
-      if (before == 0) return x;
-      return mx::concatenate({last(*buffer, before), mx::astype(x, buffer->dtype())}, 2);
-    };
-    const auto all_k = joined(buffers_.k, k), all_v = joined(buffers_.v, v);
     const int width = before + n;
-    const auto kept = [&](const mx::array& all) {
-      const auto tail = columns(all, width - window_, width);
+    const auto kept = [&](const mx::array& joined) {
+      const auto tail = columns(joined, width - window_, width);
       const int turn = (total - window_) % window_;  // the column of the tail's first position
       if (turn == 0) return mx::contiguous(tail);
       return mx::concatenate(
           {columns(tail, window_ - turn, window_), columns(tail, 0, window_ - turn)}, 2);
     };
+    Parts joined = parts;
+    for (size_t i = 0; i < parts.size() && before > 0; ++i) {
+      const auto& buffer = buffers_.all[i];
+      joined[i] = mx::concatenate({last(buffer, before), mx::astype(parts[i], buffer.dtype())}, 2);
+    }
     const int start = length_ - before;
-    buffers_.k = kept(all_k), buffers_.v = kept(all_v);
+    buffers_.all.clear();
+    for (const auto& part : joined) buffers_.all.push_back(kept(part));
     length_ = total;
-    return {all_k, all_v, start, false};
+    return buffers_.format.decode(joined, start, false);
   }
 
-  void make_room(int n, const CacheRow& k, const CacheRow& v) {
+  template <class F>
+  void make_room(int n, F parts) {
     const int needed = length_ + n;
     if (needed <= buffers_.capacity()) return;
     const int to = std::min(std::max(rounded(needed), std::exchange(reserved_, 0)), window_);
-    buffers_.grow(k, v, length_, to);
+    buffers_.grow(parts(), length_, to);
   }
 
   // The last n positions, in order.
@@ -238,11 +300,11 @@ class Rotating : public LayerCache {
 
 }  // namespace
 
-std::unique_ptr<LayerCache> plain_cache() {
-  return std::make_unique<Plain>();
+std::unique_ptr<LayerCache> plain_cache(const CacheOptions& options) {
+  return std::make_unique<Plain>(options.kv_bits);
 }
-std::unique_ptr<LayerCache> rotating_cache(int window) {
-  return std::make_unique<Rotating>(window);
+std::unique_ptr<LayerCache> rotating_cache(int window, const CacheOptions& options) {
+  return std::make_unique<Rotating>(window, options.kv_bits);
 }
 
 Cache::Cache(std::vector<std::unique_ptr<LayerCache>> layers, std::shared_ptr<Runtime> runtime)

@@ -2,6 +2,8 @@
 // only at growth steps.
 #pragma once
 
+#include "lmxlab/kernels/attention.h"
+
 #include <mlx/array.h>
 
 #include <memory>
@@ -19,9 +21,13 @@ namespace core {
 /// What a query may look at: column j of k and v holds the position `start + j`, or, in a ring, the
 /// latest position p with p mod width = j.
 struct Keys {
-  mx::array k, v;  // [B, K, S, Dh]
+  mx::array k, v;  // [B, K, S, Dh]; of packed ones the numbers, lazily
   int start = 0;
   bool ring = false;
+  struct Packed {
+    kernels::QuantizedKeys k, v;
+  };
+  std::optional<Packed> packed = {};
 };
 
 /// What a buffer of keys or values holds of a position: [B, K, Dh].
@@ -72,10 +78,19 @@ class LayerCache {
   virtual size_t bytes() const = 0;
 };
 
+struct CacheOptions {
+  /// 0: keys and values as they are. 8 or 4: packed in MLX's affine format, each row of a head in
+  /// groups of 64 numbers (32 where 64 does not divide it), as they are appended: 0.53 or 0.28 of
+  /// the bytes of 16-bit numbers (0.56, 0.31 in groups of 32).
+  int kv_bits = 0;
+};
+
 /// All positions, in a buffer that grows by kGrowth positions.
-std::unique_ptr<LayerCache> plain_cache();
+/// @throws Error(usage) for other bits; packed ones at the first append, for heads of numbers that
+///   are no multiple of 32.
+std::unique_ptr<LayerCache> plain_cache(const CacheOptions& options = {});
 /// The last `window` positions, in a ring.
-std::unique_ptr<LayerCache> rotating_cache(int window);
+std::unique_ptr<LayerCache> rotating_cache(int window, const CacheOptions& options = {});
 
 inline constexpr int kGrowth = 256;
 

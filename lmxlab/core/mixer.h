@@ -16,7 +16,7 @@ class Mixer {
   virtual mx::array operator()(const mx::array& x, Pass& pass) const = 0;
   virtual void visit(Visitor& v) = 0;
   /// Its memory for generation; null: it keeps none, and can then not look back across passes.
-  virtual std::unique_ptr<LayerCache> make_cache() const { return nullptr; }
+  virtual std::unique_ptr<LayerCache> make_cache(const CacheOptions&) const { return nullptr; }
 };
 
 class Ffn {

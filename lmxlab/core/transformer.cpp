@@ -28,9 +28,10 @@ Transformer::Transformer(const config::Model& c, Init init)
   if (!c.tie_head) lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
 }
 
-std::vector<std::unique_ptr<LayerCache>> Transformer::make_caches() const {
+std::vector<std::unique_ptr<LayerCache>> Transformer::make_caches(
+    const CacheOptions& options) const {
   std::vector<std::unique_ptr<LayerCache>> out;
-  for (const auto& block : layers) out.push_back(block.make_cache());
+  for (const auto& block : layers) out.push_back(block.make_cache(options));
   return out;
 }
 

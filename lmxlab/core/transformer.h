@@ -23,7 +23,7 @@ class Transformer {
   /// [B, L, D] -> [B, L, V]
   mx::array head(const mx::array& hidden) const;
 
-  std::vector<std::unique_ptr<LayerCache>> make_caches() const;
+  std::vector<std::unique_ptr<LayerCache>> make_caches(const CacheOptions& options = {}) const;
   const config::Model& config() const { return config_; }
   /// The dtype that activations have.
   mx::Dtype dtype() const;

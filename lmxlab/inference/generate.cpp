@@ -60,6 +60,9 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
   };
   at_least("max_tokens", o.max_tokens, 0);
   at_least("prefill_chunk", o.prefill_chunk, 1);
+  if (o.kv_bits != 0 && o.kv_bits != 4 && o.kv_bits != 8)
+    problems.add("kv_bits: expected 0 (keys and values as computed), 8 or 4, got " +
+                 std::to_string(o.kv_bits));
   for (const auto& s : o.stop_strings) {
     if (s.empty()) problems.add("stop_strings: one is empty. Leave it out.");
     if (invalid_utf8_at(s) != std::string::npos) problems.add("stop_strings: one is not UTF-8");
@@ -173,8 +176,9 @@ struct TokenStream::Impl {
     }
     const mx::array tokens(ids.begin(), {rows, longest}, mx::int32);
     const bool padded = std::any_of(pads.begin(), pads.end(), [](int n) { return n > 0; });
-    cache =
-        padded ? model.make_cache(mx::array(pads.begin(), {rows}, mx::int32)) : model.make_cache();
+    std::optional<mx::array> padding;
+    if (padded) padding = mx::array(pads.begin(), {rows}, mx::int32);
+    cache = model.make_cache(padding, {.kv_bits = options.kv_bits});
     // Room for all of it at once, but not for a max_tokens that nobody expects to be reached.
     const int64_t wanted = int64_t{longest} + most_left() - 1;
     const int64_t sensible =

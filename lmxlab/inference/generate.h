@@ -35,6 +35,7 @@ struct GenerateOptions {
   int logprobs =
       -1;  // -1: none; n: of the token and of the n most probable ones, before sampling options
   int prefill_chunk = 512;    // tokens of the prompt a pass: less takes less memory, more is faster
+  int kv_bits = 0;            // 8 or 4: keys and values are kept packed (core::CacheOptions)
   bool skip_special = true;   // leave special tokens out of `text`
   std::stop_token stop = {};  // a request ends it between two steps: canceled, what was made stays
 };

@@ -110,8 +110,9 @@ mx::array LanguageModel::forward(const mx::array& tokens, const std::optional<mx
   return (*transformer_)(as_batch(tokens), pass);
 }
 
-Cache LanguageModel::make_cache(const std::optional<mx::array>& pads) const {
-  Cache cache(transformer_->make_caches(), runtime_);
+Cache LanguageModel::make_cache(const std::optional<mx::array>& pads,
+                                const CacheOptions& options) const {
+  Cache cache(transformer_->make_caches(options), runtime_);
   cache.pads = pads;
   return cache;
 }

@@ -28,6 +28,7 @@ namespace core {
 class Transformer;
 }
 using core::Cache;
+using core::CacheOptions;
 
 /// Element types of weights and activations.
 enum class DType { f32, f16, bf16 };
@@ -70,7 +71,8 @@ class LanguageModel {
                     const core::Tap& tap = {}) const;
   /// An empty cache, for rows with `pads` tokens of padding at their left. Learned positions: a
   /// padded row must be kept below their number by the caller; beyond, the last one is repeated.
-  Cache make_cache(const std::optional<mx::array>& pads = {}) const;
+  Cache make_cache(const std::optional<mx::array>& pads = {},
+                   const CacheOptions& options = {}) const;
 
   const config::Model& config() const;
   DType dtype() const;

@@ -88,6 +88,25 @@ TEST(Generate, PresetsTakeTokens) {
                {"no tokenizer", "--tokens"});
   expect_error({"generate", "llama-tiny", "--tokens", "1,9999999"}, 2, "usage", {"9999999"});
   expect_error({"generate", "llama-tiny"}, 2, "usage", {"--prompt"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--kv-bits", "5"}, 2, "usage",
+               {"--kv-bits", "8", "4"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--kv-bits", "8"}, 2, "usage",
+               {"kv_bits", "16 numbers", "32"});
+}
+
+TEST(Generate, KeepsKeysAndValuesPacked) {
+  const fs::path folder = fs::path(testing::TempDir()) / "packed";
+  config::Model config = config::preset("llama-tiny", {.heads = 2, .kv_heads = 1});  // of 32
+  LanguageModel(config, 3).save(folder);
+  const auto run = [&](const std::string& bits) {
+    std::vector<std::string> words{"generate", folder.string(), "--tokens", "1,2,3", "--max-tokens",
+                                   "40",       "--temperature", "0",        "--json"};
+    if (!bits.empty()) words.insert(words.end(), {"--kv-bits", bits});
+    return json_of(lmxlab_run(words));
+  };
+  const auto whole = run(""), packed = run("4");
+  EXPECT_EQ(packed.at("generated_tokens").as_integer(), 40);
+  EXPECT_LT(packed.at("peak_bytes").as_number(), whole.at("peak_bytes").as_number());
 }
 
 // Greedy text past the learned positions: the first part is the plain one, and it goes on.

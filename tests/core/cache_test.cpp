@@ -10,24 +10,28 @@
 namespace lmxlab::core {
 namespace {
 
-constexpr int kHeads = 2, kDim = 4;
+constexpr int kHeads = 2, kDim = 32;
 
 struct Case {
   std::string name;
-  int window;  // 0: all positions
+  int window;       // 0: all positions
+  int kv_bits = 0;  // 0: numbers
 };
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
 }
 
 float number(int tag, int row, int head, int d) {  // exact in float32
-  return static_cast<float>(tag * 64 + row * 8 + head * 4 + d);
+  return static_cast<float>(tag * 64 + row * 16 + head * 8) + 0.25f * static_cast<float>(d);
 }
 
 // A cache, and beside it the plain list of what each row has seen: one tag a position.
 class Contract : public testing::TestWithParam<Case> {
  protected:
   const int window = GetParam().window;
+  const CacheOptions options{.kv_bits = GetParam().kv_bits};
+  // A step of what is packed: the numbers of a head reach over 8.
+  const float tolerance = options.kv_bits ? 8 / static_cast<float>((1 << options.kv_bits) - 1) : 0;
 
   struct Both {
     std::unique_ptr<LayerCache> cache;
@@ -37,7 +41,7 @@ class Contract : public testing::TestWithParam<Case> {
   int next_tag = 1;
 
   std::unique_ptr<LayerCache> make() const {
-    return window ? rotating_cache(window) : plain_cache();
+    return window ? rotating_cache(window, options) : plain_cache(options);
   }
   Both start(int batch = 3) const {
     return {make(), std::vector<std::vector<std::pair<int, int>>>(static_cast<size_t>(batch))};
@@ -91,9 +95,10 @@ class Contract : public testing::TestWithParam<Case> {
           for (int d = 0; d < kDim; ++d) {
             const auto [tag, written] = b.rows[static_cast<size_t>(row)][static_cast<size_t>(p)];
             const auto at = static_cast<size_t>(((row * kHeads + head) * S + column) * kDim + d);
-            ASSERT_EQ(k[at], number(tag, written, head, d))
+            ASSERT_NEAR(k[at], number(tag, written, head, d), tolerance)
                 << when << ", row " << row << ", position " << p;
-            ASSERT_EQ(v[at], -k[at]) << when << ", row " << row << ", position " << p;
+            ASSERT_NEAR(v[at], -number(tag, written, head, d), tolerance)
+                << when << ", row " << row << ", position " << p;
           }
     }
   }
@@ -161,7 +166,10 @@ TEST_P(Contract, LentBuffersEqualAppendedOnes) {
     const CacheRow half{3, kHeads, kDim, mx::float16};
     EXPECT_FALSE(b.cache->clone()->lend(1, half, half)) << "of another type";
   }
-  EXPECT_GE(lent, window == 0 ? 20 : window == 300 ? 4 : 0);
+  EXPECT_GE(lent, options.kv_bits ? 0 : window == 0 ? 20 : window == 300 ? 4 : 0);
+  if (options.kv_bits) {
+    EXPECT_EQ(lent, 0);
+  }
 }
 
 TEST_P(Contract, NothingNeedsToBeEvaluatedBetween) {
@@ -269,7 +277,7 @@ TEST_P(Contract, RefusesWhatItCannotRestore) {
     }
     return Kind::canceled;
   };
-  const auto few = mx::slice(good[1], {0, 0, 0, 0}, {3, kHeads, 0, kDim});
+  const auto few = mx::slice(good[1], {0, 0, 0, 0}, {3, kHeads, 0, good[1].shape(3)});
   EXPECT_EQ(kind_of({}, 3), Kind::mismatch);
   EXPECT_EQ(kind_of({good[0]}, 10), Kind::mismatch);
   EXPECT_EQ(kind_of({mx::flatten(good[0]), good[1]}, 10), Kind::mismatch);
@@ -282,7 +290,9 @@ TEST_P(Contract, BytesAreThoseOfTheBuffers) {
   append_and_check(b, 3, "before");
   size_t n = 0;
   for (const auto& a : b.cache->arrays()) n += a.nbytes();
-  const size_t position = 2 * 3 * kHeads * kDim * sizeof(float);
+  const size_t bits = options.kv_bits ? static_cast<size_t>(options.kv_bits) : 32;
+  const size_t scales = options.kv_bits ? 2 * sizeof(float) : 0;  // and a bias, for the group
+  const size_t position = 2 * 3 * kHeads * (kDim * bits / 8 + scales);
   EXPECT_EQ(b.cache->bytes(), n);
   const int capacity = window && window < kGrowth ? window : kGrowth;
   EXPECT_EQ(b.cache->bytes(), static_cast<size_t>(capacity) * position);
@@ -351,13 +361,34 @@ TEST_P(InPlace, ReserveGrowsOnce) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Contract,
                          testing::Values(Case{"plain", 0}, Case{"window_1", 1}, Case{"window_5", 5},
-                                         Case{"window_16", 16}, Case{"window_300", 300}),
+                                         Case{"window_16", 16}, Case{"window_300", 300},
+                                         Case{"plain_8_bits", 0, 8}, Case{"plain_4_bits", 0, 4},
+                                         Case{"window_5_4_bits", 5, 4},
+                                         Case{"window_300_8_bits", 300, 8}),
                          [](const auto& test) { return test.param.name; });
+
+TEST(PackedCache, TakesWhatItCanPack) {
+  EXPECT_THROW(plain_cache({.kv_bits = 5}), Error);
+  EXPECT_THROW(rotating_cache(4, {.kv_bits = 16}), Error);
+  try {
+    plain_cache({.kv_bits = 8})->append(mx::zeros({1, 2, 3, 48}), mx::zeros({1, 2, 3, 48}));
+    FAIL() << "48 numbers were packed";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), Kind::usage);
+    EXPECT_NE(std::string(e.what()).find("48"), std::string::npos) << e.what();
+  }
+  const auto wide = plain_cache({.kv_bits = 4});
+  const auto keys = wide->append(mx::zeros({1, 2, 3, 128}), mx::zeros({1, 2, 3, 128}));
+  ASSERT_TRUE(keys.packed);
+  EXPECT_EQ(keys.packed->k.group, 64);
+  EXPECT_EQ(keys.packed->v.packed.shape(), (mx::Shape{1, 2, 3, 16}));
+}
 
 INSTANTIATE_TEST_SUITE_P(Kinds, InPlace,
                          testing::Values(Case{"plain", 0}, Case{"window_5", 5},
                                          Case{"window_16", 16}, Case{"window_300", 300},
-                                         Case{"window_2000", 2000}),
+                                         Case{"window_2000", 2000}, Case{"plain_8_bits", 0, 8},
+                                         Case{"window_300_4_bits", 300, 4}),
                          [](const auto& test) { return test.param.name; });
 
 mx::array piece(int batch, int n, float value) {
