@@ -11,6 +11,14 @@ kernels::QuantizedWeight Weight::packed() const {
   return kernels::affine_weight(w.value, scales->value, biases->value, group, bits, interleaved);
 }
 
+void Weight::expect_packed(int group_size, int bit_width) {
+  const int out = w.value.shape(0), in = w.value.shape(-1);
+  const auto some = mx::zeros({out, in / group_size}, w.value.dtype());
+  w = {mx::zeros({out, in * bit_width / 32}, mx::uint32), false};
+  scales = Param{some, false}, biases = Param{some, false};
+  group = group_size, bits = bit_width;
+}
+
 void Weight::interleave() {
   if (quantized() && kernels::faster_interleaved(packed())) hold(kernels::interleave(packed()));
 }

@@ -25,6 +25,8 @@ struct Weight {
   /// @throws Error(usage) if `in` is no multiple of the group.
   void quantize(int group_size, int bit_width);
 
+  /// Shapes and types of a packed weight, for what is loaded next.
+  void expect_packed(int group_size, int bit_width);
   /// Lays a quantized weight as this machine's kernels read it fastest, or as MLX does: the same
   /// numbers either way. Leaves are named after the layout, so that no file mixes them up.
   void interleave();

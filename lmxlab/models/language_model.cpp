@@ -7,6 +7,7 @@
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/hf_folder.h"
 #include "lmxlab/models/names.h"
+#include "lmxlab/models/quantization_config.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -41,7 +42,9 @@ LanguageModel::LanguageModel(const config::Model& config, uint64_t seed, DType d
 
 LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool strict) {
   const auto config_path = folder / "config.json";
-  const auto json = Json::parse(read_file(config_path), config_path.string());
+  auto json = Json::parse(read_file(config_path), config_path.string());
+  const auto quantization =
+      with_context(config_path.string(), [&] { return take_quantization(json); });
   auto read = with_context(config_path.string(), [&] { return config::from_hf(json, strict); });
   config::validate(read.model, Kind::bad_data);
 
@@ -52,7 +55,9 @@ LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool stri
   model.warnings_ = std::move(read.warnings);
   with_context(folder.string(), [&] {
     tensors = names_from_checkpoint(config::hf_form(read.model), std::move(tensors), read.model);
+    if (quantization) expect_packed(*model.transformer_, *quantization, tensors);
     core::load(core::collect(*model.transformer_), tensors, folder.string());
+    check_packed(*model.transformer_);
   });
   return model;
 }
@@ -133,16 +138,24 @@ int64_t LanguageModel::parameter_bytes() const {
 void LanguageModel::save(const std::filesystem::path& folder) const {
   const Enter enter(runtime_);
   make_directory(folder);
-  core::Tensors tensors;
-  for (const auto& e : core::collect(*transformer_)) tensors.emplace(e.path, e.param->value);
+  core::Tensors tensors = folder_tensors(*transformer_);
   const auto form = config::hf_form(config());
+  const auto quantization = quantization_of(*transformer_);
+  if (quantization && form.model_type == "gpt2")
+    throw Error(Kind::unsupported,
+                "[save] packed weights cannot be written in GPT-2's layout: it has its matrices "
+                "transposed. Save the model before it is quantized.");
   const char* dtype = this->dtype() == DType::f32   ? "float32"
                       : this->dtype() == DType::f16 ? "float16"
                                                     : "bfloat16";
   io::write_safetensors(folder / "model.safetensors",
                         names_to_checkpoint(form, std::move(tensors), config()),
                         {{"format", "pt"}});
-  write_file_atomic(folder / "config.json", config::to_hf(config(), dtype).dump(2) + "\n");
+  auto json = config::to_hf(config(), dtype);
+  for (const char* key : {"quantization", "quantization_config"}) {
+    if (quantization) json[key] = *quantization;
+  }
+  write_file_atomic(folder / "config.json", json.dump(2) + "\n");
 }
 
 void eval(const mx::array& logits, const Cache& cache) {

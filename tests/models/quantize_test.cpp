@@ -2,6 +2,8 @@
 #include "lmxlab/models/quantize.h"
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/base/files.h"
+#include "lmxlab/base/json.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/core/linear.h"
 #include "lmxlab/core/runtime.h"
@@ -120,6 +122,72 @@ TEST(QuantizeModel, InterleavedIsTheSameModel) {
           << after[i].first;
     }
   }
+}
+
+// mlx-lm's form: what is saved is read again, bit for bit, also from interleaved weights.
+TEST(QuantizeModel, FoldersKeepPackedWeights) {
+  const fs::path folder = fs::path(testing::TempDir()) / "packed_model";
+  for (const int embedding : {0, 8}) {
+    LanguageModel model(config("llama-tiny"), 3, DType::bf16);
+    quantize_model(model, {.bits = 4, .group_size = 32, .embedding_bits = embedding});
+    std::vector<std::pair<std::string, mx::array>> before;
+    for (const auto& e : core::collect(model.transformer()))
+      before.push_back({e.path, e.param->value});
+    interleave_model(model);
+    model.save(folder);
+    const Json json = Json::parse(read_file(folder / "config.json"));
+    EXPECT_EQ(json.at("quantization"), json.at("quantization_config"));
+    EXPECT_EQ(json.at("quantization").at("bits").as_integer(), 4);
+    EXPECT_EQ(json.at("quantization").at("group_size").as_integer(), 32);
+    EXPECT_EQ(json.at("quantization").contains("model.embed_tokens"), embedding == 8);
+    auto loaded = LanguageModel::load(folder, true);
+    const auto after = core::collect(loaded.transformer());
+    ASSERT_EQ(after.size(), before.size());
+    for (size_t i = 0; i < after.size(); ++i) {
+      EXPECT_EQ(after[i].path, before[i].first);
+      EXPECT_EQ(after[i].param->value.dtype(), before[i].second.dtype()) << after[i].path;
+      EXPECT_TRUE(mx::array_equal(after[i].param->value, before[i].second).item<bool>())
+          << after[i].path;
+    }
+    EXPECT_TRUE(loaded.warnings().empty());
+    EXPECT_EQ(loaded.dtype(), DType::bf16);
+    const mx::array tokens({1, 50, 7}, {1, 3}, mx::int32);
+    separate_model(model);
+    EXPECT_TRUE(mx::array_equal(loaded.forward(tokens), model.forward(tokens)).item<bool>());
+  }
+  const auto with = [&](const std::string& quantization) {
+    Json json = Json::parse(read_file(folder / "config.json"));
+    json.erase("quantization_config");
+    json["quantization"] = Json::parse(quantization);
+    write_file_atomic(folder / "config.json", json.dump(2));
+    try {
+      LanguageModel::load(folder);
+    } catch (const Error& e) {
+      return std::pair(e.kind(), std::string(e.what()));
+    }
+    return std::pair(Kind::canceled, std::string());
+  };
+  const std::string embedding = R"(, "model.embed_tokens": {"bits": 8}})";
+  EXPECT_EQ(with(R"({"group_size": 32, "bits": 4)" + embedding).first, Kind::canceled);
+  EXPECT_EQ(with(R"({"group_size": 32, "bits": 4, "mode": "affine")" + embedding).first,
+            Kind::canceled);
+  for (const auto& [text, kind, part] :
+       {std::tuple{R"({"group_size": 32, "bits": 7})", Kind::bad_data, "7 bits"},
+        {R"({"group_size": 48, "bits": 4})", Kind::bad_data, "groups of 48"},
+        {R"({"group_size": 128, "bits": 4})", Kind::bad_data, "64"},
+        {R"({"bits": 4})", Kind::bad_data, "group_size"},
+        {R"({"group_size": "x", "bits": 4})", Kind::bad_data, "integer"},
+        {R"({"group_size": 32, "bits": 4})", Kind::mismatch, "model.embed_tokens.weight"},
+        {R"({"group_size": 32, "bits": 4, "mode": "mxfp4"})", Kind::unsupported, "mxfp4"},
+        {R"({"quant_method": "gptq", "bits": 4})", Kind::unsupported, "gptq"},
+        {"[4]", Kind::bad_data, ""}}) {
+    const auto [got, message] = with(text);
+    EXPECT_EQ(got, kind) << text << ": " << message;
+    EXPECT_NE(message.find(part), std::string::npos) << text << ": " << message;
+  }
+  LanguageModel gpt(config("gpt-tiny"), 3);
+  quantize_model(gpt, {.bits = 4, .group_size = 32});
+  EXPECT_THROW(gpt.save(folder), Error);
 }
 
 TEST(QuantizeModel, WhatCannotBeIsAnErrorAndChangesNothing) {
