@@ -8,6 +8,8 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/core/tree.h"
+#include "lmxlab/models/quantize.h"
+#include "lmxlab/models/weight_cache.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -87,7 +89,12 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
             std::nullopt, std::move(place)};
   auto model = LanguageModel::load(place.folder);
   for (const auto& w : model.warnings()) context.warn(w);
-  if (dtype && *dtype != model.dtype()) cast_weights(model, *dtype);
+  if (dtype && *dtype != model.dtype()) {
+    cast_weights(model, *dtype);
+    interleave_model(model);  // not what the folder holds
+  } else if (const auto problem = interleave_from_cache(model, place.folder)) {
+    context.warn(*problem);
+  }
   std::optional<data::Tokenizer> tokenizer;
   std::error_code ignored;
   if (fs::exists(place.folder / "tokenizer.json", ignored))

@@ -31,15 +31,14 @@ struct Weight {
   /// numbers either way. Leaves are named after the layout, so that no file mixes them up.
   void interleave();
   void separate();
+  /// Holds the same matrix as kernels gave it, in its layout.
+  void hold(const kernels::QuantizedWeight& to);
 
   void visit(Visitor& v) {
     v(interleaved ? "weight_tiles" : "weight", w);
     v(interleaved ? "scales_tiles" : "scales", scales);
     v(interleaved ? "biases_tiles" : "biases", biases);
   }
-
- private:
-  void hold(const kernels::QuantizedWeight& to);
 };
 
 }  // namespace lmxlab::core

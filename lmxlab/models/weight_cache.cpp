@@ -1,0 +1,157 @@
+#include "lmxlab/models/weight_cache.h"
+
+#include "lmxlab/base/error.h"
+#include "lmxlab/base/files.h"
+#include "lmxlab/core/linear.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/io/safetensors.h"
+#include "lmxlab/models/quantize.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lmxlab {
+namespace {
+
+constexpr const char *kSource = "source", *kLayout = "tiles of 16 rows, 1";
+
+// FNV-1a (Fowler, Noll, Vo), 64 bits: names files, and keeps nobody out.
+std::string name_of(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const unsigned char c : text) hash = (hash ^ c) * 0x100000001b3;
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
+  return digits;
+}
+
+// The weight files of a folder: a changed one has another size or time.
+std::string stamp_of(const fs::path& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    files.push_back(entry.path().filename().string() + " " + std::to_string(entry.file_size()) +
+                    " " + std::to_string(entry.last_write_time().time_since_epoch().count()));
+  }
+  std::sort(files.begin(), files.end());
+  std::string stamp = kLayout;
+  for (const auto& f : files) stamp += "\n" + f;
+  return stamp;
+}
+
+struct Layer {
+  std::string path;
+  core::Weight* weight;
+};
+// Layers that are read faster interleaved.
+std::vector<Layer> layers_of(core::Transformer& model) {
+  struct Finder : core::Visitor {
+    std::vector<Layer> out;
+    void see(const std::string& path, core::Weight& w) {
+      if (w.quantized() && !w.interleaved && kernels::faster_interleaved(w.packed()))
+        out.push_back({path, &w});
+    }
+    void linear(const std::string& path, core::Linear& l) override { see(path, l.weight); }
+    void embedding(const std::string& path, core::Embedding& e) override { see(path, e.weight); }
+  } finder;
+  model.visit(finder);
+  return std::move(finder.out);
+}
+
+// The arrays of a layer, all or none.
+std::optional<kernels::QuantizedWeight> tiles_of(const io::SafeTensors& file, const Layer& layer) {
+  auto to = layer.weight->packed();
+  for (auto& [leaf, array] : {std::pair{".weight_tiles", &to.packed},
+                              {".scales_tiles", &*to.scales},
+                              {".biases_tiles", &*to.biases}}) {
+    if (!file.contains(layer.path + leaf)) return std::nullopt;
+    const auto found = file.get(layer.path + leaf);
+    if (found.shape() != array->shape() || found.dtype() != array->dtype()) return std::nullopt;
+    *array = found;
+  }
+  to.interleaved = true;
+  return to;
+}
+
+// False if the file is absent, spoilt or another's.
+bool take_from(const fs::path& path, const std::string& source, const std::vector<Layer>& layers) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return false;
+  try {
+    const io::SafeTensors file(path);
+    const auto found = file.metadata().find(kSource);
+    if (found == file.metadata().end() || found->second != source) return false;
+    std::vector<kernels::QuantizedWeight> all;
+    for (const auto& layer : layers) {
+      auto tiles = tiles_of(file, layer);
+      if (!tiles) return false;
+      all.push_back(std::move(*tiles));
+    }
+    for (size_t i = 0; i < layers.size(); ++i) layers[i].weight->hold(all[i]);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+std::optional<fs::path> weight_cache_folder() {
+  const auto set = [](const char* name) {
+    const char* v = std::getenv(name);
+    return v && *v ? std::optional(fs::path(v)) : std::nullopt;
+  };
+  if (const auto own = set("LMXLAB_WEIGHT_CACHE")) {
+    if (*own == "off") return std::nullopt;
+    return own;
+  }
+  if (const auto cache = set("XDG_CACHE_HOME")) return *cache / "lmxlab" / "weights";
+  if (const auto home = set("HOME")) return *home / ".cache" / "lmxlab" / "weights";
+  return std::nullopt;
+}
+
+std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs::path& folder) {
+  const auto cache = weight_cache_folder();
+  if (!cache) {
+    interleave_model(model);
+    return std::nullopt;
+  }
+  const Enter enter(model.runtime());
+  const auto layers = layers_of(model.transformer());
+  if (layers.empty()) return std::nullopt;
+  try {
+    const auto place = fs::canonical(folder).string();
+    const auto source = place + "\n" + stamp_of(folder);
+    const auto prefix = name_of(place) + "-";
+    const auto path = *cache / (prefix + name_of(source) + ".safetensors");
+    if (take_from(path, source, layers)) return std::nullopt;
+    make_directory(*cache);
+    core::Tensors tensors;
+    for (const auto& layer : layers) {
+      const auto tiles = kernels::interleave(layer.weight->packed());
+      tensors.emplace(layer.path + ".weight_tiles", tiles.packed);
+      tensors.emplace(layer.path + ".scales_tiles", *tiles.scales);
+      tensors.emplace(layer.path + ".biases_tiles", *tiles.biases);
+    }
+    io::write_safetensors(path, tensors, {{kSource, source}});
+    tensors.clear();
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(*cache, ignored)) {
+      const auto name = entry.path().filename().string();
+      if (name.starts_with(prefix) && name.ends_with(".safetensors") && entry.path() != path)
+        fs::remove(entry.path(), ignored);
+    }
+    if (take_from(path, source, layers)) return std::nullopt;
+    throw Error(Kind::resource, path.string() + " was written and cannot be read");
+  } catch (const std::exception& e) {
+    interleave_model(model);
+    return "[weights] the cache in " + cache->string() +
+           " cannot be used, so this start lays the weights out in memory: " + e.what();
+  }
+}
+
+}  // namespace lmxlab

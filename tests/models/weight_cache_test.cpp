@@ -1,0 +1,158 @@
+// The cache of weights that are laid out for this machine: made once, mapped, never believed
+// blindly.
+#include "lmxlab/models/weight_cache.h"
+
+#include "lmxlab/base/error.h"
+#include "lmxlab/base/files.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/core/linear.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/io/safetensors.h"
+#include "lmxlab/kernels/isa.h"
+#include "lmxlab/models/quantize.h"
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+#include <cstdlib>
+
+namespace lmxlab {
+namespace {
+
+class WeightCache : public testing::Test {
+ protected:
+  const fs::path root = fs::path(testing::TempDir()) / "weight_cache";
+  const fs::path folder = root / "model", cache = root / "cache";
+  bool faster = false;  // whether this machine wants it at all
+
+  void SetUp() override {
+    fs::remove_all(root);
+    make_directory(folder);
+    setenv("LMXLAB_WEIGHT_CACHE", cache.c_str(), 1);
+    save(3);
+  }
+  void TearDown() override { unsetenv("LMXLAB_WEIGHT_CACHE"); }
+
+  void save(uint64_t seed) {
+    LanguageModel model(config::preset("llama-tiny"), seed);
+    quantize_model(model, {.bits = 4, .group_size = 32, .embedding_bits = 8});
+    model.save(folder);
+    interleave_model(model);
+    faster = interleaved(model) > 0;
+  }
+  static int interleaved(LanguageModel& model) {
+    struct Count : core::Visitor {
+      int n = 0;
+      void linear(const std::string&, core::Linear& l) override { n += l.weight.interleaved; }
+      void embedding(const std::string&, core::Embedding& e) override { n += e.weight.interleaved; }
+    } count;
+    model.transformer().visit(count);
+    return count.n;
+  }
+  std::vector<fs::path> files() const {
+    std::vector<fs::path> all;
+    if (fs::exists(cache))
+      for (const auto& e : fs::directory_iterator(cache)) all.push_back(e.path());
+    return all;
+  }
+  // What the folder's model answers, by the layout in memory and by the cache.
+  void check(const std::string& when, bool usable = true) {
+    auto plain = LanguageModel::load(folder), model = LanguageModel::load(folder);
+    interleave_model(plain);
+    const auto problem = interleave_from_cache(model, folder);
+    EXPECT_EQ(problem.has_value(), faster && !usable) << when << ": " << problem.value_or("");
+    EXPECT_EQ(interleaved(model), interleaved(plain)) << when;
+    const mx::array tokens({1, 50, 7}, {1, 3}, mx::int32);
+    EXPECT_TRUE(mx::array_equal(model.forward(tokens), plain.forward(tokens)).item<bool>()) << when;
+    EXPECT_EQ(files().size(), faster && usable ? 1u : 0u) << when;
+  }
+};
+
+TEST_F(WeightCache, IsMadeOnceAndMapped) {
+  check("first");
+  if (!faster) return;
+  const auto file = files()[0];
+  const auto made = fs::last_write_time(file);
+  check("second");
+  EXPECT_EQ(fs::last_write_time(file), made);
+  // Its arrays are views of one mapping: no copy is held.
+  auto model = LanguageModel::load(folder);
+  interleave_from_cache(model, folder);
+  const io::SafeTensors tensors(file);
+  for (const auto& e : core::collect(model.transformer())) {
+    if (!e.path.ends_with("_tiles")) continue;
+    EXPECT_EQ(e.param->value.shape(), tensors.get(e.path).shape()) << e.path;
+  }
+  EXPECT_EQ(tensors.names().size(), static_cast<size_t>(3 * interleaved(model)));
+  // Saved again, it is a folder like the first.
+  model.save(root / "again");
+  const auto a = io::SafeTensors(folder / "model.safetensors").all(),
+             b = io::SafeTensors(root / "again" / "model.safetensors").all();
+  ASSERT_EQ(a.size(), b.size());
+  for (const auto& [name, array] : a)
+    EXPECT_TRUE(mx::array_equal(array, b.at(name)).item<bool>()) << name;
+}
+
+TEST_F(WeightCache, FollowsItsFolder) {
+  check("first");
+  const auto before = files();
+  save(4);
+  check("other weights");
+  if (!faster) return;
+  EXPECT_NE(files(), before);
+  // Spoilt: cut short, then something else, then of another source.
+  const auto file = files()[0];
+  const auto good = read_file(file);
+  write_file_atomic(file, good.substr(0, good.size() / 2));
+  check("cut short");
+  EXPECT_EQ(read_file(file), good);
+  write_file_atomic(file, "not a file of tensors");
+  check("something else");
+  auto tensors = io::SafeTensors(file).all();
+  io::write_safetensors(file, tensors, {{"source", "elsewhere"}});
+  check("another source");
+  tensors.erase(tensors.begin());
+  io::write_safetensors(file, tensors, io::SafeTensors(file).metadata());
+  check("a tensor less");
+  EXPECT_EQ(read_file(file), good);
+}
+
+TEST_F(WeightCache, IsNotNeeded) {
+  write_file_atomic(cache, "a file, no folder");
+  auto model = LanguageModel::load(folder);
+  const auto problem = interleave_from_cache(model, folder);
+  EXPECT_EQ(problem.has_value(), faster);
+  if (faster) {
+    EXPECT_NE(problem->find(cache.string()), std::string::npos) << *problem;
+    EXPECT_GT(interleaved(model), 0);
+  }
+  fs::remove(cache);
+  setenv("LMXLAB_WEIGHT_CACHE", "off", 1);
+  auto other = LanguageModel::load(folder);
+  EXPECT_FALSE(interleave_from_cache(other, folder));
+  EXPECT_EQ(interleaved(other) > 0, faster);
+  EXPECT_TRUE(files().empty());
+  // Float weights make no file.
+  setenv("LMXLAB_WEIGHT_CACHE", cache.c_str(), 1);
+  LanguageModel plain(config::preset("llama-tiny"), 1);
+  plain.save(root / "float");
+  auto loaded = LanguageModel::load(root / "float");
+  EXPECT_FALSE(interleave_from_cache(loaded, root / "float"));
+  EXPECT_TRUE(files().empty());
+}
+
+TEST_F(WeightCache, LiesWhereTheUserSays) {
+  EXPECT_EQ(weight_cache_folder(), cache);
+  setenv("LMXLAB_WEIGHT_CACHE", "off", 1);
+  EXPECT_FALSE(weight_cache_folder());
+  unsetenv("LMXLAB_WEIGHT_CACHE");
+  const char* before = std::getenv("XDG_CACHE_HOME");
+  const std::string kept = before ? before : "";
+  setenv("XDG_CACHE_HOME", "/somewhere", 1);
+  EXPECT_EQ(weight_cache_folder(), fs::path("/somewhere/lmxlab/weights"));
+  before ? setenv("XDG_CACHE_HOME", kept.c_str(), 1) : unsetenv("XDG_CACHE_HOME");
+}
+
+}  // namespace
+}  // namespace lmxlab
