@@ -13,6 +13,7 @@ Command* make_tokenizer_train();
 Command* make_list();
 Command* make_info();
 Command* make_count();
+Command* make_quantize();
 Command* make_bench();
 Command* make_doctor();
 

@@ -47,6 +47,10 @@ const std::vector<Entry>& table() {
       {"list", "Lists the presets and their families.", "list", make_list},
       {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
       {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},
+      {"quantize",
+       "Packs a model's weights into a few bits each. Writes a folder that every command takes, "
+       "and mlx-lm too; what lies beside the weights is copied.",
+       "quantize runs/run-1 runs/run-1-4bit --bits 4", make_quantize},
       {"bench",
        "Times training, prefill or decoding of a model. The model is warm and its tokens are "
        "random; the median and the "

@@ -8,6 +8,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/core/tree.h"
+#include "lmxlab/models/quantization_config.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/models/weight_cache.h"
 
@@ -67,7 +68,8 @@ ModelPlace find_model(const std::string& argument) {
 config::Model read_config(const ModelPlace& place, const Context& context) {
   if (place.folder.empty()) return config::preset(place.preset);
   const auto path = place.folder / "config.json";
-  const auto json = Json::parse(read_file(path), path.string());
+  auto json = Json::parse(read_file(path), path.string());
+  with_context(path.string(), [&] { return take_quantization(json); });
   auto read = with_context(path.string(), [&] { return config::from_hf(json); });
   config::validate(read.model, Kind::bad_data);
   for (const auto& w : read.warnings) context.warn(w);

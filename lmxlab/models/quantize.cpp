@@ -65,7 +65,8 @@ void separate_model(LanguageModel& model) {
   change_packed(model, [](core::Weight& w) { w.separate(); });
 }
 
-void quantize_model(LanguageModel& model, const QuantizeOptions& options) {
+void quantize_model(LanguageModel& model, const QuantizeOptions& options,
+                    const std::function<void(int, int)>& progress) {
   expect("bits", options.bits, 2, 3, 4, 5, 6, 8);
   expect("embedding bits", options.embedding_bits, 0, 2, 3, 4, 5, 6, 8);
   expect("group size", options.group_size, 32, 64, 128);
@@ -80,7 +81,9 @@ void quantize_model(LanguageModel& model, const QuantizeOptions& options) {
                                    " inputs, no multiple of the group size " +
                                    std::to_string(options.group_size) + ". Give a smaller group.");
   }
+  int done = 0;
   for (const auto& p : all) {
+    if (progress) progress(done++, static_cast<int>(all.size()));
     p.weight->quantize(options.group_size, p.bits);
     evaluate(*p.weight);
   }

@@ -3,6 +3,8 @@
 
 #include "lmxlab/models/language_model.h"
 
+#include <functional>
+
 namespace lmxlab {
 
 struct QuantizeOptions {
@@ -16,7 +18,10 @@ struct QuantizeOptions {
 /// full weights and packed ones are never both held for more than one.
 /// @throws Error(usage) for other bits or groups, or a weight whose inputs are no whole groups;
 ///   the model is unchanged then.
-void quantize_model(LanguageModel& model, const QuantizeOptions& options = {});
+/// @param progress  called with (done, all) before each weight. What it throws leaves as it was
+///   thrown; the model is then partly packed.
+void quantize_model(LanguageModel& model, const QuantizeOptions& options = {},
+                    const std::function<void(int, int)>& progress = {});
 
 /// Lays packed weights as this machine's kernels read them fastest, one after another; answers and
 /// sizes stay, but for rounding. `separate_model` undoes it: before a model is saved for others.

@@ -9,7 +9,7 @@ namespace {
 
 const std::vector<std::string> kCommands{"train",           "generate", "logits", "tokenize",
                                          "tokenizer train", "list",     "info",   "count",
-                                         "bench",           "doctor"};
+                                         "quantize",        "bench",    "doctor"};
 
 TEST(Help, ListsEveryCommand) {
   const auto o = lmxlab_run({"--help"});

@@ -104,9 +104,52 @@ TEST(Generate, KeepsKeysAndValuesPacked) {
     if (!bits.empty()) words.insert(words.end(), {"--kv-bits", bits});
     return json_of(lmxlab_run(words));
   };
-  const auto whole = run(""), packed = run("4");
-  EXPECT_EQ(packed.at("generated_tokens").as_integer(), 40);
-  EXPECT_LT(packed.at("peak_bytes").as_number(), whole.at("peak_bytes").as_number());
+  const auto whole = run("");
+  for (const char* bits : {"8", "4"}) {
+    const auto packed = run(bits);
+    EXPECT_EQ(packed.at("generated_tokens").as_integer(), 40);
+    // The first token sees what was just computed and packed: it is the most likely one by far.
+    if (bits[0] == '8') {
+      EXPECT_EQ(packed.at("tokens").as_array()[0], whole.at("tokens").as_array()[0]);
+    }
+  }
+}
+
+TEST(Quantize, MakesAFolderForEveryCommand) {
+  const fs::path root = fs::path(testing::TempDir()) / "quantize_command";
+  fs::remove_all(root);
+  make_directory(root);
+  const auto model = (root / "model").string(), out = (root / "packed").string();
+  LanguageModel(config::preset("llama-tiny"), 3).save(model);
+  write_file_atomic(root / "model" / "generation_config.json", R"({"temperature": 0.5})");
+  const Spawn cached{.environment = {{"LMXLAB_WEIGHT_CACHE", (root / "cache").string()}}};
+  const auto run = [&](std::vector<std::string> words) { return lmxlab_run(words, cached); };
+  const Json made =
+      json_of(run({"quantize", model, out, "--bits", "8", "--group-size", "32", "--json"}));
+  EXPECT_GT(made.at("bytes_before").as_number(), 3 * made.at("bytes_after").as_number());
+  EXPECT_NEAR(made.at("bits_per_weight").as_number(), 10, 1);  // a scale and an offset a group
+  EXPECT_TRUE(fs::exists(root / "packed" / "generation_config.json"));
+  const auto info = run({"info", out});
+  EXPECT_EQ(info.code, 0);
+  EXPECT_EQ(info.err, "");
+  // The same text from memory, from the cache when it is made, and when it is read.
+  const std::vector<std::string> words{"generate",     out,  "--tokens",      "1,2,3",
+                                       "--max-tokens", "20", "--temperature", "0"};
+  const auto first = run(words);
+  EXPECT_EQ(first.err.find("warning"), std::string::npos) << first.err;
+  EXPECT_EQ(run(words).out, first.out);
+  EXPECT_EQ(lmxlab_run(words, {.environment = {{"LMXLAB_WEIGHT_CACHE", "off"}}}).out, first.out);
+  // A cache that cannot be used is a warning.
+  write_file_atomic(root / "file", "");
+  const auto warned =
+      lmxlab_run(words, {.environment = {{"LMXLAB_WEIGHT_CACHE", (root / "file").string()}}});
+  EXPECT_EQ(warned.code, 0);
+  EXPECT_EQ(warned.out, first.out);
+  expect_error({"quantize", model, out}, 2, "usage", {out, "new"});
+  expect_error({"quantize", out, (root / "twice").string()}, 2, "usage", {"quantized already"});
+  expect_error({"quantize", model, (root / "x").string(), "--bits", "7"}, 2, "usage", {"--bits"});
+  expect_error({"quantize", model, (root / "y").string(), "--group-size", "128"}, 2, "usage",
+               {"smaller group"});
 }
 
 // Greedy text past the learned positions: the first part is the plain one, and it goes on.
