@@ -29,6 +29,8 @@
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/models/language_model.h"
+#include "lmxlab/models/quantize.h"
+#include "lmxlab/models/weight_cache.h"
 #include "lmxlab/training/optimizer_config.h"
 #include "lmxlab/training/recipe.h"
 #include "lmxlab/training/run.h"

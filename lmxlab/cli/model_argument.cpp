@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 
 namespace lmxlab::cli {
 namespace {
@@ -25,6 +26,21 @@ std::string model_names(const std::string& argument) {
   std::vector<std::string> names;
   for (const auto& p : config::presets()) names.push_back(p.name);
   return suggestion(argument, names);
+}
+
+// Where weights laid out for this machine are kept; none: nowhere.
+std::optional<fs::path> weight_cache_folder() {
+  const auto set = [](const char* name) {
+    const char* v = std::getenv(name);
+    return v && *v ? std::optional(fs::path(v)) : std::nullopt;
+  };
+  if (const auto own = set("LMXLAB_WEIGHT_CACHE")) {
+    if (*own == "off") return std::nullopt;
+    return own;
+  }
+  if (const auto cache = set("XDG_CACHE_HOME")) return *cache / "lmxlab" / "weights";
+  if (const auto home = set("HOME")) return *home / ".cache" / "lmxlab" / "weights";
+  return std::nullopt;
 }
 
 }  // namespace
@@ -94,8 +110,11 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   if (dtype && *dtype != model.dtype()) {
     cast_weights(model, *dtype);
     interleave_model(model);  // not what the folder holds
-  } else if (const auto problem = interleave_from_cache(model, place.folder)) {
-    context.warn(*problem);
+  } else if (const auto cache = weight_cache_folder()) {
+    if (const auto problem = interleave_from_cache(model, place.folder, *cache))
+      context.warn(*problem);
+  } else {
+    interleave_model(model);
   }
   std::optional<data::Tokenizer> tokenizer;
   std::error_code ignored;

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -100,26 +99,8 @@ bool take_from(const fs::path& path, const std::string& source, const std::vecto
 
 }  // namespace
 
-std::optional<fs::path> weight_cache_folder() {
-  const auto set = [](const char* name) {
-    const char* v = std::getenv(name);
-    return v && *v ? std::optional(fs::path(v)) : std::nullopt;
-  };
-  if (const auto own = set("LMXLAB_WEIGHT_CACHE")) {
-    if (*own == "off") return std::nullopt;
-    return own;
-  }
-  if (const auto cache = set("XDG_CACHE_HOME")) return *cache / "lmxlab" / "weights";
-  if (const auto home = set("HOME")) return *home / ".cache" / "lmxlab" / "weights";
-  return std::nullopt;
-}
-
-std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs::path& folder) {
-  const auto cache = weight_cache_folder();
-  if (!cache) {
-    interleave_model(model);
-    return std::nullopt;
-  }
+std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs::path& folder,
+                                                 const fs::path& cache) {
   const Enter enter(model.runtime());
   const auto layers = layers_of(model.transformer());
   if (layers.empty()) return std::nullopt;
@@ -127,9 +108,9 @@ std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs:
     const auto place = fs::canonical(folder).string();
     const auto source = place + "\n" + stamp_of(folder);
     const auto prefix = name_of(place) + "-";
-    const auto path = *cache / (prefix + name_of(source) + ".safetensors");
+    const auto path = cache / (prefix + name_of(source) + ".safetensors");
     if (take_from(path, source, layers)) return std::nullopt;
-    make_directory(*cache);
+    make_directory(cache);
     core::Tensors tensors;
     for (const auto& layer : layers) {
       const auto tiles = kernels::interleave(layer.weight->packed());
@@ -140,7 +121,7 @@ std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs:
     io::write_safetensors(path, tensors, {{kSource, source}});
     tensors.clear();
     std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(*cache, ignored)) {
+    for (const auto& entry : fs::directory_iterator(cache, ignored)) {
       const auto name = entry.path().filename().string();
       if (name.starts_with(prefix) && name.ends_with(".safetensors") && entry.path() != path)
         fs::remove(entry.path(), ignored);
@@ -149,7 +130,7 @@ std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs:
     throw Error(Kind::resource, path.string() + " was written and cannot be read");
   } catch (const std::exception& e) {
     interleave_model(model);
-    return "[weights] the cache in " + cache->string() +
+    return "[weights] the cache in " + cache.string() +
            " cannot be used, so this start lays the weights out in memory: " + e.what();
   }
 }

@@ -11,16 +11,13 @@
 
 namespace lmxlab {
 
-/// Where such files lie: LMXLAB_WEIGHT_CACHE, else lmxlab/weights in XDG_CACHE_HOME or ~/.cache.
-/// None where LMXLAB_WEIGHT_CACHE is "off", or there is no home.
-std::optional<std::filesystem::path> weight_cache_folder();
-
-/// As interleave_model, with the weights of a model folder mapped from a file of the cache. If
+/// As interleave_model, with the weights of a model folder mapped from a file in `cache`. If
 /// there is none, or it was made from other files (size and time of each tell), it is made; files
 /// made from older ones of the folder are removed. Where the cache cannot be used, weights are laid
 /// out in memory.
 /// @return  why it could not be used, for a warning.
 std::optional<std::string> interleave_from_cache(LanguageModel& model,
-                                                 const std::filesystem::path& folder);
+                                                 const std::filesystem::path& folder,
+                                                 const std::filesystem::path& cache);
 
 }  // namespace lmxlab

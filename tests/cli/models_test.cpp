@@ -139,6 +139,13 @@ TEST(Quantize, MakesAFolderForEveryCommand) {
   EXPECT_EQ(first.err.find("warning"), std::string::npos) << first.err;
   EXPECT_EQ(run(words).out, first.out);
   EXPECT_EQ(lmxlab_run(words, {.environment = {{"LMXLAB_WEIGHT_CACHE", "off"}}}).out, first.out);
+  const auto elsewhere = (root / "home").string();
+  EXPECT_EQ(lmxlab_run(words, {.environment = {{"LMXLAB_WEIGHT_CACHE", ""},
+                                               {"XDG_CACHE_HOME", elsewhere}}})
+                .out,
+            first.out);
+  EXPECT_EQ(fs::exists(root / "home" / "lmxlab" / "weights"), fs::exists(root / "cache"));
+  EXPECT_FALSE(fs::exists("off"));
   // A cache that cannot be used is a warning.
   write_file_atomic(root / "file", "");
   const auto warned =

@@ -15,8 +15,6 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
-#include <cstdlib>
-
 namespace lmxlab {
 namespace {
 
@@ -29,10 +27,8 @@ class WeightCache : public testing::Test {
   void SetUp() override {
     fs::remove_all(root);
     make_directory(folder);
-    setenv("LMXLAB_WEIGHT_CACHE", cache.c_str(), 1);
     save(3);
   }
-  void TearDown() override { unsetenv("LMXLAB_WEIGHT_CACHE"); }
 
   void save(uint64_t seed) {
     LanguageModel model(config::preset("llama-tiny"), seed);
@@ -60,7 +56,7 @@ class WeightCache : public testing::Test {
   void check(const std::string& when, bool usable = true) {
     auto plain = LanguageModel::load(folder), model = LanguageModel::load(folder);
     interleave_model(plain);
-    const auto problem = interleave_from_cache(model, folder);
+    const auto problem = interleave_from_cache(model, folder, cache);
     EXPECT_EQ(problem.has_value(), faster && !usable) << when << ": " << problem.value_or("");
     EXPECT_EQ(interleaved(model), interleaved(plain)) << when;
     const mx::array tokens({1, 50, 7}, {1, 3}, mx::int32);
@@ -78,7 +74,7 @@ TEST_F(WeightCache, IsMadeOnceAndMapped) {
   EXPECT_EQ(fs::last_write_time(file), made);
   // Its arrays are views of one mapping: no copy is held.
   auto model = LanguageModel::load(folder);
-  interleave_from_cache(model, folder);
+  interleave_from_cache(model, folder, cache);
   const io::SafeTensors tensors(file);
   for (const auto& e : core::collect(model.transformer())) {
     if (!e.path.ends_with("_tiles")) continue;
@@ -121,37 +117,19 @@ TEST_F(WeightCache, FollowsItsFolder) {
 TEST_F(WeightCache, IsNotNeeded) {
   write_file_atomic(cache, "a file, no folder");
   auto model = LanguageModel::load(folder);
-  const auto problem = interleave_from_cache(model, folder);
+  const auto problem = interleave_from_cache(model, folder, cache);
   EXPECT_EQ(problem.has_value(), faster);
   if (faster) {
     EXPECT_NE(problem->find(cache.string()), std::string::npos) << *problem;
     EXPECT_GT(interleaved(model), 0);
   }
   fs::remove(cache);
-  setenv("LMXLAB_WEIGHT_CACHE", "off", 1);
-  auto other = LanguageModel::load(folder);
-  EXPECT_FALSE(interleave_from_cache(other, folder));
-  EXPECT_EQ(interleaved(other) > 0, faster);
-  EXPECT_TRUE(files().empty());
   // Float weights make no file.
-  setenv("LMXLAB_WEIGHT_CACHE", cache.c_str(), 1);
   LanguageModel plain(config::preset("llama-tiny"), 1);
   plain.save(root / "float");
   auto loaded = LanguageModel::load(root / "float");
-  EXPECT_FALSE(interleave_from_cache(loaded, root / "float"));
+  EXPECT_FALSE(interleave_from_cache(loaded, root / "float", cache));
   EXPECT_TRUE(files().empty());
-}
-
-TEST_F(WeightCache, LiesWhereTheUserSays) {
-  EXPECT_EQ(weight_cache_folder(), cache);
-  setenv("LMXLAB_WEIGHT_CACHE", "off", 1);
-  EXPECT_FALSE(weight_cache_folder());
-  unsetenv("LMXLAB_WEIGHT_CACHE");
-  const char* before = std::getenv("XDG_CACHE_HOME");
-  const std::string kept = before ? before : "";
-  setenv("XDG_CACHE_HOME", "/somewhere", 1);
-  EXPECT_EQ(weight_cache_folder(), fs::path("/somewhere/lmxlab/weights"));
-  before ? setenv("XDG_CACHE_HOME", kept.c_str(), 1) : unsetenv("XDG_CACHE_HOME");
 }
 
 }  // namespace
