@@ -14,9 +14,9 @@ struct Fading : core::Mixer {  // each head averages the past with weights exp(-
     const auto now = mx::reshape(mx::arange(pass.offset, pass.offset + L), {L, 1});
     const auto distance = mx::astype(now - core::key_positions(keys, pass.offset + L), x.dtype());
     const auto scores = -mx::exp(mx::reshape(log_rate.value, {H, 1, 1})) * distance;  // [H, L, S]
-    const auto masked =
-        mx::where(core::mask_array(pass, L, keys, {}), scores, mx::array(-1e9f, x.dtype()));
-    const auto mixed = mx::matmul(mx::softmax(masked, -1, true), keys.v);  // [B, H, L, D / H]
+    const mx::array far(-1e9f, x.dtype());
+    const auto seen = mx::where(core::mask_array(pass, L, keys, {}), scores, far);
+    const auto mixed = mx::matmul(mx::softmax(seen, -1, true), keys.v);  // [B, H, L, D / H]
     return mx::reshape(mx::transpose(mixed, {0, 2, 1, 3}), {B, L, D});
   }
   void visit(core::Visitor& v) override { v("v_proj", v_proj), v("log_rate", log_rate); }
@@ -29,9 +29,7 @@ struct Fading : core::Mixer {  // each head averages the past with weights exp(-
 struct Squash : core::Ffn {  // down(tanh(up x))
   explicit Squash(const core::Build& b)
       : up(b.dim, 128, true, b.std, b.init), down(128, b.dim, true, b.residual_std, b.init) {}
-  mx::array operator()(const mx::array& x, core::Pass&) const override {
-    return down(mx::tanh(up(x)));
-  }
+  mx::array operator()(const mx::array& x, core::Pass&) const override { return down(tanh(up(x))); }
   void visit(core::Visitor& v) override { v("up", up), v("down", down); }
   core::Linear up, down;
 };
@@ -46,9 +44,8 @@ int main() {
   core::register_mixer("fading", [](auto&, auto& b) { return std::make_unique<Fading>(4, b); });
   core::register_ffn("squash", [](auto&, auto& b) { return std::make_unique<Squash>(b); });
   core::register_norm("tanh", [](auto&, int dim) { return std::make_unique<TanhNorm>(dim); });
-
-  const config::Block block{config::Custom{"fading"}, config::Custom{"squash"},
-                            config::Custom{"tanh"}};
+  using config::Custom;
+  const config::Block block{Custom{"fading"}, Custom{"squash"}, Custom{"tanh"}};
   const auto text = data::tiny_shakespeare();
   const auto tokenizer = data::Tokenizer::characters(text);
   LanguageModel model(config::Model{.vocab = tokenizer.vocab_size(), .layers = {block, block}});
