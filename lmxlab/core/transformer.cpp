@@ -88,4 +88,16 @@ mx::array Transformer::operator()(const mx::array& tokens, Pass& pass) const {
   return logits;
 }
 
+std::vector<LayerWeight> weights_of(Transformer& model) {
+  struct Finder : Visitor {
+    std::vector<LayerWeight> out;
+    void linear(const std::string& path, Linear& l) override { out.push_back({path, &l.weight}); }
+    void embedding(const std::string& path, Embedding& e) override {
+      out.push_back({path, &e.weight, true});
+    }
+  } finder;
+  model.visit(finder);
+  return std::move(finder.out);
+}
+
 }  // namespace lmxlab::core

@@ -44,4 +44,12 @@ class Transformer {
   config::Model config_;
 };
 
+/// A matrix of a linear layer or of the embedding, with its layer's path: what may be packed.
+struct LayerWeight {
+  std::string path;
+  Weight* weight;
+  bool embedding = false;
+};
+std::vector<LayerWeight> weights_of(Transformer& model);
+
 }  // namespace lmxlab::core

@@ -1,7 +1,5 @@
 #include "lmxlab/models/quantization_config.h"
 
-#include "lmxlab/core/linear.h"
-
 #include <algorithm>
 #include <map>
 #include <string>
@@ -10,25 +8,6 @@
 
 namespace lmxlab {
 namespace {
-
-struct Layer {
-  std::string path;
-  core::Weight* weight;
-};
-
-std::vector<Layer> layers_of(core::Transformer& model) {
-  struct Finder : core::Visitor {
-    std::vector<Layer> out;
-    void linear(const std::string& path, core::Linear& l) override {
-      out.push_back({path, &l.weight});
-    }
-    void embedding(const std::string& path, core::Embedding& e) override {
-      out.push_back({path, &e.weight});
-    }
-  } finder;
-  model.visit(finder);
-  return std::move(finder.out);
-}
 
 Json numbers(int group, int bits) {
   Json json = Json::object();
@@ -56,8 +35,8 @@ void only_affine(const Json& json) {
 
 std::optional<Json> quantization_of(core::Transformer& model) {
   std::map<std::pair<int, int>, int> count;
-  const auto layers = layers_of(model);
-  for (const auto& [path, w] : layers) {
+  const auto layers = core::weights_of(model);
+  for (const auto& [path, w, embedding] : layers) {
     if (w->quantized()) count[{w->group, w->bits}]++;
   }
   if (count.empty()) return std::nullopt;
@@ -66,7 +45,7 @@ std::optional<Json> quantization_of(core::Transformer& model) {
         return a.second < b.second;
       })->first;
   Json json = numbers(group, bits);
-  for (const auto& [path, w] : layers) {
+  for (const auto& [path, w, embedding] : layers) {
     if (w->quantized() && (w->group != group || w->bits != bits))
       json[path] = numbers(w->group, w->bits);
   }
@@ -93,7 +72,7 @@ std::optional<Json> take_quantization(Json& config) {
 
 void expect_packed(core::Transformer& model, const Json& quantization,
                    const core::Tensors& tensors) {
-  for (const auto& [path, w] : layers_of(model)) {
+  for (const auto& [path, w, embedding] : core::weights_of(model)) {
     if (!tensors.count(path + ".scales")) continue;
     const Json* own = quantization.find(path);
     if (own && !own->is_object()) own = nullptr;  // true: as the others
@@ -114,7 +93,7 @@ void expect_packed(core::Transformer& model, const Json& quantization,
 }
 
 void check_packed(core::Transformer& model) {
-  for (const auto& [path, w] : layers_of(model)) {
+  for (const auto& [path, w, embedding] : core::weights_of(model)) {
     if (!w->quantized()) continue;
     const auto scales = w->scales->value.dtype();
     const bool half = scales == mx::float16 || scales == mx::bfloat16;
@@ -128,7 +107,7 @@ void check_packed(core::Transformer& model) {
 core::Tensors folder_tensors(core::Transformer& model) {
   core::Tensors tensors;
   for (const auto& e : core::collect(model)) tensors.emplace(e.path, e.param->value);
-  for (const auto& [path, w] : layers_of(model)) {
+  for (const auto& [path, w, embedding] : core::weights_of(model)) {
     if (!w->interleaved) continue;
     for (const char* leaf : {".weight_tiles", ".scales_tiles", ".biases_tiles"})
       tensors.erase(path + leaf);

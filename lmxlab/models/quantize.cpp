@@ -1,6 +1,5 @@
 #include "lmxlab/models/quantize.h"
 
-#include "lmxlab/core/linear.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 
@@ -8,29 +7,6 @@
 
 namespace lmxlab {
 namespace {
-
-struct Packable {
-  std::string path;
-  core::Weight* weight;
-  int bits;
-};
-
-std::vector<Packable> packable(core::Transformer& model, const QuantizeOptions& o) {
-  struct Finder : core::Visitor {
-    const QuantizeOptions& options;
-    std::vector<Packable> out;
-    explicit Finder(const QuantizeOptions& o) : options(o) {}
-    void linear(const std::string& path, core::Linear& l) override {
-      out.push_back({path, &l.weight, options.bits});
-    }
-    void embedding(const std::string& path, core::Embedding& e) override {
-      out.push_back(
-          {path, &e.weight, options.embedding_bits ? options.embedding_bits : options.bits});
-    }
-  } finder(o);
-  model.visit(finder);
-  return std::move(finder.out);
-}
 
 template <class... Allowed>
 void expect(const char* what, int got, Allowed... allowed) {
@@ -49,10 +25,10 @@ void evaluate(const core::Weight& w) {
 template <class F>
 void change_packed(LanguageModel& model, F change) {
   const Enter enter(model.runtime());
-  for (const auto& p : packable(model.transformer(), {})) {
-    if (!p.weight->quantized()) continue;
-    change(*p.weight);
-    evaluate(*p.weight);
+  for (const auto& layer : core::weights_of(model.transformer())) {
+    if (!layer.weight->quantized()) continue;
+    change(*layer.weight);
+    evaluate(*layer.weight);
   }
 }
 
@@ -71,7 +47,7 @@ void quantize_model(LanguageModel& model, const QuantizeOptions& options,
   expect("embedding bits", options.embedding_bits, 0, 2, 3, 4, 5, 6, 8);
   expect("group size", options.group_size, 32, 64, 128);
   const Enter enter(model.runtime());
-  const auto all = packable(model.transformer(), options);
+  const auto all = core::weights_of(model.transformer());
   for (const auto& p : all) {
     const int in = p.weight->w.value.shape(-1);
     if (p.weight->quantized())
@@ -84,7 +60,8 @@ void quantize_model(LanguageModel& model, const QuantizeOptions& options,
   int done = 0;
   for (const auto& p : all) {
     if (progress) progress(done++, static_cast<int>(all.size()));
-    p.weight->quantize(options.group_size, p.bits);
+    const bool own = p.embedding && options.embedding_bits;
+    p.weight->quantize(options.group_size, own ? options.embedding_bits : options.bits);
     evaluate(*p.weight);
   }
 }

@@ -2,7 +2,6 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/base/files.h"
-#include "lmxlab/core/linear.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
@@ -42,27 +41,19 @@ std::string stamp_of(const fs::path& folder) {
   return stamp;
 }
 
-struct Layer {
-  std::string path;
-  core::Weight* weight;
-};
 // Layers that are read faster interleaved.
-std::vector<Layer> layers_of(core::Transformer& model) {
-  struct Finder : core::Visitor {
-    std::vector<Layer> out;
-    void see(const std::string& path, core::Weight& w) {
-      if (w.quantized() && !w.interleaved && kernels::faster_interleaved(w.packed()))
-        out.push_back({path, &w});
-    }
-    void linear(const std::string& path, core::Linear& l) override { see(path, l.weight); }
-    void embedding(const std::string& path, core::Embedding& e) override { see(path, e.weight); }
-  } finder;
-  model.visit(finder);
-  return std::move(finder.out);
+std::vector<core::LayerWeight> layers_of(core::Transformer& model) {
+  auto layers = core::weights_of(model);
+  std::erase_if(layers, [](const core::LayerWeight& l) {
+    const auto& w = *l.weight;
+    return !w.quantized() || w.interleaved || !kernels::faster_interleaved(w.packed());
+  });
+  return layers;
 }
 
 // The arrays of a layer, all or none.
-std::optional<kernels::QuantizedWeight> tiles_of(const io::SafeTensors& file, const Layer& layer) {
+std::optional<kernels::QuantizedWeight> tiles_of(const io::SafeTensors& file,
+                                                 const core::LayerWeight& layer) {
   auto to = layer.weight->packed();
   for (auto& [leaf, array] : {std::pair{".weight_tiles", &to.packed},
                               {".scales_tiles", &*to.scales},
@@ -77,7 +68,8 @@ std::optional<kernels::QuantizedWeight> tiles_of(const io::SafeTensors& file, co
 }
 
 // False if the file is absent, spoilt or another's.
-bool take_from(const fs::path& path, const std::string& source, const std::vector<Layer>& layers) {
+bool take_from(const fs::path& path, const std::string& source,
+               const std::vector<core::LayerWeight>& layers) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return false;
   try {

@@ -38,13 +38,9 @@ class WeightCache : public testing::Test {
     faster = interleaved(model) > 0;
   }
   static int interleaved(LanguageModel& model) {
-    struct Count : core::Visitor {
-      int n = 0;
-      void linear(const std::string&, core::Linear& l) override { n += l.weight.interleaved; }
-      void embedding(const std::string&, core::Embedding& e) override { n += e.weight.interleaved; }
-    } count;
-    model.transformer().visit(count);
-    return count.n;
+    int n = 0;
+    for (const auto& l : core::weights_of(model.transformer())) n += l.weight->interleaved;
+    return n;
   }
   std::vector<fs::path> files() const {
     std::vector<fs::path> all;
