@@ -32,8 +32,9 @@ std::string stamp_of(const fs::path& folder) {
   std::vector<std::string> files;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() != ".safetensors") continue;
+    const auto time = entry.last_write_time().time_since_epoch().count();
     files.push_back(entry.path().filename().string() + " " + std::to_string(entry.file_size()) +
-                    " " + std::to_string(entry.last_write_time().time_since_epoch().count()));
+                    " " + std::to_string(static_cast<int64_t>(time)));
   }
   std::sort(files.begin(), files.end());
   std::string stamp = kLayout;
