@@ -107,14 +107,14 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
             std::nullopt, std::move(place)};
   auto model = LanguageModel::load(place.folder);
   for (const auto& w : model.warnings()) context.warn(w);
-  if (dtype && *dtype != model.dtype()) {
-    cast_weights(model, *dtype);
-    interleave_model(model);  // not what the folder holds
-  } else if (const auto cache = weight_cache_folder()) {
-    if (const auto problem = interleave_from_cache(model, place.folder, *cache))
-      context.warn(*problem);
-  } else {
+  // What is cast is not what the folder holds.
+  const bool cast = dtype && *dtype != model.dtype();
+  if (cast) cast_weights(model, *dtype);
+  const auto cache = cast ? std::nullopt : weight_cache_folder();
+  if (!cache) {
     interleave_model(model);
+  } else if (const auto problem = interleave_from_cache(model, place.folder, *cache)) {
+    context.warn(*problem);
   }
   std::optional<data::Tokenizer> tokenizer;
   std::error_code ignored;

@@ -75,16 +75,13 @@ struct Buffers {
   int capacity() const { return all.empty() ? 0 : all[0].shape(2); }
   // Makes room for `to` columns, keeping the first `used`.
   void grow(const Parts& like, int used, int to) {
-    for (size_t i = 0; i < like.size(); ++i) {
-      if (used == 0) {
-        if (all.size() <= i)
-          all.push_back(room(like[i], to));
-        else
-          all[i] = room(like[i], to);
-      } else {
-        all[i] = mx::concatenate({columns(all[i], 0, used), room(all[i], to - used)}, 2);
-      }
+    if (used == 0) {
+      all.clear();
+      for (const auto& part : like) all.push_back(room(part, to));
+      return;
     }
+    for (auto& part : all)
+      part = mx::concatenate({columns(part, 0, used), room(part, to - used)}, 2);
   }
   std::optional<Loan> lend(const CacheRow& nk, const CacheRow& nv, int at) {
     const auto other = [](const mx::array& buffer, const CacheRow& row) {

@@ -29,20 +29,28 @@ bool only_first(const std::vector<int>& axes) {
   return true;
 }
 
-// [out, n] with rows interleaved in tiles, and back.
-array interleaved_rows(const array& a) {
-  const auto tiles = mx::reshape(a, {a.shape(0) / kTileRows, kTileRows, a.shape(1)});
+// [out, n] with rows interleaved in tiles, or apart again.
+array laid_out(const array& a, bool interleaved) {
+  const int rows = interleaved ? kTileRows : a.shape(1),
+            columns = interleaved ? a.shape(1) : kTileRows;
+  const auto tiles = mx::reshape(a, {a.shape(0) / kTileRows, rows, columns});
   return mx::reshape(mx::contiguous(mx::swapaxes(tiles, 1, 2)), a.shape());
 }
-array separate_rows(const array& a) {
-  const auto tiles = mx::reshape(a, {a.shape(0) / kTileRows, a.shape(1), kTileRows});
-  return mx::reshape(mx::contiguous(mx::swapaxes(tiles, 1, 2)), a.shape());
+QuantizedWeight laid_out(const QuantizedWeight& w, bool interleaved) {
+  if (w.interleaved == interleaved) return w;
+  auto to = w;
+  to.packed = laid_out(w.packed, interleaved);
+  to.scales = laid_out(*w.scales, interleaved), to.biases = laid_out(*w.biases, interleaved);
+  to.interleaved = interleaved;
+  return to;
 }
 
 // A weight's arrays for ordinary ops.
 Arrays plain_arrays(const QuantSpec& spec, const Arrays& in, size_t first) {
   auto all = spec.arrays(in, first);
-  if (spec.interleaved) std::transform(all.begin(), all.end(), all.begin(), separate_rows);
+  for (auto& a : all) {
+    if (spec.interleaved) a = laid_out(a, false);
+  }
   return all;
 }
 
@@ -293,21 +301,11 @@ QuantizedWeight interleave(const QuantizedWeight& w) {
   require(w.format == QuantFormat::affine,
           [] { return "[quantized] rows are interleaved in the affine format only."; });
   require(w.out % kTileRows == 0, [&] { return no_tiles(w.out); });
-  if (w.interleaved) return w;
-  auto to = w;
-  to.packed = interleaved_rows(w.packed);
-  to.scales = interleaved_rows(*w.scales), to.biases = interleaved_rows(*w.biases);
-  to.interleaved = true;
-  return to;
+  return laid_out(w, true);
 }
 
 QuantizedWeight separate(const QuantizedWeight& w) {
-  if (!w.interleaved) return w;
-  auto to = w;
-  to.packed = separate_rows(w.packed);
-  to.scales = separate_rows(*w.scales), to.biases = separate_rows(*w.biases);
-  to.interleaved = false;
-  return to;
+  return laid_out(w, false);
 }
 
 bool faster_interleaved(const QuantizedWeight& w) {

@@ -11,6 +11,7 @@
 #include "lmxlab/io/safetensors.h"
 #include "lmxlab/kernels/isa.h"
 #include "lmxlab/models/quantize.h"
+#include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
@@ -20,12 +21,12 @@ namespace {
 
 class WeightCache : public testing::Test {
  protected:
-  const fs::path root = fs::path(testing::TempDir()) / "weight_cache";
+  const test::TemporaryFolder place;
+  const fs::path root = place.path();
   const fs::path folder = root / "model", cache = root / "cache";
   bool faster = false;  // whether this machine wants it at all
 
   void SetUp() override {
-    fs::remove_all(root);
     make_directory(folder);
     save(3);
   }
