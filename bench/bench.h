@@ -99,9 +99,9 @@ class Bench {
 
   /// Times two functions in turn. Times are medians; the ratio, plain over ours, is the median of
   /// the rounds' ratios, so a slow drift of the machine cancels. With no `plain` the case has times
-  /// of ours only.
+  /// of ours only. `group`: how often a call of a function does the work; figures are of once.
   void run(const std::string& title, std::function<void()> ours, std::function<void()> plain = {},
-           Work work = {}) {
+           Work work = {}, int group = 1) {
     if (!wanted(title)) return;
     const auto calls = [](std::function<void()>& f) {  // enough that a round takes 1 ms
       f();
@@ -117,9 +117,9 @@ class Bench {
       const double spent = std::chrono::duration<double>(Clock::now() - begin).count();
       if (round >= least && spent > budget) break;
       if (round >= 3 && spent > 10 * budget) break;
-      if (plain && round % 2) b.push_back(seconds_of(plain, calls_plain));
-      a.push_back(seconds_of(ours, calls_ours));
-      if (plain && round % 2 == 0) b.push_back(seconds_of(plain, calls_plain));
+      if (plain && round % 2) b.push_back(seconds_of(plain, calls_plain) / group);
+      a.push_back(seconds_of(ours, calls_ours) / group);
+      if (plain && round % 2 == 0) b.push_back(seconds_of(plain, calls_plain) / group);
       if (plain) ratios.push_back(b.back() / a.back());
     }
     const double best = *std::min_element(a.begin(), a.end());
@@ -138,13 +138,25 @@ class Bench {
     std::fflush(stdout);
   }
 
-  /// The same for functions of arrays, evaluated. The inputs are held, so nothing is donated.
+  /// The same for functions of arrays, evaluated. The inputs are held, so nothing is donated. A
+  /// call alone is some 50 us of waking MLX's thread, whoever computes: small ones are evaluated in
+  /// a group, as a model's are.
   void ops(const std::string& title, Arrays inputs, std::function<Arrays(const Arrays&)> ours,
            std::function<Arrays(const Arrays&)> plain, Work work = {}) {
+    if (!wanted(title)) return;
     mlx::core::eval(inputs);
+    size_t bytes = 1;
+    for (const auto& x : ours(inputs)) bytes += x.nbytes();
+    const int group = static_cast<int>(std::clamp<size_t>(kGroupBytes / bytes, 1, 16));
+    const auto grouped = [&](const std::function<Arrays(const Arrays&)>& f) {
+      Arrays all;
+      for (int i = 0; i < group; i++) {
+        for (auto& x : f(inputs)) all.push_back(std::move(x));
+      }
+      mlx::core::eval(std::move(all));
+    };
     run(
-        title, [&] { mlx::core::eval(ours(inputs)); }, [&] { mlx::core::eval(plain(inputs)); },
-        work);
+        title, [&] { grouped(ours); }, [&] { grouped(plain); }, work, group);
   }
 
   /// Last thing in main: its exit code.
@@ -156,6 +168,8 @@ class Bench {
   }
 
  private:
+  static constexpr size_t kGroupBytes = 4 << 20;  // of outputs that live at once
+
   std::string name_, only_, worst_case_;
   bool quick_ = false, check_ = false;
   double worst_ = 1e30;

@@ -29,7 +29,7 @@ void convert_run(Type from, const void* x, Type to, void* y, int64_t n) {
 
 // y[i] = a[i] + b[i mod period] for i from `first`; a and y begin there, b at 0.
 void add_run(Type type, const void* a, const void* b, void* y, int64_t first, int64_t n,
-             int64_t period) {
+             int64_t period, bool past) {
   with_type(type, [=](auto t) {
     using T = decltype(t);
     const auto* p = static_cast<const T*>(a);
@@ -38,7 +38,7 @@ void add_run(Type type, const void* a, const void* b, void* y, int64_t first, in
     for (int64_t left = n, at = first % period; left > 0; left -= count, at = 0) {
       count = std::min(left, period - at);
       const T* const q = static_cast<const T*>(b) + at;
-      each(count, [=](int64_t i, auto lanes) {
+      each_to(out, past, count, [=](int64_t i, auto lanes) {
         write(hn::Add(read(p + i, lanes), read(q + i, lanes)), out + i, lanes);
       });
       p += count, out += count;
@@ -46,14 +46,15 @@ void add_run(Type type, const void* a, const void* b, void* y, int64_t first, in
   });
 }
 
-void scale_run(Type type, const void* x, void* y, int64_t n, float factor) {
+void scale_run(Type type, const void* x, void* y, int64_t n, float factor, bool past) {
   with_type(type, [=](auto t) {
     using T = decltype(t);
     auto* const in = static_cast<const T*>(x);
     auto* const out = static_cast<T*>(y);
     const VF by = hn::Set(DF(), factor);
-    each(n,
-         [=](int64_t i, auto lanes) { write(hn::Mul(read(in + i, lanes), by), out + i, lanes); });
+    each_to(out, past, n, [=](int64_t i, auto lanes) {
+      write(hn::Mul(read(in + i, lanes), by), out + i, lanes);
+    });
   });
 }
 
@@ -72,6 +73,15 @@ HWY_EXPORT(add_run);
 HWY_EXPORT(scale_run);
 
 constexpr int64_t kGrain = 65536;  // elements of a part: 8 to 20 us
+
+// Whether what is written should pass by the caches: it would not stay there, and it is not there
+// already, as an input's memory would be.
+bool passes(const array& out, const Arrays& in) {
+  constexpr size_t kStays = 16 << 20;
+  return out.nbytes() >= kStays && std::none_of(in.begin(), in.end(), [&](const array& x) {
+           return x.buffer().ptr() == out.buffer().ptr();
+         });
+}
 
 const char* at(const void* p, int64_t bytes) {
   return static_cast<const char*>(p) + bytes;
@@ -118,12 +128,12 @@ class Add : public Op {  // a, and b of the shape of a's last axes
     give(out[0], in[0].is_donatable() ? in[0] : in[1]);
     task([p = Dense(in[0]), q = Dense(in[1]), y = out[0].data<void>(),
           type = type_of(in[0].dtype()), n = static_cast<int64_t>(in[0].size()),
-          period = static_cast<int64_t>(in[1].size())] {
+          period = static_cast<int64_t>(in[1].size()), past = passes(out[0], in)] {
       const void *const first = p.read(), *const second = q.read();
       parallel_for(n, kGrain, [=](int64_t a, int64_t b) {
         const int64_t skip = a * size_of(type);
         HWY_DYNAMIC_DISPATCH(add_run)
-        (type, at(first, skip), second, at(y, skip), a, b - a, period);
+        (type, at(first, skip), second, at(y, skip), a, b - a, period, past);
       });
     });
   }
@@ -169,12 +179,12 @@ class Scale : public Op {
     float factor = factor_;
     convert(Type::f32, &factor_, type, rounded, 1);
     convert(type, rounded, Type::f32, &factor, 1);
-    task([x = Dense(in[0]), y = out[0].data<void>(), type, factor,
+    task([x = Dense(in[0]), y = out[0].data<void>(), type, factor, past = passes(out[0], in),
           n = static_cast<int64_t>(in[0].size())] {
       const void* const p = x.read();
       parallel_for(n, kGrain, [=](int64_t a, int64_t b) {
         const int64_t skip = a * size_of(type);
-        HWY_DYNAMIC_DISPATCH(scale_run)(type, at(p, skip), at(y, skip), b - a, factor);
+        HWY_DYNAMIC_DISPATCH(scale_run)(type, at(p, skip), at(y, skip), b - a, factor, past);
       });
     });
   }
