@@ -101,12 +101,14 @@ def kernels(c, report):
         report.note("no bench_kernels_* was built")
     for program in programs:
         for cpu in (None, "avx2") if "avx2" in c.parts and not c.quick else (None,):
-            words = [str(program), "--threads", str(c.threads), "--quick"] + (["--cpu", cpu] if cpu else [])
+            words = [str(program), "--threads", str(c.threads)] + (["--cpu", cpu] if cpu else [])
             ended, lines = kernel_lines(words + ["--quick"])
             for line in lines:
                 if line.get("ratio", 1) < 0.95:  # of a thousand short looks some are slow by chance: a long one tells
-                    ended, longer = kernel_lines(words + ["--only", line["case"]])
-                    line.update(*(again for again in longer if again.get("case") == line["case"]), short_look=line["ratio"])
+                    line["short_look"] = line["ratio"]
+                    for longer in kernel_lines(words + ["--only", line["case"]])[1]:
+                        if longer.get("case") == line["case"]:
+                            line.update(longer)
                 report.line(dict(line, set=cpu or "best"))
             ratios = sorted((line["ratio"], line["case"]) for line in lines if "ratio" in line)
             if ended != 0 or not ratios:
