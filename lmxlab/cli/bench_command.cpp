@@ -40,6 +40,7 @@ class Bench : public Command {
   std::string model_, mode_ = "decode", dtype_;
   int batch_ = 1, repeat_ = 5;
   std::optional<int> context_, bits_, group_size_, embedding_bits_;
+  std::optional<std::string> kv_bits_;
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
@@ -64,7 +65,12 @@ class Bench : public Command {
     o.option("--embedding-bits", "N", &embedding_bits_, "of the embedding and a head tied to it")
         .range(2, 8)
         .otherwise("as --bits");
+    o.option("--kv-bits", "BITS", &kv_bits_, "keep keys and values packed in so many bits")
+        .one_of({"8", "4"})
+        .otherwise("as computed");
   }
+
+  int kv_bits() const { return kv_bits_ ? std::stoi(*kv_bits_) : 0; }
 
   // Seconds of each measurement after the first, which warms up.
   std::vector<double> time_training(OpenModel& m, int context, Context& context_of_run,
@@ -111,6 +117,7 @@ class Bench : public Command {
       options.sampling.temperature = 0;
       options.max_tokens = decoded;
       options.ignore_eos = true;
+      options.kv_bits = kv_bits();
       options.stop = context_of_run.stop;
       TokenStream stream(m.model, std::move(prompts), options);
       const auto start = std::chrono::steady_clock::now();
@@ -153,6 +160,10 @@ class Bench : public Command {
       throw Error(Kind::usage,
                   "[bench] quantized weights are not trained: --bits goes with "
                   "--mode prefill or decode.");
+    if (kv_bits_ && train)
+      throw Error(Kind::usage,
+                  "[bench] training keeps no keys and values: --kv-bits goes with --mode prefill "
+                  "or decode.");
     if (bits_) {
       quantize_model(m.model, {.bits = *bits_,
                                .group_size = group_size_.value_or(64),
@@ -186,15 +197,18 @@ class Bench : public Command {
     // and the cache read or written.
     const double weights = double(m.model.parameter_bytes());
     const int64_t element = m.model.dtype() == DType::f32 ? 4 : 2;
+    // Packed ones come with a scale and an offset of 16 bits for each 64 numbers.
+    const double packing = kv_bits_ ? (kv_bits() + 0.5) / (8.0 * double(element)) : 1;
     double moved = 0;
     if (train)
       moved = 10 * weights;
     else if (decode)
       moved = (decoded - 1) *
-              (weights + rows * double(config::kv_bytes(config, length + decoded / 2, element)));
+              (weights +
+               rows * packing * double(config::kv_bytes(config, length + decoded / 2, element)));
     else
       moved = std::ceil(double(length) / GenerateOptions{}.prefill_chunk) * weights +
-              rows * double(config::kv_bytes(config, length, element));
+              rows * packing * double(config::kv_bytes(config, length, element));
     const double gflops = rate * flops / 1e9, gbytes = moved / median / 1e9;
     const int64_t peak = int64_t(kernels::peak_bytes());
     const int64_t resident = int64_t(kernels::peak_resident());

@@ -1,6 +1,7 @@
 #include "lmxlab/core/cache.h"
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/append_quantized.h"
 
 #include <mlx/ops.h>
 
@@ -36,16 +37,18 @@ class Format {
   }
   Keys decode(const Parts& p, int start, bool ring) const {
     if (!packed()) return {p[0], p[1], start, ring};
-    const auto of = [&](size_t i) {
-      const int width = p[i].shape(3) * 32 / bits_;
-      return kernels::QuantizedKeys{p[i], p[i + 1], p[i + 2], width / p[i + 1].shape(3), bits_};
-    };
     const auto numbers = [](const kernels::QuantizedKeys& q) {
       return mx::dequantize(q.packed, q.scales, q.biases, q.group, q.bits);
     };
-    Keys::Packed packed{of(0), of(3)};
+    Keys::Packed packed{packed_part(p, 0), packed_part(p, 3)};
     auto k = numbers(packed.k), v = numbers(packed.v);
     return {std::move(k), std::move(v), start, ring, std::move(packed)};
+  }
+
+  // Three arrays from the i-th on.
+  kernels::QuantizedKeys packed_part(const Parts& p, size_t i) const {
+    const int width = p[i].shape(3) * 32 / bits_;
+    return {p[i], p[i + 1], p[i + 2], width / p[i + 1].shape(3), bits_};
   }
 
  private:
@@ -103,6 +106,17 @@ struct Buffers {
       all[i] = mx::slice_update(old, mx::astype(x, old.dtype()), start, stop);
     }
   }
+  // The same of numbers, in two steps of the graph where they are packed.
+  void append(const mx::array& k, const mx::array& v, int at) {
+    if (!format.packed() || all[1].dtype() != k.dtype() || all[4].dtype() != v.dtype())
+      return write(format.encode(k, v), at);
+    auto old_k = format.packed_part(all, 0), old_v = format.packed_part(all, 3);
+    all.clear();
+    const auto new_k = kernels::append_quantized(k, std::move(old_k), at);
+    const auto new_v = kernels::append_quantized(v, std::move(old_v), at);
+    for (const auto& part : {new_k, new_v})
+      all.insert(all.end(), {part.packed, part.scales, part.biases});
+  }
   Keys view(int n, int start, bool ring) const {
     Parts some;
     for (const auto& part : all) some.push_back(columns(part, 0, n));
@@ -150,9 +164,8 @@ class Plain : public LayerCache {
   explicit Plain(int bits) : buffers_{Format(bits)} {}
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Plain>(*this); }
   Keys append(const mx::array& k, const mx::array& v) override {
-    const auto parts = buffers_.format.encode(k, v);
-    make_room(k.shape(2), [&] { return parts; });
-    buffers_.write(parts, length_);
+    make_room(k.shape(2), [&] { return buffers_.format.encode(k, v); });
+    buffers_.append(k, v, length_);
     length_ += k.shape(2);
     return buffers_.view(length_, 0, false);
   }
@@ -198,9 +211,7 @@ class Rotating : public LayerCache {
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Rotating>(*this); }
 
   Keys append(const mx::array& k, const mx::array& v) override {
-    const int n = k.shape(2);
-    const auto parts = buffers_.format.encode(k, v);
-    return n == 1 ? append_one(parts) : append_many(parts, n);
+    return k.shape(2) == 1 ? append_one(k, v) : append_many(k, v);
   }
   // Until the ring is full.
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
@@ -235,20 +246,20 @@ class Rotating : public LayerCache {
   int held() const { return std::min(length_, window_); }
 
   // The position p lies in column p mod window.
-  Keys append_one(const Parts& parts) {
-    if (length_ < window_) make_room(1, [&] { return parts; });
-    buffers_.write(parts, length_ % window_);
+  Keys append_one(const mx::array& k, const mx::array& v) {
+    if (length_ < window_) make_room(1, [&] { return buffers_.format.encode(k, v); });
+    buffers_.append(k, v, length_ % window_);
     ++length_;
     return buffers_.view(held(), 0, length_ > window_);
   }
 
   // The first of several queries still sees window - 1 positions before it, so the ring is laid out
   // in order, with the new positions behind; its last `window` columns are what is kept.
-  Keys append_many(const Parts& parts, int n) {
-    const int total = length_ + n;
+  Keys append_many(const mx::array& k, const mx::array& v) {
+    const int n = k.shape(2), total = length_ + n;
     if (total <= window_) {
-      make_room(n, [&] { return parts; });
-      buffers_.write(parts, length_);
+      make_room(n, [&] { return buffers_.format.encode(k, v); });
+      buffers_.append(k, v, length_);
       length_ = total;
       return buffers_.view(total, 0, false);
     }
@@ -261,7 +272,8 @@ class Rotating : public LayerCache {
       return mx::concatenate(
           {columns(tail, window_ - turn, window_), columns(tail, 0, window_ - turn)}, 2);
     };
-    Parts joined = parts;
+    const auto parts = buffers_.format.encode(k, v);
+    auto joined = parts;
     for (size_t i = 0; i < parts.size() && before > 0; ++i) {
       const auto& buffer = buffers_.all[i];
       joined[i] = mx::concatenate({last(buffer, before), mx::astype(parts[i], buffer.dtype())}, 2);

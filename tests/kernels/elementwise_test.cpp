@@ -67,6 +67,22 @@ TEST(Elementwise, SumsAndMultiples) {
   });
 }
 
+// Sums of 16 MiB and more are written past the caches where their rows begin on a whole vector.
+TEST(Elementwise, LargeSums) {
+  on_every_isa([](const std::string& isa) {
+    const int rows = 2100, width = 2049;
+    const auto a = noise({rows, width}, 1), b = noise({rows, width}, 2), row = noise({width}, 3);
+    const auto equal = [](const array& x, const array& y) {
+      return mx::array_equal(x, y).item<bool>();
+    };
+    EXPECT_TRUE(equal(kernels::add(a, b), mx::add(a, b))) << isa;
+    EXPECT_TRUE(equal(kernels::add(a, row), mx::add(a, row))) << isa;
+    EXPECT_TRUE(equal(scale(a, 1.7f), mx::multiply(a, array(1.7f)))) << isa;
+    const auto inner = mx::slice(mx::reshape(a, {-1}), {1}, {rows * width});
+    EXPECT_TRUE(equal(scale(inner, 1.7f), mx::multiply(inner, array(1.7f)))) << isa;
+  });
+}
+
 TEST(Elementwise, AnyStrides) {
   for (const auto dtype : kFloats) {
     const auto x = noise({37, 301}, 1, dtype), y = noise({301, 37}, 2, dtype);
