@@ -197,18 +197,16 @@ class Bench : public Command {
     // and the cache read or written.
     const double weights = double(m.model.parameter_bytes());
     const int64_t element = m.model.dtype() == DType::f32 ? 4 : 2;
-    // Packed ones come with a scale and an offset of 16 bits for each 64 numbers.
-    const double packing = kv_bits_ ? (kv_bits() + 0.5) / (8.0 * double(element)) : 1;
+    const auto kept = [&](int positions) {
+      return rows * double(config::kv_bytes(config, positions, element, kv_bits()));
+    };
     double moved = 0;
     if (train)
       moved = 10 * weights;
     else if (decode)
-      moved = (decoded - 1) *
-              (weights +
-               rows * packing * double(config::kv_bytes(config, length + decoded / 2, element)));
+      moved = (decoded - 1) * (weights + kept(length + decoded / 2));
     else
-      moved = std::ceil(double(length) / GenerateOptions{}.prefill_chunk) * weights +
-              rows * packing * double(config::kv_bytes(config, length, element));
+      moved = std::ceil(double(length) / GenerateOptions{}.prefill_chunk) * weights + kept(length);
     const double gflops = rate * flops / 1e9, gbytes = moved / median / 1e9;
     const int64_t peak = int64_t(kernels::peak_bytes());
     const int64_t resident = int64_t(kernels::peak_resident());

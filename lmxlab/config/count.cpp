@@ -126,13 +126,21 @@ int64_t kv_bytes_per_token(const Model& m, int64_t bytes_per_element) {
   return kv_bytes(m, 1, bytes_per_element);
 }
 
-int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element) {
+int kv_group(int head_dim) {
+  return head_dim % 64 == 0 ? 64 : 32;
+}
+
+int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int kv_bits) {
   Whole bytes;
   for (const Block& b : m.layers) {
     const auto* a = std::get_if<Attention>(&b.mixer);
     if (!a) continue;
     const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;
-    bytes += Whole(2) * kept * a->kv_heads * a->head_dim * bytes_per_element;
+    const Whole row =
+        kv_bits == 0 ? Whole(a->head_dim) * bytes_per_element
+                     : Whole(int64_t{a->head_dim} * kv_bits / 8) +
+                           Whole(2) * (a->head_dim / kv_group(a->head_dim)) * bytes_per_element;
+    bytes += Whole(2) * kept * a->kv_heads * row;
   }
   return bytes.value;
 }

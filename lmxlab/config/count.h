@@ -38,7 +38,10 @@ double flops_per_token(const Model& model, int64_t length);
 
 /// Bytes of keys and values that one more token adds, while no window is full.
 int64_t kv_bytes_per_token(const Model& model, int64_t bytes_per_element);
+/// Numbers of a head that share a scale and an offset in a packed cache.
+int kv_group(int head_dim);
 /// Bytes of keys and values after `context` tokens: a layer with a window keeps no more than that.
-int64_t kv_bytes(const Model& model, int64_t context, int64_t bytes_per_element);
+/// @param kv_bits  of a packed cache, whose scales and offsets are elements; 0: nothing is packed.
+int64_t kv_bytes(const Model& model, int64_t context, int64_t bytes_per_element, int kv_bits = 0);
 
 }  // namespace lmxlab::config

@@ -1,6 +1,7 @@
 #include "lmxlab/core/cache.h"
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/config/count.h"
 #include "lmxlab/kernels/append_quantized.h"
 
 #include <mlx/ops.h>
@@ -57,7 +58,7 @@ class Format {
       throw Error(Kind::usage, "[cache] kv_bits: heads of " + std::to_string(width) +
                                    " numbers cannot be packed: expected a multiple of 32. Leave "
                                    "keys and values as they are.");
-    return width % 64 == 0 ? 64 : 32;
+    return config::kv_group(width);
   }
   int bits_;
 };

@@ -12,13 +12,6 @@
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/thread_pool.h"
 
-#ifndef LMXLAB_KERNELS_LARGEST_GROUP
-#define LMXLAB_KERNELS_LARGEST_GROUP
-namespace lmxlab::kernels {
-constexpr int64_t kLargestGroup = 128;
-}
-#endif
-
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "lmxlab/kernels/append_quantized.cpp"
 #include <hwy/foreach_target.h>
@@ -27,6 +20,8 @@ constexpr int64_t kLargestGroup = 128;
 
 HWY_BEFORE_NAMESPACE();
 namespace lmxlab::kernels::HWY_NAMESPACE {
+
+constexpr int64_t kLargestGroup = 128;
 
 // One group of x: its numbers as bytes of 0 .. levels, and the scale and bias that MLX chooses: the
 // end of the range that is larger in size is met exactly.
@@ -113,32 +108,26 @@ class AppendQuantized : public Op {  // x, packed, scales, biases -> the last th
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     release_inputs(in, out);
-    struct Buffer {
-      Dense before;
-      char* now;
-      size_t bytes;
-      int64_t row;         // bytes of a column of a head
-      void copy() const {  // unless it was given away
-        if (const auto* from = before.read(); from != now) std::memcpy(now, from, bytes);
-      }
+    struct Part {
+      Renewed buffer;
+      int64_t row;  // bytes of a column of a head
     };
-    std::vector<Buffer> to;
+    std::vector<Part> to;
     for (size_t i = 0; i < 3; i++) {
       const auto& x = in[i + 1];
       give(out[i], x);
-      to.push_back({Dense(x), out[i].data<char>(), x.nbytes(),
-                    static_cast<int64_t>(x.shape(3) * x.itemsize())});
+      to.push_back({Renewed(x, out[i]), static_cast<int64_t>(x.shape(3) * x.itemsize())});
     }
     const auto& x = in[0];
     task([=, from = Dense(x), type = type_of(x.dtype()), heads = int64_t{x.shape(0)} * x.shape(1),
           length = int64_t{x.shape(2)}, width = int64_t{x.shape(3)},
           capacity = int64_t{in[1].shape(2)}, at = at_, group = group_, bits = bits_] {
-      for (const auto& b : to) b.copy();
+      for (const auto& part : to) part.buffer.keep();
       const auto* const rows = static_cast<const char*>(from.read());
-      parallel_for(heads * length, std::max<int64_t>(1, 8192 / width), [=](int64_t a, int64_t b) {
+      parallel_for(heads * length, 8192 / width + 1, [=](int64_t a, int64_t b) {
         for (int64_t r = a; r < b; r++) {
           const int64_t column = r / length * capacity + at + r % length;
-          const auto part = [&](size_t i) { return to[i].now + column * to[i].row; };
+          const auto part = [&](size_t i) { return to[i].buffer.data() + column * to[i].row; };
           HWY_DYNAMIC_DISPATCH(pack_row)
           (type, rows + r * width * size_of(type), width, group, bits,
            reinterpret_cast<uint8_t*>(part(0)), part(1), part(2));
@@ -160,12 +149,13 @@ QuantizedKeys append_quantized(const array& x, QuantizedKeys b, int at) {
   };
   const bool format =
       (b.bits == 4 || b.bits == 8) && (b.group == 32 || b.group == 64 || b.group == 128);
-  const bool fits =
-      format && x.ndim() == 4 && has_type(x.dtype()) && x.shape(3) % b.group == 0 &&
-      b.packed.dtype() == mx::uint32 && b.scales.dtype() == x.dtype() &&
-      b.biases.dtype() == x.dtype() && columns(b.packed, int64_t{x.shape(3)} * b.bits / 32) &&
-      columns(b.scales, x.shape(3) / b.group) && columns(b.biases, x.shape(3) / b.group) &&
-      at >= 0 && at + x.shape(2) <= b.packed.shape(2);
+  const bool fits = format && x.ndim() == 4 && has_type(x.dtype()) && x.shape(3) > 0 &&
+                    x.shape(3) % b.group == 0 && b.packed.dtype() == mx::uint32 &&
+                    b.scales.dtype() == x.dtype() && b.biases.dtype() == x.dtype() &&
+                    columns(b.packed, int64_t{x.shape(3)} * b.bits / 32) &&
+                    columns(b.scales, x.shape(3) / b.group) &&
+                    columns(b.biases, x.shape(3) / b.group) && at >= 0 &&
+                    at + x.shape(2) <= b.packed.shape(2);
   if (!fits) {
     throw Error(Kind::usage,
                 "[append_quantized] the shapes or types do not fit: expected x [B, K, L, D] and "

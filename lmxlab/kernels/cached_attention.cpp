@@ -119,18 +119,9 @@ class CachedAttentionOp : public Op {
     give(out[0]);
     give(out[1], keys);
     give(out[2], values);
-    struct Buffer {
-      Dense before;
-      char* now;
-      size_t bytes;
-      void copy() const {  // unless it was given away
-        if (const auto* from = before.read(); from != now) std::memcpy(now, from, bytes);
-      }
-    };
-    const Buffer k_buffer{Dense(keys), out[1].data<char>(), keys.nbytes()};
-    const Buffer v_buffer{Dense(values), out[2].data<char>(), values.nbytes()};
+    const Renewed k_buffer(keys, out[1]), v_buffer(values, out[2]);
     if (q.size() == 0) {
-      return task([=] { k_buffer.copy(), v_buffer.copy(); });
+      return task([=] { k_buffer.keep(), v_buffer.keep(); });
     }
     const bool few = is_decode(s);
     const auto plan = few ? plan_decode(s) : plan_forward(s);
@@ -145,11 +136,11 @@ class CachedAttentionOp : public Op {
     const auto* const given = frequencies(in);
     task([=, memory = Scratch<char>(slices.used()), from_q = Dense(q), from_k = Dense(in[1]),
           from_v = Dense(in[2]), turns = given ? std::optional(Dense(*given)) : std::nullopt,
-          k_all = columns_of(k_buffer.now, keys, 0, s.type),
-          k_new = columns_of(k_buffer.now, keys, set.at, s.type),
-          v_all = columns_of(v_buffer.now, values, 0, s.type),
-          v_new = columns_of(v_buffer.now, values, set.at, s.type), to = out[0].data<char>()] {
-      k_buffer.copy(), v_buffer.copy();
+          k_all = columns_of(k_buffer.data(), keys, 0, s.type),
+          k_new = columns_of(k_buffer.data(), keys, set.at, s.type),
+          v_all = columns_of(v_buffer.data(), values, 0, s.type),
+          v_new = columns_of(v_buffer.data(), values, set.at, s.type), to = out[0].data<char>()] {
+      k_buffer.keep(), v_buffer.keep();
       char* const room = memory.get();
       auto queries = side_by_side(const_cast<void*>(from_q.read()), s.heads, length, width);
       const auto new_k = side_by_side(const_cast<void*>(from_k.read()), s.groups, length, width);

@@ -7,6 +7,7 @@
 #include <mlx/array.h>
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 
 #include "lmxlab/kernels/types.h"
@@ -60,6 +61,25 @@ class Dense {
   };
   const char* data_;
   std::shared_ptr<View> view_;
+};
+
+/// The memory of an output that is an input with a part written anew: the input's own where `give`
+/// gave it, else a copy.
+class Renewed {
+ public:
+  /// In eval_cpu, after `give`; capture it by value in the task.
+  Renewed(const mlx::core::array& before, mlx::core::array& now)
+      : before_(before), now_(now.data<char>()), bytes_(before.nbytes()) {}
+  char* data() const { return now_; }
+  /// Once, in the task, before anything is written.
+  void keep() const {
+    if (const void* const from = before_.read(); from != now_) std::memcpy(now_, from, bytes_);
+  }
+
+ private:
+  Dense before_;
+  char* now_;
+  size_t bytes_;
 };
 
 }  // namespace lmxlab::kernels

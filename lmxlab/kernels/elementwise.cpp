@@ -44,6 +44,7 @@ void add_run(Type type, const void* a, const void* b, void* y, int64_t first, in
       p += count, out += count;
     }
   });
+  if (past) hwy::FlushStream();
 }
 
 void scale_run(Type type, const void* x, void* y, int64_t n, float factor, bool past) {
@@ -56,6 +57,7 @@ void scale_run(Type type, const void* x, void* y, int64_t n, float factor, bool 
       write(hn::Mul(read(in + i, lanes), by), out + i, lanes);
     });
   });
+  if (past) hwy::FlushStream();
 }
 
 }  // namespace lmxlab::kernels::HWY_NAMESPACE

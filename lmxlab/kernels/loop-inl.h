@@ -73,7 +73,8 @@ HWY_INLINE void each(int64_t n, F f) {
 }
 
 // The same for a function that writes y[i] and does not read it. Past the caches its lines are not
-// fetched before they are written, which is a quarter of what an addition moves.
+// fetched before they are written, which is a quarter of what an addition moves; hwy::FlushStream
+// ends a thread's part then.
 template <class T, class F>
 HWY_INLINE void each_to(const T* y, bool past, int64_t n, F f) {
   const int64_t step = lanes();
@@ -86,7 +87,6 @@ HWY_INLINE void each_to(const T* y, bool past, int64_t n, F f) {
   for (; i + step <= n; i += step) {
     f(i, Past{});
   }
-  hwy::FlushStream();
   if (i < n) {
     f(i, First{n - i});
   }

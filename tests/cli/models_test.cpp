@@ -220,6 +220,10 @@ TEST(Bench, ReportsEachMode) {
                 .at("dtype")
                 .as_string(),
             "bf16");
+  const auto packed = lmxlab_run({"bench", "gpt-shakespeare-small", "--mode", "decode", "--context",
+                                  "8", "--repeat", "1", "--kv-bits", "8", "--json"});
+  ASSERT_EQ(packed.code, 0) << packed.err;
+  EXPECT_GT(json_of(packed).at("tokens_per_s").as_number(), 0);
   expect_error({"bench", "llama-tiny", "--mode", "train", "--kv-bits", "8"}, 2, "usage",
                {"--kv-bits", "--mode prefill or decode"});
   expect_error({"bench", "gpt-tiny", "--context", "4096", "--mode", "train"}, 2, "usage",

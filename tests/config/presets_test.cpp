@@ -265,6 +265,9 @@ TEST(Count, CacheBytes) {
   Model m = preset("llama-tiny");  // 2 layers, 2 key/value heads of 16
   EXPECT_EQ(kv_bytes_per_token(m, 2), 2 * 2 * 2 * 16 * 2);
   EXPECT_EQ(kv_bytes(m, 100, 2), 100 * kv_bytes_per_token(m, 2));
+  const Model wide = preset("gpt-shakespeare-small");  // 4 layers, 4 heads of 32
+  EXPECT_EQ(kv_bytes(wide, 10, 2, 8), 10 * 4 * 2 * 4 * (32 + 2 * 2));
+  EXPECT_EQ(kv_bytes(wide, 10, 4, 4), 10 * 4 * 2 * 4 * (16 + 2 * 4));
   std::get<Attention>(m.layers[0].mixer).window = 10;
   EXPECT_EQ(kv_bytes(m, 100, 2), (100 + 10) * 2 * 2 * 16 * 2);
   EXPECT_EQ(kv_bytes(preset("llama-7b"), 1'000'000, 4), int64_t{1'000'000} * 32 * 2 * 4096 * 4);

@@ -3,6 +3,7 @@
 #include "lmxlab/core/cache.h"
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/config/count.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/inference/generate.h"
@@ -115,6 +116,8 @@ TEST(PackedCache, GenerationKeepsIt) {
     }
     for (const auto& row : stream.results()) EXPECT_EQ(row.tokens.size(), 20u);
     bytes[i++] = stream.cache()->bytes();
+    EXPECT_EQ(int64_t(stream.cache()->bytes()),
+              2 * config::kv_bytes(model.config(), core::kGrowth, 4, bits));
     const auto arrays = stream.cache()->layer(0)->arrays();
     EXPECT_EQ(arrays.size(), bits ? 6u : 2u);
     // The prompt in pieces of any size.

@@ -8,7 +8,6 @@
 
 namespace mx = mlx::core;
 using mx::array;
-using Arrays = std::vector<array>;
 
 namespace lmxlab::kernels {
 namespace {
@@ -56,20 +55,22 @@ QuantizedKeys by_steps(const array& x, const QuantizedKeys& b, int at) {
 }
 
 void expect_equal(const QuantizedKeys& got, const QuantizedKeys& wanted, const std::string& what) {
-  EXPECT_TRUE(mx::array_equal(got.packed, wanted.packed).item<bool>()) << what;
-  EXPECT_TRUE(mx::array_equal(got.scales, wanted.scales).item<bool>()) << what;
-  EXPECT_TRUE(mx::array_equal(got.biases, wanted.biases).item<bool>()) << what;
+  EXPECT_TRUE(same_bits(got.packed, wanted.packed)) << what;
+  EXPECT_TRUE(same_bits(got.scales, wanted.scales)) << what;
+  EXPECT_TRUE(same_bits(got.biases, wanted.biases)) << what;
 }
 
 TEST(AppendQuantized, WritesWhatMlxQuantizes) {
-  for (const auto& c : cases()) {
-    const auto x = noise({c.batch, c.heads, c.length, c.width}, 1, c.dtype);
-    const auto wanted = by_steps(x, c.buffers(), c.at);
-    expect_equal(append_quantized(x, c.buffers(), c.at), wanted, c.text());
-    // Heads as a projection leaves them, side by side.
-    const auto view = mx::transpose(mx::contiguous(mx::transpose(x, {0, 2, 1, 3})), {0, 2, 1, 3});
-    expect_equal(append_quantized(view, c.buffers(), c.at), wanted, "view " + c.text());
-  }
+  on_every_isa([](const std::string& isa) {
+    for (const auto& c : cases()) {
+      const auto x = noise({c.batch, c.heads, c.length, c.width}, 1, c.dtype);
+      const auto wanted = by_steps(x, c.buffers(), c.at);
+      expect_equal(append_quantized(x, c.buffers(), c.at), wanted, isa + " " + c.text());
+      // Heads as a projection leaves them, side by side.
+      const auto view = mx::transpose(mx::contiguous(mx::transpose(x, {0, 2, 1, 3})), {0, 2, 1, 3});
+      expect_equal(append_quantized(view, c.buffers(), c.at), wanted, isa + " view " + c.text());
+    }
+  });
 }
 
 TEST(AppendQuantized, OfConstantAndOneSidedRows) {
