@@ -197,8 +197,8 @@ class Bench : public Command {
     // and the cache read or written.
     const double weights = double(m.model.parameter_bytes());
     const int64_t element = m.model.dtype() == DType::f32 ? 4 : 2;
-    const auto kept = [&](int positions) {
-      return rows * double(config::kv_bytes(config, positions, element, kv_bits()));
+    const auto kept = [&](int seen) {
+      return rows * double(config::kv_bytes(config, seen, element, kv_bits()));
     };
     double moved = 0;
     if (train)
