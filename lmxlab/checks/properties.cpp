@@ -228,6 +228,7 @@ Check padding_invariance(LanguageModel& model, int length) {
 Check dtype_kept(const config::Model& config) {
   for (const auto dtype : {DType::f32, DType::f16, DType::bf16}) {
     LanguageModel model(config, 3, dtype);
+    model.set_activations(dtype);
     const Enter enter(model.runtime());
     std::string where;
     const auto tap = [&](std::string_view name, const mx::array& a) {

@@ -74,9 +74,9 @@ class Generate : public Command {
 
   GenerateOptions options_for(const OpenModel& m, const Context& context) const {
     GenerateOptions o;
-    if (!m.place.folder.empty()) {
-      o.sampling = read_generation_config(m.place.folder);
-      o.stop_tokens = eos_tokens(m.place.folder);
+    if (!m.place.path.empty()) {
+      o.sampling = read_generation_config(m.place.path);
+      o.stop_tokens = eos_tokens(m.place.path);
     }
     auto& s = o.sampling;
     if (temperature_) s.temperature = float(*temperature_);
@@ -99,7 +99,7 @@ class Generate : public Command {
     if (!m.tokenizer)
       throw Error(Kind::usage,
                   "[generate] " +
-                      (m.place.preset.empty() ? m.place.folder.string() : m.place.preset) +
+                      (m.place.preset.empty() ? m.place.path.string() : m.place.preset) +
                       " has no tokenizer: give the prompt as --tokens 1,2,3");
     return m.tokenizer->encode_ids(text, {.special = true, .add_special = true});
   }

@@ -91,6 +91,7 @@ class Logits : public Command {
         continue;
       }
       Cache cache = model.make_cache();
+      cache.text_length = T;
       std::vector<mx::array> pieces;
       for (int t = 0; t < T; t += *cached_) {
         go_on();

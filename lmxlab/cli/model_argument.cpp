@@ -8,6 +8,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/core/tree.h"
+#include "lmxlab/models/gguf_model.h"
 #include "lmxlab/models/quantization_config.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/models/weight_cache.h"
@@ -56,16 +57,13 @@ ModelPlace find_model(const std::string& argument) {
     throw Error(Kind::not_found,
                 "[model] " + argument + " is no model folder: expected config.json in it");
   const bool exists = fs::exists(path, ignored);
-  if (argument.ends_with(".gguf")) {
-    if (!exists) throw Error(Kind::not_found, "[model] there is no file " + argument);
-    throw Error(Kind::unsupported,
-                "[model] " + argument +
-                    ": GGUF files cannot be read yet. Give a folder in Hugging Face layout.");
-  }
+  if (exists && (argument.ends_with(".gguf") || is_gguf(path))) return {path, ""};
+  if (argument.ends_with(".gguf"))
+    throw Error(Kind::not_found, "[model] there is no file " + argument);
   if (exists)
     throw Error(Kind::usage, "[model] " + argument +
-                                 " is a file: expected a model folder or a preset. Give the folder "
-                                 "that holds config.json.");
+                                 " is a file, and no GGUF file: expected a model folder, a GGUF "
+                                 "file or a preset. Give the folder that holds config.json.");
   const auto slash = argument.find('/');
   if (slash == std::string::npos)
     throw Error(Kind::not_found, "[model] there is no folder and no preset \"" + argument + "\"; " +
@@ -82,8 +80,14 @@ ModelPlace find_model(const std::string& argument) {
 }
 
 config::Model read_config(const ModelPlace& place, const Context& context) {
-  if (place.folder.empty()) return config::preset(place.preset);
-  const auto path = place.folder / "config.json";
+  if (place.path.empty()) return config::preset(place.preset);
+  if (is_gguf(place.path)) {
+    auto read = with_context(place.path.string(),
+                             [&] { return read_gguf_config(io::Gguf(place.path)); });
+    for (const auto& w : read.warnings) context.warn(w);
+    return std::move(read.model);
+  }
+  const auto path = place.path / "config.json";
   auto json = Json::parse(read_file(path), path.string());
   with_context(path.string(), [&] { return take_quantization(json); });
   auto read = with_context(path.string(), [&] { return config::from_hf(json); });
@@ -102,10 +106,10 @@ void cast_weights(LanguageModel& model, DType dtype) {
 OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
                      const Context& context) {
   ModelPlace place = find_model(argument);
-  if (place.folder.empty())
+  if (place.path.empty())
     return {LanguageModel(config::preset(place.preset), seed, dtype.value_or(DType::f32)),
             std::nullopt, std::move(place)};
-  auto model = LanguageModel::load(place.folder);
+  auto model = LanguageModel::load(place.path);
   for (const auto& w : model.warnings()) context.warn(w);
   // What is cast is not what the folder holds.
   const bool cast = dtype && *dtype != model.dtype();
@@ -113,13 +117,13 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   const auto cache = cast ? std::nullopt : weight_cache_folder();
   if (!cache) {
     interleave_model(model);
-  } else if (const auto problem = interleave_from_cache(model, place.folder, *cache)) {
+  } else if (const auto problem = interleave_from_cache(model, place.path, *cache)) {
     context.warn(*problem);
   }
   std::optional<data::Tokenizer> tokenizer;
   std::error_code ignored;
-  if (fs::exists(place.folder / "tokenizer.json", ignored))
-    tokenizer = data::Tokenizer::load(place.folder);
+  if (fs::exists(place.path / "tokenizer.json", ignored))
+    tokenizer = data::Tokenizer::load(place.path);
   if (tokenizer && tokenizer->vocab_size() > model.config().vocab)
     throw Error(Kind::mismatch,
                 "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +

@@ -1,5 +1,5 @@
-// MODEL on the command line: a folder in Hugging Face layout (a run folder is one) or a preset;
-// found by looking.
+// MODEL on the command line: a folder in Hugging Face layout (a run folder is one), a GGUF file or a
+// preset; found by looking.
 #pragma once
 
 #include "lmxlab/cli/context.h"
@@ -14,12 +14,11 @@
 namespace lmxlab::cli {
 
 struct ModelPlace {
-  std::filesystem::path folder;  // empty: a preset
+  std::filesystem::path path;  // a folder or a GGUF file; empty: a preset
   std::string preset;
 };
 
-/// @throws Error(not_found) naming the nearest presets, Error(unsupported) for a .gguf file or a
-/// name on a hub.
+/// @throws Error(not_found) naming the nearest presets, Error(usage) for another file.
 ModelPlace find_model(const std::string& argument);
 
 /// Its config, without its weights. Warnings go to the context.

@@ -7,6 +7,7 @@
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/describe.h"
 #include "lmxlab/config/presets.h"
+#include "lmxlab/models/gguf_model.h"
 
 #include <algorithm>
 
@@ -23,8 +24,8 @@ std::string right(const std::string& text, size_t width) {
 
 // Bytes of an element as the checkpoint stores it, 4 of a preset.
 int64_t element_bytes(const ModelPlace& place) {
-  if (place.folder.empty()) return 4;
-  const auto path = place.folder / "config.json";
+  if (place.path.empty() || is_gguf(place.path)) return 4;
+  const auto path = place.path / "config.json";
   const Json json = Json::parse(read_file(path), path.string());
   for (const char* key : {"dtype", "torch_dtype"})
     if (const Json* v = json.find(key); v && v->is_string())

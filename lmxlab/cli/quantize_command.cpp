@@ -69,7 +69,7 @@ class Quantize : public Command {
                      progress.update(done, all, {});
                    });
     m.model.save(out_);
-    if (!m.place.folder.empty()) copy_companions(m.place.folder, out_);
+    if (!m.place.path.empty()) copy_companions(m.place.path, out_);
     progress.clear();
     const auto after = m.model.parameter_bytes();
     const double bits = 8.0 * double(after) / double(parameters);

@@ -42,7 +42,11 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
   const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
   Whole n = linear(dim, q, a->qkv_bias) + Whole(2) * linear(dim, kv, a->qkv_bias) +
             linear(q, dim, a->out_bias);
-  if (a->qk_norm) n += Whole(2) * norm_parameters(*a->qk_norm, a->head_dim);
+  if (a->qk_norm && a->qk_norm_joint)
+    n += Whole(norm_parameters(*a->qk_norm, static_cast<int>(q.value))) +
+         norm_parameters(*a->qk_norm, static_cast<int>(kv.value));
+  else if (a->qk_norm)
+    n += Whole(2) * norm_parameters(*a->qk_norm, a->head_dim);
   return n;
 }
 

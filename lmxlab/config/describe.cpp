@@ -37,6 +37,15 @@ std::string rope_phrase(const Rope& r) {
   if (r.dims > 0) out += " over " + std::to_string(r.dims) + " dimensions";
   if (r.interleaved) out += " interleaved";
   if (r.scale != 1) out += " scale " + number(r.scale);
+  std::visit(
+      [&](const auto& s) {
+        if constexpr (requires { s.original; }) {
+          out += std::string(" ") + s.kind;
+          if constexpr (requires { s.factor; }) out += " factor " + number(s.factor);
+          out += " from " + comma(s.original);
+        }
+      },
+      r.scaling);
   return out;
 }
 

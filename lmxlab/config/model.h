@@ -64,6 +64,71 @@ struct NoPosition {
   template <class V>
   void visit(V&) {}
 };
+struct Unscaled {
+  static constexpr const char* kind = "none";
+  template <class V>
+  void visit(V&) {}
+};
+/// The base grows with the text's length, once that is beyond `original` (NTK-aware scaling).
+struct DynamicNtk {
+  static constexpr const char* kind = "dynamic";
+  float factor = 1;
+  int original = 2048;
+  template <class V>
+  void visit(V& v) {
+    v("factor", factor, "how fast the base grows");
+    v("original", original, "the length it was trained for, in tokens");
+  }
+};
+/// Low frequencies are divided by the factor, high ones stay, those between are mixed: Llama 3.1,
+/// arXiv:2407.21783.
+struct Llama3Scaling {
+  static constexpr const char* kind = "llama3";
+  float factor = 8, low_freq_factor = 1, high_freq_factor = 4;
+  int original = 8192;
+  template <class V>
+  void visit(V& v) {
+    v("factor", factor, "divides low frequencies");
+    v("low_freq_factor", low_freq_factor, "turns in `original` tokens below which one is low");
+    v("high_freq_factor", high_freq_factor, "and above which it is high");
+    v("original", original, "the length it was trained for, in tokens");
+  }
+};
+/// arXiv:2309.00071.
+struct Yarn {
+  static constexpr const char* kind = "yarn";
+  float factor = 1, beta_fast = 32, beta_slow = 1;
+  int original = 2048;
+  float attention_factor = 1;
+  bool truncate = true;
+  template <class V>
+  void visit(V& v) {
+    v("factor", factor, "divides low frequencies");
+    v("beta_fast", beta_fast, "turns in `original` tokens above which a frequency stays");
+    v("beta_slow", beta_slow, "and below which it is divided");
+    v("original", original, "the length it was trained for, in tokens");
+    v("attention_factor", attention_factor, "rotated queries and keys are multiplied by it");
+    v("truncate", truncate, "the bounds between them are whole pairs");
+  }
+};
+/// A divisor for each pair, one list up to `original` tokens and another beyond: arXiv:2402.13753.
+struct LongRope {
+  static constexpr const char* kind = "longrope";
+  std::vector<float> short_factor = {}, long_factor = {};
+  int original = 4096;
+  float attention_factor = 1;
+  template <class V>
+  void visit(V& v) {
+    v("short_factor", short_factor, "divisors of texts of up to `original` tokens");
+    v("long_factor", long_factor, "divisors of longer ones");
+    v("original", original, "the length it was trained for, in tokens");
+    v("attention_factor", attention_factor, "rotated queries and keys are multiplied by it");
+  }
+};
+/// What is done to the frequencies for texts longer than those of the training; config/rope.h
+/// computes it. Linear scaling is Rope::scale.
+using RopeScaling = std::variant<Unscaled, DynamicNtk, Llama3Scaling, Yarn, LongRope>;
+
 /// Rotary positions of queries and keys, arXiv:2104.09864. Halves are rotated together, or
 /// neighbours if interleaved.
 struct Rope {
@@ -72,12 +137,14 @@ struct Rope {
   int dims = 0;  // rotated dimensions of a head; 0: all
   bool interleaved = false;
   float scale = 1;  // positions are multiplied by it (linear scaling: 1 / factor)
+  RopeScaling scaling = Unscaled{};
   template <class V>
   void visit(V& v) {
     v("theta", theta, "base of the frequencies");
     v("dims", dims, "rotated dimensions of a head, 0 for all");
     v("interleaved", interleaved, "pairs (2i, 2i+1) instead of (i, i + dims/2)");
     v("scale", scale, "positions are multiplied by it");
+    v("scaling", scaling, "none, dynamic, llama3, yarn or longrope");
   }
 };
 /// Scores minus slope * distance, arXiv:2108.12409.
@@ -115,6 +182,7 @@ struct Attention {
   Position position = Rope{};
   std::optional<int> window = {};    // a query sees itself and the window - 1 positions before it
   std::optional<Norm> qk_norm = {};  // over each head of queries and keys, before rotation
+  bool qk_norm_joint = false;        // over all heads together instead (OLMo 2)
   bool qkv_bias = false, out_bias = false;
   std::optional<float> scale = {};    // of the scores; 1 / sqrt(head_dim) unless given
   std::optional<float> softcap = {};  // scores become cap * tanh(scores / cap)
@@ -126,6 +194,7 @@ struct Attention {
     v("position", position, "none, rope or alibi");
     v("window", window, "positions a query sees, itself included");
     v("qk_norm", qk_norm, "norm over each head of queries and keys");
+    v("qk_norm_joint", qk_norm_joint, "one norm over all heads together");
     v("qkv_bias", qkv_bias, "biases of the q, k and v projections");
     v("out_bias", out_bias, "bias of the output projection");
     v("scale", scale, "of the scores, 1/sqrt(head_dim) unless given");

@@ -116,6 +116,42 @@ class Checker {
           "rotation needs an even number of dimensions, got " + to_string(r.dims));
     if (r.dims == 0 && head_dim > 0 && head_dim % 2 != 0)
       say("mixer.head_dim", "rotary positions need an even head, got " + to_string(head_dim));
+    scaling(r, r.dims > 0 ? r.dims : head_dim);
+  }
+  void scaling(const Rope& r, int dims) {
+    const std::string path = "mixer.position.scaling.";
+    std::visit(
+        [&](const auto& s) {
+          if constexpr (requires { s.original; }) positive(path + "original", s.original);
+          if constexpr (requires { s.attention_factor; })
+            above_zero(path + "attention_factor", s.attention_factor);
+          if constexpr (requires { s.factor; }) {
+            if (!(s.factor >= 1) || !std::isfinite(s.factor))
+              say(path + "factor", "expected a number of at least 1, got " + Json(s.factor).dump());
+          }
+        },
+        r.scaling);
+    if (const auto* s = std::get_if<Llama3Scaling>(&r.scaling)) {
+      above_zero(path + "low_freq_factor", s->low_freq_factor);
+      if (!(s->high_freq_factor > s->low_freq_factor) || !std::isfinite(s->high_freq_factor))
+        say(path + "high_freq_factor", "expected more than low_freq_factor, " +
+                                           Json(s->low_freq_factor).dump() + ", got " +
+                                           Json(s->high_freq_factor).dump());
+    } else if (const auto* y = std::get_if<Yarn>(&r.scaling)) {
+      above_zero(path + "beta_fast", y->beta_fast), above_zero(path + "beta_slow", y->beta_slow);
+      if (r.theta == 1) say("mixer.position.theta", "yarn needs a base other than 1");
+    } else if (const auto* l = std::get_if<LongRope>(&r.scaling)) {
+      divisors(path + "short_factor", l->short_factor, dims);
+      divisors(path + "long_factor", l->long_factor, dims);
+    }
+  }
+  void divisors(const std::string& path, const std::vector<float>& values, int dims) {
+    if (static_cast<int64_t>(values.size()) * 2 != dims)
+      say(path, "expected " + to_string(dims / 2) + " numbers, one a pair, got " +
+                    to_string(values.size()));
+    for (const float v : values)
+      if (!(v > 0) || !std::isfinite(v))
+        return say(path, "expected positive numbers, got " + Json(v).dump());
   }
 };
 

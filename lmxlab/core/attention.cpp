@@ -1,6 +1,5 @@
 #include "lmxlab/core/attention.h"
 
-#include "lmxlab/core/position.h"
 #include "lmxlab/kernels/attention.h"
 #include "lmxlab/kernels/cached_attention.h"
 
@@ -26,7 +25,12 @@ Attention::Attention(const config::Attention& c, const Build& b)
       v_proj(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init),
       o_proj(c.heads * c.head_dim, b.dim, c.out_bias, b.residual_std, b.init),
       config_(c) {
-  if (c.qk_norm) q_norm.emplace(*c.qk_norm, c.head_dim), k_norm.emplace(*c.qk_norm, c.head_dim);
+  if (c.qk_norm) {
+    const auto width = [&](int heads) { return c.qk_norm_joint ? heads * c.head_dim : c.head_dim; };
+    q_norm.emplace(*c.qk_norm, width(c.heads)), k_norm.emplace(*c.qk_norm, width(c.kv_heads));
+  }
+  if (const auto* rope = std::get_if<config::Rope>(&c.position))
+    rotation_.emplace(*rope, c.head_dim);
 }
 
 float Attention::scale() const {
@@ -43,6 +47,7 @@ mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
   auto q = projected[0], k = projected[1];
   if (q_norm) {
     const auto norm_heads = [&](const Norm& norm, const mx::array& a) {
+      if (c.qk_norm_joint) return norm(a);
       const auto heads = mx::reshape(a, {a.shape(0), a.shape(1), -1, c.head_dim});
       return mx::reshape(norm(heads), a.shape());
     };
@@ -61,10 +66,9 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   const CacheRow row{k.shape(0), c.kv_heads, c.head_dim, k.dtype()};
   auto loan = slot->lend(k.shape(1), row, row);
   if (!loan) return std::nullopt;
-  const auto* rope = std::get_if<config::Rope>(&c.position);
+  const auto rope = rotation_ ? std::optional(rotation_->at(pass, k.shape(1))) : std::nullopt;
   auto done = kernels::cached_attention(q, k, v, std::move(loan->k), std::move(loan->v), loan->at,
-                                        rope ? std::optional(rotation(*rope)) : std::nullopt,
-                                        scale(), causal_mask(pass, c.window, c.softcap));
+                                        rope, scale(), causal_mask(pass, c.window, c.softcap));
   slot->give_back(std::move(done.k), std::move(done.v), k.shape(1));
   return done.out;
 }
@@ -76,8 +80,7 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   auto q = split_heads(flat_q, c.heads, c.head_dim);
   auto k = split_heads(flat_k, c.kv_heads, c.head_dim);
   const auto v = split_heads(flat_v, c.kv_heads, c.head_dim);
-  if (const auto* rope = std::get_if<config::Rope>(&c.position))
-    q = rotate(*rope, q, pass), k = rotate(*rope, k, pass);
+  if (rotation_) q = rotate(*rotation_, q, pass), k = rotate(*rotation_, k, pass);
 
   auto* slot = pass.slot();
   const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};

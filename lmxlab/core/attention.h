@@ -7,6 +7,7 @@
 #include "lmxlab/core/mask.h"
 #include "lmxlab/core/mixer.h"
 #include "lmxlab/core/norm.h"
+#include "lmxlab/core/position.h"
 
 namespace lmxlab::core {
 
@@ -31,6 +32,7 @@ class Attention : public Mixer {
   mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v, Pass& pass) const;
 
   config::Attention config_;
+  std::optional<Rotation> rotation_;
 };
 
 /// Attention written out in ordinary ops, in float32: what MLX's fused form is checked against, and

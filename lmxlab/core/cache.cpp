@@ -321,7 +321,10 @@ Cache::Cache(std::vector<std::unique_ptr<LayerCache>> layers, std::shared_ptr<Ru
     : layers_(std::move(layers)), runtime_(std::move(runtime)) {}
 
 Cache::Cache(const Cache& other)
-    : pads(other.pads), runtime_(other.runtime_), length_(other.length_) {
+    : pads(other.pads),
+      text_length(other.text_length),
+      runtime_(other.runtime_),
+      length_(other.length_) {
   for (const auto& l : other.layers_) layers_.push_back(l ? l->clone() : nullptr);
 }
 Cache& Cache::operator=(const Cache& other) {

@@ -127,6 +127,9 @@ class Cache {
   size_t bytes() const;
   /// Padding of the rows it was filled with (int32 [B]), kept for the passes to come.
   std::optional<mx::array> pads = {};
+  /// Tokens of the whole text, where it is known and rotary frequencies depend on it; those that it
+  /// has seen, if they are more.
+  int text_length = 0;
 
   const std::shared_ptr<Runtime>& runtime() const { return runtime_; }
 

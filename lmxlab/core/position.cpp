@@ -1,21 +1,39 @@
 #include "lmxlab/core/position.h"
 
+#include "lmxlab/config/rope.h"
 #include "lmxlab/core/mask.h"
 
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace lmxlab::core {
 
-kernels::Rope rotation(const config::Rope& rope) {
-  return {rope.dims, rope.interleaved, rope.theta, rope.scale};
+Rotation::Rotation(const config::Rope& rope, int head_dim)
+    : rope_(rope), dims_(rope.dims > 0 ? rope.dims : head_dim) {
+  if (!config::depends_on_length(rope)) fixed_ = made(0);
 }
 
-mx::array rotate(const config::Rope& rope, const mx::array& x, const Pass& pass) {
-  const auto r = rotation(rope);
-  if (!pass.pads) return kernels::rope(x, r, pass.offset);
-  return kernels::rope(x, r, mx::subtract(mx::array(pass.offset), *pass.pads));
+kernels::Rope Rotation::made(int length) const {
+  const auto table = config::rope_table(rope_, dims_, length);
+  kernels::Rope out{dims_, rope_.interleaved, rope_.theta, rope_.scale};
+  out.magnitude = table.magnitude;
+  if (!table.frequencies.empty())
+    out.frequencies = mx::array(table.frequencies.data(), {dims_ / 2}, mx::float32);
+  return out;
+}
+
+kernels::Rope Rotation::at(const Pass& pass, int tokens) const {
+  if (fixed_) return *fixed_;
+  const int known = pass.cache ? pass.cache->text_length : 0;
+  return made(std::max(known, pass.offset + tokens));
+}
+
+mx::array rotate(const Rotation& rotation, const mx::array& x, const Pass& pass) {
+  const auto rope = rotation.at(pass, x.shape(2));
+  if (!pass.pads) return kernels::rope(x, rope, pass.offset);
+  return kernels::rope(x, rope, mx::subtract(mx::array(pass.offset), *pass.pads));
 }
 
 std::vector<float> alibi_slopes(int heads) {

@@ -7,11 +7,23 @@
 
 namespace lmxlab::core {
 
-/// The rotation, as kernels take it.
-kernels::Rope rotation(const config::Rope& rope);
+/// The rotation of a layer, as kernels take it. Tables that depend on no length are made once.
+class Rotation {
+ public:
+  Rotation(const config::Rope& rope, int head_dim);
+  /// For a pass of so many tokens.
+  kernels::Rope at(const Pass& pass, int tokens) const;
+
+ private:
+  kernels::Rope made(int length) const;
+
+  config::Rope rope_;
+  int dims_;
+  std::optional<kernels::Rope> fixed_;
+};
 /// Rotates queries or keys to their positions. arXiv:2104.09864, equation 34.
 /// @param x  [B, H, L, Dh]
-mx::array rotate(const config::Rope& rope, const mx::array& x, const Pass& pass);
+mx::array rotate(const Rotation& rotation, const mx::array& x, const Pass& pass);
 
 /// Slopes of H heads, float32 [H]. For a power of two 2^(-8 h / H), h = 1..H; otherwise those of
 /// the power of two below, then every second one of the next. arXiv:2108.12409 and its authors'

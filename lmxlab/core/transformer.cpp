@@ -37,7 +37,7 @@ std::vector<std::unique_ptr<LayerCache>> Transformer::make_caches(
 
 mx::Dtype Transformer::dtype() const {
   const auto& w = embed_tokens.weight;
-  return (w.quantized() ? w.scales->value : w.w.value).dtype();
+  return w.dtype();
 }
 
 mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {

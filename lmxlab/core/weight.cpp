@@ -7,7 +7,12 @@
 
 namespace lmxlab::core {
 
+mx::Dtype Weight::dtype() const {
+  return blocks() ? mx::float32 : (scales ? scales->value : w.value).dtype();
+}
+
 kernels::QuantizedWeight Weight::packed() const {
+  if (blocks()) return kernels::block_weight(format, w.value);
   return kernels::affine_weight(w.value, scales->value, biases->value, group, bits, interleaved);
 }
 
@@ -19,15 +24,24 @@ void Weight::expect_packed(int group_size, int bit_width) {
   group = group_size, bits = bit_width;
 }
 
+void Weight::expect_blocks(kernels::QuantFormat block_format) {
+  const auto& block = kernels::block_format(block_format);
+  const int bytes = w.value.shape(-1) / block.weights * block.bytes;
+  w = {mx::zeros({w.value.shape(0), bytes}, mx::uint8), false};
+  format = block_format;
+}
+
 void Weight::interleave() {
   if (quantized() && kernels::faster_interleaved(packed())) hold(kernels::interleave(packed()));
 }
 void Weight::separate() {
-  if (quantized()) hold(kernels::separate(packed()));
+  if (quantized() && !blocks()) hold(kernels::separate(packed()));
 }
 void Weight::hold(const kernels::QuantizedWeight& to) {
-  w.value = to.packed, scales->value = *to.scales, biases->value = *to.biases;
-  interleaved = to.interleaved;
+  w.value = to.packed, format = to.format, interleaved = to.interleaved;
+  group = to.group, bits = to.bits;
+  scales.reset(), biases.reset();
+  if (to.scales) scales = Param{*to.scales, false}, biases = Param{*to.biases, false};
 }
 
 mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) const {
@@ -39,7 +53,7 @@ mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) c
 
 mx::array Weight::rows(const mx::array& ids, std::optional<mx::Dtype> dtype) const {
   if (!quantized()) return kernels::embedding(w.value, ids, dtype.value_or(w.value.dtype()));
-  return kernels::dequantize_rows(packed(), ids, dtype.value_or(scales->value.dtype()));
+  return kernels::dequantize_rows(packed(), ids, dtype.value_or(this->dtype()));
 }
 
 void Weight::quantize(int group_size, int bit_width) {

@@ -7,14 +7,19 @@
 
 namespace lmxlab::core {
 
-/// A matrix [out, in], dense or quantized in groups along `in` (MLX's affine layout).
+/// A matrix [out, in], dense or quantized along `in`: in MLX's affine layout, or in blocks of a GGUF
+/// file.
 struct Weight {
-  Param w;                                        // [out, in] float, or packed uint32
+  Param w;  // [out, in] float; affine: packed uint32; blocks: uint8 [out, bytes of a row]
   std::optional<Param> scales = {}, biases = {};  // [out, in / group]
   int group = 0, bits = 0;
   bool interleaved = false;  // as kernels::QuantView says
+  kernels::QuantFormat format = kernels::QuantFormat::affine;
 
-  bool quantized() const { return scales.has_value(); }
+  bool blocks() const { return format != kernels::QuantFormat::affine; }
+  bool quantized() const { return scales.has_value() || blocks(); }
+  /// Of its numbers: float32 of blocks.
+  mx::Dtype dtype() const;
   /// As kernels take it; where quantized.
   kernels::QuantizedWeight packed() const;
   /// x W^T + bias: [..., in] -> [..., out], dtype of x.
@@ -27,8 +32,9 @@ struct Weight {
 
   /// Shapes and types of a packed weight, for what is loaded next.
   void expect_packed(int group_size, int bit_width);
-  /// Lays a quantized weight as this machine's kernels read it fastest, or as MLX does: the same
-  /// numbers either way. Leaves are named after the layout, so that no file mixes them up.
+  void expect_blocks(kernels::QuantFormat block_format);
+  /// Lays a quantized weight as this machine's kernels read it fastest, or affine ones as MLX does:
+  /// the same numbers either way. Leaves are named after the layout, so that no file mixes them up.
   void interleave();
   void separate();
   /// Holds the same matrix as kernels gave it, in its layout.

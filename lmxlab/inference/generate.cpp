@@ -179,6 +179,7 @@ struct TokenStream::Impl {
     std::optional<mx::array> padding;
     if (padded) padding = mx::array(pads.begin(), {rows}, mx::int32);
     cache = model.make_cache(padding, {.kv_bits = options.kv_bits});
+    cache.text_length = longest;
     // Room for all of it at once, but not for a max_tokens that nobody expects to be reached.
     const int64_t wanted = int64_t{longest} + most_left() - 1;
     const int64_t sensible =
@@ -189,10 +190,7 @@ struct TokenStream::Impl {
       if (options.stop.stop_requested()) return false;
       const int to = std::min(longest, from + options.prefill_chunk);
       const auto piece = mx::slice(tokens, {0, from}, {rows, to});
-      core::Pass pass;
-      pass.offset = cache.length();
-      pass.cache = &cache;
-      pass.pads = cache.pads;
+      auto pass = model.make_pass(&cache);
       const auto hidden = model.transformer().hidden(piece, pass);
       if (to < longest) {
         mx::eval(cache.arrays());

@@ -1,8 +1,8 @@
 #include "lmxlab/io/safetensors.h"
 
 #include "lmxlab/base/json.h"
+#include "lmxlab/io/mapped_array.h"
 
-#include <mlx/allocator.h>
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
@@ -36,43 +36,6 @@ size_t element_size(const std::string& name) {
 }
 
 constexpr size_t kLine = 64;
-
-// On the CPU build a buffer's data follow a size_t header, which MappedFile keeps readable and
-// zero.
-bool header_in_front() {
-  static const bool yes = [] {
-    const auto data = mx::allocator::malloc(16);
-    auto buffer = data.buffer();
-    return static_cast<char*>(buffer.raw_ptr()) ==
-           static_cast<char*>(buffer.ptr()) + sizeof(size_t);
-  }();
-  return yes;
-}
-
-mx::array view(const std::shared_ptr<MappedFile>& file, size_t offset, const mx::Shape& shape,
-               mx::Dtype dtype) {
-  const auto* bytes = file->data() + offset;
-  size_t n = 1;
-  for (auto d : shape) n *= static_cast<size_t>(d);
-  if (n > 0 && header_in_front() && offset % mx::size_of(dtype) == 0) {
-    auto* front = const_cast<std::byte*>(file->data()) - sizeof(size_t);
-    // One root over the file; tensors are views of it, and the last of them to die unmaps.
-    mx::array root(
-        mx::allocator::Data(mx::allocator::Buffer(front), [file](mx::allocator::Buffer) {}), {1},
-        mx::uint8);
-    mx::array a(shape, dtype, nullptr, {});
-    const auto strides = a.strides();
-    const bool column =
-        n <= 1 || static_cast<size_t>(*std::max_element(shape.begin(), shape.end())) == n;
-    a.copy_shared_buffer(root, strides, {true, true, column}, n,
-                         static_cast<int64_t>(offset / mx::size_of(dtype)));
-    a.set_status(mx::array::Status::available);
-    return a;
-  }
-  mx::array copy(mx::allocator::malloc(std::max<size_t>(n, 1) * mx::size_of(dtype)), shape, dtype);
-  if (n > 0) std::memcpy(copy.data<char>(), bytes, n * mx::size_of(dtype));
-  return copy;
-}
 
 }  // namespace
 
@@ -155,7 +118,7 @@ mx::array SafeTensors::get(const std::string& name) const {
                 "[safetensors] " + file_->path().string() + " has no tensor " + name);
   const auto& info = it->second;
   for (const auto& t : types())
-    if (info.dtype == t.name) return view(file_, data_ + info.begin, info.shape, t.dtype);
+    if (info.dtype == t.name) return mapped_array(file_, data_ + info.begin, info.shape, t.dtype);
   throw Error(Kind::unsupported, "[safetensors] " + file_->path().string() + ", tensor " + name +
                                      ": the type " + info.dtype + " is not supported");
 }

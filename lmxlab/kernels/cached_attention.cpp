@@ -24,7 +24,7 @@ struct Settings {
   int window;
   bool rotates, interleaved;
   int dims;
-  float theta, rope_scale;
+  float theta, rope_scale, magnitude;
 
   bool operator==(const Settings&) const = default;
 };
@@ -78,6 +78,7 @@ class CachedAttentionOp : public Op {
     auto q = split(in[0], in[3].shape(3)), k = split(in[1], in[3].shape(3));
     if (s.rotates) {
       Rope rope{s.dims, s.interleaved, s.theta, s.rope_scale};
+      rope.magnitude = s.magnitude;
       if (const auto* given = frequencies(in)) rope.frequencies = *given;
       const array first(s.at);
       const auto offsets = padded_ ? mx::subtract(first, in[5]) : first;
@@ -152,7 +153,8 @@ class CachedAttentionOp : public Op {
           for (int64_t b = 0; b < s.batch; b++) offsets.push_back(set.at - s.pads[b]);
         }
         const RopeAngles angles{set.rope_scale, offsets.data(), s.pads != nullptr, set.theta,
-                                turns ? static_cast<const float*>(turns->read()) : nullptr};
+                                turns ? static_cast<const float*>(turns->read()) : nullptr,
+                                set.magnitude};
         const auto rotate = [&](int64_t heads, const HeadView& from, const HeadView& into) {
           rotate_heads({s.type,
                         set.interleaved,
@@ -220,12 +222,13 @@ CachedAttention cached_attention(const array& q, const array& k, const array& v,
                 "room for L columns from " +
                     std::to_string(at) + " on.");
   }
-  Settings s{at, scale, mask.softcap, mask.window, rope.has_value(), false, 0, 0, 0};
+  Settings s{at, scale, mask.softcap, mask.window, rope.has_value(), false, 0, 0, 0, 1};
   Arrays in{q, k, v, std::move(keys), std::move(values)};
   if (mask.padding) in.push_back(dense(*mask.padding));
   if (rope) {
     const int width = in[3].shape(3);
     s.interleaved = rope->interleaved, s.theta = rope->theta, s.rope_scale = rope->scale;
+    s.magnitude = rope->magnitude;
     s.dims = rope->dims > 0 ? rope->dims : width;
     if (s.dims % 2 != 0 || s.dims > width ||
         (rope->frequencies && rope->frequencies->shape() != mx::Shape{s.dims / 2})) {

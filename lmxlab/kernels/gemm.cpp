@@ -89,8 +89,7 @@ struct Plan {
   int64_t bytes(int64_t threads_inside) const { return b_bytes + threads_inside * scratch; }
 };
 Plan plan_for(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, Type c) {
-  const bool bf16 = (a.type == Type::bf16 && b.type != Type::f16) ||
-                    (b.type == Type::bf16 && a.type != Type::f16);
+  const bool bf16 = a.type == Type::bf16 && b.type != Type::f16;
   Plan p{panels::format(bf16 ? Type::bf16 : Type::f32,
                         a.row == 1 && a.column != 1 ? Order::columns : Order::rows),
          0,

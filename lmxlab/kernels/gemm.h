@@ -4,9 +4,10 @@
 // for kernels that keep a block packed and use it more than once (attention, quantized weights):
 // operands are packed into strips that a register or AMX tile reads one after another.
 //
-// Products of float32 are float32 throughout. Where one operand is bfloat16 and none float16, both
-// are rounded to bfloat16 and sums are float32, if the processor multiplies bfloat16 faster (see
-// packs_bf16); otherwise they are widened and multiplied as float32. Few rows are never rounded: a
+// Products of float32 are float32 throughout. Where a is bfloat16 and b is no float16, both are
+// rounded to bfloat16 and sums are float32, if the processor multiplies bfloat16 faster (see
+// packs_bf16); otherwise they are widened and multiplied as float32: a float32 a is never rounded,
+// whatever b is. Few rows are never rounded: a
 // product with at most 8 rows and k to 65536 reads b as it lies (its rows or its columns without
 // gaps) and multiplies as float32, and so does one with a single column and ld 1, by its transpose.
 #pragma once

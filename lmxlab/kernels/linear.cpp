@@ -50,10 +50,7 @@ class Operand {
 };
 
 mx::Dtype common(const array& a, const array& b) {
-  return a.dtype() == b.dtype()     ? a.dtype()
-         : a.dtype() == mx::float32 ? b.dtype()
-         : b.dtype() == mx::float32 ? a.dtype()
-                                    : mx::float32;
+  return a.dtype() == b.dtype() || b.dtype() == mx::float32 ? a.dtype() : mx::float32;
 }
 
 // op(a) op(b) [m, n] in any dtype, and where given a bias added to each row: a, b, (bias).

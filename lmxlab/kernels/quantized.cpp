@@ -298,10 +298,8 @@ QuantizedWeight affine_weight(array packed, array scales, array biases, int grou
 }
 
 QuantizedWeight interleave(const QuantizedWeight& w) {
-  require(w.format == QuantFormat::affine,
-          [] { return "[quantized] rows are interleaved in the affine format only."; });
   require(w.out % kTileRows == 0, [&] { return no_tiles(w.out); });
-  return laid_out(w, true);
+  return laid_out(to_affine(w), true);
 }
 
 QuantizedWeight separate(const QuantizedWeight& w) {
@@ -309,9 +307,11 @@ QuantizedWeight separate(const QuantizedWeight& w) {
 }
 
 bool faster_interleaved(const QuantizedWeight& w) {
-  if (w.format != QuantFormat::affine || w.out % kTileRows != 0) return false;
-  QuantView view{w.format, w.out, w.in, nullptr};
-  view.bits = w.bits, view.group = w.group, view.interleaved = true;
+  const bool affine = w.format == QuantFormat::affine;
+  const int bits = affine ? w.bits : affine_bits(w.format);
+  if (bits == 0 || w.out % kTileRows != 0) return false;
+  QuantView view{QuantFormat::affine, w.out, w.in, nullptr};
+  view.bits = bits, view.group = affine ? w.group : 32, view.interleaved = true;
   return dot_kernel(view, Activations::int16).in_place;
 }
 

@@ -32,11 +32,18 @@ struct QuantizedWeight {
 QuantizedWeight affine_weight(mlx::core::array packed, mlx::core::array scales,
                               mlx::core::array biases, int group, int bits,
                               bool interleaved = false);
-/// The same matrix with its rows interleaved, or apart again: a permutation of each array.
-/// @throws Error(usage) unless it is affine and `out` is a multiple of kTileRows.
+/// Bits of the affine form of a format of blocks (groups of 32); 0 if it has none.
+int affine_bits(QuantFormat format);
+/// The same numbers in the affine format, but for the order of rounding. Evaluates the blocks.
+/// @throws Error(usage) for a format that has no such form.
+QuantizedWeight to_affine(const QuantizedWeight& w);
+/// The same matrix with its rows interleaved, or apart again: a permutation of each array. Blocks
+/// go through their affine form.
+/// @throws Error(usage) unless it has that form and `out` is a multiple of kTileRows.
 QuantizedWeight interleave(const QuantizedWeight& w);
 QuantizedWeight separate(const QuantizedWeight& w);
-/// Whether this machine multiplies it faster interleaved: 2, 4 or 8 bits where a register of
+/// Whether this machine multiplies it faster interleaved: affine of 2, 4 or 8 bits, or blocks with
+/// such a form, where a register of
 /// AVX-512 holds a word of each of 16 rows, so that no lane waits and none is summed up.
 bool faster_interleaved(const QuantizedWeight& w);
 

@@ -94,19 +94,20 @@ HWY_INLINE void turn_row(const RopeHeads& s, const T* x, const float* cosines, c
     std::memcpy(y + s.dims, x + s.dims, sizeof(T) * static_cast<size_t>(s.head_dim - s.dims));
 }
 
-// Sequences [b0, b1), rows [l0, l1), all heads. position(b, l) = scale * (offset of b + l); offsets
-// holds one number, or one a sequence where `each_offset`.
-void rope_block(const RopeHeads& s, const double* frequencies, double scale, const int32_t* offsets,
-                bool each_offset, const void* x, void* y, int64_t b0, int64_t b1, int64_t l0,
-                int64_t l1) {
+// Sequences [b0, b1), rows [l0, l1), all heads.
+void rope_block(const RopeHeads& s, const double* frequencies, const RopeAngles& a, const void* x,
+                void* y, int64_t b0, int64_t b1, int64_t l0, int64_t l1) {
   const int64_t half = s.dims / 2, room = s.dims + HWY_MAX_BYTES / 4;
   std::vector<float> table(static_cast<size_t>(2 * room * RopeHeads::kRows));
   const auto fill = [&](int64_t offset, int64_t l, int64_t rows) {
     for (int64_t r = 0; r < rows; r++) {
       float* const cosines = table.data() + 2 * room * r;
       float* const sines = cosines + room;
-      const auto position = scale * static_cast<double>(offset + l + r);
+      const auto position = a.scale * static_cast<double>(offset + l + r);
       turn(frequencies, position, half, cosines, sines);
+      if (a.magnitude != 1) {
+        for (int64_t i = 0; i < half; i++) cosines[i] *= a.magnitude, sines[i] *= a.magnitude;
+      }
       if (s.interleaved) {
         for (int64_t i = half; i-- > 0;) {
           cosines[2 * i + 1] = cosines[2 * i] = cosines[i];
@@ -120,9 +121,9 @@ void rope_block(const RopeHeads& s, const double* frequencies, double scale, con
     using T = decltype(t);
     for (int64_t l = l0; l < l1; l += RopeHeads::kRows) {
       const int64_t rows = std::min(RopeHeads::kRows, l1 - l);
-      if (!each_offset) fill(offsets[0], l, rows);
+      if (!a.each_offset) fill(a.offsets[0], l, rows);
       for (int64_t b = b0; b < b1; b++) {
-        if (each_offset) fill(offsets[b], l, rows);
+        if (a.each_offset) fill(a.offsets[b], l, rows);
         for (int64_t r = 0; r < rows; r++) {
           const T* in = static_cast<const T*>(x) + b * s.from[0] + (l + r) * s.from[2];
           T* out = static_cast<T*>(y) + b * s.to[0] + (l + r) * s.to[2];
@@ -151,22 +152,35 @@ HWY_EXPORT(rope_block);
 class RopeOp : public Op {  // x, offsets (one or B), frequencies?
  public:
   // `back` turns by the opposite angles: scale < 0 would move the offset too.
-  RopeOp(int dims, bool interleaved, float theta, float scale, bool back)
-      : dims_(dims), interleaved_(interleaved), theta_(theta), scale_(scale), back_(back) {}
+  RopeOp(int dims, bool interleaved, float theta, float scale, float magnitude, bool back)
+      : dims_(dims),
+        interleaved_(interleaved),
+        theta_(theta),
+        scale_(scale),
+        magnitude_(magnitude),
+        back_(back) {}
   const char* name() const override { return "lmxlab::Rope"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const RopeOp&>(other);
     return dims_ == op.dims_ && interleaved_ == op.interleaved_ && theta_ == op.theta_ &&
-           scale_ == op.scale_ && back_ == op.back_;
+           scale_ == op.scale_ && magnitude_ == op.magnitude_ && back_ == op.back_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[0].shape()}; }
 
   Arrays plain(const Arrays& in) const override {
     const bool given = in.size() > 2;
-    return {mx::fast::rope(in[0], dims_, interleaved_,
-                           given ? std::nullopt : std::optional<float>(theta_),
-                           back_ ? -scale_ : scale_, in[1],
-                           given ? std::optional<array>(mx::reciprocal(in[2])) : std::nullopt)};
+    const auto turned = mx::fast::rope(
+        in[0], dims_, interleaved_, given ? std::nullopt : std::optional<float>(theta_),
+        back_ ? -scale_ : scale_, in[1],
+        given ? std::optional<array>(mx::reciprocal(in[2])) : std::nullopt);
+    if (magnitude_ == 1) return {turned};
+    const int width = turned.shape(3);
+    auto larger = mx::full({width}, magnitude_, turned.dtype());
+    if (dims_ < width) {
+      larger = mx::concatenate(
+          {mx::full({dims_}, magnitude_, turned.dtype()), mx::ones({width - dims_}, turned.dtype())});
+    }
+    return {mx::multiply(turned, larger)};
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
@@ -177,11 +191,11 @@ class RopeOp : public Op {  // x, offsets (one or B), frequencies?
     lay_out(x, rows, s, out[0]);
     task([s, x = rows ? std::optional<Dense>() : Dense(x), view = x.data<void>(),
           offsets = Dense(in[1]), each_offset = in[1].size() > 1, given = Dense(in.back()),
-          has_frequencies = in.size() > 2, theta = theta_,
+          has_frequencies = in.size() > 2, theta = theta_, magnitude = magnitude_,
           scale = static_cast<double>(back_ ? -scale_ : scale_), y = out[0].data<void>()] {
       rotate_heads(s,
                    {scale, static_cast<const int32_t*>(offsets.read()), each_offset, theta,
-                    has_frequencies ? static_cast<const float*>(given.read()) : nullptr},
+                    has_frequencies ? static_cast<const float*>(given.read()) : nullptr, magnitude},
                    x ? x->read() : view, y);
     });
   }
@@ -194,7 +208,8 @@ class RopeOp : public Op {  // x, offsets (one or B), frequencies?
         auto in = primals;
         in[0] = cotangents[0];
         out.push_back(output_like(
-            in[0], std::make_shared<RopeOp>(dims_, interleaved_, theta_, scale_, !back_), in));
+            in[0],
+            std::make_shared<RopeOp>(dims_, interleaved_, theta_, scale_, magnitude_, !back_), in));
       } else {
         out.push_back(mx::zeros_like(primals[i]));
       }
@@ -229,7 +244,7 @@ class RopeOp : public Op {  // x, offsets (one or B), frequencies?
 
   int dims_;
   bool interleaved_;
-  float theta_, scale_;
+  float theta_, scale_, magnitude_;
   bool back_;
 };
 
@@ -246,7 +261,8 @@ array make(const array& x, const Rope& rope, const array& offsets) {
                                  std::to_string(x.shape(0)) + " sequences, got " +
                                  std::to_string(offsets.size()) + ".");
   }
-  const auto op = std::make_shared<RopeOp>(dims, rope.interleaved, rope.theta, rope.scale, false);
+  const auto op = std::make_shared<RopeOp>(dims, rope.interleaved, rope.theta, rope.scale,
+                                           rope.magnitude, false);
   Arrays in{x, mx::astype(offsets, mx::int32)};
   if (rope.frequencies) {
     if (rope.frequencies->shape() != mx::Shape{dims / 2}) {
@@ -274,7 +290,7 @@ void rotate_heads(const RopeHeads& s, const RopeAngles& a, const void* x, void* 
   }
   const auto block = [&](int64_t b0, int64_t b1, int64_t l0, int64_t l1) {
     HWY_DYNAMIC_DISPATCH(rope_block)
-    (s, frequencies.data(), a.scale, a.offsets, a.each_offset, x, y, b0, b1, l0, l1);
+    (s, frequencies.data(), a, x, y, b0, b1, l0, l1);
   };
   // Angles are computed once a part, so cut the rows where there are many.
   const int64_t row = s.heads * s.head_dim, grain = 8192;

@@ -23,6 +23,7 @@ struct RopeAngles {
   bool each_offset;          // one a sequence; otherwise one for all
   float theta;               // frequency_i = theta^(-2i / dims)
   const float* frequencies;  // or these, if not null
+  float magnitude = 1;       // of what is turned
 };
 
 /// From x to y, which may be the same memory if its steps are the same; on the pool.

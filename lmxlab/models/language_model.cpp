@@ -6,6 +6,8 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/hf_folder.h"
+#include "lmxlab/kernels/fused.h"
+#include "lmxlab/models/gguf_model.h"
 #include "lmxlab/models/names.h"
 #include "lmxlab/models/quantization_config.h"
 
@@ -41,6 +43,19 @@ LanguageModel::LanguageModel(const config::Model& config, uint64_t seed, DType d
 }
 
 LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool strict) {
+  if (is_gguf(folder)) {
+    const io::Gguf file(folder);
+    auto read = with_context(folder.string(), [&] { return read_gguf_config(file); });
+    auto runtime = std::make_shared<Runtime>();
+    const Enter enter(runtime);
+    LanguageModel model(runtime, std::make_unique<core::Transformer>(read.model, 0));
+    model.warnings_ = std::move(read.warnings);
+    with_context(folder.string(), [&] {
+      const auto tensors = read_gguf_tensors(file, *model.transformer_);
+      core::load(core::collect(*model.transformer_), tensors, folder.string());
+    });
+    return model;
+  }
   const auto config_path = folder / "config.json";
   auto json = Json::parse(read_file(config_path), config_path.string());
   const auto quantization =
@@ -54,7 +69,7 @@ LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool stri
   LanguageModel model(runtime, std::make_unique<core::Transformer>(read.model, 0));
   model.warnings_ = std::move(read.warnings);
   with_context(folder.string(), [&] {
-    tensors = names_from_checkpoint(config::hf_form(read.model), std::move(tensors), read.model);
+    tensors = names_from_checkpoint(read.form, std::move(tensors), read.model);
     if (quantization) expect_packed(*model.transformer_, *quantization, tensors);
     core::load(core::collect(*model.transformer_), tensors, folder.string());
     check_packed(*model.transformer_);
@@ -98,10 +113,7 @@ std::pair<mx::array, Cache> LanguageModel::operator()(const mx::array& tokens, C
   if (const int rows = cache.rows(); rows > 0 && rows != batch.shape(0))
     throw Error(Kind::usage, "[model] the cache has " + std::to_string(rows) +
                                  " rows, the tokens " + std::to_string(batch.shape(0)));
-  core::Pass pass;
-  pass.offset = cache.length();
-  pass.cache = &cache;
-  pass.pads = cache.pads;
+  auto pass = make_pass(&cache);
   auto logits = (*transformer_)(batch, pass);
   return {std::move(logits), std::move(cache)};
 }
@@ -109,7 +121,7 @@ std::pair<mx::array, Cache> LanguageModel::operator()(const mx::array& tokens, C
 mx::array LanguageModel::forward(const mx::array& tokens, const std::optional<mx::array>& pads,
                                  const core::Tap& tap) const {
   const Enter enter(runtime_);
-  core::Pass pass;
+  auto pass = make_pass();
   pass.pads = pads;
   pass.tap = tap;
   return (*transformer_)(as_batch(tokens), pass);
@@ -128,6 +140,17 @@ const config::Model& LanguageModel::config() const {
 DType LanguageModel::dtype() const {
   return from_mlx(transformer_->dtype());
 }
+DType LanguageModel::activations() const {
+  return activations_.value_or(kernels::fused(mx::float32) ? DType::f32 : dtype());
+}
+
+core::Pass LanguageModel::make_pass(Cache* cache) const {
+  core::Pass pass;
+  pass.dtype = to_mlx(activations());
+  pass.cache = cache;
+  if (cache) pass.offset = cache->length(), pass.pads = cache->pads;
+  return pass;
+}
 int64_t LanguageModel::parameter_count() const {
   return core::count(core::collect(*transformer_));
 }
@@ -140,6 +163,11 @@ void LanguageModel::save(const std::filesystem::path& folder) const {
   make_directory(folder);
   core::Tensors tensors = folder_tensors(*transformer_);
   const auto form = config::hf_form(config());
+  for (const auto& [path, w, embedding] : core::weights_of(*transformer_))
+    if (w->blocks())
+      throw Error(Kind::unsupported, "[save] " + path +
+                                         " lies in blocks of a GGUF file, which a folder cannot "
+                                         "hold.");
   const auto quantization = quantization_of(*transformer_);
   if (quantization && form.model_type == "gpt2")
     throw Error(Kind::unsupported,

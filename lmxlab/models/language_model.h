@@ -45,7 +45,8 @@ class LanguageModel {
   /// New weights from a seed; nothing is allocated before the first evaluation.
   /// @throws Error(usage) with every contradiction of the config.
   explicit LanguageModel(const config::Model& config, uint64_t seed = 0, DType dtype = DType::f32);
-  /// A folder in Hugging Face layout: config.json and *.safetensors, with or without an index.
+  /// A folder in Hugging Face layout (config.json and *.safetensors, with or without an index), or
+  /// a GGUF file.
   /// @throws Error(not_found), Error(bad_data), Error(unsupported), Error(mismatch) with every
   ///   tensor that does not fit.
   static LanguageModel load(const std::filesystem::path& folder, bool strict = false);
@@ -58,7 +59,7 @@ class LanguageModel {
   /// @param tokens  int [L] (a batch of one) or [B, L], L >= 1; a scalar is one token. Ids are
   ///                below `vocab`; others are undefined here and an error in `generate`, `logits`
   ///                and the trainer.
-  /// @return  logits [B, L, V] in the dtype of the weights, cache.
+  /// @return  logits [B, L, V] in the dtype of activations, cache.
   /// @throws Error(usage) for another shape or type, or more positions than the model has.
   std::pair<mx::array, Cache> operator()(const mx::array& tokens) const;
   /// The same, after what the cache has seen. Moved in, its buffers are written in place; a copy
@@ -74,8 +75,17 @@ class LanguageModel {
   Cache make_cache(const std::optional<mx::array>& pads = {},
                    const CacheOptions& options = {}) const;
 
+  /// A pass as the calls above make it, after what the cache has seen.
+  core::Pass make_pass(Cache* cache = nullptr) const;
+
   const config::Model& config() const;
+  /// Of the weights; of packed ones, that of their scales.
   DType dtype() const;
+  /// Of activations, keys and values. float32 where our kernels run on the CPU, which widen 16-bit
+  /// weights as they read them, at no cost while weights are what a step reads; elsewhere that of
+  /// the weights.
+  DType activations() const;
+  void set_activations(DType dtype) { activations_ = dtype; }
   int64_t parameter_count() const;
   int64_t parameter_bytes() const;
 
@@ -96,6 +106,7 @@ class LanguageModel {
   std::shared_ptr<Runtime> runtime_;
   std::unique_ptr<core::Transformer> transformer_;
   std::vector<std::string> warnings_;
+  std::optional<DType> activations_;
 };
 
 /// Evaluates what a model returned, together, from any thread.

@@ -37,7 +37,7 @@ std::optional<Json> quantization_of(core::Transformer& model) {
   std::map<std::pair<int, int>, int> count;
   const auto layers = core::weights_of(model);
   for (const auto& [path, w, embedding] : layers) {
-    if (w->quantized()) count[{w->group, w->bits}]++;
+    if (w->scales) count[{w->group, w->bits}]++;
   }
   if (count.empty()) return std::nullopt;
   const auto [group, bits] =
@@ -46,7 +46,7 @@ std::optional<Json> quantization_of(core::Transformer& model) {
       })->first;
   Json json = numbers(group, bits);
   for (const auto& [path, w, embedding] : layers) {
-    if (w->quantized() && (w->group != group || w->bits != bits))
+    if (w->scales && (w->group != group || w->bits != bits))
       json[path] = numbers(w->group, w->bits);
   }
   return json;

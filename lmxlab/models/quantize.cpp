@@ -18,7 +18,9 @@ void expect(const char* what, int got, Allowed... allowed) {
 }
 
 void evaluate(const core::Weight& w) {
-  mx::eval(w.w.value, w.scales->value, w.biases->value);
+  std::vector<mx::array> all{w.w.value};
+  if (w.scales) all.insert(all.end(), {w.scales->value, w.biases->value});
+  mx::eval(all);
 }
 
 // Each packed weight, evaluated before the next.

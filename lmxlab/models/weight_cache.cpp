@@ -27,14 +27,19 @@ std::string name_of(std::string_view text) {
   return digits;
 }
 
-// The weight files of a folder: a changed one has another size or time.
-std::string stamp_of(const fs::path& folder) {
+// The weight files of a folder, or the one file: a changed one has another size or time.
+std::string stamp_of(const fs::path& source) {
   std::vector<std::string> files;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() != ".safetensors") continue;
+  const auto add = [&](const fs::directory_entry& entry) {
     const auto time = entry.last_write_time().time_since_epoch().count();
     files.push_back(entry.path().filename().string() + " " + std::to_string(entry.file_size()) +
                     " " + std::to_string(static_cast<int64_t>(time)));
+  };
+  if (fs::is_directory(source)) {
+    for (const auto& entry : fs::directory_iterator(source))
+      if (entry.path().extension() == ".safetensors") add(entry);
+  } else {
+    add(fs::directory_entry(source));
   }
   std::sort(files.begin(), files.end());
   std::string stamp = kLayout;
@@ -55,17 +60,17 @@ std::vector<core::LayerWeight> layers_of(core::Transformer& model) {
 // The arrays of a layer, all or none.
 std::optional<kernels::QuantizedWeight> tiles_of(const io::SafeTensors& file,
                                                  const core::LayerWeight& layer) {
-  auto to = layer.weight->packed();
-  for (auto& [leaf, array] : {std::pair{".weight_tiles", &to.packed},
-                              {".scales_tiles", &*to.scales},
-                              {".biases_tiles", &*to.biases}}) {
+  const auto from = layer.weight->packed();
+  std::vector<mx::array> found;
+  for (const char* leaf : {".weight_tiles", ".scales_tiles", ".biases_tiles"}) {
     if (!file.contains(layer.path + leaf)) return std::nullopt;
-    const auto found = file.get(layer.path + leaf);
-    if (found.shape() != array->shape() || found.dtype() != array->dtype()) return std::nullopt;
-    *array = found;
+    found.push_back(file.get(layer.path + leaf));
   }
-  to.interleaved = true;
-  return to;
+  const bool blocks = layer.weight->blocks();
+  auto tiles = kernels::affine_weight(found[0], found[1], found[2], blocks ? 32 : from.group,
+                                      blocks ? kernels::affine_bits(from.format) : from.bits, true);
+  if (tiles.out != from.out || tiles.in != from.in) return std::nullopt;
+  return tiles;
 }
 
 // False if the file is absent, spoilt or another's.
@@ -92,14 +97,14 @@ bool take_from(const fs::path& path, const std::string& source,
 
 }  // namespace
 
-std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs::path& folder,
+std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs::path& from,
                                                  const fs::path& cache) {
   const Enter enter(model.runtime());
   const auto layers = layers_of(model.transformer());
   if (layers.empty()) return std::nullopt;
   try {
-    const auto place = fs::canonical(folder).string();
-    const auto source = place + "\n" + stamp_of(folder);
+    const auto place = fs::canonical(from).string();
+    const auto source = place + "\n" + stamp_of(from);
     const auto prefix = name_of(place) + "-";
     const auto path = cache / (prefix + name_of(source) + ".safetensors");
     if (take_from(path, source, layers)) return std::nullopt;

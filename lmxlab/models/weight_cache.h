@@ -11,13 +11,13 @@
 
 namespace lmxlab {
 
-/// As interleave_model, with the weights of a model folder mapped from a file in `cache`. If
-/// there is none, or it was made from other files (size and time of each tell), it is made; files
-/// made from older ones of the folder are removed. Where the cache cannot be used, weights are laid
+/// As interleave_model, with the weights of a model folder or GGUF file mapped from a file in
+/// `cache`. If there is none, or it was made from other files (size and time of each tell), it is
+/// made; files made from older ones are removed. Where the cache cannot be used, weights are laid
 /// out in memory.
 /// @return  why it could not be used, for a warning.
 std::optional<std::string> interleave_from_cache(LanguageModel& model,
-                                                 const std::filesystem::path& folder,
+                                                 const std::filesystem::path& from,
                                                  const std::filesystem::path& cache);
 
 }  // namespace lmxlab

@@ -95,8 +95,15 @@ TEST(ToHf, LlamaVariants) {
     a.qkv_bias = true;
     std::get<Mlp>(b.ffn).act = Act::gelu_tanh;
   }
+  EXPECT_EQ(hf_form(m).model_type, "qwen2") << "which has no bias of the output projection";
+  EXPECT_FALSE(hf_form(m).zero_biases);
+  EXPECT_EQ(from_hf(to_hf(m), true).model, m);
+  for (auto& b : m.layers) {
+    auto& a = std::get<Attention>(b.mixer);
+    a.qkv_bias = false, a.out_bias = true;
+  }
   EXPECT_EQ(hf_form(m).model_type, "llama");
-  EXPECT_TRUE(hf_form(m).zero_biases) << "attention_bias covers the output projection too";
+  EXPECT_TRUE(hf_form(m).zero_biases) << "attention_bias covers the other projections too";
   const Json j = to_hf(m);
   EXPECT_EQ(j.at("attention_bias"), Json(true));
   EXPECT_EQ(j.at("head_dim"), Json(24));
@@ -118,15 +125,14 @@ TEST(ToHf, WhatNoClassExpresses) {
   const auto attention = [](Model& m) -> Attention& {
     return std::get<Attention>(m.layers[1].mixer);
   };
-  check("window", [&](Model& m) { attention(m).window = 8; });
+  check("windows", [&](Model& m) {
+    attention(m).window = 8, std::get<Attention>(m.layers[0].mixer).window = 4;
+  });
   check("qk_norm", [&](Model& m) {
-    for (auto& b : m.layers) std::get<Attention>(b.mixer).qk_norm = RmsNorm{};
+    for (auto& b : m.layers) std::get<Attention>(b.mixer).qk_norm = LayerNorm{};
   });
   check("interleaved", [&](Model& m) {
     for (auto& b : m.layers) std::get<Attention>(b.mixer).position = Rope{.interleaved = true};
-  });
-  check("partial", [&](Model& m) {
-    for (auto& b : m.layers) std::get<Attention>(b.mixer).position = Rope{.dims = 8};
   });
   check(
       "alibi",
@@ -232,10 +238,10 @@ TEST(FromHf, MissingKeysAllAtOnce) {
 
 TEST(FromHf, UnreadKeysWarnOrFail) {
   Json j = llama_hub();
-  j["sliding_window"] = 4096, j["use_mystery"] = true;
+  j["router_jitter_noise"] = 0.1, j["use_mystery"] = true;
   const auto warnings = from_hf(j).warnings;
   ASSERT_EQ(warnings.size(), 2u);
-  EXPECT_THAT(warnings[0], HasSubstr("\"sliding_window\""));
+  EXPECT_THAT(warnings[0], HasSubstr("\"router_jitter_noise\""));
   const auto [kind, text] = failure(j, true);
   EXPECT_EQ(kind, Kind::bad_data);
   EXPECT_THAT(text, HasSubstr("use_mystery"));
@@ -249,16 +255,17 @@ TEST(FromHf, UnreadKeysWarnOrFail) {
 }
 
 TEST(FromHf, Unsupported) {
-  for (const char* kind : {"llama3", "yarn", "dynamic", "longrope"}) {
-    Json j = llama_hub();
-    j["rope_scaling"] = Json::object({{"rope_type", kind}, {"factor", 8.0}});
-    const auto [k, text] = failure(j);
-    EXPECT_EQ(k, Kind::unsupported);
-    EXPECT_THAT(text, HasSubstr(kind));
-  }
+  Json spiral = llama_hub();
+  spiral["rope_scaling"] = Json::object({{"rope_type", "spiral"}, {"factor", 8.0}});
+  const auto [twisted, why] = failure(spiral);
+  EXPECT_EQ(twisted, Kind::unsupported);
+  EXPECT_THAT(why, HasSubstr("spiral"));
+  Json part = llama_hub();
+  part["partial_rotary_factor"] = 0.5;
+  EXPECT_EQ(failure(part).first, Kind::unsupported);
   const auto [kind, text] = failure(Json::parse(R"({"model_type": "mamba9"})"));
   EXPECT_EQ(kind, Kind::unsupported);
-  EXPECT_THAT(text, HasSubstr("known: gpt2, llama, lmxlab"));
+  EXPECT_THAT(text, HasSubstr("known: gpt2, llama, mistral"));
   Json act = gpt2_hub();
   act["activation_function"] = "gelu_nw";
   EXPECT_THAT(failure(act).second, HasSubstr("did you mean \"gelu_new\"?"));

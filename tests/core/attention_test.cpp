@@ -168,9 +168,9 @@ TEST(AttentionLayer, PutsItsPartsTogether) {
     const auto mean = mx::mean(mx::square(a), -1, true);
     return mx::multiply(mx::divide(a, mx::sqrt(mx::add(mean, mx::array(1e-5f)))), w);
   };
-  const auto& rope = std::get<config::Rope>(c.position);
-  const auto q = rotate(rope, normed(heads(linear(layer.q_proj), 4), *layer.q_norm), pass);
-  const auto k = rotate(rope, normed(heads(linear(layer.k_proj), 2), *layer.k_norm), pass);
+  const Rotation turning(std::get<config::Rope>(c.position), 6);
+  const auto q = rotate(turning, normed(heads(linear(layer.q_proj), 4), *layer.q_norm), pass);
+  const auto k = rotate(turning, normed(heads(linear(layer.k_proj), 2), *layer.k_norm), pass);
   const Keys keys{k, heads(linear(layer.v_proj), 2)};
   const auto mixed = plain_attention(q, keys, 0.7f, mask_array(pass, 7, keys, 3), 0.8f, {});
   const auto joined = mx::reshape(mx::transpose(mixed, {0, 2, 1, 3}), {2, 7, 24});

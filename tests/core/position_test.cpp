@@ -43,12 +43,12 @@ TEST_P(Rotary, EqualsItsFormula) {
           first = u * std::cos(angle) - v * std::sin(angle);
           second = u * std::sin(angle) + v * std::cos(angle);
         }
-  const auto y = rotate(c.rope, x, pass);
+  const auto y = rotate(Rotation(c.rope, x.shape(3)), x, pass);
   EXPECT_EQ(y.shape(), x.shape());
   // Frequencies are rounded: an angle is off by a few eps of itself, and turns |x| <= sqrt 2 by as
   // much.
   test::expect_close(y, want, 8 * test::kEps * furthest * std::sqrt(2.0));
-  EXPECT_EQ(rotate(c.rope, mx::astype(x, mx::bfloat16), pass).dtype(), mx::bfloat16);
+  EXPECT_EQ(rotate(Rotation(c.rope, x.shape(3)), mx::astype(x, mx::bfloat16), pass).dtype(), mx::bfloat16);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -198,11 +198,35 @@ TEST_P(SharedCheckpoint, LogitsAndGreedyContinuation) {
   const double bound = facts.at("atol").as_number() + facts.at("rtol").as_number() * largest(want);
   const auto c = checks::compare("logits", model.forward(reference.get("input_ids")), want, bound);
   EXPECT_TRUE(c.ok) << c.detail;
-  const auto ids = to_vector<int32_t>(reference.get("greedy_ids"));
-  EXPECT_EQ(greedy(model, reference.get("input_ids"), ids.size()), ids);
+  // Through the cache, in pieces of one and of seven: positions as of the whole text.
+  const auto all = reference.get("input_ids");
+  const int length = all.shape(1);
+  for (const int piece : {1, 7}) {
+    auto cache = model.make_cache();
+    cache.text_length = length;
+    core::Arrays parts;
+    for (int t = 0; t < length; t += piece) {
+      auto [logits, next] = model(columns(all, t, std::min(length, t + piece)), std::move(cache));
+      cache = std::move(next);
+      eval(logits, cache);
+      parts.push_back(logits);
+    }
+    const auto cached = checks::compare("cached", mx::concatenate(parts, 1), want, bound);
+    EXPECT_TRUE(cached.ok) << "pieces of " << piece << ": " << cached.detail;
+  }
+  std::vector<int32_t> ids;
+  if (const Json* list = facts.find("greedy_ids_with_cache"))
+    for (const auto& id : list->as_array()) ids.push_back(static_cast<int32_t>(id.as_integer()));
+  else
+    ids = to_vector<int32_t>(reference.get("greedy_ids"));
+  EXPECT_EQ(greedy(model, all, ids.size()), ids);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, SharedCheckpoint, testing::Values("gpt2", "llama_linear_bias"),
+INSTANTIATE_TEST_SUITE_P(Models, SharedCheckpoint, testing::Values("gpt2", "llama", "llama_dynamic",
+                                         "llama_linear_bias", "llama_yarn", "mistral", "qwen2",
+                                         "qwen3", "gemma", "gemma2", "gemma3_text",
+                                         "gemma3_multimodal", "phi3", "phi3_longrope", "smollm3",
+                                         "olmo2", "starcoder2"),
                          [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

@@ -1,0 +1,26 @@
+// The classes of transformers that we read and write, as data: a list of keys and what they mean.
+// Private to config. A class more is a function for each in hf_classes.cpp and a line in its table.
+#pragma once
+
+#include "lmxlab/config/hf_keys.h"
+
+#include <string_view>
+#include <vector>
+
+namespace lmxlab::config {
+
+struct HfClass {
+  const char *model_type, *architecture;
+  const char* family;  // what Model::family says
+  void (*keys)(Keys&, Decoder&);
+  Model (*build)(const Decoder&);
+};
+
+const std::vector<HfClass>& hf_classes();
+/// @return  null for another.
+const HfClass* hf_class(std::string_view model_type);
+
+/// The flat form of a model, whatever its family; none if a layer is not attention and a dense FFN.
+std::optional<Decoder> decoder_of(const Model& model);
+
+}  // namespace lmxlab::config

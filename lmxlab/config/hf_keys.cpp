@@ -1,0 +1,308 @@
+#include "lmxlab/config/hf_keys.h"
+
+#include "lmxlab/config/presets/families.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lmxlab::config {
+namespace {
+
+/// Keys that say nothing about the function a model computes: special ids (the tokenizer's and the
+/// generator's affair), what transformers does at run time, dropout inside attention (we have
+/// none), training-only switches, other heads.
+const std::set<std::string, std::less<>> kHarmless = {"_attn_implementation",
+                                                      "_attn_implementation_autoset",
+                                                      "_name_or_path",
+                                                      "architectures",
+                                                      "attention_dropout",
+                                                      "attn_pdrop",
+                                                      "auto_map",
+                                                      "bos_token_id",
+                                                      "cache_implementation",
+                                                      "chunk_size_feed_forward",
+                                                      "decoder_start_token_id",
+                                                      "dtype",
+                                                      "eos_token_id",
+                                                      "gradient_checkpointing",
+                                                      "id2label",
+                                                      "initializer_range",
+                                                      "is_decoder",
+                                                      "is_encoder_decoder",
+                                                      "is_llama_config",
+                                                      "label2id",
+                                                      "max_length",
+                                                      "model_type",
+                                                      "name_or_path",
+                                                      "output_attentions",
+                                                      "output_hidden_states",
+                                                      "pad_token_id",
+                                                      "pretraining_tp",
+                                                      "problem_type",
+                                                      "reorder_and_upcast_attn",
+                                                      "return_dict",
+                                                      "sep_token_id",
+                                                      "summary_activation",
+                                                      "summary_first_dropout",
+                                                      "summary_proj_to_labels",
+                                                      "summary_type",
+                                                      "summary_use_proj",
+                                                      "task_specific_params",
+                                                      "tokenizer_class",
+                                                      "torch_dtype",
+                                                      "torchscript",
+                                                      "transformers.js_config",
+                                                      "transformers_version",
+                                                      "unk_token_id",
+                                                      "unsloth_fixed",
+                                                      "unsloth_version",
+                                                      "use_cache"};
+
+struct ActName {
+  Act act;
+  const char* name;
+};
+/// transformers' names, the one we write first.
+constexpr ActName kActs[] = {{Act::gelu, "gelu"},
+                             {Act::gelu_tanh, "gelu_pytorch_tanh"},
+                             {Act::silu, "silu"},
+                             {Act::relu, "relu"},
+                             {Act::relu2, "relu2"},
+                             {Act::silu, "swish"},
+                             {Act::gelu_tanh, "gelu_new"},
+                             {Act::gelu_tanh, "gelu_fast"}};
+
+constexpr const char* kSliding = "sliding_attention";
+constexpr const char* kFull = "full_attention";
+
+/// arXiv:2309.00071, equation 22, as DeepSeek generalised it.
+double yarn_magnitude(double factor, double mscale) {
+  return factor > 1 ? 0.1 * mscale * std::log(factor) + 1 : 1;
+}
+
+}  // namespace
+
+const Json* Keys::find(Names names) {
+  if (!reading()) return nullptr;
+  const Json* out = nullptr;
+  for (const char* name : names) {
+    read_.insert(name);
+    const Json* j = in_->find(name);
+    if (!out && j && !j->is_null()) out = j, last_ = name;
+  }
+  return out;
+}
+
+void Keys::require(int& value, Names names) {
+  if (!reading()) return (*this)(value, names);
+  if (const Json* j = find(names))
+    fields::read(*j, value, prefix_ + last_, *problems_);
+  else
+    problems_->add(prefix_ + *names.begin() + ": missing");
+}
+
+void Keys::depth(int& value, Names names) {
+  require(value, names);
+  if (!reading()) return;
+  if (value > kMaxDepth)
+    wrong(std::string(*names.begin()) + ": expected at most " + std::to_string(kMaxDepth) +
+          ", got " + std::to_string(value));
+  value = std::clamp(value, 0, kMaxDepth);
+}
+
+void Keys::act(Act& act, Names names, const char* tanh_form) {
+  if (!reading()) {
+    const auto* a = std::find_if(std::begin(kActs), std::end(kActs),
+                                 [&](const ActName& n) { return n.act == act; });
+    out_[*names.begin()] = Json(act == Act::gelu_tanh ? tanh_form : a->name);
+    return;
+  }
+  std::string name;
+  (*this)(name, names);
+  if (name.empty()) return;
+  std::vector<std::string> known;
+  for (const auto& a : kActs) {
+    if (name == a.name) return void(act = a.act);
+    known.emplace_back(a.name);
+  }
+  not_supported(last_ + ": \"" + name + "\"; " + suggestion(name, known));
+}
+
+void Keys::only(const char* name, bool value, const char* what) {
+  if (!reading()) return;
+  bool found = value;
+  (*this)(found, {name});
+  if (found != value) not_supported(std::string(name) + ": " + what);
+}
+
+void Keys::layer_types(Decoder& d) {
+  if (!reading()) {
+    Json list = Json::array();
+    for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i)
+      list.push_back(Json(d.slides(i) ? kSliding : kFull));
+    out_["layer_types"] = std::move(list);
+    return;
+  }
+  const Json* list = find({"layer_types"});
+  if (!list) return;
+  std::vector<std::string> types;
+  fields::read(*list, types, prefix_ + "layer_types", *problems_);
+  if (types.size() != static_cast<size_t>(d.depth))
+    return wrong("layer_types: expected one for each of " + std::to_string(d.depth) +
+                 " layers, got " + std::to_string(types.size()));
+  d.sliding.clear();
+  for (const auto& t : types) {
+    if (t != kSliding && t != kFull) not_supported("layer_types: \"" + t + "\"");
+    d.sliding.push_back(t == kSliding);
+  }
+  if (!d.window && std::count(d.sliding.begin(), d.sliding.end(), true) > 0)
+    wrong("layer_types: layers with a sliding window, but no sliding_window");
+}
+
+/// rope_parameters (transformers 5) or rope_theta and rope_scaling (4).
+void Keys::rope(Decoder& d, bool partial) {
+  if (!reading()) return write_rope(d.rope, d, partial);
+  const Json* parameters = find({"rope_parameters"});
+  const Json* scaling = find({"rope_scaling"});
+  read_rope(parameters ? parameters : scaling, parameters ? "rope_parameters" : "rope_scaling",
+            d.rope, d, partial);
+}
+
+void Keys::rope_by_layer(Decoder& d) {
+  if (!reading()) {
+    write_rope(d.rope, d);
+    out_["rope_local_base_freq"] = Json(d.local_rope.value_or(d.rope).theta);
+    return;
+  }
+  const Json* parameters = find({"rope_parameters"});
+  d.local_rope.emplace();
+  if (!parameters || !parameters->is_object() || !parameters->contains(kFull)) {
+    (*this)(d.local_rope->theta, {"rope_local_base_freq"});
+    return rope(d);
+  }
+  find({"rope_theta", "rope_local_base_freq", "rope_scaling"});
+  read_rope(parameters->find(kFull), std::string("rope_parameters.") + kFull, d.rope, d);
+  read_rope(parameters->find(kSliding), std::string("rope_parameters.") + kSliding, *d.local_rope,
+            d);
+}
+
+void Keys::read_rope(const Json* table, const std::string& name, Rope& rope,
+                     const Decoder& d, bool partial) {
+  float share = 1;
+  std::optional<int> original;
+  (*this)(rope.theta, {"rope_theta"});
+  (*this)(share, {"partial_rotary_factor"});
+  (*this)(original, {"original_max_position_embeddings"});
+  const auto set_dims = [&] {
+    if (!(share > 0 && share <= 1))
+      return wrong("partial_rotary_factor: expected a share above 0 and up to 1, got " +
+                   Json(share).dump());
+    if (share < 1 && !partial)
+      return not_supported("partial_rotary_factor: this class rotates whole heads");
+    // The share is a decimal: 0.7 of 10 are 7.
+    if (share < 1) rope.dims = static_cast<int>(double(d.head_dim) * double(share) + 1e-4);
+  };
+  if (!table || table->is_null()) return set_dims();
+  if (!table->is_object())
+    return wrong(name + ": expected a table, got " + std::string(table->type_name()));
+  Keys in(*table, *problems_, prefix_ + name + ".");
+  in(rope.theta, {"rope_theta"});
+  in(share, {"partial_rotary_factor"});
+  set_dims();
+  std::string kind = "default";
+  in(kind, {"rope_type", "type"});
+  std::optional<float> factor, attention_factor;
+  in(factor, {"factor"});
+  const auto positive = [&](const char* key, float value) {
+    if (!(value > 0) || !std::isfinite(value))
+      in.wrong(std::string(key) + ": expected a positive number, got " + Json(value).dump());
+  };
+  if (factor) positive("factor", *factor);
+  // The class's own key comes first, as Phi 3 has it.
+  std::optional<int> inner;
+  in(inner, {"original_max_position_embeddings"});
+  const int trained = std::max(1, original.value_or(inner.value_or(d.context)));
+  const auto need_factor = [&] {
+    if (!factor) in.wrong("factor: missing");
+    return factor.value_or(1.f);
+  };
+  if (kind == "linear") {
+    const float f = need_factor();
+    if (f > 0) rope.scale = 1 / f;
+  } else if (kind == "dynamic") {
+    rope.scaling = DynamicNtk{need_factor(), d.context};
+  } else if (kind == "llama3") {
+    Llama3Scaling s{need_factor(), 1, 4, trained};
+    in(s.low_freq_factor, {"low_freq_factor"});
+    in(s.high_freq_factor, {"high_freq_factor"});
+    rope.scaling = s;
+  } else if (kind == "yarn") {
+    Yarn s{.factor = factor.value_or(static_cast<float>(d.context) / static_cast<float>(trained)),
+           .original = trained};
+    in(s.beta_fast, {"beta_fast"}), in(s.beta_slow, {"beta_slow"});
+    in(s.truncate, {"truncate"});
+    in(attention_factor, {"attention_factor"});
+    float mscale = 0, mscale_all = 0;
+    in(mscale, {"mscale"}), in(mscale_all, {"mscale_all_dim"});
+    const double f = double(s.factor);
+    const double by_rule =
+        mscale != 0 && mscale_all != 0
+            ? yarn_magnitude(f, double(mscale)) / yarn_magnitude(f, double(mscale_all))
+            : yarn_magnitude(f, 1);
+    s.attention_factor = attention_factor.value_or(static_cast<float>(by_rule));
+    rope.scaling = s;
+  } else if (kind == "longrope" || kind == "su") {
+    LongRope s{.original = trained};
+    for (const auto& [key, list] : {std::pair("short_factor", &s.short_factor),
+                                    std::pair("long_factor", &s.long_factor)}) {
+      const Json* found = in.find({key});
+      if (found)
+        fields::read(*found, *list, prefix_ + name + "." + key, *problems_);
+      else
+        in.wrong(std::string(key) + ": missing");
+    }
+    in(attention_factor, {"attention_factor"});
+    const double f = factor ? double(*factor) : double(d.context) / trained;
+    const double by_rule = f > 1 ? std::sqrt(1 + std::log(f) / std::log(double(trained))) : 1;
+    s.attention_factor = attention_factor.value_or(static_cast<float>(by_rule));
+    rope.scaling = s;
+  } else if (kind != "default" && kind != "none") {
+    return not_supported(name + ": rope scaling of type \"" + kind +
+                         "\"; supported: default, linear, dynamic, llama3, yarn, longrope");
+  }
+  for (auto& key : in.unread()) inner_unread_.push_back(std::move(key));
+}
+
+std::vector<std::string> Keys::unread() const {
+  auto out = inner_unread_;
+  if (in_->is_object())
+    for (const auto& [key, _] : in_->as_object())
+      if (!read_.contains(key) && !(prefix_.empty() && kHarmless.contains(key)))
+        out.push_back(prefix_ + key);
+  return out;
+}
+
+void Keys::write_rope(const Rope& rope, const Decoder& d, bool partial) {
+  out_["rope_theta"] = Json(rope.theta);
+  if (partial && rope.dims > 0 && rope.dims != d.head_dim)
+    out_["partial_rotary_factor"] =
+        Json(static_cast<float>(rope.dims) / static_cast<float>(d.head_dim));
+  if (rope.scale != 1) {
+    out_["rope_scaling"] = Json::object({{"rope_type", "linear"}, {"factor", 1.f / rope.scale}});
+    return;
+  }
+  std::visit(
+      [&](const auto& s) {
+        if constexpr (requires { s.original; }) {
+          Json table = fields::write(s);
+          table["rope_type"] = Json(s.kind);
+          if constexpr (!std::same_as<std::decay_t<decltype(s)>, DynamicNtk>)
+            table["original_max_position_embeddings"] = Json(s.original);
+          table.erase("original");
+          out_["rope_scaling"] = std::move(table);
+        }
+      },
+      rope.scaling);
+}
+
+}  // namespace lmxlab::config

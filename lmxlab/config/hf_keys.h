@@ -1,0 +1,101 @@
+// Reading and writing the keys of a config.json by one list. Private to config.
+#pragma once
+
+#include "lmxlab/base/fields.h"
+#include "lmxlab/config/model.h"
+
+#include <initializer_list>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace lmxlab::config {
+
+/// Older and newer spellings of one key; the first is written.
+using Names = std::initializer_list<const char*>;
+
+/// What classes of transformers say of a decoder, flat. Per-layer lists are empty where all layers
+/// are alike.
+struct Decoder {
+  int vocab = 1, context = 2048, dim = 1, depth = 1, heads = 1;
+  int kv_heads = 1, head_dim = 1, hidden = 1;
+  Act act = Act::silu;
+  float eps = 1e-6f, init_std = 0.02f, dropout = 0;
+  bool tie = false, attention_bias = false, mlp_bias = false;
+  Rope rope = {};
+  std::optional<Rope> local_rope = {};  // of layers with a window, where it is another
+  std::optional<int> window = {};
+  std::vector<bool> sliding = {};  // which layers have the window; empty: all, if there is one
+  std::vector<bool> rotated = {};  // which layers have the rope; empty: all
+  std::optional<float> score_scale = {}, score_softcap = {}, logit_softcap = {};
+  bool scale_by_layer = false;  // the scale of layer i is divided by i + 1
+
+  bool slides(size_t layer) const { return window && (sliding.empty() || sliding[layer]); }
+  bool rotates(size_t layer) const { return rotated.empty() || rotated[layer]; }
+};
+
+/// The members of a config.json, read or written: a list of keys serves both.
+class Keys {
+ public:
+  /// Reads from an object, which must outlive this.
+  Keys(const Json& object, Problems& problems, std::string prefix = "")
+      : in_(&object), problems_(&problems), prefix_(std::move(prefix)) {}
+  /// Writes a new one.
+  Keys() = default;
+
+  bool reading() const { return in_ != nullptr; }
+  /// Reading: the value stays if none of the names is there, or says null.
+  template <class T>
+  void operator()(T& value, Names names) {
+    if (!reading())
+      out_[*names.begin()] = fields::write(value);
+    else if (const Json* j = find(names))
+      fields::read(*j, value, prefix_ + last_, *problems_);
+  }
+  void require(int& value, Names names);
+  void depth(int& value, Names names);
+  /// @param tanh_form  the name of gelu_tanh, which has several
+  void act(Act& act, Names names, const char* tanh_form = "gelu_pytorch_tanh");
+  /// @param partial  the class can rotate a part of each head
+  void rope(Decoder& d, bool partial = false);
+  /// Gemma 3: another base for layers with a window.
+  void rope_by_layer(Decoder& d);
+  /// A list of "sliding_attention" and "full_attention".
+  void layer_types(Decoder& d);
+
+  /// Keys that are read for nothing, since another has said it.
+  void skip(Names names) { find(names); }
+  /// Written; skipped when read.
+  template <class T>
+  void constant(const char* name, const T& value) {
+    reading() ? void(find({name})) : void(out_[name] = Json(value));
+  }
+  /// A switch of the class that we have only in one position.
+  void only(const char* name, bool value, const char* what);
+  /// Also if it is null.
+  bool present(const char* name) const { return in_ && in_->contains(name); }
+  void wrong(const std::string& problem) { problems_->add(prefix_ + problem); }
+
+  /// What the class has and we do not.
+  const std::vector<std::string>& unsupported() const { return unsupported_; }
+  /// Keys that nobody asked for, those left out that say nothing about the function of a model.
+  std::vector<std::string> unread() const;
+  /// What was written.
+  Json take() { return std::move(out_); }
+
+ private:
+  const Json* find(Names names);
+  void not_supported(const std::string& what) { unsupported_.push_back(prefix_ + what); }
+  void read_rope(const Json* table, const std::string& name, Rope& rope, const Decoder& d,
+                 bool partial = false);
+  void write_rope(const Rope& rope, const Decoder& d, bool partial = false);
+
+  const Json* in_ = nullptr;
+  Problems* problems_ = nullptr;
+  std::string prefix_, last_;
+  std::set<std::string, std::less<>> read_{"lmxlab"};
+  std::vector<std::string> unsupported_, inner_unread_;
+  Json out_ = Json::object();
+};
+
+}  // namespace lmxlab::config
