@@ -3,6 +3,7 @@
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/io/safetensors.h"
+#include "lmxlab/kernels/quantized.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -72,6 +73,8 @@ class Logits : public Command {
     const auto opened = open_model(model_, uint64_t(seed_), std::nullopt, context);
     const auto& model = opened.model;
     const Enter enter(model.runtime());
+    // For comparisons: packed weights as they are, activations unrounded.
+    const kernels::WithActivations exact(kernels::Activations::float32);
     const auto ids = read_ids(model.config().vocab);
     const int B = ids.shape(0), T = ids.shape(1);
     const auto start = std::chrono::steady_clock::now();

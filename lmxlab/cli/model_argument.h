@@ -1,5 +1,5 @@
-// MODEL on the command line: a folder in Hugging Face layout (a run folder is one), a GGUF file or a
-// preset; found by looking.
+// MODEL on the command line: a folder in Hugging Face layout (a run folder is one), a GGUF file or
+// a preset; found by looking.
 #pragma once
 
 #include "lmxlab/cli/context.h"

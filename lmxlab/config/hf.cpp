@@ -114,8 +114,7 @@ Model read_class(const Json& config, const HfClass& c, std::vector<std::string>&
     unsupported.raise(Kind::unsupported, std::string("[hf] config.json of a ") + c.model_type +
                                              " model has what we do not");
   }
-  problems.raise(Kind::bad_data,
-                 std::string("[hf] config.json of a ") + c.model_type + " model");
+  problems.raise(Kind::bad_data, std::string("[hf] config.json of a ") + c.model_type + " model");
   unread = keys.unread();
   return c.build(d);
 }
@@ -147,8 +146,8 @@ void believe(const Json& ours, Model& model) {
 const Json& text_of(const Json& config, std::vector<std::string>& warnings) {
   const Json* type = config.find("model_type");
   const Json* text = config.find("text_config");
-  const bool known = type && type->is_string() &&
-                     (hf_class(type->as_string()) || type->as_string() == kOurs);
+  const bool known =
+      type && type->is_string() && (hf_class(type->as_string()) || type->as_string() == kOurs);
   if (known || !text || !text->is_object() || !text->contains("model_type")) return config;
   warnings.push_back("config.json: of a model of type " +
                      (type && type->is_string() ? type->as_string() : std::string("?")) +

@@ -26,7 +26,7 @@ Json to_hf(const Model& model, std::string_view dtype = "float32");
 
 struct HfRead {
   Model model;
-  HfForm form;  // the class whose tensors belong to it
+  HfForm form;                        // the class whose tensors belong to it
   std::vector<std::string> warnings;  // keys that nobody read
 };
 

@@ -63,14 +63,10 @@ struct ActName {
   const char* name;
 };
 /// transformers' names, the one we write first.
-constexpr ActName kActs[] = {{Act::gelu, "gelu"},
-                             {Act::gelu_tanh, "gelu_pytorch_tanh"},
-                             {Act::silu, "silu"},
-                             {Act::relu, "relu"},
-                             {Act::relu2, "relu2"},
-                             {Act::silu, "swish"},
-                             {Act::gelu_tanh, "gelu_new"},
-                             {Act::gelu_tanh, "gelu_fast"}};
+constexpr ActName kActs[] = {{Act::gelu, "gelu"},          {Act::gelu_tanh, "gelu_pytorch_tanh"},
+                             {Act::silu, "silu"},          {Act::relu, "relu"},
+                             {Act::relu2, "relu2"},        {Act::silu, "swish"},
+                             {Act::gelu_tanh, "gelu_new"}, {Act::gelu_tanh, "gelu_fast"}};
 
 constexpr const char* kSliding = "sliding_attention";
 constexpr const char* kFull = "full_attention";
@@ -186,8 +182,8 @@ void Keys::rope_by_layer(Decoder& d) {
             d);
 }
 
-void Keys::read_rope(const Json* table, const std::string& name, Rope& rope,
-                     const Decoder& d, bool partial) {
+void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, const Decoder& d,
+                     bool partial) {
   float share = 1;
   std::optional<int> original;
   (*this)(rope.theta, {"rope_theta"});
@@ -253,8 +249,8 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope,
     rope.scaling = s;
   } else if (kind == "longrope" || kind == "su") {
     LongRope s{.original = trained};
-    for (const auto& [key, list] : {std::pair("short_factor", &s.short_factor),
-                                    std::pair("long_factor", &s.long_factor)}) {
+    for (const auto& [key, list] :
+         {std::pair("short_factor", &s.short_factor), std::pair("long_factor", &s.long_factor)}) {
       const Json* found = in.find({key});
       if (found)
         fields::read(*found, *list, prefix_ + name + "." + key, *problems_);

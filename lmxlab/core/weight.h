@@ -7,8 +7,8 @@
 
 namespace lmxlab::core {
 
-/// A matrix [out, in], dense or quantized along `in`: in MLX's affine layout, or in blocks of a GGUF
-/// file.
+/// A matrix [out, in], dense or quantized along `in`: in MLX's affine layout, or in blocks of a
+/// GGUF file.
 struct Weight {
   Param w;  // [out, in] float; affine: packed uint32; blocks: uint8 [out, bytes of a row]
   std::optional<Param> scales = {}, biases = {};  // [out, in / group]

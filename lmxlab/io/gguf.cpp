@@ -16,20 +16,20 @@ using Type = GgufValue::Type;
 static_assert(std::endian::native == std::endian::little, "GGUF is read as it lies");
 
 constexpr std::array kTypes = std::to_array<GgmlType>(
-    {{0, "F32", 1, 4},        {1, "F16", 1, 2},        {2, "Q4_0", 32, 18},
-     {3, "Q4_1", 32, 20},     {6, "Q5_0", 32, 22},     {7, "Q5_1", 32, 24},
-     {8, "Q8_0", 32, 34},     {9, "Q8_1", 32, 40},     {10, "Q2_K", 256, 84},
-     {11, "Q3_K", 256, 110},  {12, "Q4_K", 256, 144},  {13, "Q5_K", 256, 176},
-     {14, "Q6_K", 256, 210},  {15, "Q8_K", 256, 292},  {16, "IQ2_XXS", 256, 66},
-     {17, "IQ2_XS", 256, 74}, {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},
-     {20, "IQ4_NL", 32, 18},  {21, "IQ3_S", 256, 110}, {22, "IQ2_S", 256, 82},
-     {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},       {25, "I16", 1, 2},
-     {26, "I32", 1, 4},       {27, "I64", 1, 8},       {28, "F64", 1, 8},
-     {29, "IQ1_M", 256, 56},  {30, "BF16", 1, 2},      {34, "TQ1_0", 256, 54},
-     {35, "TQ2_0", 256, 66},  {39, "MXFP4", 32, 17},   {40, "NVFP4", 64, 36}});
+    {{0, "F32", 1, 4},         {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},
+     {3, "Q4_1", 32, 20},      {6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},
+     {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 40},      {10, "Q2_K", 256, 84},
+     {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176},
+     {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66},
+     {17, "IQ2_XS", 256, 74},  {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},
+     {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},  {22, "IQ2_S", 256, 82},
+     {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
+     {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},
+     {29, "IQ1_M", 256, 56},   {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},
+     {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},    {40, "NVFP4", 64, 36}});
 
-constexpr std::array<std::string_view, 13> kNames{"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                                                  "bool", "string", "array", "u64", "i64", "f64"};
+constexpr std::array<std::string_view, 13> kNames{
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
 // Bytes of a value of a fixed size; 0 of strings and arrays.
 constexpr std::array<size_t, 13> kSizes{1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
@@ -132,7 +132,9 @@ class GgufReader {
 std::string GgufValue::type_name() const {
   if (type_ == Type::array)
     return "an array of " + std::to_string(count_) + " " + std::string(kNames[index(element_)]);
-  return (type_ == Type::i8 || type_ == Type::i16 || type_ == Type::i32 || type_ == Type::i64 ? "an " : "a ") +
+  return (type_ == Type::i8 || type_ == Type::i16 || type_ == Type::i32 || type_ == Type::i64
+              ? "an "
+              : "a ") +
          std::string(kNames[index(type_)]);
 }
 
@@ -262,8 +264,8 @@ Gguf::Gguf(const fs::path& path) : file_(std::make_shared<MappedFile>(path)) {
         const auto number = in.take_number<uint32_t>("its type");
         t.type = ggml_type(number);
         if (!t.type)
-          throw Error(Kind::unsupported, "the tensor type " + std::to_string(number) +
-                                             " is not known");
+          throw Error(Kind::unsupported,
+                      "the tensor type " + std::to_string(number) + " is not known");
         const auto weights = static_cast<uint64_t>(t.type->weights);
         if (width % weights != 0)
           throw bad("rows of " + std::to_string(width) + " are no whole blocks of " +

@@ -29,7 +29,21 @@ const GgmlType* ggml_type(uint32_t number);
 /// A value of the metadata, as it lies in the file; alive as long as the file.
 class GgufValue {
  public:
-  enum class Type : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
+  enum class Type : uint32_t {
+    u8,
+    i8,
+    u16,
+    i16,
+    u32,
+    i32,
+    f32,
+    boolean,
+    string,
+    array,
+    u64,
+    i64,
+    f64
+  };
 
   Type type() const { return type_; }
   /// "a string", "an array of 5 u8", ... for messages.
@@ -66,7 +80,8 @@ class Gguf {
     size_t begin, bytes;
   };
 
-  /// @throws Error(not_found), Error(bad_data) naming the file, the key or tensor and what is wrong,
+  /// @throws Error(not_found), Error(bad_data) naming the file, the key or tensor and what is
+  /// wrong,
   ///   Error(unsupported) for other versions, byte orders and tensor types.
   explicit Gguf(const fs::path& path);
 
@@ -81,7 +96,8 @@ class Gguf {
   const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
   /// @throws Error(not_found)
   const Tensor& tensor(std::string_view name) const;
-  /// A tensor of plain numbers, mapped. @throws Error(not_found), Error(unsupported) for a packed one.
+  /// A tensor of plain numbers, mapped. @throws Error(not_found), Error(unsupported) for a packed
+  /// one.
   mx::array get(std::string_view name) const;
   /// The bytes of any tensor, mapped: uint8, the last axis being a row's bytes.
   mx::array raw(std::string_view name) const;

@@ -152,7 +152,10 @@ class CachedAttentionOp : public Op {
           offsets.clear();
           for (int64_t b = 0; b < s.batch; b++) offsets.push_back(set.at - s.pads[b]);
         }
-        const RopeAngles angles{set.rope_scale, offsets.data(), s.pads != nullptr, set.theta,
+        const RopeAngles angles{set.rope_scale,
+                                offsets.data(),
+                                s.pads != nullptr,
+                                set.theta,
                                 turns ? static_cast<const float*>(turns->read()) : nullptr,
                                 set.magnitude};
         const auto rotate = [&](int64_t heads, const HeadView& from, const HeadView& into) {

@@ -21,6 +21,8 @@ namespace {
 namespace mx = mlx::core;
 using mx::array;
 
+thread_local Activations chosen_activations = Activations::int16;
+
 // Whether x [..., in] meets no tracer but x, so that a mapped axis is one more row axis.
 bool only_first(const std::vector<int>& axes) {
   for (size_t i = 1; i < axes.size(); i++) {
@@ -266,6 +268,15 @@ void require(bool holds, Message message) {
 }
 
 }  // namespace
+
+Activations default_activations() {
+  return chosen_activations;
+}
+WithActivations::WithActivations(Activations activations)
+    : before_(std::exchange(chosen_activations, activations)) {}
+WithActivations::~WithActivations() {
+  chosen_activations = before_;
+}
 
 QuantizedWeight affine_weight(array packed, array scales, array biases, int group, int bits,
                               bool interleaved) {

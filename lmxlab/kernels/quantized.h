@@ -56,19 +56,33 @@ QuantizedWeight block_weight(QuantFormat format, mlx::core::array bytes);
 /// float16), or nothing.
 enum class Activations : uint8_t { int8, int16, float32 };
 
+/// What products that this thread builds from now on use where they are not told: int16, or that of
+/// the WithActivations that is alive.
+Activations default_activations();
+class WithActivations {
+ public:
+  explicit WithActivations(Activations activations);
+  ~WithActivations();
+  WithActivations(const WithActivations&) = delete;
+  WithActivations& operator=(const WithActivations&) = delete;
+
+ private:
+  Activations before_;
+};
+
 /// x W^T: x [..., in] float32, bfloat16 or float16 -> [..., out] of the same dtype; sums are
 /// float32. Gradients flow to x alone (on the CPU; MLX's own also gives those of scales and
 /// biases). A row of x that holds a NaN or an infinity gives a row of NaN.
 /// @throws Error(usage) if the last axis of x is not `in`.
 /// @cost  up to 8 rows: the weights' bytes at memory speed.
 mlx::core::array quantized_linear(const mlx::core::array& x, const QuantizedWeight& w,
-                                  Activations activations = Activations::int16);
+                                  Activations activations = default_activations());
 
 /// Several of them with one x, which is quantized once: queries, keys and values, or a gated
 /// layer's two. In one step of the graph, so that small matrices cost less beside it.
 std::vector<mlx::core::array> quantized_linears(const mlx::core::array& x,
                                                 const std::vector<QuantizedWeight>& weights,
-                                                Activations activations = Activations::int16);
+                                                Activations activations = default_activations());
 
 /// Rows of the matrix: ids [...] of any integer type -> [..., in] of `dtype`.
 mlx::core::array dequantize_rows(const QuantizedWeight& w, const mlx::core::array& ids,

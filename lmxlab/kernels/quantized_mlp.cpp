@@ -79,7 +79,8 @@ array quantized_mlp(const array& x, const std::optional<QuantizedWeight>& gate,
                     std::to_string(down.out) + ", " + std::to_string(down.in) + "].");
   }
   const int64_t rows = x.shape(-1) == 0 ? 0 : static_cast<int64_t>(x.size()) / x.shape(-1);
-  if (fused(x.dtype()) && !x.is_tracer() && rows > 0 && rows <= kFewRows && up.out > 0) {
+  const bool usual = default_activations() == Activations::int16;
+  if (usual && fused(x.dtype()) && !x.is_tracer() && rows > 0 && rows <= kFewRows && up.out > 0) {
     std::vector<QuantSpec> specs;
     if (gate) specs.emplace_back(*gate, true);
     specs.emplace_back(up, true), specs.emplace_back(down, true);

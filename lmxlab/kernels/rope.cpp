@@ -177,8 +177,8 @@ class RopeOp : public Op {  // x, offsets (one or B), frequencies?
     const int width = turned.shape(3);
     auto larger = mx::full({width}, magnitude_, turned.dtype());
     if (dims_ < width) {
-      larger = mx::concatenate(
-          {mx::full({dims_}, magnitude_, turned.dtype()), mx::ones({width - dims_}, turned.dtype())});
+      larger = mx::concatenate({mx::full({dims_}, magnitude_, turned.dtype()),
+                                mx::ones({width - dims_}, turned.dtype())});
     }
     return {mx::multiply(turned, larger)};
   }

@@ -13,7 +13,7 @@ struct Rope {
   float theta = 10000;       // pair i turns by theta^(-2i / dims) a position
   float scale = 1;           // positions are multiplied by it
   std::optional<mlx::core::array> frequencies = {};  // float32 [dims / 2], instead of theta
-  float magnitude = 1;  // what is turned is also multiplied by it
+  float magnitude = 1;                               // what is turned is also multiplied by it
 };
 
 /// Turns pair i of the row at position p by the angle p scale frequency_i (arXiv:2104.09864,

@@ -94,11 +94,10 @@ class Reader {
     const std::string type = arch_.model_type;
     if (type == "gpt2") {
       copy("attention.layer_norm_epsilon", "layer_norm_epsilon", Value::number);
-      for (const auto& [hf, gpt] : {std::pair("num_hidden_layers", "n_layer"),
-                                    std::pair("max_position_embeddings", "n_positions"),
-                                    std::pair("hidden_size", "n_embd"),
-                                    std::pair("num_attention_heads", "n_head"),
-                                    std::pair("intermediate_size", "n_inner")})
+      for (const auto& [hf, gpt] :
+           {std::pair("num_hidden_layers", "n_layer"),
+            std::pair("max_position_embeddings", "n_positions"), std::pair("hidden_size", "n_embd"),
+            std::pair("num_attention_heads", "n_head"), std::pair("intermediate_size", "n_inner")})
         rename(hf, gpt);
       out_.erase("num_key_value_heads"), out_.erase("rms_norm_eps"), out_.erase("rope_theta");
       return std::move(out_);
@@ -224,16 +223,11 @@ constexpr Name kModelNames[] = {
     {"output.", "lm_head."},
 };
 constexpr Name kBlockNames[] = {
-    {"attn_q.", "self_attn.q_proj."},
-    {"attn_k.", "self_attn.k_proj."},
-    {"attn_v.", "self_attn.v_proj."},
-    {"attn_output.", "self_attn.o_proj."},
-    {"attn_q_norm.", "self_attn.q_norm."},
-    {"attn_k_norm.", "self_attn.k_norm."},
-    {"attn_norm.", "input_layernorm."},
-    {"ffn_gate.", "mlp.gate_proj."},
-    {"ffn_up.", "mlp.up_proj."},
-    {"ffn_down.", "mlp.down_proj."},
+    {"attn_q.", "self_attn.q_proj."},      {"attn_k.", "self_attn.k_proj."},
+    {"attn_v.", "self_attn.v_proj."},      {"attn_output.", "self_attn.o_proj."},
+    {"attn_q_norm.", "self_attn.q_norm."}, {"attn_k_norm.", "self_attn.k_norm."},
+    {"attn_norm.", "input_layernorm."},    {"ffn_gate.", "mlp.gate_proj."},
+    {"ffn_up.", "mlp.up_proj."},           {"ffn_down.", "mlp.down_proj."},
 };
 
 // "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"; what has no name of ours is

@@ -133,7 +133,8 @@ struct Rules {
 };
 const Rules* rules_of(const std::string& model_type) {
   static const std::map<std::string, Rules> all = {
-      {"starcoder2", {.renames = {{"mlp.up_proj.", "mlp.c_fc."}, {"mlp.down_proj.", "mlp.c_proj."}}}},
+      {"starcoder2",
+       {.renames = {{"mlp.up_proj.", "mlp.c_fc."}, {"mlp.down_proj.", "mlp.c_proj."}}}},
       {"phi3",
        {.fused = {{"self_attn.qkv_proj.",
                    {"self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."}},
@@ -223,9 +224,9 @@ Tensors split(Tensors theirs, const Rules& rules, const config::Model& model) {
 // Names of a checkpoint with a language model inside a larger one, and of a class without a head.
 Tensors only_text(Tensors theirs) {
   constexpr std::string_view kOthers[] = {
-      "vision_tower.",       "multi_modal_projector.",       "vision_model.", "visual.",
-      "model.vision_tower.", "model.multi_modal_projector.", "model.visual.", "audio_tower.",
-      "mtp."};
+      "vision_tower.", "multi_modal_projector.", "vision_model.",
+      "visual.",       "model.vision_tower.",    "model.multi_modal_projector.",
+      "model.visual.", "audio_tower.",           "mtp."};
   const auto any = [&](std::string_view prefix) {
     return std::any_of(theirs.begin(), theirs.end(),
                        [&](const auto& t) { return t.first.starts_with(prefix); });

@@ -48,7 +48,8 @@ TEST_P(Rotary, EqualsItsFormula) {
   // Frequencies are rounded: an angle is off by a few eps of itself, and turns |x| <= sqrt 2 by as
   // much.
   test::expect_close(y, want, 8 * test::kEps * furthest * std::sqrt(2.0));
-  EXPECT_EQ(rotate(Rotation(c.rope, x.shape(3)), mx::astype(x, mx::bfloat16), pass).dtype(), mx::bfloat16);
+  EXPECT_EQ(rotate(Rotation(c.rope, x.shape(3)), mx::astype(x, mx::bfloat16), pass).dtype(),
+            mx::bfloat16);
 }
 
 INSTANTIATE_TEST_SUITE_P(

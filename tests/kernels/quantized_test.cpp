@@ -158,6 +158,29 @@ TEST(QuantFormats, AgreeWithTheGgufPackage) {
   EXPECT_FALSE(format_of_ggml(0));
 }
 
+TEST(QuantFormats, BlocksInTheAffineFormat) {
+  const io::SafeTensors file(LMXLAB_SOURCE_DIR "/tests/fixtures/quant/blocks.safetensors");
+  int with_a_form = 0;
+  for (const auto f : test::block_formats()) {
+    const auto w = block_weight(f, file.get(std::string(block_format(f).name) + ".bytes"));
+    if (affine_bits(f) == 0) {
+      EXPECT_THROW(to_affine(w), Error) << block_format(f).name;
+      continue;
+    }
+    with_a_form++;
+    const auto affine = to_affine(w);
+    EXPECT_EQ(affine.bits, affine_bits(f));
+    const auto want = numbers_of(w), got = numbers_of(affine);
+    ASSERT_EQ(want.size(), got.size());
+    for (size_t i = 0; i < want.size(); i++) {
+      // scale * (q - 8) became scale * q - 8 * scale: the same but for the order of rounding.
+      ASSERT_NEAR(got[i], want[i], 512 * FLT_EPSILON * std::abs(want[i]) + 1e-12)
+          << block_format(f).name << " at " << i;
+    }
+  }
+  EXPECT_EQ(with_a_form, 3);
+}
+
 TEST(QuantFormats, AffineAgreesWithMlx) {
   for (const auto& w : weights(5, 384)) {
     if (w.format != QuantFormat::affine) continue;

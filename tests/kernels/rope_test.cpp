@@ -28,11 +28,12 @@ Turned reference(const array& x, const Rope& r, const std::vector<int>& offsets,
         for (int i = 0; i < dims / 2; i++) {
           const double f = r.frequencies ? given[i] : std::pow(double(r.theta), -2.0 * i / dims);
           const double angle = (offsets[offsets.size() > 1 ? b : 0] + l) * double(r.scale) * f;
-          const double c = std::cos(angle), s = back ? -std::sin(angle) : std::sin(angle);
+          const double m = double(r.magnitude), c = m * std::cos(angle),
+                       s = back ? -m * std::sin(angle) : m * std::sin(angle);
           const size_t p = size_t(row) * D + (r.interleaved ? 2 * i : i);
           const size_t q = r.interleaved ? p + 1 : p + dims / 2;
           t.y[p] = v[p] * c - v[q] * s, t.y[q] = v[p] * s + v[q] * c;
-          t.size[p] = t.size[q] = std::hypot(v[p], v[q]);
+          t.size[p] = t.size[q] = m * std::hypot(v[p], v[q]);
         }
       }
     }
@@ -57,7 +58,8 @@ TEST(Rope, AgreesWithDouble) {
                                           {{2, 1, 3, 34}, 34},
                                           {{1, 2, 3, 128}, 32}}) {
           for (const int offset : {0, 1000003}) {
-            const Rope r{dims, interleaved};
+            const Rope r{
+                .dims = dims, .interleaved = interleaved, .magnitude = offset == 0 ? 1.0f : 1.25f};
             const auto x = noise(shape, 1, dtype);
             const auto t = reference(x, r, {offset});
             const auto what = isa + " " + name(dtype) + (interleaved ? " interleaved " : " ") +

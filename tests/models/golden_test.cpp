@@ -9,15 +9,14 @@
 #include "lmxlab/models/names.h"
 #include "lmxlab/training/loss.h"
 #include "lmxlab/training/step.h"
+#include "tests/support/shared_fixtures.h"
 
 #include <gtest/gtest.h>
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
-#include <iostream>
 
 namespace lmxlab {
 namespace {
@@ -180,16 +179,9 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenGradients, testing::Values("gpt2_gelu_new
 class SharedCheckpoint : public testing::TestWithParam<const char*> {};
 
 TEST_P(SharedCheckpoint, LogitsAndGreedyContinuation) {
-  const auto root = fs::path(LMXLAB_SOURCE_DIR).parent_path() / "shared/fixtures";
-  if (!fs::exists(root)) {
-    const char* set = std::getenv("CI");
-    const std::string ci = set ? set : "";
-    if (!ci.empty() && ci != "0" && ci != "false")
-      FAIL() << root << " is absent, but must be there in CI";
-    std::cout << root << " is absent: these checkpoints were not compared\n";
-    return;
-  }
-  const auto folder = root / "checkpoints" / GetParam();
+  const auto root = test::shared_fixtures("checkpoints");
+  if (!root) return;
+  const auto folder = *root / GetParam();
   const auto model = LanguageModel::load(folder);
   const Enter enter(model.runtime());
   const io::SafeTensors reference(folder / "reference.safetensors");
@@ -222,11 +214,11 @@ TEST_P(SharedCheckpoint, LogitsAndGreedyContinuation) {
   EXPECT_EQ(greedy(model, all, ids.size()), ids);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, SharedCheckpoint, testing::Values("gpt2", "llama", "llama_dynamic",
-                                         "llama_linear_bias", "llama_yarn", "mistral", "qwen2",
-                                         "qwen3", "gemma", "gemma2", "gemma3_text",
-                                         "gemma3_multimodal", "phi3", "phi3_longrope", "smollm3",
-                                         "olmo2", "starcoder2"),
+INSTANTIATE_TEST_SUITE_P(Models, SharedCheckpoint,
+                         testing::Values("gpt2", "llama", "llama_dynamic", "llama_linear_bias",
+                                         "llama_yarn", "mistral", "qwen2", "qwen3", "gemma",
+                                         "gemma2", "gemma3_text", "gemma3_multimodal", "phi3",
+                                         "phi3_longrope", "smollm3", "olmo2", "starcoder2"),
                          [](const auto& test) { return std::string(test.param); });
 
 }  // namespace
