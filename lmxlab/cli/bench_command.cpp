@@ -142,6 +142,7 @@ class Bench : public Command {
     // Master weights are float32 whatever the computation.
     auto m =
         open_model(model_, 0, train ? std::optional(DType::f32) : dtype_argument(dtype_), context);
+    if (const auto dtype = dtype_argument(dtype_)) m.model.set_activations(*dtype);
     const int positions = learned_positions(m.model);
     const int total = positions > 0 ? positions : m.model.config().context;
     const int fits = train ? total : std::max(total - kDecode, total / 2);
@@ -173,7 +174,7 @@ class Bench : public Command {
     Progress progress(context);
     context.log(context.styled("2", "measuring this machine"));
     const Rates rates = measure_rates();
-    const DType computed = !train ? m.model.dtype() : dtype_ == "bf16" ? DType::bf16 : DType::f32;
+    const DType computed = !train ? m.model.activations() : dtype_ == "bf16" ? DType::bf16 : DType::f32;
     const double bandwidth = rates.read, peak_flops = rates.flops(computed);
     auto seconds = train ? time_training(m, length, context, progress)
                          : time_generation(m, length, decoded, decode, context, progress);
@@ -196,7 +197,7 @@ class Bench : public Command {
     // gradients written and read, moments and weights read and written. Else: weights once a pass,
     // and the cache read or written.
     const double weights = double(m.model.parameter_bytes());
-    const int64_t element = m.model.dtype() == DType::f32 ? 4 : 2;
+    const int64_t element = m.model.activations() == DType::f32 ? 4 : 2;
     const auto kept = [&](int seen) {
       return rows * double(config::kv_bytes(config, seen, element, kv_bits()));
     };

@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kBatch = 16;  // rows of a prompts file at a time
 
 class Generate : public Command {
-  std::string model_;
+  std::string model_, dtype_;
   std::optional<std::string> prompt_, prompt_file_, tokens_, prompts_file_;
   int max_tokens_ = 256;
   std::optional<double> temperature_, top_p_, min_p_, repetition_, presence_, frequency_;
@@ -65,6 +65,9 @@ class Generate : public Command {
     o.option("--seed", "N", &seed_, "of the draws, and of a preset's weights").range(0);
     o.option("--stop", "TEXT", &stop_, "ends the text, and is cut from it");
     o.flag("--ignore-eos", &ignore_eos_, "go on after a token that ends texts");
+    o.option("--dtype", "TYPE", &dtype_, "of the computation: bf16 reads prompts faster, less exactly")
+        .one_of({"f32", "bf16"})
+        .otherwise("f32 on a CPU, else that of the weights");
     o.option("--kv-bits", "BITS", &kv_bits_,
              "keep keys and values packed in so many bits: less memory for long texts, slightly "
              "other answers")
@@ -183,7 +186,8 @@ class Generate : public Command {
               std::string(given ? "several" : "none"));
     for (const auto& text : stop_)
       if (text.empty()) throw Error(Kind::usage, "[generate] --stop: expected a text, got \"\"");
-    const OpenModel m = open_model(model_, uint64_t(seed_), std::nullopt, context);
+    OpenModel m = open_model(model_, uint64_t(seed_), std::nullopt, context);
+    if (const auto dtype = dtype_argument(dtype_)) m.model.set_activations(*dtype);
     const auto options = options_for(m, context);
     if (prompts_file_) return run_file(context, m, options);
 
