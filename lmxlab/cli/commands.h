@@ -8,8 +8,10 @@ namespace lmxlab::cli {
 Command* make_train();
 Command* make_generate();
 Command* make_logits();
+Command* make_perplexity();
 Command* make_tokenize();
 Command* make_tokenizer_train();
+Command* make_data_build();
 Command* make_list();
 Command* make_info();
 Command* make_count();

@@ -3,8 +3,8 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/long_text.h"
 #include "lmxlab/cli/model_argument.h"
+#include "lmxlab/cli/sampling_arguments.h"
 #include "lmxlab/inference/generate.h"
-#include "lmxlab/inference/generation_config.h"
 
 #include <unistd.h>
 
@@ -16,18 +16,12 @@ namespace {
 constexpr size_t kBatch = 16;  // rows of a prompts file at a time
 
 class Generate : public Command {
-  std::string model_, dtype_;
+  std::string model_;
   std::optional<std::string> prompt_, prompt_file_, tokens_, prompts_file_;
-  int max_tokens_ = 256;
-  std::optional<double> temperature_, top_p_, min_p_, repetition_, presence_, frequency_;
-  std::optional<int> top_k_;
-  int64_t seed_ = 0;
-  std::vector<std::string> stop_;
-  bool ignore_eos_ = false;
-  std::optional<std::string> kv_bits_;
+  SamplingArguments draws_{256};
 
   void declare(Options& o) override {
-    o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
+    o.argument("MODEL", &model_, "a model or run folder, a GGUF file, or a preset with random weights")
         .require();
     o.option("--prompt", "TEXT", &prompt_, "what the text begins with");
     o.option("--prompt-file", "FILE", &prompt_file_, "the prompt is the content of a file");
@@ -37,65 +31,7 @@ class Generate : public Command {
              "many prompts, one JSON object a line: {\"prompt\": TEXT} or {\"tokens\": [IDS]}; one "
              "object a line "
              "comes back");
-    o.option("--max-tokens", "N", &max_tokens_, "tokens to generate, at most").range(0);
-    o.option("--temperature", "T", &temperature_, "randomness; 0: always the most likely token")
-        .range(0)
-        .otherwise("the model's, else 0.8");
-    o.option("--top-k", "N", &top_k_, "draw from the N most likely tokens; 0: all")
-        .range(0)
-        .otherwise("the model's, else 0");
-    o.option("--top-p", "P", &top_p_, "draw from the most likely tokens that make up P")
-        .above(0)
-        .range_max(1)
-        .otherwise("the model's, else 0.95");
-    o.option("--min-p", "P", &min_p_,
-             "draw from tokens at least P times as likely as the most likely one")
-        .range(0, 1)
-        .otherwise("the model's, else 0");
-    o.option("--repetition-penalty", "X", &repetition_,
-             "above 1: tokens that stand in the text become less likely")
-        .above(0)
-        .otherwise("the model's, else 1");
-    o.option("--presence-penalty", "X", &presence_,
-             "subtracted from the logits of tokens in the text")
-        .otherwise("0");
-    o.option("--frequency-penalty", "X", &frequency_,
-             "subtracted once for each time a token stands in the text")
-        .otherwise("0");
-    o.option("--seed", "N", &seed_, "of the draws, and of a preset's weights").range(0);
-    o.option("--stop", "TEXT", &stop_, "ends the text, and is cut from it");
-    o.flag("--ignore-eos", &ignore_eos_, "go on after a token that ends texts");
-    o.option("--dtype", "TYPE", &dtype_, "of the computation: bf16 reads prompts faster, less exactly")
-        .one_of({"f32", "bf16"})
-        .otherwise("f32 on a CPU, else that of the weights");
-    o.option("--kv-bits", "BITS", &kv_bits_,
-             "keep keys and values packed in so many bits: less memory for long texts, slightly "
-             "other answers")
-        .one_of({"8", "4"})
-        .otherwise("as computed");
-  }
-
-  GenerateOptions options_for(const OpenModel& m, const Context& context) const {
-    GenerateOptions o;
-    if (!m.place.path.empty()) {
-      o.sampling = read_generation_config(m.place.path);
-      o.stop_tokens = eos_tokens(m.place.path);
-    }
-    auto& s = o.sampling;
-    if (temperature_) s.temperature = float(*temperature_);
-    if (top_k_) s.top_k = *top_k_;
-    if (top_p_) s.top_p = float(*top_p_);
-    if (min_p_) s.min_p = float(*min_p_);
-    if (repetition_) s.repetition_penalty = float(*repetition_);
-    if (presence_) s.presence_penalty = float(*presence_);
-    if (frequency_) s.frequency_penalty = float(*frequency_);
-    s.seed = uint64_t(seed_);
-    o.max_tokens = max_tokens_;
-    o.stop_strings = stop_;
-    o.ignore_eos = ignore_eos_;
-    o.kv_bits = kv_bits_ ? std::stoi(*kv_bits_) : 0;
-    o.stop = context.stop;
-    return o;
+    draws_.declare(o);
   }
 
   static std::vector<int> encode(const OpenModel& m, const std::string& text) {
@@ -184,12 +120,15 @@ class Generate : public Command {
           Kind::usage,
           "[generate] expected one of --prompt, --prompt-file, --tokens and --prompts-file, got " +
               std::string(given ? "several" : "none"));
-    for (const auto& text : stop_)
-      if (text.empty()) throw Error(Kind::usage, "[generate] --stop: expected a text, got \"\"");
-    OpenModel m = open_model(model_, uint64_t(seed_), std::nullopt, context);
-    if (const auto dtype = dtype_argument(dtype_)) m.model.set_activations(*dtype);
-    const auto options = options_for(m, context);
+    OpenModel m = open_model(model_, uint64_t(draws_.seed), std::nullopt, context);
+    draws_.set_type(m);
+    auto options = draws_.options(m, context);
+    if (prompts_file_ && draws_.prompt_cache)
+      throw Error(Kind::usage,
+                  "[generate] --prompt-cache keeps one prompt: it does not go with --prompts-file.");
     if (prompts_file_) return run_file(context, m, options);
+    auto kept = draws_.read_cache(m.model);
+    if (draws_.prompt_cache) options.reuse = &kept;
 
     const auto* tokenizer = m.tokenizer ? &*m.tokenizer : nullptr;
     std::string shown;
@@ -201,7 +140,7 @@ class Generate : public Command {
       prompt = encode(m, shown);
     }
     const int positions = learned_positions(m.model);
-    if (positions > 0 && int64_t(prompt.size()) + max_tokens_ > positions &&
+    if (positions > 0 && int64_t(prompt.size()) + draws_.max_tokens > positions &&
         int(prompt.size()) <= positions && positions > 1)
       context.log(context.styled(
           "2", "(the model has " + std::to_string(positions) +
@@ -228,8 +167,10 @@ class Generate : public Command {
           context.flush();
         },
         &stats);
+    draws_.write_cache(m.model, kept);
     if (context.json) {
       Json out = result(g, stats, tokenizer != nullptr);
+      if (draws_.prompt_cache) out["reused_tokens"] = Json(stats.reused_tokens);
       if (g.reason == StopReason::canceled)
         out["error"] = Json::object({{"kind", Json("canceled")}, {"message", Json("interrupted")}});
       context.print_json(out);

@@ -35,6 +35,10 @@ const std::vector<Entry>& table() {
        "[B, T, V], both in "
        "safetensors files.",
        "logits runs/run-1 --tokens-file in.safetensors --out out.safetensors", make_logits},
+      {"perplexity",
+       "Measures how well a model predicts a text: the mean negative log-likelihood of every token "
+       "but the first, its exponential, and bits a byte.",
+       "perplexity runs/run-1 --file book.txt --context 64", make_perplexity},
       {"tokenize",
        "Turns text into token ids, or ids into text. Added and special tokens written in the text "
        "are recognised, and "
@@ -44,6 +48,10 @@ const std::vector<Entry>& table() {
        "Trains a byte-level BPE tokenizer. Writes tokenizer.json, which the `tokenizers` library "
        "reads as well.",
        "tokenizer train book.txt --vocab-size 1000 --out tokenizer", make_tokenizer_train},
+      {"data build",
+       "Turns text, JSON lines and token files of other programs into one mapped file of tokens, "
+       "which `train --data` takes.",
+       "data build book.txt book.tokens --tokenizer runs/run-1", make_data_build},
       {"list", "Lists the presets and their families.", "list", make_list},
       {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
       {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},

@@ -6,6 +6,7 @@
 #include <mlx/fast.h>
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -37,8 +38,14 @@ float Attention::scale() const {
   return config_.scale.value_or(1 / std::sqrt(static_cast<float>(config_.head_dim)));
 }
 
+std::optional<int> Attention::window(int max_kv) const {
+  if (max_kv == 0) return config_.window;
+  return std::min(config_.window.value_or(max_kv), max_kv);
+}
+
 std::unique_ptr<LayerCache> Attention::make_cache(const CacheOptions& options) const {
-  return config_.window ? rotating_cache(*config_.window, options) : plain_cache(options);
+  const auto most = window(options.max_kv);
+  return most ? rotating_cache(*most, options) : plain_cache(options);
 }
 
 mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
@@ -68,7 +75,8 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   if (!loan) return std::nullopt;
   const auto rope = rotation_ ? std::optional(rotation_->at(pass, k.shape(1))) : std::nullopt;
   auto done = kernels::cached_attention(q, k, v, std::move(loan->k), std::move(loan->v), loan->at,
-                                        rope, scale(), causal_mask(pass, c.window, c.softcap));
+                                        rope, scale(),
+                                        causal_mask(pass, window(pass.max_kv()), c.softcap));
   slot->give_back(std::move(done.k), std::move(done.v), k.shape(1));
   return done.out;
 }
@@ -87,7 +95,8 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   const bool alibi = std::holds_alternative<config::Alibi>(c.position);
 
   const auto mixed = [&] {
-    const auto mask = attention_mask(pass, length, keys, c.window);
+    const auto seen_back = window(pass.max_kv());
+    const auto mask = attention_mask(pass, length, keys, seen_back);
     if (!alibi && !mask.allowed) {
       const kernels::AttentionMask seen{.causal = mask.kind == Mask::Kind::causal,
                                         .window = mask.window,
@@ -102,7 +111,7 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
       return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale(), "array",
                                                     mask.allowed);
     const auto bias = alibi ? std::optional(alibi_bias(c.heads, pass, length, keys)) : std::nullopt;
-    return plain_attention(q, keys, scale(), mask_array(pass, length, keys, c.window), c.softcap,
+    return plain_attention(q, keys, scale(), mask_array(pass, length, keys, seen_back), c.softcap,
                            bias);
   };
   const auto out = mx::transpose(mixed(), {0, 2, 1, 3});

@@ -26,6 +26,8 @@ class Attention : public Mixer {
 
  private:
   float scale() const;
+  // Of a query: the config's, or that of the cache if it is less.
+  std::optional<int> window(int max_kv) const;
   // q [B, L, H Dh], k and v [B, L, K Dh] -> [B, L, H Dh]
   std::optional<mx::array> attend_in_place(const mx::array& q, const mx::array& k,
                                            const mx::array& v, Pass& pass) const;

@@ -323,6 +323,7 @@ Cache::Cache(std::vector<std::unique_ptr<LayerCache>> layers, std::shared_ptr<Ru
 Cache::Cache(const Cache& other)
     : pads(other.pads),
       text_length(other.text_length),
+      max_kv(other.max_kv),
       runtime_(other.runtime_),
       length_(other.length_) {
   for (const auto& l : other.layers_) layers_.push_back(l ? l->clone() : nullptr);

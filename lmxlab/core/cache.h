@@ -83,6 +83,8 @@ struct CacheOptions {
   /// groups of 64 numbers (32 where 64 does not divide it), as they are appended: 0.53 or 0.28 of
   /// the bytes of 16-bit numbers (0.56, 0.31 in groups of 32).
   int kv_bits = 0;
+  /// Every position sees itself and the max_kv - 1 before it at most, and no more are kept; 0: all.
+  int max_kv = 0;
 };
 
 /// All positions, in a buffer that grows by kGrowth positions.
@@ -130,6 +132,8 @@ class Cache {
   /// Tokens of the whole text, where it is known and rotary frequencies depend on it; those that it
   /// has seen, if they are more.
   int text_length = 0;
+  /// As CacheOptions says, for the passes to come.
+  int max_kv = 0;
 
   const std::shared_ptr<Runtime>& runtime() const { return runtime_; }
 

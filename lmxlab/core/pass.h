@@ -25,6 +25,8 @@ struct Pass {
   int layer = 0;  // the block that runs now
 
   bool training() const { return key.has_value(); }
+  /// Positions that a query may look back at, itself included; 0: all.
+  int max_kv() const { return cache ? cache->max_kv : 0; }
   /// The cache entry of the block that runs now, or null.
   LayerCache* slot() const { return cache ? cache->layer(layer) : nullptr; }
   /// Zeroes with probability `dropout`, scales the rest; the identity when not training.

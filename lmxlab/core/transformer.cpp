@@ -36,8 +36,9 @@ std::vector<std::unique_ptr<LayerCache>> Transformer::make_caches(
 }
 
 mx::Dtype Transformer::dtype() const {
-  const auto& w = embed_tokens.weight;
-  return w.dtype();
+  if (const auto own = embed_tokens.weight.dtype()) return *own;
+  const auto norms = collect(const_cast<Norm&>(norm));
+  return norms.empty() ? mx::float32 : norms[0].param->value.dtype();
 }
 
 mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {

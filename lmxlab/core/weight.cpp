@@ -7,12 +7,15 @@
 
 namespace lmxlab::core {
 
-mx::Dtype Weight::dtype() const {
-  return blocks() ? mx::float32 : (scales ? scales->value : w.value).dtype();
+std::optional<mx::Dtype> Weight::dtype() const {
+  if (blocks() || floats != kernels::FloatFormat::none) return std::nullopt;
+  return (scales ? scales->value : w.value).dtype();
 }
 
 kernels::QuantizedWeight Weight::packed() const {
   if (blocks()) return kernels::block_weight(format, w.value);
+  if (floats != kernels::FloatFormat::none)
+    return kernels::float_weight(floats, w.value, scales->value);
   return kernels::affine_weight(w.value, scales->value, biases->value, group, bits, interleaved);
 }
 
@@ -22,6 +25,14 @@ void Weight::expect_packed(int group_size, int bit_width) {
   w = {mx::zeros({out, in * bit_width / 32}, mx::uint32), false};
   scales = Param{some, false}, biases = Param{some, false};
   group = group_size, bits = bit_width;
+}
+
+void Weight::expect_packed(kernels::FloatFormat of) {
+  const auto [name, group_size, bit_width] = kernels::float_groups(of);
+  const int out = w.value.shape(0), in = w.value.shape(-1);
+  w = {mx::zeros({out, in * bit_width / 32}, mx::uint32), false};
+  scales = Param{mx::zeros({out, in / group_size}, mx::uint8), false};
+  group = group_size, bits = bit_width, floats = of;
 }
 
 void Weight::expect_blocks(kernels::QuantFormat block_format) {
@@ -39,9 +50,10 @@ void Weight::separate() {
 }
 void Weight::hold(const kernels::QuantizedWeight& to) {
   w.value = to.packed, format = to.format, interleaved = to.interleaved;
-  group = to.group, bits = to.bits;
+  group = to.group, bits = to.bits, floats = to.floats;
   scales.reset(), biases.reset();
-  if (to.scales) scales = Param{*to.scales, false}, biases = Param{*to.biases, false};
+  if (to.scales) scales = Param{*to.scales, false};
+  if (to.biases) biases = Param{*to.biases, false};
 }
 
 mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) const {
@@ -53,16 +65,33 @@ mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) c
 
 mx::array Weight::rows(const mx::array& ids, std::optional<mx::Dtype> dtype) const {
   if (!quantized()) return kernels::embedding(w.value, ids, dtype.value_or(w.value.dtype()));
-  return kernels::dequantize_rows(packed(), ids, dtype.value_or(this->dtype()));
+  return kernels::dequantize_rows(packed(), ids, dtype.value_or(this->dtype().value_or(mx::float32)));
 }
 
-void Weight::quantize(int group_size, int bit_width) {
-  const int in = w.value.shape(-1);
-  if (quantized()) throw Error(Kind::usage, "[quantize] the weight is quantized already");
+namespace {
+
+void can_be_packed(const Weight& w, int group_size) {
+  const int in = w.w.value.shape(-1);
+  if (w.quantized()) throw Error(Kind::usage, "[quantize] the weight is quantized already");
   if (in % group_size != 0)
     throw Error(Kind::usage, "[quantize] " + std::to_string(in) +
                                  " columns are no multiple of the group size " +
                                  std::to_string(group_size));
+}
+
+}  // namespace
+
+void Weight::quantize(kernels::FloatFormat to) {
+  const auto [name, group_size, bit_width] = kernels::float_groups(to);
+  can_be_packed(*this, group_size);
+  const auto parts = mx::quantize(w.value, group_size, bit_width, name);
+  w = {parts[0], false};
+  scales = Param{parts[1], false};
+  group = group_size, bits = bit_width, floats = to;
+}
+
+void Weight::quantize(int group_size, int bit_width) {
+  can_be_packed(*this, group_size);
   const auto parts = mx::quantize(w.value, group_size, bit_width);
   w = {parts[0], false};
   scales = Param{parts[1], false}, biases = Param{parts[2], false};

@@ -7,7 +7,7 @@
 
 namespace lmxlab::core {
 
-/// A matrix [out, in], dense or quantized along `in`: in MLX's affine layout, or in blocks of a
+/// A matrix [out, in], dense or quantized along `in`: in one of MLX's layouts, or in blocks of a
 /// GGUF file.
 struct Weight {
   Param w;  // [out, in] float; affine: packed uint32; blocks: uint8 [out, bytes of a row]
@@ -15,11 +15,12 @@ struct Weight {
   int group = 0, bits = 0;
   bool interleaved = false;  // as kernels::QuantView says
   kernels::QuantFormat format = kernels::QuantFormat::affine;
+  kernels::FloatFormat floats = kernels::FloatFormat::none;  // small floats, in MLX's layout
 
   bool blocks() const { return format != kernels::QuantFormat::affine; }
   bool quantized() const { return scales.has_value() || blocks(); }
-  /// Of its numbers: float32 of blocks.
-  mx::Dtype dtype() const;
+  /// Of its numbers; none of packed ones that do not say.
+  std::optional<mx::Dtype> dtype() const;
   /// As kernels take it; where quantized.
   kernels::QuantizedWeight packed() const;
   /// x W^T + bias: [..., in] -> [..., out], dtype of x.
@@ -29,9 +30,11 @@ struct Weight {
   /// Packs it in place; the result is frozen.
   /// @throws Error(usage) if `in` is no multiple of the group.
   void quantize(int group_size, int bit_width);
+  void quantize(kernels::FloatFormat to);
 
   /// Shapes and types of a packed weight, for what is loaded next.
   void expect_packed(int group_size, int bit_width);
+  void expect_packed(kernels::FloatFormat of);
   void expect_blocks(kernels::QuantFormat block_format);
   /// Lays a quantized weight as this machine's kernels read it fastest, or affine ones as MLX does:
   /// the same numbers either way. Leaves are named after the layout, so that no file mixes them up.

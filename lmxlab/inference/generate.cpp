@@ -60,6 +60,9 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
   };
   at_least("max_tokens", o.max_tokens, 0);
   at_least("prefill_chunk", o.prefill_chunk, 1);
+  at_least("max_kv", o.max_kv, 0);
+  if (o.reuse && prompts.size() != 1)
+    problems.add("reuse: expected one prompt, got " + std::to_string(prompts.size()));
   if (o.kv_bits != 0 && o.kv_bits != 4 && o.kv_bits != 8)
     problems.add("kv_bits: expected 0 (keys and values as computed), 8 or 4, got " +
                  std::to_string(o.kv_bits));
@@ -141,6 +144,7 @@ struct TokenStream::Impl {
         throw error;
       }
     }
+    if (ended) give_back();
     if (events.empty()) return std::nullopt;
     auto e = std::move(events.front());
     events.pop_front();
@@ -178,7 +182,9 @@ struct TokenStream::Impl {
     const bool padded = std::any_of(pads.begin(), pads.end(), [](int n) { return n > 0; });
     std::optional<mx::array> padding;
     if (padded) padding = mx::array(pads.begin(), {rows}, mx::int32);
-    cache = model.make_cache(padding, {.kv_bits = options.kv_bits});
+    const int known = take_over();
+    if (known == 0)
+      cache = model.make_cache(padding, {.kv_bits = options.kv_bits, .max_kv = options.max_kv});
     cache.text_length = longest;
     // Room for all of it at once, but not for a max_tokens that nobody expects to be reached.
     const int64_t wanted = int64_t{longest} + most_left() - 1;
@@ -186,7 +192,7 @@ struct TokenStream::Impl {
         std::max<int64_t>(model.config().context, int64_t{longest} + core::kGrowth);
     cache.reserve(static_cast<int>(std::min(wanted, sensible)));
 
-    for (int from = 0; from < longest; from += options.prefill_chunk) {
+    for (int from = known; from < longest; from += options.prefill_chunk) {
       if (options.stop.stop_requested()) return false;
       const int to = std::min(longest, from + options.prefill_chunk);
       const auto piece = mx::slice(tokens, {0, from}, {rows, to});
@@ -204,10 +210,44 @@ struct TokenStream::Impl {
     }
     queue();
     read<int32_t>(pending->tokens);
+    stats.reused_tokens = known;
     size_t total = 0;
     for (const auto& p : prompts) total += p.size();
+    total -= static_cast<size_t>(known);
     stats.prefill_tokens_per_s = static_cast<double>(total) / seconds_since(start);
     return true;
+  }
+
+  // What the caller's cache has read of the prompt becomes ours: so many tokens, the last one of
+  // the prompt never, since its logits are needed.
+  int take_over() {
+    if (!options.reuse) return 0;
+    auto kept = std::exchange(*options.reuse, {});
+    const auto& prompt = prompts[0];
+    const auto most = std::min({kept.tokens.size(), prompt.size() - 1,
+                                static_cast<size_t>(std::max(kept.cache.length(), 0))});
+    const auto shared = static_cast<int>(
+        std::mismatch(prompt.begin(), prompt.begin() + static_cast<ptrdiff_t>(most),
+                      kept.tokens.begin())
+            .first -
+        prompt.begin());
+    const int back = kept.cache.length() - shared;
+    const bool fits = !kept.cache.empty() && kept.cache.max_kv == options.max_kv &&
+                      kept.cache.rows() == 1 && kept.kv_bits == options.kv_bits;
+    if (shared == 0 || !fits || back > kept.cache.trimmable()) return 0;
+    kept.cache.trim(back);
+    cache = std::move(kept.cache);
+    return shared;
+  }
+  // When all is over: the cache, for the next time.
+  void give_back() {
+    if (!options.reuse || cache.empty()) return;
+    wait();
+    PromptCache all{prompts[0], std::move(cache), options.kv_bits};
+    cache = Cache();
+    all.tokens.insert(all.tokens.end(), results[0].tokens.begin(), results[0].tokens.end());
+    all.tokens.resize(std::min(all.tokens.size(), static_cast<size_t>(all.cache.length())));
+    *options.reuse = std::move(all);
   }
 
   // Starts the pending draw, with the cache.

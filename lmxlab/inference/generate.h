@@ -7,6 +7,7 @@
 
 #include "lmxlab/base/fields.h"
 #include "lmxlab/data/tokenizer.h"
+#include "lmxlab/inference/prompt_cache.h"
 #include "lmxlab/inference/sampler.h"
 #include "lmxlab/models/language_model.h"
 
@@ -36,6 +37,9 @@ struct GenerateOptions {
       -1;  // -1: none; n: of the token and of the n most probable ones, before sampling options
   int prefill_chunk = 512;    // tokens of the prompt a pass: less takes less memory, more is faster
   int kv_bits = 0;            // 8 or 4: keys and values are kept packed (core::CacheOptions)
+  int max_kv = 0;             // positions that are kept, the last ones (core::CacheOptions); 0: all
+  PromptCache* reuse = nullptr;  // of one row: what it shares with the prompt is not read again, and
+                                 // it holds what was read in the end; emptied if that is broken off
   bool skip_special = true;   // leave special tokens out of `text`
   std::stop_token stop = {};  // a request ends it between two steps: canceled, what was made stays
 };
@@ -58,10 +62,11 @@ struct Generation {
 };
 
 struct GenerateStats {
-  double prefill_tokens_per_s = 0;   // prompt tokens of all rows
+  double prefill_tokens_per_s = 0;   // prompt tokens of all rows that were read
   double decode_tokens_per_s = 0;    // tokens of all rows after their first
   double time_to_first_token_s = 0;  // from the start to the first event
   int64_t peak_bytes = 0;            // of MLX's memory, since the start
+  int reused_tokens = 0;             // of the prompt, that a PromptCache had
 };
 
 using OnToken = std::function<void(const TokenEvent&)>;

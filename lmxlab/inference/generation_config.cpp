@@ -63,6 +63,13 @@ SamplingOptions read_generation_config(const fs::path& folder) {
 
 std::vector<int> eos_tokens(const fs::path& folder) {
   std::vector<int> out;
+  if (is_gguf(folder)) {
+    const io::Gguf file(folder);
+    for (const char* key : {"eos", "eot", "eom"})
+      if (const auto* id = file.find("tokenizer.ggml." + std::string(key) + "_token_id"))
+        out.push_back(as_id(Json(id->as_integer())));
+    return out;
+  }
   for (const char* name : {"generation_config.json", "config.json"}) {
     const auto path = folder / name;
     const bool found = with_member(read_if_there(path), path, "eos_token_id", [&](const Json& v) {

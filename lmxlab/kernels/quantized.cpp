@@ -39,7 +39,7 @@ array laid_out(const array& a, bool interleaved) {
   return mx::reshape(mx::contiguous(mx::swapaxes(tiles, 1, 2)), a.shape());
 }
 QuantizedWeight laid_out(const QuantizedWeight& w, bool interleaved) {
-  if (w.interleaved == interleaved) return w;
+  if (w.interleaved == interleaved || w.floats != FloatFormat::none) return w;
   auto to = w;
   to.packed = laid_out(w.packed, interleaved);
   to.scales = laid_out(*w.scales, interleaved), to.biases = laid_out(*w.biases, interleaved);
@@ -267,6 +267,16 @@ void require(bool holds, Message message) {
   if (!holds) throw Error(Kind::usage, message());
 }
 
+// MLX's own, in the type of x.
+array float_product(const array& x, const QuantizedWeight& w) {
+  require(x.ndim() > 0 && x.shape(-1) == w.in, [&] {
+    return "[quantized_linear] the last axis of x must be " + std::to_string(w.in) + ", got " +
+           shape_text(x) + ".";
+  });
+  const auto [name, group, bits] = float_groups(w.floats);
+  return mx::quantized_matmul(x, w.packed, *w.scales, std::nullopt, true, group, bits, name);
+}
+
 }  // namespace
 
 Activations default_activations() {
@@ -308,6 +318,32 @@ QuantizedWeight affine_weight(array packed, array scales, array biases, int grou
           std::move(biases),   group, bits, interleaved};
 }
 
+FloatGroups float_groups(FloatFormat format) {
+  switch (format) {
+    case FloatFormat::mxfp4: return {"mxfp4", 32, 4};
+    case FloatFormat::nvfp4: return {"nvfp4", 16, 4};
+    case FloatFormat::mxfp8: return {"mxfp8", 32, 8};
+    case FloatFormat::none: break;
+  }
+  throw Error(Kind::internal, "[quantized] no format of floats");
+}
+
+QuantizedWeight float_weight(FloatFormat format, array packed, array scales) {
+  const auto [name, group, bits] = float_groups(format);
+  const bool fits = packed.ndim() == 2 && scales.ndim() == 2 && packed.dtype() == mx::uint32 &&
+                    scales.dtype() == mx::uint8 && packed.shape(0) == scales.shape(0) &&
+                    int64_t{packed.shape(1)} * 32 / bits == int64_t{scales.shape(1)} * group;
+  require(fits, [&] {
+    return "[quantized] expected uint32 weights and a uint8 scale for each " +
+           std::to_string(group) + " of " + std::to_string(bits) + " bits, got " +
+           shape_text(packed) + " and " + shape_text(scales) + ".";
+  });
+  const int out = packed.shape(0), in = packed.shape(1) * 32 / bits;
+  QuantizedWeight w{QuantFormat::affine, out, in, std::move(packed), std::move(scales)};
+  w.group = group, w.bits = bits, w.floats = format;
+  return w;
+}
+
 QuantizedWeight interleave(const QuantizedWeight& w) {
   require(w.out % kTileRows == 0, [&] { return no_tiles(w.out); });
   return laid_out(to_affine(w), true);
@@ -318,6 +354,7 @@ QuantizedWeight separate(const QuantizedWeight& w) {
 }
 
 bool faster_interleaved(const QuantizedWeight& w) {
+  if (w.floats != FloatFormat::none) return false;
   const bool affine = w.format == QuantFormat::affine;
   const int bits = affine ? w.bits : affine_bits(w.format);
   if (bits == 0 || w.out % kTileRows != 0) return false;
@@ -344,6 +381,13 @@ std::vector<array> quantized_linears(const array& x, const std::vector<Quantized
                                      Activations activations) {
   Arrays in{x};
   std::vector<QuantSpec> specs;
+  const auto of_floats = [](const QuantizedWeight& w) { return w.floats != FloatFormat::none; };
+  if (std::any_of(weights.begin(), weights.end(), of_floats)) {
+    Arrays out;
+    for (const auto& w : weights)
+      out.push_back(of_floats(w) ? float_product(x, w) : quantized_linear(x, w, activations));
+    return out;
+  }
   for (const auto& w : weights) {
     require(x.ndim() > 0 && x.shape(-1) == w.in, [&] {
       return "[quantized_linear] the last axis of x must be " + std::to_string(w.in) + ", got " +
@@ -366,6 +410,11 @@ array quantized_linear(const array& x, const QuantizedWeight& w, Activations act
 array dequantize_rows(const QuantizedWeight& w, const array& ids, mx::Dtype dtype) {
   require(has_type(dtype),
           [&] { return "[dequantize_rows] the dtype must be float32, bfloat16 or float16."; });
+  if (w.floats != FloatFormat::none) {
+    const auto [name, group, bits] = float_groups(w.floats);
+    return mx::dequantize(mx::take(w.packed, ids, 0), mx::take(*w.scales, ids, 0), std::nullopt,
+                          group, bits, name, std::nullopt, dtype);
+  }
   Arrays in{mx::astype(ids, mx::int32)};
   const QuantSpec spec(w, fused(dtype));
   spec.append_to(in, w);

@@ -15,15 +15,26 @@
 
 namespace lmxlab::kernels {
 
+/// MLX's formats of small floats (OCP microscaling, and NVIDIA's): elements of 4 or 8 bits with a
+/// scale of 8 bits a group and no offset. Products of them are MLX's own.
+enum class FloatFormat : uint8_t { none, mxfp4, nvfp4, mxfp8 };
+struct FloatGroups {
+  const char* name;  // MLX's
+  int group, bits;
+};
+FloatGroups float_groups(FloatFormat format);
+
 /// A quantized matrix [out, in].
 struct QuantizedWeight {
   QuantFormat format;
   int out, in;
   mlx::core::array
-      packed;  // affine: uint32 [out, in * bits / 32]; else uint8 [out, bytes of a row]
-  std::optional<mlx::core::array> scales = {}, biases = {};  // affine: [out, in / group], a float
-  int group = 0, bits = 0;                                   // affine
-  bool interleaved = false;                                  // affine: see QuantView
+      packed;  // affine, floats: uint32 [out, in * bits / 32]; else uint8 [out, bytes of a row]
+  std::optional<mlx::core::array> scales = {};  // [out, in / group]; affine: a float; floats: uint8
+  std::optional<mlx::core::array> biases = {};  // affine: as scales
+  int group = 0, bits = 0;                      // affine
+  bool interleaved = false;                     // affine: see QuantView
+  FloatFormat floats = FloatFormat::none;       // if not none, format says nothing
 };
 
 /// MLX's format: what mx::quantize(w, group, bits) gives.
@@ -32,6 +43,10 @@ struct QuantizedWeight {
 QuantizedWeight affine_weight(mlx::core::array packed, mlx::core::array scales,
                               mlx::core::array biases, int group, int bits,
                               bool interleaved = false);
+/// What mx::quantize(w, mode) gives for one of MLX's formats of small floats.
+/// @throws Error(usage) unless shapes and dtypes agree.
+QuantizedWeight float_weight(FloatFormat format, mlx::core::array packed, mlx::core::array scales);
+
 /// Bits of the affine form of a format of blocks (groups of 32); 0 if it has none.
 int affine_bits(QuantFormat format);
 /// The same numbers in the affine format, but for the order of rounding. Evaluates the blocks.

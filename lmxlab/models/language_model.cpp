@@ -131,6 +131,7 @@ Cache LanguageModel::make_cache(const std::optional<mx::array>& pads,
                                 const CacheOptions& options) const {
   Cache cache(transformer_->make_caches(options), runtime_);
   cache.pads = pads;
+  cache.max_kv = options.max_kv;
   return cache;
 }
 

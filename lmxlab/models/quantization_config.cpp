@@ -9,9 +9,22 @@
 namespace lmxlab {
 namespace {
 
-Json numbers(int group, int bits) {
+using kernels::FloatFormat;
+
+// What a layer was packed as.
+struct Form {
+  int group, bits;
+  FloatFormat floats;
+  auto operator<=>(const Form&) const = default;
+};
+Form form_of(const core::Weight& w) {
+  return {w.group, w.bits, w.floats};
+}
+Json numbers(const Form& form) {
   Json json = Json::object();
-  json["group_size"] = Json(group), json["bits"] = Json(bits);
+  json["group_size"] = Json(form.group), json["bits"] = Json(form.bits);
+  if (form.floats != FloatFormat::none)
+    json["mode"] = Json(kernels::float_groups(form.floats).name);
   return json;
 }
 
@@ -24,30 +37,37 @@ int64_t number(const std::string& path, const Json* own, const Json& all, const 
   return found->as_integer();
 }
 
-void only_affine(const Json& json) {
-  const Json* mode = json.find("mode");
-  if (mode && mode->as_string() != "affine")
-    throw Error(Kind::unsupported, "[load] quantization: mode \"" + mode->as_string() +
-                                       "\" is not supported; expected \"affine\"");
+// The mode of a layer's object, else of the whole; affine unless one says another.
+FloatFormat mode_of(const Json* own, const Json& all) {
+  const Json* mode = own ? own->find("mode") : nullptr;
+  if (!mode && !(own && own->contains("bits"))) mode = all.find("mode");
+  if (!mode || mode->is_null() || mode->as_string() == "affine") return FloatFormat::none;
+  for (const auto f : {FloatFormat::mxfp4, FloatFormat::nvfp4, FloatFormat::mxfp8})
+    if (mode->as_string() == kernels::float_groups(f).name) return f;
+  throw Error(Kind::unsupported, "[load] quantization: mode \"" + mode->as_string() +
+                                     "\" is not supported; expected affine, mxfp4, nvfp4 or mxfp8");
 }
 
 }  // namespace
 
 std::optional<Json> quantization_of(core::Transformer& model) {
-  std::map<std::pair<int, int>, int> count;
+  std::map<Form, int> count;
   const auto layers = core::weights_of(model);
   for (const auto& [path, w, embedding] : layers) {
-    if (w->scales) count[{w->group, w->bits}]++;
+    if (w->scales) count[form_of(*w)]++;
   }
   if (count.empty()) return std::nullopt;
-  const auto [group, bits] =
+  const Form usual =
       std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
         return a.second < b.second;
       })->first;
-  Json json = numbers(group, bits);
+  Json json = numbers(usual);
   for (const auto& [path, w, embedding] : layers) {
-    if (w->scales && (w->group != group || w->bits != bits))
-      json[path] = numbers(w->group, w->bits);
+    if (w->scales && form_of(*w) != usual) {
+      json[path] = numbers(form_of(*w));
+      if (w->floats == FloatFormat::none && usual.floats != FloatFormat::none)
+        json[path]["mode"] = Json("affine");
+    }
   }
   return json;
 }
@@ -62,7 +82,7 @@ std::optional<Json> take_quantization(Json& config) {
         throw Error(Kind::unsupported, "[load] weights quantized by \"" + method->as_string() +
                                            "\" are not supported. Take the model's own weights, "
                                            "or a folder that mlx-lm made.");
-      only_affine(*json);
+      mode_of(nullptr, *json);  // known, or an error
       found = *json;
     }
     config.erase(key);
@@ -76,7 +96,16 @@ void expect_packed(core::Transformer& model, const Json& quantization,
     if (!tensors.count(path + ".scales")) continue;
     const Json* own = quantization.find(path);
     if (own && !own->is_object()) own = nullptr;  // true: as the others
-    if (own) only_affine(*own);
+    const auto floats = mode_of(own, quantization);
+    if (floats != FloatFormat::none) {
+      if (w->w.value.shape(-1) % kernels::float_groups(floats).group != 0)
+        throw Error(Kind::bad_data, "[load] quantization: " + path + " has " +
+                                        std::to_string(w->w.value.shape(-1)) +
+                                        " inputs, no whole groups of " +
+                                        kernels::float_groups(floats).name);
+      w->expect_packed(floats);
+      continue;
+    }
     const auto group = number(path, own, quantization, "group_size"),
                bits = number(path, own, quantization, "bits");
     const bool known = (group == 32 || group == 64 || group == 128) && bits >= 2 && bits <= 8 &&
@@ -94,7 +123,7 @@ void expect_packed(core::Transformer& model, const Json& quantization,
 
 void check_packed(core::Transformer& model) {
   for (const auto& [path, w, embedding] : core::weights_of(model)) {
-    if (!w->quantized()) continue;
+    if (!w->biases) continue;
     const auto scales = w->scales->value.dtype();
     const bool half = scales == mx::float16 || scales == mx::bfloat16;
     if (scales != w->biases->value.dtype() || !(half || scales == mx::float32))

@@ -3,7 +3,11 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 
+#include <mlx/ops.h>
 #include <mlx/transforms.h>
+
+#include <algorithm>
+#include <cmath>
 
 namespace lmxlab {
 namespace {
@@ -19,7 +23,8 @@ void expect(const char* what, int got, Allowed... allowed) {
 
 void evaluate(const core::Weight& w) {
   std::vector<mx::array> all{w.w.value};
-  if (w.scales) all.insert(all.end(), {w.scales->value, w.biases->value});
+  if (w.scales) all.push_back(w.scales->value);
+  if (w.biases) all.push_back(w.biases->value);
   mx::eval(all);
 }
 
@@ -34,6 +39,59 @@ void change_packed(LanguageModel& model, F change) {
   }
 }
 
+kernels::FloatFormat float_format(QuantMode mode) {
+  switch (mode) {
+    case QuantMode::mxfp4: return kernels::FloatFormat::mxfp4;
+    case QuantMode::nvfp4: return kernels::FloatFormat::nvfp4;
+    case QuantMode::mxfp8: return kernels::FloatFormat::mxfp8;
+    case QuantMode::affine: break;
+  }
+  return kernels::FloatFormat::none;
+}
+
+// What becomes of a layer.
+struct Packing {
+  int bits, group;  // bits 0: nothing
+  kernels::FloatFormat floats;
+  int columns() const {
+    return floats == kernels::FloatFormat::none ? group : kernels::float_groups(floats).group;
+  }
+};
+
+// "*" is any text.
+bool fits(std::string_view pattern, std::string_view text) {
+  const auto star = pattern.find('*');
+  if (star == pattern.npos) return pattern == text;
+  if (!text.starts_with(pattern.substr(0, star))) return false;
+  pattern.remove_prefix(star + 1), text.remove_prefix(star);
+  for (size_t i = 0; i <= text.size(); ++i)
+    if (fits(pattern, text.substr(i))) return true;
+  return false;
+}
+
+// A slice of rows at a time, so that the numbers are never whole in memory.
+LayerError compare(const std::string& path, const mx::array& before, const core::Weight& after) {
+  LayerError out{path};
+  if (!after.quantized()) return out;
+  out.bits = after.bits;
+  const int rows = before.shape(0), step = std::max(1, (1 << 22) / before.shape(-1));
+  double difference = 0, size = 0;
+  for (int from = 0; from < rows; from += step) {
+    const int to = std::min(rows, from + step);
+    const auto was =
+        mx::astype(mx::slice(before, {from, 0}, {to, before.shape(1)}), mx::float32);
+    const auto off =
+        mx::subtract(after.rows(mx::arange(from, to, mx::int32), mx::float32), was);
+    const auto a = mx::sum(mx::square(off)), b = mx::sum(mx::square(was)),
+               c = mx::max(mx::abs(off));
+    mx::eval(a, b, c);
+    difference += double(a.item<float>()), size += double(b.item<float>());
+    out.largest = std::max(out.largest, double(c.item<float>()));
+  }
+  out.relative_rms = size > 0 ? std::sqrt(difference / size) : 0;
+  return out;
+}
+
 }  // namespace
 
 void interleave_model(LanguageModel& model) {
@@ -44,27 +102,50 @@ void separate_model(LanguageModel& model) {
 }
 
 void quantize_model(LanguageModel& model, const QuantizeOptions& options,
-                    const std::function<void(int, int)>& progress) {
+                    const std::function<void(int, int)>& progress,
+                    std::vector<LayerError>* errors) {
   expect("bits", options.bits, 2, 3, 4, 5, 6, 8);
   expect("embedding bits", options.embedding_bits, 0, 2, 3, 4, 5, 6, 8);
   expect("group size", options.group_size, 32, 64, 128);
+  for (const auto& l : options.layers) expect("bits of layers", l.bits, 0, 2, 3, 4, 5, 6, 8);
+  const auto floats = float_format(options.mode);
   const Enter enter(model.runtime());
   const auto all = core::weights_of(model.transformer());
+  std::vector<Packing> plan;
+  std::vector<bool> used(options.layers.size(), false);
   for (const auto& p : all) {
-    const int in = p.weight->w.value.shape(-1);
     if (p.weight->quantized())
       throw Error(Kind::usage, "[quantize] " + p.path + " is quantized already");
-    if (in % options.group_size != 0)
+    Packing how{options.bits, options.group_size, floats};
+    if (p.embedding && options.embedding_bits)
+      how = {options.embedding_bits, options.group_size, kernels::FloatFormat::none};
+    for (size_t i = 0; i < options.layers.size(); ++i) {
+      if (!fits(options.layers[i].pattern, p.path)) continue;
+      how = {options.layers[i].bits, options.group_size, kernels::FloatFormat::none};
+      used[i] = true;
+      break;
+    }
+    const int in = p.weight->w.value.shape(-1), group = how.columns();
+    if (how.bits != 0 && in % group != 0)
       throw Error(Kind::usage, "[quantize] " + p.path + " has " + std::to_string(in) +
                                    " inputs, no multiple of the group size " +
-                                   std::to_string(options.group_size) + ". Give a smaller group.");
+                                   std::to_string(group) + ". Give a smaller group.");
+    plan.push_back(how);
   }
-  int done = 0;
-  for (const auto& p : all) {
-    if (progress) progress(done++, static_cast<int>(all.size()));
-    const bool own = p.embedding && options.embedding_bits;
-    p.weight->quantize(options.group_size, own ? options.embedding_bits : options.bits);
-    evaluate(*p.weight);
+  for (size_t i = 0; i < used.size(); ++i)
+    if (!used[i])
+      throw Error(Kind::usage, "[quantize] the pattern \"" + options.layers[i].pattern +
+                                   "\" fits no layer; one is " + all.back().path);
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (progress) progress(static_cast<int>(i), static_cast<int>(all.size()));
+    auto& weight = *all[i].weight;
+    const auto before = weight.w.value;
+    if (plan[i].floats != kernels::FloatFormat::none)
+      weight.quantize(plan[i].floats);
+    else if (plan[i].bits != 0)
+      weight.quantize(plan[i].group, plan[i].bits);
+    evaluate(weight);
+    if (errors) errors->push_back(compare(all[i].path, before, weight));
   }
 }
 

@@ -1,0 +1,35 @@
+// How tokens are drawn and the cache is kept: options that `generate` and `chat` share.
+#pragma once
+
+#include "lmxlab/cli/model_argument.h"
+#include "lmxlab/cli/options.h"
+#include "lmxlab/inference/generate.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lmxlab::cli {
+
+struct SamplingArguments {
+  std::optional<double> temperature, top_p, min_p, repetition, presence, frequency;
+  std::optional<int> top_k, max_kv;
+  std::optional<std::string> kv_bits, prompt_cache;
+  std::vector<std::string> stop;
+  int64_t seed = 0;
+  int max_tokens;
+  bool ignore_eos = false;
+  std::string dtype;
+
+  explicit SamplingArguments(int tokens) : max_tokens(tokens) {}
+  void declare(Options& o);
+  /// The model's own settings, then these. @throws Error(usage) for an empty --stop
+  GenerateOptions options(const OpenModel& m, const Context& context) const;
+  /// The type of the computation, if it was given.
+  void set_type(OpenModel& m) const;
+  /// What --prompt-cache holds; empty if it is not given or there is no such file yet.
+  PromptCache read_cache(const LanguageModel& model) const;
+  void write_cache(const LanguageModel& model, const PromptCache& kept) const;
+};
+
+}  // namespace lmxlab::cli
