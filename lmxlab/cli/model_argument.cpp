@@ -118,7 +118,7 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   }
   std::optional<data::Tokenizer> tokenizer;
   std::error_code ignored;
-  if (fs::exists(place.folder / "tokenizer.json", ignored))
+  if (!data::tokenizer_file(place.folder).empty())
     tokenizer = data::Tokenizer::load(place.folder);
   if (tokenizer && tokenizer->vocab_size() > model.config().vocab)
     throw Error(Kind::mismatch,
