@@ -118,8 +118,7 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   }
   std::optional<data::Tokenizer> tokenizer;
   std::error_code ignored;
-  if (!data::tokenizer_file(place.folder).empty())
-    tokenizer = data::Tokenizer::load(place.folder);
+  if (!data::tokenizer_file(place.folder).empty()) tokenizer = data::Tokenizer::load(place.folder);
   if (tokenizer && tokenizer->vocab_size() > model.config().vocab)
     throw Error(Kind::mismatch,
                 "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +

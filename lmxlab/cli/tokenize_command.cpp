@@ -49,8 +49,9 @@ class Tokenize : public Command {
     o.flag("--add-special", &add_special_,
            "also what the tokenizer puts around a text (bos, cls, ...)");
     o.flag("--decode", &decode_, "the ids back to text");
-    o.option("--pattern", "REGEX", &pattern_,
-             "how a tiktoken file's text is cut into words; a tekken.json has a pattern of its own");
+    o.option(
+        "--pattern", "REGEX", &pattern_,
+        "how a tiktoken file's text is cut into words; a tekken.json has a pattern of its own");
     o.option("--special", "FILE", &special_,
              "special tokens of a tiktoken file: a JSON object of names and ids");
     o.option("--normalizer", "FORM", &normalizer_,

@@ -11,8 +11,8 @@ namespace lmxlab::data {
 namespace {
 
 [[noreturn]] void bad(const std::string& what) {
-  throw Error(Kind::bad_data, "[tokenizer] GGUF vocabulary: " + what +
-                                  ". The file is damaged; get it again.");
+  throw Error(Kind::bad_data,
+              "[tokenizer] GGUF vocabulary: " + what + ". The file is damaged; get it again.");
 }
 
 // Patterns, written once where several vocabularies share one.
@@ -31,7 +31,8 @@ constexpr const char* kDeepSeekWords =
 constexpr const char* kDigit = R"(\p{N})";
 constexpr const char* kThreeDigits = R"(\p{N}{1,3})";
 constexpr const char* kChineseJapanese = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+";
-constexpr const char* kBloom = R"( ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C})]+)";
+constexpr const char* kBloom =
+    R"( ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C})]+)";
 
 struct Pre {
   const char* name;
@@ -54,8 +55,7 @@ const std::vector<Pre>& known_pres() {
       {"a.x-4.0", {kGpt2}},
       {"gigachat", {kGpt2}},
       {"roberta-bpe", {kGpt2}, false, true},
-      {"falcon",
-       {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2, R"([0-9][0-9][0-9])"}},
+      {"falcon", {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2, R"([0-9][0-9][0-9])"}},
       {"starcoder", {kDigit, kGpt2}},
       {"refact", {kDigit, kGpt2}},
       {"command-r", {kDigit, kGpt2}},
@@ -148,8 +148,8 @@ class Converter {
  private:
   void same_length(const char* name, size_t size) const {
     if (size > 0 && size != v_.tokens.size())
-      bad(std::string(name) + ": expected one for each of the " +
-          std::to_string(v_.tokens.size()) + " tokens, got " + std::to_string(size));
+      bad(std::string(name) + ": expected one for each of the " + std::to_string(v_.tokens.size()) +
+          " tokens, got " + std::to_string(size));
   }
   int type(size_t i) const { return v_.token_type.empty() ? normal : v_.token_type[i]; }
   const std::string& token(int id) const { return v_.tokens[static_cast<size_t>(id)]; }
@@ -254,7 +254,8 @@ class Converter {
       model.vocab.emplace_back(std::move(text), static_cast<int>(i));
       if (type(i) == control || type(i) == unknown) add(i, true);
     }
-    if (v_.unknown_token_id && *v_.unknown_token_id >= 0) model.unk_token = token(*v_.unknown_token_id);
+    if (v_.unknown_token_id && *v_.unknown_token_id >= 0)
+      model.unk_token = token(*v_.unknown_token_id);
     parts_.model = std::move(model);
     parts_.normalizers = {BertNormalizer{}};
     parts_.pre = {BertPreTokenizer{}};

@@ -19,7 +19,7 @@ struct GgufVocabulary {
   std::string pre;
   std::vector<std::string> tokens;  // by id
   std::vector<float> scores;        // as many as tokens, or none; "llama" and "t5"
-  std::vector<int> token_type;      // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
+  std::vector<int> token_type;  // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
   std::vector<std::string> merges;  // "left right"; "gpt2"
   std::optional<int> bos_token_id, eos_token_id, unknown_token_id, padding_token_id;
   std::optional<int> seperator_token_id, cls_token_id;  // as GGUF spells it

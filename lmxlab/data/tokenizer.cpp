@@ -87,8 +87,10 @@ struct Tokenizer::State {
       added_ids.emplace(t.content, t.id);
     }
     for (size_t id = 0; id < decoded.size(); ++id)
-      if (decoded[id].data()) skipped.push_back(specials.contains(decoded[id]));
-      else skipped.push_back(true);
+      if (decoded[id].data())
+        skipped.push_back(specials.contains(decoded[id]));
+      else
+        skipped.push_back(true);
     const auto* first = parts.pre.empty() ? nullptr : std::get_if<ByteLevel>(&parts.pre.front());
     any_bytes = first && !first->use_regex && parts.normalizers.empty() &&
                 std::none_of(parts.added.begin(), parts.added.end(), [](const auto& t) {
@@ -102,8 +104,8 @@ struct Tokenizer::State {
                                                               : std::string_view();
   }
   void encode_model(std::string_view piece, Encoding& out, bool with_tokens) const;
-  void encode_normalized(const Normalized& n, size_t begin, size_t end, size_t place,
-                         Encoding& out, bool with_tokens) const;
+  void encode_normalized(const Normalized& n, size_t begin, size_t end, size_t place, Encoding& out,
+                         bool with_tokens) const;
   Encoding encode(std::string_view text, const EncodeOptions& options, int type_id,
                   bool with_tokens) const;
   Encoding finish(std::vector<Encoding> sequences, const EncodeOptions& options) const;
@@ -164,13 +166,14 @@ void Tokenizer::State::encode_normalized(const Normalized& n, size_t begin, size
     }
     std::string shown;
     append_utf8(shown, unknown.code);
-    throw Error(Kind::bad_data,
-                "[tokenizer] the character '" + shown + "' (U+" + hex(unknown.code, 4) +
-                    ") at byte " + std::to_string(place + begin + at) + " (character " +
-                    std::to_string(count_characters(std::string_view(n.text).substr(0, begin + at))) +
-                    ", both from 0) is not in the vocabulary of " + std::to_string(tokens.size()) +
-                    " tokens. Leave it out, make the tokenizer from text that has "
-                    "it, or use a byte-level one.");
+    throw Error(
+        Kind::bad_data,
+        "[tokenizer] the character '" + shown + "' (U+" + hex(unknown.code, 4) + ") at byte " +
+            std::to_string(place + begin + at) + " (character " +
+            std::to_string(count_characters(std::string_view(n.text).substr(0, begin + at))) +
+            ", both from 0) is not in the vocabulary of " + std::to_string(tokens.size()) +
+            " tokens. Leave it out, make the tokenizer from text that has "
+            "it, or use a byte-level one.");
   }
 }
 

@@ -1,5 +1,5 @@
-// Text to ids and back. A tokenizer is what a tokenizer.json says: normalizer, pre-tokenizer, model,
-// post-processor, decoder, added tokens. Other files are read into the same parts.
+// Text to ids and back. A tokenizer is what a tokenizer.json says: normalizer, pre-tokenizer,
+// model, post-processor, decoder, added tokens. Other files are read into the same parts.
 #pragma once
 
 #include "lmxlab/base/json.h"
@@ -21,9 +21,9 @@ struct Parts;
 
 struct EncodeOptions {
   /// Special tokens written in the text become their ids; else they are plain text. Set it to false
-  /// for text from a stranger, who could otherwise write an end-of-turn token. Added tokens that the
-  /// tokenizer does not call special, and a SentencePiece model's user-defined pieces, are found in
-  /// any case, as in the libraries those come from.
+  /// for text from a stranger, who could otherwise write an end-of-turn token. Added tokens that
+  /// the tokenizer does not call special, and a SentencePiece model's user-defined pieces, are
+  /// found in any case, as in the libraries those come from.
   bool special = true;
   /// Also what the post-processor puts around a sequence (bos, cls, ...).
   bool add_special = false;
@@ -39,7 +39,8 @@ struct Encoding {
   std::vector<std::string> tokens;  // as in the vocabulary; of an added token, what it stood for
 };
 
-/// What a file of bare ranks leaves open. It is an error to give any of it for another kind of file.
+/// What a file of bare ranks leaves open. It is an error to give any of it for another kind of
+/// file.
 struct TiktokenOptions {
   /// Oniguruma's or Rust's syntax. A tekken.json has one of its own, which this replaces.
   std::string pattern;

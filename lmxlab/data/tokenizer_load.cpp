@@ -10,7 +10,8 @@ namespace {
 Json parse(std::string_view content, const std::string& name) {
   if (const size_t bad = invalid_utf8_at(content); bad != std::string::npos)
     throw Error(Kind::bad_data, "[tokenizer] " + name + " is not UTF-8 at byte " +
-                                    std::to_string(bad) + ": expected JSON text. Get the file "
+                                    std::to_string(bad) +
+                                    ": expected JSON text. Get the file "
                                     "again.");
   return Json::parse(content, name);
 }
@@ -60,23 +61,24 @@ Tokenizer Tokenizer::from_bytes(std::string_view bytes, const std::string& name,
       !options.pattern.empty() || !options.special_tokens.empty() || !options.normalizer.empty();
   const auto refuse_options = [&](const char* kind) {
     if (given)
-      throw Error(Kind::usage, "[tokenizer] a pattern, special tokens and a normalizer can be "
-                               "given for a file of bare ranks or a tekken.json only, and " +
-                                   name + " is " + kind + ". Leave them out.");
+      throw Error(Kind::usage,
+                  "[tokenizer] a pattern, special tokens and a normalizer can be "
+                  "given for a file of bare ranks or a tekken.json only, and " +
+                      name + " is " + kind + ". Leave them out.");
   };
   return with_context(name, [&] {
     if (is_sentencepiece(bytes)) {
       refuse_options("a SentencePiece model");
       return Tokenizer(parts_from_sentencepiece(bytes), config);
     }
-    if (is_tiktoken(bytes))
-      return Tokenizer(parts_from_tiktoken(bytes, rules_of(options)), config);
+    if (is_tiktoken(bytes)) return Tokenizer(parts_from_tiktoken(bytes, rules_of(options)), config);
     if (!is_json(bytes) && !bytes.empty() && bytes.size() < 4096)
       parse(bytes, name);  // its message says where
     if (!is_json(bytes))
-      throw Error(Kind::bad_data,
-                  "[tokenizer] expected a tokenizer.json, a SentencePiece model, a tekken.json or a "
-                  "file of tiktoken ranks, got something else. Name another file.");
+      throw Error(
+          Kind::bad_data,
+          "[tokenizer] expected a tokenizer.json, a SentencePiece model, a tekken.json or a "
+          "file of tiktoken ranks, got something else. Name another file.");
     const Json root = parse(bytes, name);
     if (is_tekken(root)) return Tokenizer(parts_from_tekken(root, rules_of(options)), config);
     refuse_options("a tokenizer.json");

@@ -74,8 +74,7 @@ void compare(const Tokenizer& t, const Json& expected, Counts& counts) {
 }
 
 TEST(SharedTokenizers, EqualTheLibrary) {
-  const auto root =
-      fs::path(LMXLAB_SOURCE_DIR).parent_path() / "shared/fixtures/tokenizers/json";
+  const auto root = fs::path(LMXLAB_SOURCE_DIR).parent_path() / "shared/fixtures/tokenizers/json";
   if (!fs::exists(root)) {
     const char* set = std::getenv("CI");
     const std::string ci = set ? set : "";

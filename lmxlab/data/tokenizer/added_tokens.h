@@ -25,9 +25,9 @@ class AddedMatcher {
   /// Calls on_text(begin, end) and on_token(token, begin, end) in order. A token that strips white
   /// space may reach over the next one.
   /// @param special  also the special tokens.
-  void split(
-      std::string_view text, bool special, const std::function<void(size_t, size_t)>& on_text,
-      const std::function<void(const AddedToken&, size_t, size_t)>& on_token) const;
+  void split(std::string_view text, bool special,
+             const std::function<void(size_t, size_t)>& on_text,
+             const std::function<void(const AddedToken&, size_t, size_t)>& on_token) const;
 
  private:
   const std::vector<AddedToken>* tokens_;

@@ -52,13 +52,14 @@ Bpe::Bpe(Data data)
     virtual_begin_ = std::max(virtual_begin_, id + 1);
     put_character(token, id);
     if (data_.byte_fallback)
-      if (const int byte = byte_of_token(token); byte >= 0 && token == byte_token(static_cast<unsigned char>(byte)))
+      if (const int byte = byte_of_token(token);
+          byte >= 0 && token == byte_token(static_cast<unsigned char>(byte)))
         byte_ids_[static_cast<size_t>(byte)] = id;
   }
   if (data_.unk_token) unk_ = vocab_.id(*data_.unk_token).value_or(-1);
   if (!data_.ranks.empty() && data_.ranks.size() != data_.merges.size())
-    bad("expected a rank for each of the " + std::to_string(data_.merges.size()) +
-        " merges, got " + std::to_string(data_.ranks.size()));
+    bad("expected a rank for each of the " + std::to_string(data_.merges.size()) + " merges, got " +
+        std::to_string(data_.ranks.size()));
   merges_.reserve(data_.merges.size());
   std::unordered_map<std::string_view, int> virtual_ids;
   const size_t prefix = data_.continuing_subword_prefix.size();
@@ -149,9 +150,9 @@ void Bpe::symbols(std::string_view piece, std::vector<Symbol>& out) const {
       out.push_back({id, start});
       continue;
     }
-    if (data_.byte_fallback &&
-        std::all_of(text.begin(), text.end(),
-                    [&](char c) { return byte_ids_[static_cast<unsigned char>(c)] >= 0; })) {
+    if (data_.byte_fallback && std::all_of(text.begin(), text.end(), [&](char c) {
+          return byte_ids_[static_cast<unsigned char>(c)] >= 0;
+        })) {
       for (const char c : text) out.push_back({byte_ids_[static_cast<unsigned char>(c)], start});
       continue;  // a pending unk comes behind them, as in the library
     }
@@ -173,7 +174,9 @@ void Bpe::merge_short(std::vector<Symbol>& word) const {
     const int m = ranks_.find(PairTable::key(word[i].id, word[i + 1].id));
     return m < 0 ? kNone : m;
   };
-  const auto rank = [&](int m) { return m == kNone ? kNone : merges_[static_cast<size_t>(m)].rank; };
+  const auto rank = [&](int m) {
+    return m == kNone ? kNone : merges_[static_cast<size_t>(m)].rank;
+  };
   size_t n = word.size();
   for (size_t i = 0; i + 1 < n; ++i) merge[i] = merge_at(i);
   for (;;) {
@@ -277,9 +280,9 @@ void Bpe::finish(std::string_view piece, const std::vector<Symbol>& word,
     size_t length = 0;
     const char32_t code = code_point(piece, s.start, length);
     const std::string_view text = piece.substr(s.start, length);
-    if (data_.byte_fallback &&
-        std::all_of(text.begin(), text.end(),
-                    [&](char c) { return byte_ids_[static_cast<unsigned char>(c)] >= 0; })) {
+    if (data_.byte_fallback && std::all_of(text.begin(), text.end(), [&](char c) {
+          return byte_ids_[static_cast<unsigned char>(c)] >= 0;
+        })) {
       for (const char c : text) ids.push_back(byte_ids_[static_cast<unsigned char>(c)]);
       after_unk = false;
     } else {

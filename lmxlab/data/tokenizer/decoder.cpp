@@ -22,8 +22,8 @@ class Stage : public Sink {
   Sink& next_;
 };
 
-// For decoders that look at whole tokens. Parts of one (`fragments`) are gathered until the next one
-// begins.
+// For decoders that look at whole tokens. Parts of one (`fragments`) are gathered until the next
+// one begins.
 class EachToken : public Stage {
  public:
   EachToken(Sink& next, bool fragments) : Stage(next), fragments_(fragments) {}
@@ -61,7 +61,8 @@ class ByteLevelStage : public EachToken {
 
  protected:
   void token(std::string text) override {
-    // A token that is no string of letters (an added one with a space, say) stands for its own text.
+    // A token that is no string of letters (an added one with a space, say) stands for its own
+    // text.
     if (!append_bytes(held_, text)) held_ += text;
     release(false);
   }
@@ -227,9 +228,9 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
 // Spaces that English has not, taken out.
 void clean_up(std::string& text) {
   static constexpr std::pair<std::string_view, std::string_view> kRules[] = {
-      {" .", "."},     {" ?", "?"},    {" !", "!"},          {" ,", ","},    {" ' ", "'"},
-      {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"},
-      {" 're", "'re"}};
+      {" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
+      {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
+      {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
   for (const auto& [from, to] : kRules) replace_all(text, from, to);
 }
 

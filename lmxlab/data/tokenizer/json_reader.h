@@ -69,8 +69,8 @@ class Reader {
   }
   static int id_of(const Json& j, const std::string& path) {
     if (!j.is_integer() || j.as_integer() < 0 || j.as_integer() >= kLargestId)
-      bad_place(path, "expected an id from 0 to " + std::to_string(kLargestId - 1) + ", got " +
-                          shown(j));
+      bad_place(path,
+                "expected an id from 0 to " + std::to_string(kLargestId - 1) + ", got " + shown(j));
     return static_cast<int>(j.as_integer());
   }
   static size_t count_of(const Json& j, const std::string& path) {

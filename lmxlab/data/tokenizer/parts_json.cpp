@@ -11,8 +11,7 @@ namespace {
 constexpr int kDeepest = 64;  // Sequences inside Sequences
 
 std::string type_of(const Json& j, const std::string& path) {
-  if (!j.is_object())
-    bad_place(path, "expected an object, got " + std::string(j.type_name()));
+  if (!j.is_object()) bad_place(path, "expected an object, got " + std::string(j.type_name()));
   const Json* type = j.find("type");
   if (!type) bad_place(path, "\"type\" is missing");
   return Reader::text_of(*type, inside(path, "type"));
@@ -340,14 +339,16 @@ Json write_truncation(const Truncation& t) {
 }
 
 Padding read_padding(const Json& j, const std::string& path) {
-  const Reader r(j, path, {"strategy", "direction", "pad_to_multiple_of", "pad_id", "pad_type_id",
-                           "pad_token"});
+  const Reader r(
+      j, path,
+      {"strategy", "direction", "pad_to_multiple_of", "pad_id", "pad_type_id", "pad_token"});
   Padding p;
   const Json& strategy = r.need("strategy");
   if (strategy.is_object()) {
     p.fixed = Reader(strategy, r.at("strategy"), {"Fixed"}).count("Fixed");
   } else if (r.text("strategy") != "BatchLongest") {
-    bad_place(r.at("strategy"), "expected BatchLongest or Fixed, got \"" + r.text("strategy") + "\"");
+    bad_place(r.at("strategy"),
+              "expected BatchLongest or Fixed, got \"" + r.text("strategy") + "\"");
   }
   if (r.get("direction")) p.left = read_name(kDirections, r.text("direction"), r.at("direction"));
   if (r.get("pad_to_multiple_of")) p.multiple_of = r.count("pad_to_multiple_of");
@@ -430,8 +431,7 @@ Json write(const SentencePieceNormalizer& s) {
   }
   if (s.add_dummy_prefix && !s.whitespace_as_suffix)
     steps.push_back(Prepend{s.escape_whitespaces ? std::string(kMetaspace) : " "});
-  if (s.escape_whitespaces)
-    steps.push_back(Replace{Pattern::text(" "), std::string(kMetaspace)});
+  if (s.escape_whitespaces) steps.push_back(Replace{Pattern::text(" "), std::string(kMetaspace)});
   return write_normalizers(steps);
 }
 

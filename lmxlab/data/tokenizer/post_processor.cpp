@@ -105,7 +105,8 @@ const Template::Special* Template::find(std::string_view name) const {
 
 size_t added_count(const std::vector<PostProcessor>& steps, bool pair) {
   size_t n = 0;
-  for (const auto& step : steps) n += std::visit([&](const auto& s) { return count(s, pair); }, step);
+  for (const auto& step : steps)
+    n += std::visit([&](const auto& s) { return count(s, pair); }, step);
   return n;
 }
 
@@ -142,11 +143,11 @@ void truncate(const Truncation& t, std::vector<Encoding>& s, size_t reserved) {
   const size_t which = t.strategy == Strategy::only_first ? 0 : 1;
   const size_t excess = total - most;
   if (which >= s.size() || s[which].ids.size() <= excess)
-    throw Error(Kind::usage,
-                "[tokenizer] truncation to " + std::to_string(t.max_length) + " tokens of " +
-                    (which == 0 ? "the first" : "the second") +
-                    " sequence only: it is too short, or there is none, for the " +
-                    std::to_string(excess) + " tokens to be cut off. Shorten the other one.");
+    throw Error(Kind::usage, "[tokenizer] truncation to " + std::to_string(t.max_length) +
+                                 " tokens of " + (which == 0 ? "the first" : "the second") +
+                                 " sequence only: it is too short, or there is none, for the " +
+                                 std::to_string(excess) +
+                                 " tokens to be cut off. Shorten the other one.");
   shorten(s[which], s[which].ids.size() - excess, t.left);
 }
 

@@ -136,9 +136,8 @@ const Regex& scripts_regex() {
 }  // namespace
 
 void SplitStep::apply(Pieces& p) const {
-  split(p, behavior, invert, [&](std::string_view text, std::vector<Regex::Match>& out) {
-    pattern.matches(text, out);
-  });
+  split(p, behavior, invert,
+        [&](std::string_view text, std::vector<Regex::Match>& out) { pattern.matches(text, out); });
 }
 
 void ByteLevel::apply(Pieces& p) const {
@@ -236,10 +235,9 @@ void BertPreTokenizer::apply(Pieces& p) const {
 }
 
 void UnicodeScripts::apply(Pieces& p) const {
-  split(p, SplitBehavior::removed, true,
-        [](std::string_view text, std::vector<Regex::Match>& out) {
-          scripts_regex().matches(text, out);
-        });
+  split(p, SplitBehavior::removed, true, [](std::string_view text, std::vector<Regex::Match>& out) {
+    scripts_regex().matches(text, out);
+  });
 }
 
 void FixedLength::apply(Pieces& p) const {

@@ -80,8 +80,8 @@ struct FixedLength {
   void apply(Pieces& p) const;
 };
 
-using PreTokenizer = std::variant<SplitStep, ByteLevel, Digits, Punctuation, Metaspace, Whitespace,
-                                  WhitespaceSplit, CharDelimiterSplit, BertPreTokenizer,
-                                  UnicodeScripts, FixedLength>;
+using PreTokenizer =
+    std::variant<SplitStep, ByteLevel, Digits, Punctuation, Metaspace, Whitespace, WhitespaceSplit,
+                 CharDelimiterSplit, BertPreTokenizer, UnicodeScripts, FixedLength>;
 
 }  // namespace lmxlab::data

@@ -1,4 +1,5 @@
-// Merges of vocabularies that have ranks instead: SentencePiece's scores, tiktoken's order. Private.
+// Merges of vocabularies that have ranks instead: SentencePiece's scores, tiktoken's order.
+// Private.
 #pragma once
 
 #include "lmxlab/data/tokenizer/bpe.h"

@@ -18,8 +18,8 @@ namespace lmxlab::data {
 namespace {
 
 [[noreturn]] void bad(const std::string& what) {
-  throw Error(Kind::bad_data, "[tokenizer] SentencePiece model: " + what +
-                                  ". The file is damaged; get it again.");
+  throw Error(Kind::bad_data,
+              "[tokenizer] SentencePiece model: " + what + ". The file is damaged; get it again.");
 }
 
 // Fields of one message, every length checked before it is believed.
@@ -74,7 +74,8 @@ class Message {
   uint64_t fixed(size_t size) {
     if (bytes_.size() - at_ < size) bad("it ends inside a number" + place());
     uint64_t value = 0;
-    for (size_t k = size; k-- > 0;) value = value << 8 | static_cast<unsigned char>(bytes_[at_ + k]);
+    for (size_t k = size; k-- > 0;)
+      value = value << 8 | static_cast<unsigned char>(bytes_[at_ + k]);
     at_ += size;
     return value;
   }
@@ -196,8 +197,10 @@ Parts parts_of_sentencepiece(const SentencePieceModel& model) {
     const auto& p = model.pieces[i];
     const int id = static_cast<int>(i);
     if (p.text.empty()) bad("piece " + std::to_string(i) + " is empty");
-    if (p.type == Type::user_defined) user_defined.push_back(id), normalizer.kept.push_back(p.text);
-    else if (p.type != Type::normal) hidden.push_back(id);
+    if (p.type == Type::user_defined)
+      user_defined.push_back(id), normalizer.kept.push_back(p.text);
+    else if (p.type != Type::normal)
+      hidden.push_back(id);
     if (p.type == Type::unknown) unk = id, decoder.unk_piece = p.text;
     if (p.type == Type::control || p.type == Type::unknown) {
       AddedToken token;
@@ -230,8 +233,8 @@ Parts parts_of_sentencepiece(const SentencePieceModel& model) {
       const auto& p = model.pieces[i];
       data.vocab.emplace_back(p.text, static_cast<int>(i));
       if (p.type == Type::unused) data.unused.push_back(p.text);
-      const bool merges = p.type == Type::normal || p.type == Type::user_defined ||
-                          p.type == Type::unused;
+      const bool merges =
+          p.type == Type::normal || p.type == Type::user_defined || p.type == Type::unused;
       if (merges && model.kind == SentencePieceModel::Kind::bpe)
         ranked.push_back({p.text, -static_cast<double>(p.score)});
     }

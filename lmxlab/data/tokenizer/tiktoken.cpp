@@ -69,8 +69,9 @@ Parts parts_of_ranks(const std::vector<Ranked>& ranked, int offset, const Tiktok
                                    "\" has the id " + std::to_string(it->first) +
                                    " of an ordinary token. Give it another one.");
   if (rules.normal_form) parts.normalizers = {UnicodeForm{*rules.normal_form}};
-  parts.pre = {SplitStep{Pattern::expression(ruby_of_rust(rules.pattern)), SplitBehavior::isolated, false},
-               ByteLevel{false, true, false}};
+  parts.pre = {
+      SplitStep{Pattern::expression(ruby_of_rust(rules.pattern)), SplitBehavior::isolated, false},
+      ByteLevel{false, true, false}};
   parts.decoders = {ByteLevel{true, true, true}};
   return parts;
 }
@@ -103,12 +104,12 @@ Parts parts_from_tiktoken(std::string_view text, const TiktokenRules& rules) {
     if (space == std::string_view::npos) bad_line(number, "it has no space");
     const std::string_view digits = line.substr(space + 1);
     int rank = -1;
-    const auto [stop, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), rank);
+    const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), rank);
     if (error != std::errc() || stop != digits.data() + digits.size() || rank < 0 ||
         rank >= kLargestId)
       bad_line(number, "the rank is no integer from 0 to 16777215");
-    ranked.push_back({decode_base64(line.substr(0, space), "line " + std::to_string(number)), rank});
+    ranked.push_back(
+        {decode_base64(line.substr(0, space), "line " + std::to_string(number)), rank});
     if (ranked.back().bytes.empty()) bad_line(number, "the token is empty");
   }
   return parts_of_ranks(ranked, 0, rules);
@@ -122,7 +123,8 @@ bool is_tekken(const Json& root) {
 
 Parts parts_from_tekken(const Json& root, const TiktokenRules& rules) {
   const std::string path = "tekken.json";
-  const auto member = [](const Json& j, std::string_view key, const std::string& place) -> const Json& {
+  const auto member = [](const Json& j, std::string_view key,
+                         const std::string& place) -> const Json& {
     const Json* found = j.find(key);
     if (!found || found->is_null()) bad_place(place, "\"" + std::string(key) + "\" is missing");
     return *found;

@@ -62,8 +62,7 @@ Unigram::Data read_unigram(const Json& j, const std::string& path) {
   for (const Json& item : r.list("vocab")) {
     const std::string here = r.at("vocab") + "." + std::to_string(out.vocab.size());
     const auto& pair = Reader::list_of(item, here);
-    if (pair.size() != 2 || !pair[1].is_number())
-      bad_place(here, "expected a token and its score");
+    if (pair.size() != 2 || !pair[1].is_number()) bad_place(here, "expected a token and its score");
     out.vocab.push_back({Reader::text_of(pair[0], here), pair[1].as_number()});
   }
   if (r.get("unk_id")) {
@@ -76,9 +75,9 @@ Unigram::Data read_unigram(const Json& j, const std::string& path) {
 }
 
 WordPiece::Data read_word_piece(const Json& j, const std::string& path) {
-  const Reader r(j, path,
-                 {"type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word",
-                  "vocab"});
+  const Reader r(
+      j, path,
+      {"type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word", "vocab"});
   WordPiece::Data out;
   out.unk_token = r.text_or("unk_token", "[UNK]");
   out.continuing_subword_prefix = r.text_or("continuing_subword_prefix", "##");
@@ -97,9 +96,9 @@ ModelData read_model(const Json& j, const std::string& path) {
   if (!j.is_object()) bad_place(path, "expected an object, got " + std::string(j.type_name()));
   const Json* named = j.find("type");
   // Files older than the field have the model's type in their keys.
-  const std::string type = named                                     ? Reader::text_of(*named, inside(path, "type"))
-                           : j.contains("merges")                    ? "BPE"
-                           : j.contains("unk_id")                    ? "Unigram"
+  const std::string type = named                  ? Reader::text_of(*named, inside(path, "type"))
+                           : j.contains("merges") ? "BPE"
+                           : j.contains("unk_id") ? "Unigram"
                            : j.contains("continuing_subword_prefix") ? "WordPiece"
                            : j.contains("vocab")                     ? "WordLevel"
                                                                      : "";

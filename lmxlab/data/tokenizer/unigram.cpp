@@ -5,6 +5,9 @@
 #include "lmxlab/data/tokenizer/unicode.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 
 namespace lmxlab::data {
@@ -12,6 +15,31 @@ namespace {
 
 constexpr double kUnknownPenalty = 10;
 constexpr size_t kShards = 16, kShardWords = 4096, kLongestCached = 64;
+
+// The library's JSON reader makes a double of a number's digits, as an integer, and divides by a
+// power of ten: sometimes one bit off. Ties between ways of the same tokens hang on it.
+double as_the_library_reads(double x) {
+  if (x == 0 || !std::isfinite(x)) return x;
+  char digits[40];
+  for (int precision = 14; precision <= 16; ++precision) {  // the shortest that reads back
+    std::snprintf(digits, sizeof digits, "%.*e", precision, std::fabs(x));
+    if (std::strtod(digits, nullptr) == std::fabs(x)) break;
+  }
+  uint64_t significand = 0;
+  int exponent = 0;
+  const char* at = digits;
+  for (; *at != 'e' && *at != 0; ++at) {
+    if (*at < '0' || *at > '9') continue;
+    significand = significand * 10 + static_cast<uint64_t>(*at - '0');
+    --exponent;
+  }
+  exponent += 1 + (*at == 'e' ? std::atoi(at + 1) : 0);
+  while (significand % 10 == 0 && significand > 0) significand /= 10, ++exponent;
+  if (exponent < -300 || exponent > 300) return x;
+  const double power = std::strtod(("1e" + std::to_string(std::abs(exponent))).c_str(), nullptr);
+  const auto whole = static_cast<double>(significand);
+  return std::copysign(exponent < 0 ? whole / power : whole * power, x);
+}
 
 }  // namespace
 
@@ -48,7 +76,8 @@ Unigram::Unigram(Data data) : data_(std::move(data)), cache_(std::make_shared<Ca
   for (int id = 0; id < count; ++id) {
     const auto& token = data_.vocab[static_cast<size_t>(id)];
     ids_[token.text] = id;  // of equal tokens the last, as in the library
-    scores_.push_back(token.score);
+    const double score = data_.single_precision ? token.score : as_the_library_reads(token.score);
+    scores_.push_back(score);
     if (data_.byte_fallback)
       if (const int byte = byte_of_token(token.text);
           byte >= 0 && token.text == byte_token(static_cast<unsigned char>(byte)))
@@ -56,8 +85,8 @@ Unigram::Unigram(Data data) : data_(std::move(data)), cache_(std::make_shared<Ca
     if (hidden[static_cast<size_t>(id)]) continue;
     entries.emplace_back(token.text, id);
     if (user_defined_[static_cast<size_t>(id)]) continue;
-    lowest = std::min(lowest, token.score);
-    highest = std::max(highest, token.score);
+    lowest = std::min(lowest, score);
+    highest = std::max(highest, score);
   }
   unk_score_ = (entries.empty() ? 0 : lowest) - kUnknownPenalty;
   if (data_.single_precision) unk_score_ = static_cast<float>(unk_score_);
