@@ -14,7 +14,12 @@ add_library(lmxlab_pcre2 INTERFACE)
 target_link_libraries(lmxlab_pcre2 INTERFACE "${PCRE2_LIBRARY}")
 target_include_directories(lmxlab_pcre2 SYSTEM INTERFACE "${PCRE2_INCLUDE}")
 find_package(Threads REQUIRED)
-set(LMXLAB_DEP_data lmxlab_pcre2 Threads::Threads)
+find_library(UTF8PROC_LIBRARY utf8proc REQUIRED)
+find_path(UTF8PROC_INCLUDE utf8proc.h REQUIRED)
+add_library(lmxlab_utf8proc INTERFACE)
+target_link_libraries(lmxlab_utf8proc INTERFACE "${UTF8PROC_LIBRARY}")
+target_include_directories(lmxlab_utf8proc SYSTEM INTERFACE "${UTF8PROC_INCLUDE}")
+set(LMXLAB_DEP_data lmxlab_pcre2 lmxlab_utf8proc Threads::Threads)
 
 set(LMXLAB_DEP_kernels Threads::Threads)
 

@@ -12,7 +12,7 @@ mlx=$(LMXLAB_MLX=cpu LMXLAB_MLX_ARM64=1 "$top/scripts/mlx.sh")
 # The headers of other libraries apart from the system's own, which are the host's.
 tools="$top/build/arm64-tools"
 mkdir -p "$tools/include"
-for header in nlohmann toml++ CLI pcre2.h hwy; do
+for header in nlohmann toml++ CLI pcre2.h utf8proc.h hwy; do
   from=/usr/include/$header
   [ -e "$from" ] || from=/usr/local/include/$header
   ln -sfn "$from" "$tools/include/$header"

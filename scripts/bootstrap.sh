@@ -55,6 +55,7 @@ look_on_debian() {
   header toml++/toml.h || need libtomlplusplus-dev
   header CLI/CLI.hpp || need libcli11-dev
   header pcre2.h || need libpcre2-dev
+  header utf8proc.h || need libutf8proc-dev
   header hwy/highway.h || need libhwy-dev
   header gtest/gtest.h || need libgtest-dev
   header gmock/gmock.h || need libgmock-dev
@@ -75,6 +76,7 @@ look_on_mac() {
   header toml++/toml.h || need tomlplusplus
   header CLI/CLI.hpp || need cli11
   header pcre2.h || need pcre2
+  header utf8proc.h || need utf8proc
   header hwy/highway.h || need highway
   header gtest/gtest.h || need googletest
 }

@@ -28,7 +28,7 @@ wrapper c++ "'$zig/ziglang/zig' c++ -target aarch64-macos.14.0"
 wrapper ar "'$zig/ziglang/zig' ar"
 wrapper ranlib "'$zig/ziglang/zig' ranlib"
 wrapper nothing true
-for header in nlohmann toml++ CLI pcre2.h hwy; do
+for header in nlohmann toml++ CLI pcre2.h utf8proc.h hwy; do
   from=/usr/include/$header
   [ -e "$from" ] || from=/usr/local/include/$header
   ln -sfn "$from" "$tools/include/$header"
@@ -40,10 +40,17 @@ done
   grep -o 'pcre2_[a-z0-9_]*(' /usr/include/pcre2.h | sort -u | sed 's/($//; s/.*/_&_8/' | paste -sd, | tr -d '\n'
   printf ' ]\n...\n'
 } >"$tools/lib/libpcre2-8.tbd"
+# utf8proc likewise.
+{
+  printf -- '--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\ninstall-name: /opt/homebrew/lib/libutf8proc.3.dylib\n'
+  printf 'exports:\n  - targets: [ arm64-macos ]\n    symbols: [ '
+  grep -o 'utf8proc_[a-z0-9_]*(' /usr/include/utf8proc.h | sort -u | sed 's/($//; s/^/_/' | paste -sd, | tr -d '\n'
+  printf ' ]\n...\n'
+} >"$tools/lib/libutf8proc.tbd"
 
 say "mac: configure (preset mac-cross)"
 quietly configure-mac cmake --fresh --preset mac-cross -DMLX_ROOT="$mlx/mlx" \
-  -DPCRE2_LIBRARY="$tools/lib/libpcre2-8.tbd"
+  -DPCRE2_LIBRARY="$tools/lib/libpcre2-8.tbd" -DUTF8PROC_LIBRARY="$tools/lib/libutf8proc.tbd"
 say "mac: compile every source, link the program and the examples"
 began=$SECONDS
 ninja -C build/mac-cross -k 0 --quiet >&2

@@ -122,8 +122,7 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   }
   std::optional<data::Tokenizer> tokenizer;
   std::error_code ignored;
-  if (fs::exists(place.path / "tokenizer.json", ignored))
-    tokenizer = data::Tokenizer::load(place.path);
+  if (!data::tokenizer_file(place.path).empty()) tokenizer = data::Tokenizer::load(place.path);
   if (tokenizer && tokenizer->vocab_size() > model.config().vocab)
     throw Error(Kind::mismatch,
                 "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +

@@ -13,26 +13,33 @@
 namespace lmxlab::cli {
 namespace {
 
-data::Tokenizer open_tokenizer(const std::string& argument) {
-  if (argument == "byte") return data::Tokenizer::bytes();
+data::Tokenizer open_tokenizer(const std::string& argument, const data::TiktokenOptions& options) {
   std::error_code ignored;
   const fs::path path(argument);
+  const bool bare =
+      options.pattern.empty() && options.special_tokens.empty() && options.normalizer.empty();
+  if (argument == "byte") {
+    if (bare) return data::Tokenizer::bytes();
+    throw Error(Kind::usage,
+                "[tokenize] `byte` takes no --pattern, --special or --normalizer. Leave them out.");
+  }
   if (!fs::exists(path, ignored))
     throw Error(Kind::not_found,
                 "[tokenizer] there is no folder or file " + argument +
-                    ". A preset has no tokenizer: give a model folder or a tokenizer.json.");
-  if (fs::is_directory(path, ignored) && !fs::exists(path / "tokenizer.json", ignored))
-    throw Error(Kind::not_found, "[tokenizer] " + argument + " holds no tokenizer.json");
-  return data::Tokenizer::load(path);
+                    ". A preset has no tokenizer: give a model folder or a tokenizer's file.");
+  return data::Tokenizer::load(path, options);
 }
 
 class Tokenize : public Command {
   std::string tokenizer_;
-  std::optional<std::string> text_, json_file_, tokens_;
+  std::optional<std::string> text_, json_file_, tokens_, pattern_, special_, normalizer_;
   bool no_special_ = false, add_special_ = false, decode_ = false;
 
   void declare(Options& o) override {
-    o.argument("TOKENIZER", &tokenizer_, "a model folder, a tokenizer.json, or `byte`").require();
+    o.argument("TOKENIZER", &tokenizer_,
+               "a model folder, a tokenizer's file (tokenizer.json, SentencePiece, tiktoken, "
+               "tekken.json, vocab.json, vocab.txt), or `byte`")
+        .require();
     o.option("--text", "TEXT", &text_, "the text");
     o.option("--json-file", "FILE", &json_file_,
              "a JSON list of texts, or of lists of ids, instead");
@@ -42,6 +49,34 @@ class Tokenize : public Command {
     o.flag("--add-special", &add_special_,
            "also what the tokenizer puts around a text (bos, cls, ...)");
     o.flag("--decode", &decode_, "the ids back to text");
+    o.option(
+        "--pattern", "REGEX", &pattern_,
+        "how a tiktoken file's text is cut into words; a tekken.json has a pattern of its own");
+    o.option("--special", "FILE", &special_,
+             "special tokens of a tiktoken file: a JSON object of names and ids");
+    o.option("--normalizer", "FORM", &normalizer_,
+             "of a tiktoken file: NFC, NFD, NFKC or NFKD, applied to the text first");
+  }
+
+  data::TiktokenOptions tiktoken_options() const {
+    data::TiktokenOptions out;
+    out.pattern = pattern_.value_or("");
+    out.normalizer = normalizer_.value_or("");
+    if (pattern_ && out.pattern.empty())
+      throw Error(Kind::usage, "[tokenize] --pattern: expected a regular expression, got \"\"");
+    if (!special_) return out;
+    const Json file = Json::parse(read_file(*special_), *special_);
+    if (!file.is_object())
+      throw Error(Kind::bad_data, "[tokenize] " + *special_ +
+                                      ": expected an object of names and ids, got " +
+                                      std::string(file.type_name()));
+    for (const auto& [name, id] : file.as_object()) {
+      if (!id.is_integer() || id.as_integer() < 0 || id.as_integer() >= (1 << 24))
+        throw Error(Kind::bad_data, "[tokenize] " + *special_ + ": \"" + name +
+                                        "\": expected an id from 0 to 16777215");
+      out.special_tokens.emplace_back(name, int(id.as_integer()));
+    }
+    return out;
   }
 
   static std::vector<int> ids_of(const Json& list, int vocab) {
@@ -62,8 +97,9 @@ class Tokenize : public Command {
     if (given != 1)
       throw Error(Kind::usage, "[tokenize] expected one of --text, --json-file and --tokens, got " +
                                    std::string(given ? "several" : "none"));
-    const auto tokenizer = open_tokenizer(tokenizer_);
-    const data::EncodeOptions options{.special = !no_special_, .add_special = add_special_};
+    const auto tokenizer = open_tokenizer(tokenizer_, tiktoken_options());
+    const data::EncodeOptions options{
+        .special = !no_special_, .add_special = add_special_, .truncate_and_pad = true};
     Json input;
     if (json_file_) {
       input = Json::parse(read_file(*json_file_), *json_file_);

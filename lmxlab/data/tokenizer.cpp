@@ -2,7 +2,8 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
-#include "lmxlab/data/tokenizer_parts.h"
+#include "lmxlab/data/tokenizer/byte_level.h"
+#include "lmxlab/data/tokenizer/parts.h"
 
 #include <mlx/mlx.h>
 
@@ -11,6 +12,7 @@
 #include <limits>
 #include <set>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace lmxlab::data {
 
@@ -18,29 +20,10 @@ namespace mx = mlx::core;
 
 namespace {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-
 std::string hex(uint64_t value, int digits) {
   char buffer[24];
   std::snprintf(buffer, sizeof buffer, "%0*llX", digits, static_cast<unsigned long long>(value));
   return buffer;
-}
-
-// Moves everything decided from `held` to the result; what could still become a character stays
-// unless `last`.
-std::string release(std::string& held, bool last) {
-  std::string out;
-  out.reserve(held.size());
-  size_t at = 0;
-  while (at < held.size()) {
-    bool valid = true, incomplete = false;
-    const size_t length = utf8_length(held, at, valid, incomplete);
-    if (incomplete && !last) break;
-    out += valid ? std::string_view(held).substr(at, length) : kReplacement;
-    at += length;
-  }
-  held.erase(0, at);
-  return out;
 }
 
 std::optional<int> named_token(const Json& config, std::string_view key,
@@ -50,28 +33,66 @@ std::optional<int> named_token(const Json& config, std::string_view key,
   return j && j->is_string() ? tokenizer.token_id(j->as_string()) : std::nullopt;
 }
 
+Model make_model(ModelData data) {
+  struct Make {
+    Model operator()(Bpe::Data& d) { return Bpe(std::move(d)); }
+    Model operator()(Unigram::Data& d) { return Unigram(std::move(d)); }
+    Model operator()(WordPiece::Data& d) { return WordPiece(std::move(d)); }
+    Model operator()(WordLevel::Data& d) { return WordLevel(std::move(d)); }
+  };
+  return std::visit(Make{}, data);
+}
+
+// What to look for in the text as it is, and in the normalized one; empty: not there.
+std::vector<std::string> patterns_of(const Parts& parts, bool normalized_ones) {
+  std::vector<std::string> out;
+  for (const auto& t : parts.added) {
+    Normalized n{t.normalized == normalized_ones ? t.content : std::string(), 0};
+    if (normalized_ones) normalize(parts.normalizers, n);
+    out.push_back(std::move(n.text));
+  }
+  return out;
+}
+
 }  // namespace
 
 struct Tokenizer::State {
-  State(Parts p, Json c)
+  State(Parts p, const Json& c)
       : parts(std::move(p)),
-        config(c.is_object() ? std::move(c) : Json::object()),
-        model(std::move(parts.model)),
-        raw_added(parts.added, false),
-        normalized_added(parts.added, true) {
+        config(c.is_object() ? c : Json::object()),
+        model(make_model(std::move(parts.model))),
+        raw_added(parts.added, patterns_of(parts, false)),
+        normalized_patterns(patterns_of(parts, true)),
+        normalized_added(parts.added, normalized_patterns) {
     int largest = -1;
-    for (const auto& [token, id] : model.data().vocab) largest = std::max(largest, id);
+    const auto each = [&](auto&& f) {
+      std::visit([&](const auto& m) { each_token(m.data(), f); }, model);
+    };
+    each([&](const std::string&, int id) { largest = std::max(largest, id); });
     for (const auto& t : parts.added) largest = std::max(largest, t.id);
     tokens.resize(static_cast<size_t>(largest + 1));
     special.resize(tokens.size());
-    for (const auto& [token, id] : model.data().vocab) tokens[static_cast<size_t>(id)] = token;
-    for (const auto& t : parts.added) {
-      tokens[static_cast<size_t>(t.id)] = t.content;
-      special[static_cast<size_t>(t.id)] = t.special;
+    each([&](const std::string& token, int id) { tokens[static_cast<size_t>(id)] = token; });
+    decoded = tokens;
+    std::unordered_set<std::string_view> specials;
+    for (const auto& t : parts.added)
+      if (t.special) specials.insert(t.content);
+    for (size_t i = 0; i < parts.added.size(); ++i) {
+      const AddedToken& t = parts.added[i];
+      const auto id = static_cast<size_t>(t.id);
+      tokens[id] = t.content;
+      // The library decodes to what it looks for, and asks whether that is special.
+      decoded[id] = t.normalized ? std::string_view(normalized_patterns[i]) : t.content;
+      special[id] = t.special;
       added_ids.emplace(t.content, t.id);
     }
+    for (size_t id = 0; id < decoded.size(); ++id)
+      if (decoded[id].data())
+        skipped.push_back(specials.contains(decoded[id]));
+      else
+        skipped.push_back(true);
     const auto* first = parts.pre.empty() ? nullptr : std::get_if<ByteLevel>(&parts.pre.front());
-    any_bytes = first && !first->use_regex &&
+    any_bytes = first && !first->use_regex && parts.normalizers.empty() &&
                 std::none_of(parts.added.begin(), parts.added.end(), [](const auto& t) {
                   return t.single_word || t.lstrip || t.rstrip;  // these look at characters
                 });
@@ -82,139 +103,134 @@ struct Tokenizer::State {
     return id >= 0 && static_cast<size_t>(id) < tokens.size() ? tokens[static_cast<size_t>(id)]
                                                               : std::string_view();
   }
-  void encode_text(std::string_view text, size_t begin, size_t end, std::vector<int>& ids) const;
-  void encode(std::string_view text, const EncodeOptions& options, std::vector<int>& ids) const;
-  void decode_into(std::string& bytes, int id, bool skip_special, bool& first) const;
+  void encode_model(std::string_view piece, Encoding& out, bool with_tokens) const;
+  void encode_normalized(const Normalized& n, size_t begin, size_t end, size_t place, Encoding& out,
+                         bool with_tokens) const;
+  Encoding encode(std::string_view text, const EncodeOptions& options, int type_id,
+                  bool with_tokens) const;
+  Encoding finish(std::vector<Encoding> sequences, const EncodeOptions& options) const;
+  void push(DecoderChain& chain, int id, bool skip_special) const {
+    if (id < 0 || static_cast<size_t>(id) >= decoded.size()) return;
+    const auto at = static_cast<size_t>(id);
+    if (decoded[at].data() && !(skip_special && skipped[at])) chain.push(decoded[at]);
+  }
 
-  Parts parts;
+  Parts parts;  // without the model
   Json config;
-  Bpe model;
-  AddedMatcher raw_added, normalized_added;
-  std::vector<std::string_view> tokens;  // by id; null where there is none
-  std::vector<bool> special;
+  Model model;
+  AddedMatcher raw_added;
+  std::vector<std::string> normalized_patterns;
+  AddedMatcher normalized_added;
+  std::vector<std::string_view> tokens, decoded;  // by id; null where there is none
+  std::vector<bool> special, skipped;
   std::unordered_map<std::string_view, int> added_ids;
   bool any_bytes = false;  // the first step takes bytes as they are
 };
 
-void Tokenizer::State::encode_text(std::string_view text, size_t begin, size_t end,
-                                   std::vector<int>& ids) const {
-  Pieces pieces;
-  pieces.text = text.substr(begin, end - begin);
-  pieces.ends = {pieces.text.size()};
+void Tokenizer::State::encode_model(std::string_view piece, Encoding& out, bool with_tokens) const {
+  if (const auto* unigram = std::get_if<Unigram>(&model))
+    return unigram->encode(piece, out.ids, with_tokens ? &out.tokens : nullptr);
+  const size_t before = out.ids.size();
+  if (const auto* bpe = std::get_if<Bpe>(&model))
+    bpe->encode(piece, out.ids);
+  else if (const auto* word_piece = std::get_if<WordPiece>(&model))
+    word_piece->encode(piece, out.ids);
+  else
+    std::get<WordLevel>(model).encode(piece, out.ids);
+  if (with_tokens)
+    for (size_t i = before; i < out.ids.size(); ++i) out.tokens.emplace_back(token(out.ids[i]));
+}
+
+// `place`: where the stretch begins in the user's text, for messages.
+void Tokenizer::State::encode_normalized(const Normalized& n, size_t begin, size_t end,
+                                         size_t place, Encoding& out, bool with_tokens) const {
+  Pieces pieces(std::string_view(n.text).substr(begin, end - begin),
+                n.origin > begin ? n.origin - begin : 0);
   for (const auto& step : parts.pre) std::visit([&](const auto& s) { s.apply(pieces); }, step);
-  size_t from = 0;
+  Pieces::Span now{0, 0};
   try {
-    for (const size_t to : pieces.ends) {
-      model.encode(pieces.text.substr(from, to - from), ids);
-      from = to;
+    for (const auto& span : pieces.spans) {
+      now = span;
+      encode_model(pieces.text.substr(span.begin, span.end - span.begin), out, with_tokens);
     }
   } catch (const UnknownSymbol& unknown) {
-    const size_t at = from + unknown.at;
-    const auto characters = [](std::string_view s) {
-      return static_cast<size_t>(
-          std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; }));
-    };
+    const size_t at = now.begin + unknown.at;
     if (pieces.letters) {
       const int byte = byte_of_letter(unknown.code);
       throw Error(
           Kind::bad_data,
           "[tokenizer] the byte 0x" + hex(static_cast<uint64_t>(byte), 2) + " near byte " +
-              std::to_string(begin + characters(pieces.text.substr(0, at))) +
+              std::to_string(place + begin + count_characters(pieces.text.substr(0, at))) +
               " of the text is not in the vocabulary, which lacks that letter. Use a tokenizer "
               "whose vocabulary has all 256 byte letters.");
     }
     std::string shown;
     append_utf8(shown, unknown.code);
-    throw Error(Kind::bad_data, "[tokenizer] the character '" + shown + "' (U+" +
-                                    hex(unknown.code, 4) + ") at byte " +
-                                    std::to_string(begin + at) + " (character " +
-                                    std::to_string(characters(text.substr(0, begin + at))) +
-                                    ", both from 0) is not in the vocabulary of " +
-                                    std::to_string(model.data().vocab.size()) +
-                                    " tokens. Leave it out, make the tokenizer from text that has "
-                                    "it, or use a byte-level one.");
+    throw Error(
+        Kind::bad_data,
+        "[tokenizer] the character '" + shown + "' (U+" + hex(unknown.code, 4) + ") at byte " +
+            std::to_string(place + begin + at) + " (character " +
+            std::to_string(count_characters(std::string_view(n.text).substr(0, begin + at))) +
+            ", both from 0) is not in the vocabulary of " + std::to_string(tokens.size()) +
+            " tokens. Leave it out, make the tokenizer from text that has "
+            "it, or use a byte-level one.");
   }
 }
 
-void Tokenizer::State::encode(std::string_view text, const EncodeOptions& options,
-                              std::vector<int>& ids) const {
+Encoding Tokenizer::State::encode(std::string_view text, const EncodeOptions& options, int type_id,
+                                  bool with_tokens) const {
   if (!any_bytes)
     if (const size_t bad = invalid_utf8_at(text); bad != std::string_view::npos)
       throw Error(Kind::bad_data, "[tokenizer] the text is not UTF-8 at byte " +
                                       std::to_string(bad) + " (0x" +
                                       hex(static_cast<unsigned char>(text[bad]), 2) +
                                       "). Convert it, or use the byte tokenizer.");
-  if (!options.special || (raw_added.empty() && normalized_added.empty()))
-    return encode_text(text, 0, text.size(), ids);
-  const auto token = [&](const AddedToken& t) { ids.push_back(t.id); };
-  raw_added.split(
-      text,
-      [&](size_t begin, size_t end) {
-        normalized_added.split(
-            text.substr(begin, end - begin),
-            [&](size_t b, size_t e) { encode_text(text, begin + b, begin + e, ids); }, token);
-      },
-      token);
+  Encoding out;
+  const auto on_token = [&](std::string_view whole) {
+    return [&out, whole, with_tokens](const AddedToken& t, size_t begin, size_t end) {
+      out.ids.push_back(t.id);
+      if (with_tokens) out.tokens.emplace_back(whole.substr(begin, end - begin));
+    };
+  };
+  const auto on_text = [&](size_t begin, size_t end) {
+    Normalized n{std::string(text.substr(begin, end - begin)), 0};
+    if (begin == 0) n.origin = any_bytes ? 1 : character_length(n.text, 0);
+    normalize(parts.normalizers, n);
+    if (normalized_added.empty())
+      return encode_normalized(n, 0, n.text.size(), begin, out, with_tokens);
+    normalized_added.split(
+        n.text, options.special,
+        [&](size_t b, size_t e) { encode_normalized(n, b, e, begin, out, with_tokens); },
+        on_token(n.text));
+  };
+  if (raw_added.empty()) {
+    if (!text.empty()) on_text(0, text.size());
+  } else {
+    raw_added.split(text, options.special, on_text, on_token(text));
+  }
+  out.type_ids.assign(out.ids.size(), type_id);
+  return out;
 }
 
-void Tokenizer::State::decode_into(std::string& bytes, int id, bool skip_special,
-                                   bool& first) const {
-  const std::string_view text = token(id);
-  if (!text.data() || (skip_special && special[static_cast<size_t>(id)])) return;
-  if (std::holds_alternative<ByteLevel>(parts.decoder)) {
-    // A token that is no string of letters (an added one with a space, say) stands for its own
-    // text.
-    if (!append_bytes(bytes, text)) bytes += text;
-  } else {
-    if (std::holds_alternative<std::monostate>(parts.decoder) && !first) bytes += ' ';
-    bytes += text;
-  }
-  first = false;
+Encoding Tokenizer::State::finish(std::vector<Encoding> sequences,
+                                  const EncodeOptions& options) const {
+  if (parts.truncation && options.truncate_and_pad)
+    truncate(*parts.truncation, sequences,
+             options.add_special ? added_count(parts.post, sequences.size() > 1) : 0);
+  Encoding out = process(parts.post, std::move(sequences), options.add_special);
+  if (parts.padding && options.truncate_and_pad) pad(*parts.padding, out);
+  return out;
 }
+
+Tokenizer::Tokenizer(Parts parts, const Json& config)
+    : state_(std::make_shared<const State>(std::move(parts), config)) {}
 
 Tokenizer Tokenizer::from_json(const Json& tokenizer, const Json& config) {
-  return Tokenizer(std::make_shared<const State>(parts_from_json(tokenizer), config));
-}
-
-Tokenizer Tokenizer::load(const fs::path& path) {
-  fs::path file = path;
-  std::error_code none;
-  if (fs::is_directory(path, none)) {
-    file = path / "tokenizer.json";
-    if (!fs::exists(file, none)) {
-      for (const char* other : {"tokenizer.model", "vocab.json", "tekken.json"})
-        if (fs::exists(path / other, none))
-          throw Error(Kind::unsupported,
-                      "[tokenizer] " + path.string() + " has " + other +
-                          " but no tokenizer.json, and only that is supported yet. Convert it with "
-                          "transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...).");
-      throw Error(Kind::not_found, "[tokenizer] there is no tokenizer.json in " + path.string() +
-                                       ". Name a folder that has one, or the file itself.");
-    }
-  }
-  const std::string text = read_file(file);
-  const auto parse = [](const std::string& content, const fs::path& name) {
-    if (const size_t bad = invalid_utf8_at(content); bad != std::string::npos)
-      throw Error(Kind::bad_data, "[tokenizer] " + name.string() + " is not UTF-8 at byte " +
-                                      std::to_string(bad) +
-                                      ": expected JSON text. Get the file again.");
-    return Json::parse(content, name.string());
-  };
-  const Json tokenizer = parse(text, file);
-  Json config;
-  if (const fs::path beside = file.parent_path() / "tokenizer_config.json";
-      fs::exists(beside, none)) {
-    config = parse(read_file(beside), beside);
-    if (!config.is_object())
-      throw Error(Kind::bad_data, "[tokenizer] " + beside.string() + ": expected an object, got " +
-                                      std::string(config.type_name()) +
-                                      ". Get the file again or remove it.");
-  }
-  return with_context(file.string(), [&] { return from_json(tokenizer, config); });
+  return Tokenizer(parts_from_json(tokenizer), config);
 }
 
 Tokenizer Tokenizer::characters(const std::vector<std::string>& list) {
-  Parts parts;
+  Bpe::Data model;
   std::set<std::string_view> seen;
   for (const auto& c : list) {
     bool valid = false, incomplete = false;
@@ -222,15 +238,17 @@ Tokenizer Tokenizer::characters(const std::vector<std::string>& list) {
     if (!one || !seen.insert(c).second)
       throw Error(
           Kind::usage,
-          "[tokenizer] entry " + std::to_string(parts.model.vocab.size()) +
+          "[tokenizer] entry " + std::to_string(model.vocab.size()) +
               " of the characters: expected one UTF-8 character that stands nowhere else, got \"" +
               c + "\". Mend the list.");
-    parts.model.vocab.emplace_back(c, static_cast<int>(parts.model.vocab.size()));
+    model.vocab.emplace_back(c, static_cast<int>(model.vocab.size()));
   }
   if (list.empty())
     throw Error(Kind::usage, "[tokenizer] the list of characters is empty. Give at least one.");
-  parts.decoder = Fuse{};
-  return Tokenizer(std::make_shared<const State>(std::move(parts), Json()));
+  Parts parts;
+  parts.model = std::move(model);
+  parts.decoders = {Fuse{}};
+  return Tokenizer(std::move(parts));
 }
 
 Tokenizer Tokenizer::characters(std::string_view text) {
@@ -250,30 +268,36 @@ Tokenizer Tokenizer::characters(std::string_view text) {
 }
 
 Tokenizer Tokenizer::bytes() {
-  Parts parts;
+  Bpe::Data model;
   for (int b = 0; b < 256; ++b)
-    parts.model.vocab.emplace_back(byte_letter(static_cast<unsigned char>(b)), b);
+    model.vocab.emplace_back(byte_letter(static_cast<unsigned char>(b)), b);
+  Parts parts;
+  parts.model = std::move(model);
   parts.pre = {ByteLevel{false, true, false}};
-  parts.decoder = ByteLevel{false, true, false};
-  return Tokenizer(std::make_shared<const State>(std::move(parts), Json()));
+  parts.decoders = {ByteLevel{false, true, false}};
+  return Tokenizer(std::move(parts));
 }
 
 std::vector<int> Tokenizer::encode_ids(std::string_view text, const EncodeOptions& options) const {
-  std::vector<int> ids;
-  const Template* around = nullptr;
-  if (options.add_special)
-    for (const auto& step : state_->parts.post)
-      if (const auto* t = std::get_if<Template>(&step)) around = t;
-  if (!around) return state_->encode(text, options, ids), ids;
-  for (const auto& item : around->single) {
-    if (item.token.empty()) {
-      state_->encode(text, options, ids);
-      continue;
-    }
-    for (const auto& special : around->special_tokens)
-      if (special.name == item.token) ids.insert(ids.end(), special.ids.begin(), special.ids.end());
-  }
-  return ids;
+  std::vector<Encoding> one;
+  one.push_back(state_->encode(text, options, 0, false));
+  if (!options.add_special && !options.truncate_and_pad) return std::move(one[0].ids);
+  one[0].tokens.resize(one[0].ids.size());
+  return std::move(state_->finish(std::move(one), options).ids);
+}
+
+Encoding Tokenizer::encode_all(std::string_view text, const EncodeOptions& options) const {
+  std::vector<Encoding> one;
+  one.push_back(state_->encode(text, options, 0, true));
+  return state_->finish(std::move(one), options);
+}
+
+Encoding Tokenizer::encode_pair(std::string_view first, std::string_view second,
+                                const EncodeOptions& options) const {
+  std::vector<Encoding> both;
+  both.push_back(state_->encode(first, options, 0, true));
+  both.push_back(state_->encode(second, options, 1, true));
+  return state_->finish(std::move(both), options);
 }
 
 mx::array Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
@@ -286,10 +310,10 @@ mx::array Tokenizer::encode(std::string_view text, const EncodeOptions& options)
 }
 
 std::string Tokenizer::decode(std::span<const int> ids, bool skip_special) const {
-  std::string bytes;
-  bool first = true;
-  for (const int id : ids) state_->decode_into(bytes, id, skip_special, first);
-  return release(bytes, true);
+  DecoderChain chain(state_->parts.decoders);
+  for (const int id : ids) state_->push(chain, id, skip_special);
+  chain.finish();
+  return chain.take();
 }
 
 std::string Tokenizer::decode(const mx::array& ids, bool skip_special) const {
@@ -311,7 +335,14 @@ int Tokenizer::vocab_size() const {
 std::optional<int> Tokenizer::token_id(std::string_view token) const {
   if (const auto it = state_->added_ids.find(token); it != state_->added_ids.end())
     return it->second;
-  return state_->model.id(token);
+  struct Find {
+    std::string_view token;
+    std::optional<int> operator()(const Unigram& m) const { return m.id(token); }
+    std::optional<int> operator()(const Bpe& m) const { return m.vocabulary().id(token); }
+    std::optional<int> operator()(const WordPiece& m) const { return m.vocabulary().id(token); }
+    std::optional<int> operator()(const WordLevel& m) const { return m.vocabulary().id(token); }
+  };
+  return std::visit(Find{token}, state_->model);
 }
 
 std::string Tokenizer::token(int id) const {
@@ -338,7 +369,7 @@ const Json& Tokenizer::config() const {
 }
 
 Json Tokenizer::to_json() const {
-  return parts_to_json(state_->parts, state_->model.data());
+  return parts_to_json(state_->parts, state_->model);
 }
 
 void Tokenizer::save(const fs::path& folder) const {
@@ -361,16 +392,28 @@ std::string Tokenizer::fingerprint() const {
   return out;
 }
 
+struct StreamDecoder::State {
+  State(Tokenizer t, bool skip)
+      : tokenizer(std::move(t)), skip_special(skip), chain(tokenizer.state_->parts.decoders) {}
+  Tokenizer tokenizer;
+  bool skip_special;
+  DecoderChain chain;
+};
+
+StreamDecoder::StreamDecoder(Tokenizer tokenizer, bool skip_special)
+    : state_(std::make_unique<State>(std::move(tokenizer), skip_special)) {}
+StreamDecoder::StreamDecoder(StreamDecoder&&) noexcept = default;
+StreamDecoder& StreamDecoder::operator=(StreamDecoder&&) noexcept = default;
+StreamDecoder::~StreamDecoder() = default;
+
 std::string StreamDecoder::push(int id) {
-  tokenizer_.state_->decode_into(held_, id, skip_special_, first_);
-  return release(held_, false);
+  state_->tokenizer.state_->push(state_->chain, id, state_->skip_special);
+  return state_->chain.take();
 }
 
 std::string StreamDecoder::finish() {
-  first_ = true;
-  std::string out = release(held_, true);
-  held_.clear();
-  return out;
+  state_->chain.finish();
+  return state_->chain.take();
 }
 
 }  // namespace lmxlab::data

@@ -1,5 +1,5 @@
-// Text to ids and back. A tokenizer is what a tokenizer.json says: pre-tokenizer, model,
-// post-processor, decoder.
+// Text to ids and back. A tokenizer is what a tokenizer.json says: normalizer, pre-tokenizer,
+// model, post-processor, decoder, added tokens. Other files are read into the same parts.
 #pragma once
 
 #include "lmxlab/base/json.h"
@@ -12,31 +12,67 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace lmxlab::data {
 
+struct Parts;
+
 struct EncodeOptions {
-  /// Added and special tokens written in the text become their ids; else they are plain text.
-  /// Set it to false for text from a stranger, who could otherwise write an end-of-turn token.
+  /// Special tokens written in the text become their ids; else they are plain text. Set it to false
+  /// for text from a stranger, who could otherwise write an end-of-turn token. Added tokens that
+  /// the tokenizer does not call special, and a SentencePiece model's user-defined pieces, are
+  /// found in any case, as in the libraries those come from.
   bool special = true;
   /// Also what the post-processor puts around a sequence (bos, cls, ...).
   bool add_special = false;
+  /// Also the truncation and padding that the file asks for. Leave it false where a whole text is
+  /// meant: some files cut everything off behind 512 tokens.
+  bool truncate_and_pad = false;
 };
 
+/// One sequence, or two with what stands between: all lists have the same length.
+struct Encoding {
+  std::vector<int> ids;
+  std::vector<int> type_ids;        // which sequence, as the post-processor says
+  std::vector<std::string> tokens;  // as in the vocabulary; of an added token, what it stood for
+};
+
+/// What a file of bare ranks leaves open. It is an error to give any of it for another kind of
+/// file.
+struct TiktokenOptions {
+  /// Oniguruma's or Rust's syntax. A tekken.json has one of its own, which this replaces.
+  std::string pattern;
+  /// Names and ids, found in the text as other special tokens are.
+  std::vector<std::pair<std::string, int>> special_tokens;
+  /// "NFC", "NFD", "NFKC", "NFKD", or empty: the text is encoded as it is.
+  std::string normalizer;
+};
+
+/// The file that Tokenizer::load would take in a folder; empty if there is none.
+std::filesystem::path tokenizer_file(const std::filesystem::path& folder);
+
 /// A value: copies share one immutable state and may be used from any thread at the same time.
-/// Supported parts of tokenizer.json: model BPE (no dropout, prefix, suffix or byte fallback);
-/// pre-tokenizers ByteLevel, Split (regex, Isolated) and Sequence; decoders ByteLevel, Fuse, none;
-/// post-processors ByteLevel, TemplateProcessing, Sequence; no normalizer.
+/// Every part of tokenizer.json (models BPE without dropout, Unigram, WordPiece, WordLevel);
+/// SentencePiece models of the kinds unigram, bpe and char; tiktoken's rank files; tekken.json;
+/// vocab.json with merges.txt; vocab.txt. A GGUF vocabulary: gguf_vocabulary.h.
 class Tokenizer {
  public:
-  /// @param path  a tokenizer.json, or a folder that holds one. A tokenizer_config.json beside it
-  /// names bos and eos.
+  /// The kind is found by looking.
+  /// @param path  a file of these kinds, or a folder with tokenizer.json, tokenizer.model,
+  /// tekken.json, vocab.json and merges.txt, or vocab.txt (the first of these that is there). A
+  /// tokenizer_config.json beside it names bos and eos.
   /// @throws Error(not_found), Error(bad_data) naming the place, Error(unsupported) naming the
-  /// part.
-  static Tokenizer load(const std::filesystem::path& path);
+  /// part, Error(usage) where `options` are needed or fit no file of this kind.
+  static Tokenizer load(const std::filesystem::path& path, const TiktokenOptions& options = {});
   /// The same from JSON values; `config` is tokenizer_config.json, or null.
   static Tokenizer from_json(const Json& tokenizer, const Json& config = Json());
+  /// The same from the bytes of a file; `name` is for messages.
+  static Tokenizer from_bytes(std::string_view bytes, const std::string& name,
+                              const TiktokenOptions& options = {}, const Json& config = Json());
+  /// The same from parts, which only this module makes.
+  explicit Tokenizer(Parts parts, const Json& config = Json());
 
   /// One id for each different character of the text, in the order of code points.
   /// @throws Error(bad_data) if the text is empty or not UTF-8.
@@ -54,6 +90,12 @@ class Tokenizer {
   /// @throws Error(bad_data) if the text is not UTF-8 or has a character without a token; names it
   /// and its place.
   std::vector<int> encode_ids(std::string_view text, const EncodeOptions& options = {}) const;
+
+  /// The same with tokens and types, of one sequence or of two.
+  /// @throws as encode_ids, and Error(usage) if the file's truncation cannot be kept.
+  Encoding encode_all(std::string_view text, const EncodeOptions& options = {}) const;
+  Encoding encode_pair(std::string_view first, std::string_view second,
+                       const EncodeOptions& options = {}) const;
 
   /// Always valid UTF-8: bytes that are none become U+FFFD. Ids without a token (a padded
   /// vocabulary) give nothing.
@@ -88,25 +130,25 @@ class Tokenizer {
  private:
   friend class StreamDecoder;
   struct State;
-  explicit Tokenizer(std::shared_ptr<const State> state) : state_(std::move(state)) {}
   std::shared_ptr<const State> state_;
 };
 
 /// Decodes ids as they come. What push() and finish() return, joined, is what decode() gives for
-/// all ids at once; half a UTF-8 character is held back until the rest of it is there.
+/// all ids at once; what a later token could still change, such as half of a UTF-8 character, is
+/// held back. Movable.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(Tokenizer tokenizer, bool skip_special = false)
-      : tokenizer_(std::move(tokenizer)), skip_special_(skip_special) {}
+  explicit StreamDecoder(Tokenizer tokenizer, bool skip_special = false);
+  StreamDecoder(StreamDecoder&&) noexcept;
+  StreamDecoder& operator=(StreamDecoder&&) noexcept;
+  ~StreamDecoder();
   std::string push(int id);
-  /// What is still held back (as U+FFFD); the decoder is then as new.
+  /// What is still held back (half a character as U+FFFD); the decoder is then as new.
   std::string finish();
 
  private:
-  Tokenizer tokenizer_;
-  bool skip_special_;
-  bool first_ = true;
-  std::string held_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace lmxlab::data

@@ -2,7 +2,8 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
-#include "lmxlab/data/tokenizer_parts.h"
+#include "lmxlab/data/tokenizer/byte_level.h"
+#include "lmxlab/data/tokenizer/parts.h"
 
 #include <algorithm>
 #include <array>
@@ -305,10 +306,12 @@ Tokenizer train(const std::vector<Text>& texts, const TrainOptions& options,
   Parts parts;
   const ByteLevel bytes{false, true, true};
   parts.pre = {bytes};
-  parts.decoder = bytes;
+  parts.decoders = {bytes};
+  Bpe::Data model;
   for (const auto& t : merger.tokens())
-    parts.model.vocab.emplace_back(t, static_cast<int>(parts.model.vocab.size()));
-  parts.model.merges = merger.take_merges();
+    model.vocab.emplace_back(t, static_cast<int>(model.vocab.size()));
+  model.merges = merger.take_merges();
+  parts.model = std::move(model);
   for (const auto& t : options.special_tokens) {
     AddedToken token;
     token.id = static_cast<int>(parts.added.size());
@@ -318,7 +321,7 @@ Tokenizer train(const std::vector<Text>& texts, const TrainOptions& options,
   Json config = Json::object();
   if (!options.bos_token.empty()) config["bos_token"] = options.bos_token;
   if (!options.eos_token.empty()) config["eos_token"] = options.eos_token;
-  Tokenizer result = Tokenizer::from_json(parts_to_json(parts, parts.model), config);
+  Tokenizer result(std::move(parts), config);
   if (progress) progress(1);
   return result;
 }

@@ -78,7 +78,7 @@ std::vector<int> eos_tokens(const fs::path& folder) {
     });
     if (found) return out;
   }
-  if (fs::exists(folder / "tokenizer.json"))
+  if (!data::tokenizer_file(folder).empty())
     if (const auto eos = data::Tokenizer::load(folder).eos_id()) out.push_back(*eos);
   return out;
 }

@@ -55,7 +55,7 @@ Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
     const auto text = file ? file->text() : data::tiny_shakespeare();
     const std::string source = c.file.empty() ? "the built-in text" : c.file;
     if (text.empty()) throw Error(Kind::bad_data, "[data] " + source + " is empty: expected text");
-    if (saved && fs::exists(*saved / "tokenizer.json"))
+    if (saved && !data::tokenizer_file(*saved).empty())
       out.tokenizer = data::Tokenizer::load(*saved);
     else if (c.tokenizer == "byte")
       out.tokenizer = data::Tokenizer::bytes();

@@ -1,7 +1,8 @@
-#include "lmxlab/data/bpe.h"
+#include "lmxlab/data/tokenizer/bpe.h"
 
 #include "lmxlab/base/error.h"
-#include "lmxlab/data/regex.h"
+#include "lmxlab/data/tokenizer/regex.h"
+#include "lmxlab/data/tokenizer/unicode.h"
 
 #include <gtest/gtest.h>
 
@@ -163,6 +164,36 @@ TEST(Regex, RubysMeaning) {
   EXPECT_EQ(pieces(R"([\]\[a]+)", "x[a]y"), (V{"x", "[a]", "y"}));
 }
 
+TEST(Regex, ClassesInClassesAndBoundaries) {
+  using V = std::vector<std::string>;
+  EXPECT_EQ(pieces("[a[bc]]+", "xabcx"), (V{"x", "abc", "x"}));
+  EXPECT_EQ(pieces("[^a[bc]]+", "xyabc"), (V{"xy", "abc"}));
+  EXPECT_EQ(pieces("[a[^b-z]]+", "abAB1c"), (V{"a", "b", "AB1", "c"}));
+  EXPECT_EQ(pieces("[a-z&&[^aeiou]]+", "hello"), (V{"h", "e", "ll", "o"}));
+  EXPECT_EQ(pieces("[^a-z&&[^aeiou]]+", "hElloh"), (V{"h", "E", "ll", "o", "h"}));
+  EXPECT_EQ(pieces(R"([\W_]+)", "ab_-c"), (V{"ab", "_-", "c"}));
+  EXPECT_EQ(pieces("[[:digit:]a]+", "b12ac"), (V{"b", "12a", "c"}));
+  EXPECT_EQ(pieces("[[:^digit:]]+", "b12a"), (V{"b", "12", "a"}));
+  EXPECT_EQ(pieces(R"(\b)", "ab cd"), (V{"ab", " ", "cd"}));
+  EXPECT_EQ(pieces(R"(\B)", "ab"), (V{"a", "b"}));
+  EXPECT_EQ(pieces("(?m:a.b)", "a\nb"), (V{"a\nb"}));
+  EXPECT_EQ(pieces(R"( ?[^(\s|[.,!?])]+)", "to be, or"), (V{"to", " be", ",", " or"}));
+}
+
+TEST(Regex, RustsPatterns) {
+  EXPECT_EQ(ruby_of_rust(R"(\p{N}{1,3}+|\s++$|[$^]|^a|\$)"),
+            R"((?>\p{N}{1,3})|\s++\z|[$^]|\Aa|\$)");
+  EXPECT_EQ(ruby_of_rust("(?s:a.)"), "(?m:a.)");
+}
+
+TEST(Regex, MatchesAsOnigurumaIterates) {
+  std::vector<Regex::Match> found;
+  Regex("x*").matches("axb", found);
+  std::vector<std::pair<size_t, size_t>> got;
+  for (const auto& m : found) got.emplace_back(m.begin, m.end);
+  EXPECT_EQ(got, (std::vector<std::pair<size_t, size_t>>{{0, 0}, {1, 2}, {3, 3}}));
+}
+
 TEST(Regex, RefusesWhatItCannotKeep) {
   const auto kind = [](const char* pattern) {
     try {
@@ -172,7 +203,7 @@ TEST(Regex, RefusesWhatItCannotKeep) {
     }
     return Kind::internal;
   };
-  for (const char* p : {R"(a\b)", R"([a\W])", "[a[b]]", "[a&&b]", "(?m:a)", R"(\Ga)", R"(\Ka)"})
+  for (const char* p : {R"(\Ga)", R"(\Ka)", "(?~a)", "(?s:a)", "[[:graph:]]", R"((a)\k<1>)"})
     EXPECT_EQ(kind(p), Kind::unsupported) << p;
   for (const char* p :
        {"(a", "a)", "[a", "*a", "a{2,1}", "\\", R"(\p{Nonesuch})", "(?<n>a", "\xFF"})

@@ -13,7 +13,8 @@ namespace lmxlab::data {
 /// A compiled pattern; copies share it, any thread may search with it.
 class Regex {
  public:
-  /// Where Ruby and Perl differ (\s, \w, \h, scripts, {n,m}+), Ruby's meaning is kept.
+  /// Where Ruby and Perl differ (\s, \w, \b, \h, scripts, classes in classes, {n,m}+), Ruby's
+  /// meaning is kept.
   /// @throws Error(bad_data) with the position if it does not compile, Error(unsupported) naming a
   ///         construct whose Ruby meaning has no counterpart here.
   explicit Regex(std::string_view pattern);
@@ -23,6 +24,13 @@ class Regex {
   /// The first match at or after `from`. `text` must be valid UTF-8: it is not looked at again.
   /// @throws Error(resource) if the pattern needs more backtracking than the limit.
   bool find(std::string_view text, size_t from, size_t& begin, size_t& end) const;
+
+  struct Match {
+    size_t begin, end;
+  };
+  /// Appends every match, in order. An empty one right behind another match is none, as in
+  /// Oniguruma's own iteration.
+  void matches(std::string_view text, std::vector<Match>& out) const;
 
   /// Appends `base` + the end of each piece: matches and what lies between them, empty ones left
   /// out.
@@ -36,5 +44,8 @@ class Regex {
 
 /// The pattern in PCRE2's syntax; for tests and messages.
 std::string translate_regex(std::string_view pattern);
+/// A pattern in the syntax of Rust's crates, as tiktoken has it, in Ruby's: the ends of a text, and
+/// {n,m}+, which does not give back there.
+std::string ruby_of_rust(std::string_view pattern);
 
 }  // namespace lmxlab::data

@@ -1,4 +1,4 @@
-#include "lmxlab/data/regex.h"
+#include "lmxlab/data/tokenizer/regex.h"
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/base/text.h"
@@ -10,6 +10,7 @@
 #include <cctype>
 #include <cstdint>
 #include <new>
+#include <utility>
 
 namespace lmxlab::data {
 namespace {
@@ -45,7 +46,8 @@ bool compiles(const std::string& pattern) {
 // One pass over a Ruby pattern. `atom` is where the last quantifiable item began in the output.
 class Translator {
  public:
-  explicit Translator(std::string_view in) : in_(in) {}
+  explicit Translator(std::string_view in, bool from_rust = false)
+      : in_(in), from_rust_(from_rust) {}
 
   std::string run() {
     while (i_ < in_.size()) step();
@@ -63,8 +65,19 @@ class Translator {
 
   void step() {
     const char c = in_[i_];
-    if (c == '\\') return escape(false);
-    if (c == '[') return cls();
+    if (from_rust_ && (c == '$' || c == '^')) {  // of the text there, of a line in Ruby
+      atom_ = out_.size();
+      out_ += c == '$' ? "\\z" : "\\A";
+      ++i_;
+      return;
+    }
+    if (from_rust_ && (c == '\\' || c == '[')) return copy();
+    if (c == '\\') return escape();
+    if (c == '[') {
+      atom_ = out_.size();
+      out_ += cls(0);
+      return;
+    }
     if (c == '(') return open();
     if (c == ')') {
       atom_ = groups_.empty() ? out_.size() : groups_.back();
@@ -84,18 +97,20 @@ class Translator {
 
   void open() {
     groups_.push_back(out_.size());
-    if (starts("(?")) {
-      // Inside the flags of Ruby, m means what s means in Perl.
-      for (size_t k = i_ + 2;
-           k < in_.size() && (std::isalpha(static_cast<unsigned char>(in_[k])) || in_[k] == '-');
-           ++k)
-        if (in_[k] != 'i' && in_[k] != 'x' && in_[k] != '-')
-          unsupported("the group flag " + std::string(1, in_[k]));
-      if (starts("(?~")) unsupported("an absence group");
-      out_ += "(?";
-      i_ += 2;
-    } else {
-      out_ += in_[i_++];
+    if (starts("(?~")) unsupported("an absence group");
+    out_ += in_[i_++];
+    if (i_ >= in_.size() || in_[i_] != '?') return;
+    out_ += in_[i_++];
+    // Inside the flags of Ruby, m means what s means in Perl; Rust has Perl's.
+    size_t k = i_;
+    while (k < in_.size() && (std::isalpha(static_cast<unsigned char>(in_[k])) || in_[k] == '-'))
+      ++k;
+    if (k >= in_.size() || (in_[k] != ')' && in_[k] != ':')) return;  // no flags
+    const char dot = from_rust_ ? 's' : 'm';
+    for (; i_ < k; ++i_) {
+      if (in_[i_] != 'i' && in_[i_] != 'x' && in_[i_] != '-' && in_[i_] != dot)
+        unsupported("the group flag " + std::string(1, in_[i_]));
+      out_ += in_[i_] == dot ? (from_rust_ ? 'm' : 's') : in_[i_];
     }
   }
 
@@ -110,7 +125,8 @@ class Translator {
       count.insert(1, "0");  // {,m} is literal text in PCRE2 before 10.43
     i_ = k + 1;
     if (i_ < in_.size() && in_[i_] == '+') {
-      out_.insert(atom_, "(?:");
+      if (from_rust_) ++i_;
+      out_.insert(atom_, from_rust_ ? "(?>" : "(?:");
       out_ += count + ")";
     } else {
       out_ += count;
@@ -118,17 +134,86 @@ class Translator {
     return true;
   }
 
-  void escape(bool in_class) {
+  // Rust's escapes and classes mean the same in Ruby.
+  void copy() {
+    atom_ = out_.size();
+    size_t depth = 0;
+    do {
+      depth += in_[i_] == '[';
+      depth -= in_[i_] == ']' && depth > 0;
+      if (in_[i_] == '\\' && i_ + 1 < in_.size()) out_ += in_[i_++];
+      out_ += in_[i_++];
+    } while (depth > 0 && i_ < in_.size());
+    if (!out_.ends_with('p') && !out_.ends_with('P')) return;
+    if (out_.size() - atom_ != 2 || i_ >= in_.size() || in_[i_] != '{') return;
+    while (i_ < in_.size() && in_[i_] != '}') out_ += in_[i_++];
+    if (i_ < in_.size()) out_ += in_[i_++];
+  }
+
+  // A set of characters: members in PCRE2's notation, and what cannot be written as members:
+  // expressions of one character.
+  struct Set {
+    std::string members;
+    std::vector<std::string> others;
+    std::string written(bool negated) const {
+      if (others.empty()) {
+        if (!members.empty()) return (negated ? "[^" : "[") + members + "]";
+        return negated ? "(?s:.)" : "(?!)";
+      }
+      std::string any = "(?:";
+      if (!members.empty()) any += "[" + members + "]|";
+      for (size_t i = 0; i < others.size(); ++i) any += (i ? "|" : "") + others[i];
+      any += ")";
+      return negated ? "(?:(?!" + any + ")(?s:.))" : any;
+    }
+    void add(const Set& o) {
+      members += o.members;
+      others.insert(others.end(), o.others.begin(), o.others.end());
+    }
+  };
+
+  void escape() {
     if (i_ + 1 >= in_.size()) {
       out_ += in_[i_++];
       return;
     }
-    if (!in_class) atom_ = out_.size();
-    const auto set = [&](std::string_view members, bool negated) {
-      if (in_class && negated) unsupported(std::string("\\") + in_[i_ + 1] + " inside a class");
-      out_ += in_class ? std::string(members) : (negated ? "[^" : "[") + std::string(members) + "]";
-      i_ += 2;
+    atom_ = out_.size();
+    const std::string word = "[" + std::string(kWord) + "]";
+    const auto between = [&](const char* before, const char* after) {
+      return std::string("(?<") + before + word + ")(?" + after + word + ")";
     };
+    switch (in_[i_ + 1]) {
+      case 's':
+      case 'S':
+      case 'w':
+      case 'W':
+      case 'h':
+      case 'H': out_ += member(false).written(false); return;
+      case 'p':
+      case 'P':
+      case 'v':
+      case 'u':
+      case 'x': out_ += member(false).members; return;
+      case 'b':
+        out_ += "(?:" + between("=", "!") + "|" + between("!", "=") + ")";
+        i_ += 2;
+        return;
+      case 'B':
+        out_ += "(?:" + between("=", "=") + "|" + between("!", "!") + ")";
+        i_ += 2;
+        return;
+      default: out_ += member(false).members;
+    }
+  }
+
+  // What a backslash and more stands for.
+  Set member(bool in_class) {
+    const auto set = [&](std::string_view members, bool negated) {
+      i_ += 2;
+      if (!negated) return Set{std::string(members), {}};
+      return Set{{}, {"[^" + std::string(members) + "]"}};
+    };
+    if (i_ + 1 >= in_.size()) return Set{std::string(1, in_[i_++]), {}};
     const char c = in_[i_ + 1];
     switch (c) {
       case 's': return set(kSpace, false);
@@ -136,32 +221,25 @@ class Translator {
       case 'h': return set(kHex, false);
       case 'W': return set(kWord, true);
       case 'H': return set(kHex, true);
-      case 'S':
-        if (!in_class) return set(kSpace, true);
-        out_ += "\\P{White_Space}";
-        i_ += 2;
-        return;
+      case 'S': return set(kSpace, true);
       case 'p':
-      case 'P': return property();
-      case 'v':
-        out_ += "\\x0B";
-        i_ += 2;
-        return;
-      case 'u':
-        out_ += "\\x{" + std::string(in_.substr(i_ + 2, 4)) + "}";
+      case 'P': return {property(), {}};
+      case 'v': return set("\\x0B", false);
+      case 'u': {
+        const std::string code(in_.substr(std::min(i_ + 2, in_.size()), 4));
         i_ += std::min<size_t>(6, in_.size() - i_);
-        return;
+        return {"\\x{" + code + "}", {}};
+      }
       case 'x':
         if (const size_t close = in_.find('}', i_);
             in_.substr(i_ + 2).starts_with("{") && close != in_.npos) {
-          out_.append(in_.substr(i_, close + 1 - i_));
+          const std::string code(in_.substr(i_, close + 1 - i_));
           i_ = close + 1;
-          return;
+          return {code, {}};
         }
         break;
       case 'b':
-      case 'B':
-        if (in_class && c == 'b') break;  // a backspace in both
+        if (in_class) break;  // a backspace in both
         [[fallthrough]];
       case 'G':
       case 'K':
@@ -176,17 +254,19 @@ class Translator {
       case 'c': unsupported(std::string("\\") + c);
       default: break;
     }
-    out_ += in_[i_++];
-    out_ += in_[i_++];
+    std::string both(in_.substr(i_, 2));
+    i_ += 2;
+    while (i_ < in_.size() && (static_cast<unsigned char>(in_[i_]) & 0xC0) == 0x80)
+      both += in_[i_++];
+    return {both, {}};
   }
 
   // A name of a script means the script itself here, and its extensions in PCRE2.
-  void property() {
+  std::string property() {
     const size_t close = in_.find('}', i_);
     if (i_ + 2 >= in_.size() || in_[i_ + 2] != '{' || close == std::string_view::npos) {
-      out_.append(in_.substr(i_, 2));
       i_ += 2;
-      return;
+      return std::string(in_.substr(i_ - 2, 2));
     }
     std::string_view name = in_.substr(i_ + 3, close - i_ - 3);
     const bool negated = (in_[i_ + 1] == 'P') != name.starts_with('^');
@@ -194,30 +274,75 @@ class Translator {
     const std::string sign = negated ? "\\P{" : "\\p{";
     const std::string script = "sc:" + std::string(name);
     const bool known = name.size() > 2 && compiles("\\p{" + script + "}");
-    out_ += sign + (known ? script : std::string(name)) + "}";
     i_ = close + 1;
+    return sign + (known ? script : std::string(name)) + "}";
   }
 
-  void cls() {
-    atom_ = out_.size();
-    out_ += in_[i_++];
-    if (i_ < in_.size() && in_[i_] == '^') out_ += in_[i_++];
-    if (i_ < in_.size() && in_[i_] == ']') out_ += "\\]", ++i_;
+  // [:alpha:] and its like, or none.
+  bool posix(Set& into) {
+    const size_t close = in_.find(":]", i_ + 2);
+    if (!starts("[:") || close == std::string_view::npos) return false;
+    std::string_view name = in_.substr(i_ + 2, close - i_ - 2);
+    const bool negated = name.starts_with('^');
+    if (negated) name.remove_prefix(1);
+    static constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+        {"alpha", R"(\p{Alphabetic})"},
+        {"alnum", R"(\p{Alphabetic}\p{Nd})"},
+        {"digit", R"(\p{Nd})"},
+        {"upper", R"(\p{Uppercase})"},
+        {"lower", R"(\p{Lowercase})"},
+        {"punct", R"(\p{P}$+<=>^`|~)"},
+        {"cntrl", R"(\p{Cc})"},
+        {"blank", R"(\p{Zs}\t)"},
+        {"ascii", R"(\x00-\x7F)"},
+        {"space", kSpace},
+        {"word", kWord},
+        {"xdigit", kHex}};
+    for (const auto& [known, members] : kNames)
+      if (name == known) {
+        i_ = close + 2;
+        into.add(negated ? Set{{}, {"[^" + std::string(members) + "]"}}
+                         : Set{std::string(members), {}});
+        return true;
+      }
+    if (name.find_first_not_of("abcdefghijklmnopqrstuvwxyz") == std::string_view::npos)
+      unsupported("the class [:" + std::string(name) + ":]");
+    return false;
+  }
+
+  // A class: its members and the classes inside it joined; && cuts with what follows.
+  std::string cls(int depth) {
+    if (depth > 20) unsupported("a class more than 20 deep");
+    ++i_;
+    const bool negated = i_ < in_.size() && in_[i_] == '^';
+    if (negated) ++i_;
+    std::vector<std::string> cut;  // what stands before each &&
+    Set set;
+    if (i_ < in_.size() && in_[i_] == ']') set.members += "\\]", ++i_;
     while (i_ < in_.size() && in_[i_] != ']') {
       if (in_[i_] == '\\') {
-        escape(true);
+        set.add(member(true));
       } else if (in_[i_] == '[') {
-        unsupported("a class inside a class");
+        if (!posix(set)) set.others.push_back(cls(depth + 1));
       } else if (starts("&&")) {
-        unsupported("an intersection of classes");
+        i_ += 2;
+        cut.push_back(set.written(false));
+        set = {};
       } else {
-        out_ += in_[i_++];
+        set.members += in_[i_++];
       }
     }
-    if (i_ < in_.size()) out_ += in_[i_++];
+    if (i_ >= in_.size()) return "[" + set.members;  // PCRE2 says that it does not end
+    ++i_;
+    if (cut.empty()) return set.written(negated);
+    std::string both = "(?:";
+    for (const auto& c : cut) both += "(?=" + c + ")";
+    both += set.written(false) + ")";
+    return negated ? "(?:(?!" + both + ")(?s:.))" : both;
   }
 
   std::string_view in_;
+  bool from_rust_;
   size_t i_ = 0;
   std::string out_;
   size_t atom_ = 0;
@@ -246,11 +371,16 @@ struct Scratch {
 
 struct Regex::Code {
   pcre2_code* code = nullptr;
+  bool jit = false;
   ~Code() { pcre2_code_free(code); }
 };
 
 std::string translate_regex(std::string_view pattern) {
   return Translator(pattern).run();
+}
+
+std::string ruby_of_rust(std::string_view pattern) {
+  return Translator(pattern, true).run();
 }
 
 Regex::Regex(std::string_view pattern) : pattern_(pattern) {
@@ -272,15 +402,17 @@ Regex::Regex(std::string_view pattern) : pattern_(pattern) {
                                     message_of(error) + " (at byte " + std::to_string(at) + " of " +
                                     quote(perl) + "). Mend the pattern.");
   // Where there is no JIT (or no executable memory) the interpreter gives the same matches.
-  pcre2_jit_compile(compiled->code, PCRE2_JIT_COMPLETE);
+  compiled->jit = pcre2_jit_compile(compiled->code, PCRE2_JIT_COMPLETE) == 0;
   code_ = std::move(compiled);
 }
 
 bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end) const {
   thread_local Scratch scratch;
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data() ? text.data() : "");
-  int found = pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, scratch.data,
-                          scratch.context);
+  int found = code_->jit ? pcre2_jit_match(code_->code, subject, text.size(), from, 0, scratch.data,
+                                           scratch.context)
+                         : pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK,
+                                       scratch.data, scratch.context);
   if (found == PCRE2_ERROR_JIT_STACKLIMIT)
     found = pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                         scratch.data, scratch.context);
@@ -293,6 +425,21 @@ bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end)
   const auto* bounds = pcre2_get_ovector_pointer(scratch.data);
   begin = bounds[0], end = bounds[1];
   return true;
+}
+
+void Regex::matches(std::string_view text, std::vector<Match>& out) const {
+  constexpr size_t kNone = static_cast<size_t>(-1);
+  size_t from = 0, last = kNone, begin = 0, end = 0;
+  while (from <= text.size() && find(text, from, begin, end)) {
+    if (begin < end || end != last) {
+      out.push_back({begin, end});
+      from = last = end;
+    } else {  // empty, behind the match before: the search goes on behind the next character
+      if (from >= text.size()) break;
+      ++from;
+      while (from < text.size() && (static_cast<unsigned char>(text[from]) & 0xC0) == 0x80) ++from;
+    }
+  }
 }
 
 void Regex::cut(std::string_view text, size_t base, std::vector<size_t>& ends) const {
