@@ -23,7 +23,7 @@ target_link_libraries(lmxlab PUBLIC ${_links} lmxlab::mlx)
 # The public headers: every module's but the program's own.
 file(GLOB LMXLAB_HEADERS CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/lmxlab/lmxlab.h"
   "${PROJECT_SOURCE_DIR}/lmxlab/*/*.h" "${PROJECT_SOURCE_DIR}/lmxlab/*/*/*.h")
-list(FILTER LMXLAB_HEADERS EXCLUDE REGEX "/lmxlab/(cli|kernels/overrides)/|-inl\\.h$")  # -inl.h: once an instruction set
+list(FILTER LMXLAB_HEADERS EXCLUDE REGEX "/lmxlab/(cli|kernels/overrides|data/jinja)/|-inl\\.h$")  # -inl.h: once an instruction set
 target_sources(lmxlab
   PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${LMXLAB_HEADERS}
   PUBLIC FILE_SET generated TYPE HEADERS BASE_DIRS "${PROJECT_BINARY_DIR}/generated"

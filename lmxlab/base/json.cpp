@@ -7,16 +7,16 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <unordered_map>
 
 namespace lmxlab {
-namespace {
 
 using Theirs = nlohmann::json;
 
 // Builds our value from the parser's events: no second document in memory, no recursion, bounded
 // depth.
-class Builder : public nlohmann::json_sax<Theirs> {
+class JsonBuilder : public nlohmann::json_sax<Theirs> {
  public:
   Json root;
   std::string problem;
@@ -25,10 +25,13 @@ class Builder : public nlohmann::json_sax<Theirs> {
   bool boolean(bool v) override { return put(Json(v)); }
   bool number_integer(number_integer_t v) override { return put(Json(v)); }
   bool number_unsigned(number_unsigned_t v) override {
-    return put(v > static_cast<uint64_t>(INT64_MAX) ? Json(static_cast<double>(v))
-                                                    : Json(static_cast<int64_t>(v)));
+    return v > static_cast<uint64_t>(INT64_MAX) ? large(std::to_string(v))
+                                                : put(Json(static_cast<int64_t>(v)));
   }
-  bool number_float(number_float_t v, const string_t&) override { return put(Json(v)); }
+  bool number_float(number_float_t v, const string_t& text) override {
+    const bool whole = text.find_first_not_of("-0123456789") == text.npos;
+    return whole ? large(text) : put(Json(v));
+  }
   bool string(string_t& v) override { return put(Json(std::move(v))); }
   bool binary(binary_t&) override { return false; }
   bool start_object(std::size_t) override { return open(Json::object()); }
@@ -52,6 +55,11 @@ class Builder : public nlohmann::json_sax<Theirs> {
     else
       top.as_object().emplace_back(std::move(keys_.back()), std::move(v));
     return true;
+  }
+  bool large(std::string digits) {
+    Json v;
+    v.value_ = Json::Large{std::move(digits)};
+    return put(std::move(v));
   }
   bool open(Json v) {
     if (stack_.size() >= 512) return problem = "nested deeper than 512 levels", false;
@@ -84,6 +92,8 @@ class Builder : public nlohmann::json_sax<Theirs> {
   std::vector<Json> stack_;
   std::vector<std::string> keys_;
 };
+
+namespace {
 
 void print(const Json& v, std::string& out, int indent, int depth) {
   const auto line = [&](int d) {
@@ -122,6 +132,8 @@ void print(const Json& v, std::string& out, int indent, int depth) {
     out += v.as_bool() ? "true" : "false";
   } else if (v.is_integer()) {
     out += std::to_string(v.as_integer());
+  } else if (const std::string* digits = v.digits()) {
+    out += *digits;
   } else if (v.is_number()) {
     out += Theirs(v.as_number()).dump();
   } else {
@@ -140,7 +152,7 @@ Json::Json(float v) : value_(shortest(v)) {}
 
 std::string_view Json::type_name() const {
   static constexpr std::string_view names[] = {"null",     "a boolean", "an integer", "a number",
-                                               "a string", "an array",  "an object"};
+                                               "a number", "a string",  "an array",   "an object"};
   return names[value_.index()];
 }
 
@@ -157,7 +169,12 @@ int64_t Json::as_integer() const {
 double Json::as_number() const {
   if (const auto* v = std::get_if<double>(&value_)) return *v;
   if (const auto* v = std::get_if<int64_t>(&value_)) return static_cast<double>(*v);
+  if (const auto* v = std::get_if<Large>(&value_)) return std::strtod(v->digits.c_str(), nullptr);
   wrong_type("a number", *this);
+}
+const std::string* Json::digits() const {
+  const auto* v = std::get_if<Large>(&value_);
+  return v ? &v->digits : nullptr;
 }
 const std::string& Json::as_string() const {
   if (const auto* v = std::get_if<std::string>(&value_)) return *v;
@@ -224,7 +241,7 @@ bool Json::operator==(const Json& other) const {
 }
 
 Json Json::parse(std::string_view text, const std::string& name) {
-  Builder builder;
+  JsonBuilder builder;
   if (!Theirs::sax_parse(text.begin(), text.end(), &builder))
     throw Error(Kind::bad_data, name + " is not valid JSON: " + builder.problem);
   return std::move(builder.root);

@@ -40,7 +40,7 @@ class Json {
   bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
   bool is_bool() const { return std::holds_alternative<bool>(value_); }
   bool is_integer() const { return std::holds_alternative<int64_t>(value_); }
-  bool is_number() const { return is_integer() || std::holds_alternative<double>(value_); }
+  bool is_number() const { return value_.index() >= 2 && value_.index() <= 4; }
   bool is_string() const { return std::holds_alternative<std::string>(value_); }
   bool is_array() const { return std::holds_alternative<Array>(value_); }
   bool is_object() const { return std::holds_alternative<Object>(value_); }
@@ -51,6 +51,8 @@ class Json {
   bool as_bool() const;
   int64_t as_integer() const;
   double as_number() const;
+  /// Of an integer beyond int64, which is a number and no integer here: its digits; else null.
+  const std::string* digits() const;
   const std::string& as_string() const;
   const Array& as_array() const;
   Array& as_array();
@@ -79,7 +81,12 @@ class Json {
   std::string dump(int indent = -1) const;
 
  private:
-  std::variant<std::monostate, bool, int64_t, double, std::string, Array, Object> value_;
+  struct Large {  // an integer as it was written
+    std::string digits;
+    bool operator==(const Large&) const = default;
+  };
+  friend class JsonBuilder;
+  std::variant<std::monostate, bool, int64_t, double, Large, std::string, Array, Object> value_;
 };
 
 /// A TOML document as a Json object (dates as strings).
