@@ -56,6 +56,7 @@ look_on_debian() {
   header CLI/CLI.hpp || need libcli11-dev
   header pcre2.h || need libpcre2-dev
   header utf8proc.h || need libutf8proc-dev
+  header editline/readline.h || need libedit-dev
   header hwy/highway.h || need libhwy-dev
   header gtest/gtest.h || need libgtest-dev
   header gmock/gmock.h || need libgmock-dev

@@ -174,7 +174,9 @@ class Bench : public Command {
     Progress progress(context);
     context.log(context.styled("2", "measuring this machine"));
     const Rates rates = measure_rates();
-    const DType computed = !train ? m.model.activations() : dtype_ == "bf16" ? DType::bf16 : DType::f32;
+    const DType computed = !train             ? m.model.activations()
+                           : dtype_ == "bf16" ? DType::bf16
+                                              : DType::f32;
     const double bandwidth = rates.read, peak_flops = rates.flops(computed);
     auto seconds = train ? time_training(m, length, context, progress)
                          : time_generation(m, length, decoded, decode, context, progress);

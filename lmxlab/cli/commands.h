@@ -7,6 +7,7 @@ namespace lmxlab::cli {
 
 Command* make_train();
 Command* make_generate();
+Command* make_chat();
 Command* make_logits();
 Command* make_perplexity();
 Command* make_tokenize();

@@ -21,6 +21,7 @@ struct Context {
   bool terminal = false;  // standard error is one
   bool colour = false;    // and takes colours
   std::stop_token stop = {};
+  class Signals* interrupts = nullptr;
   const std::vector<struct Entry>* table = nullptr;
 
   /// Results, to standard output. @throws Error(resource) if it cannot be written, ClosedPipe.

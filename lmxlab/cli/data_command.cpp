@@ -32,15 +32,14 @@ class DataBuild : public Command {
                                      const std::vector<fs::path>& inputs) const {
     if (end_ == "none") return std::nullopt;
     if (end_ == "auto") {
-      const bool lines = std::any_of(inputs.begin(), inputs.end(), [](const fs::path& p) {
-        return p.extension() == ".jsonl";
-      });
+      const bool lines = std::any_of(inputs.begin(), inputs.end(),
+                                     [](const fs::path& p) { return p.extension() == ".jsonl"; });
       return lines ? tokenizer.eos_id() : std::nullopt;
     }
     const auto id = tokenizer.token_id(end_);
     if (!id)
-      throw Error(Kind::usage, "[data] --end-of-document: the tokenizer has no token \"" + end_ +
-                                   "\"");
+      throw Error(Kind::usage,
+                  "[data] --end-of-document: the tokenizer has no token \"" + end_ + "\"");
     return id;
   }
 
@@ -69,7 +68,8 @@ class DataBuild : public Command {
          .end_of_document = end_of_document(tokenizer, inputs),
          .stop = context.stop},
         [&](int64_t done, int64_t all) {
-          progress.update(done, all, {human_bytes(double(done)) + " of " + human_bytes(double(all))});
+          progress.update(done, all,
+                          {human_bytes(double(done)) + " of " + human_bytes(double(all))});
         });
     progress.clear();
     if (context.json)

@@ -21,7 +21,8 @@ class Generate : public Command {
   SamplingArguments draws_{256};
 
   void declare(Options& o) override {
-    o.argument("MODEL", &model_, "a model or run folder, a GGUF file, or a preset with random weights")
+    o.argument("MODEL", &model_,
+               "a model or run folder, a GGUF file, or a preset with random weights")
         .require();
     o.option("--prompt", "TEXT", &prompt_, "what the text begins with");
     o.option("--prompt-file", "FILE", &prompt_file_, "the prompt is the content of a file");
@@ -124,8 +125,9 @@ class Generate : public Command {
     draws_.set_type(m);
     auto options = draws_.options(m, context);
     if (prompts_file_ && draws_.prompt_cache)
-      throw Error(Kind::usage,
-                  "[generate] --prompt-cache keeps one prompt: it does not go with --prompts-file.");
+      throw Error(
+          Kind::usage,
+          "[generate] --prompt-cache keeps one prompt: it does not go with --prompts-file.");
     if (prompts_file_) return run_file(context, m, options);
     auto kept = draws_.read_cache(m.model);
     if (draws_.prompt_cache) options.reuse = &kept;

@@ -30,6 +30,10 @@ const std::vector<Entry>& table() {
        "model's "
        "generation_config.json, else temperature 0.8 and top-p 0.95.",
        "generate runs/run-1 --prompt \"ROMEO:\" --max-tokens 200", make_generate},
+      {"chat",
+       "A conversation in the terminal, in the form that the model was trained on. It remembers "
+       "what was said; commands begin with a slash, and /help lists them.",
+       "chat smollm2.gguf --system \"You answer in one sentence.\"", make_chat},
       {"logits",
        "Computes the logits of given tokens. Reads `input_ids` [B, T] and writes `logits` float32 "
        "[B, T, V], both in "
@@ -162,8 +166,9 @@ int run(int argc, char** argv) {
   context.json = std::find(words.begin(), std::find(words.begin(), words.end(), "--"), "--json") !=
                  words.end();
   context.table = &table();
-  const Signals signals;
+  Signals signals;
   context.stop = signals.token();
+  context.interrupts = &signals;
   try {
     try {
       read_environment();

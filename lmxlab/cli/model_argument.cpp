@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <ctime>
 
 namespace lmxlab::cli {
 namespace {
@@ -57,7 +58,7 @@ ModelPlace find_model(const std::string& argument) {
     throw Error(Kind::not_found,
                 "[model] " + argument + " is no model folder: expected config.json in it");
   const bool exists = fs::exists(path, ignored);
-  if (exists && (argument.ends_with(".gguf") || is_gguf(path))) return {path, ""};
+  if (exists && (argument.ends_with(".gguf") || io::is_gguf(path))) return {path, ""};
   if (argument.ends_with(".gguf"))
     throw Error(Kind::not_found, "[model] there is no file " + argument);
   if (exists)
@@ -81,7 +82,7 @@ ModelPlace find_model(const std::string& argument) {
 
 config::Model read_config(const ModelPlace& place, const Context& context) {
   if (place.path.empty()) return config::preset(place.preset);
-  if (is_gguf(place.path)) {
+  if (io::is_gguf(place.path)) {
     auto read =
         with_context(place.path.string(), [&] { return read_gguf_config(io::Gguf(place.path)); });
     for (const auto& w : read.warnings) context.warn(w);
@@ -128,6 +129,18 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
                 "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
                     " tokens, the model a vocabulary of " + std::to_string(model.config().vocab));
   return {std::move(model), std::move(tokenizer), std::move(place)};
+}
+
+std::optional<data::ChatTemplate> chat_template_of(const ModelPlace& place, bool tools) {
+  if (place.path.empty() || !data::ChatTemplate::present(place.path)) return std::nullopt;
+  return data::ChatTemplate::load(place.path, tools);
+}
+
+data::LocalTime local_time() {
+  const auto now = std::time(nullptr);
+  std::tm t{};
+  localtime_r(&now, &t);
+  return {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec, 0};
 }
 
 std::optional<DType> dtype_argument(const std::string& text) {

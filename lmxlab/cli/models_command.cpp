@@ -7,7 +7,7 @@
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/describe.h"
 #include "lmxlab/config/presets.h"
-#include "lmxlab/models/gguf_model.h"
+#include "lmxlab/io/gguf.h"
 
 #include <algorithm>
 
@@ -24,7 +24,7 @@ std::string right(const std::string& text, size_t width) {
 
 // Bytes of an element as the checkpoint stores it, 4 of a preset.
 int64_t element_bytes(const ModelPlace& place) {
-  if (place.path.empty() || is_gguf(place.path)) return 4;
+  if (place.path.empty() || io::is_gguf(place.path)) return 4;
   const auto path = place.path / "config.json";
   const Json json = Json::parse(read_file(path), path.string());
   for (const char* key : {"dtype", "torch_dtype"})

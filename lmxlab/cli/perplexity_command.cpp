@@ -56,8 +56,7 @@ class PerplexityCommand : public Command {
         [&](int64_t done, int64_t all) { progress.update(done, all, {}); });
     progress.clear();
     // Of the text that was predicted, so that models of other tokenizers can be compared.
-    const auto bytes =
-        m.tokenizer->decode(std::span(ids).subspan(1), true).size();
+    const auto bytes = m.tokenizer->decode(std::span(ids).subspan(1), true).size();
     const double bits = bytes == 0 ? 0
                                    : result.nll * static_cast<double>(result.tokens) /
                                          std::numbers::ln2 / static_cast<double>(bytes);

@@ -31,9 +31,10 @@ class Quantize : public Command {
              "of the embedding, and of the head that is tied to it")
         .one_of(bits)
         .otherwise("as --bits");
-    o.option("--mode", "MODE", &mode_,
-             "the format of groups: integers with an offset, or small floats (whose bits and groups "
-             "are fixed)")
+    o.option(
+         "--mode", "MODE", &mode_,
+         "the format of groups: integers with an offset, or small floats (whose bits and groups "
+         "are fixed)")
         .one_of({"affine", "mxfp4", "nvfp4", "mxfp8"});
     o.option("--layer-bits", "PATTERN=N", &layer_bits_,
              "other bits for layers whose path fits, 0 to leave them as they are: "
@@ -67,9 +68,10 @@ class Quantize : public Command {
       const auto at = text.rfind('=');
       const auto bits = at == text.npos ? "" : text.substr(at + 1);
       if (at == 0 || bits.size() != 1 || bits[0] < '0' || bits[0] > '8')
-        throw Error(Kind::usage, "[quantize] --layer-bits: expected PATTERN=N, such as "
-                                 "*.down_proj=8, got \"" +
-                                     text + "\"");
+        throw Error(Kind::usage,
+                    "[quantize] --layer-bits: expected PATTERN=N, such as "
+                    "*.down_proj=8, got \"" +
+                        text + "\"");
       o.layers.push_back({text.substr(0, at), bits[0] - '0'});
     }
     return o;
@@ -80,10 +82,9 @@ class Quantize : public Command {
     const auto ids =
         m.tokenizer->encode_ids(read_file(*text_), {.special = false, .add_special = true});
     Progress progress(context);
-    const auto got = perplexity(m.model, ids, {.stop = context.stop},
-                                [&](int64_t done, int64_t all) {
-                                  progress.update(done, all, {"perplexity"});
-                                });
+    const auto got =
+        perplexity(m.model, ids, {.stop = context.stop},
+                   [&](int64_t done, int64_t all) { progress.update(done, all, {"perplexity"}); });
     progress.clear();
     return got.perplexity();
   }
@@ -117,7 +118,8 @@ class Quantize : public Command {
     const auto before = m.model.parameter_bytes();
     const auto parameters = m.model.parameter_count();
     if (text_ && !m.tokenizer)
-      throw Error(Kind::usage, "[quantize] " + model_ + " has no tokenizer, so --text says nothing");
+      throw Error(Kind::usage,
+                  "[quantize] " + model_ + " has no tokenizer, so --text says nothing");
     const auto perplexity_before = measured(m, context);
     make_directory(out_);  // before the work: what cannot be saved need not be computed
     std::vector<LayerError> errors;

@@ -6,77 +6,76 @@
 namespace lmxlab::cli {
 
 void SamplingArguments::declare(Options& o) {
-    o.option("--max-tokens", "N", &max_tokens, "tokens to generate, at most").range(0);
-    o.option("--temperature", "T", &temperature, "randomness; 0: always the most likely token")
-        .range(0)
-        .otherwise("the model's, else 0.8");
-    o.option("--top-k", "N", &top_k, "draw from the N most likely tokens; 0: all")
-        .range(0)
-        .otherwise("the model's, else 0");
-    o.option("--top-p", "P", &top_p, "draw from the most likely tokens that make up P")
-        .above(0)
-        .range_max(1)
-        .otherwise("the model's, else 0.95");
-    o.option("--min-p", "P", &min_p,
-             "draw from tokens at least P times as likely as the most likely one")
-        .range(0, 1)
-        .otherwise("the model's, else 0");
-    o.option("--repetition-penalty", "X", &repetition,
-             "above 1: tokens that stand in the text become less likely")
-        .above(0)
-        .otherwise("the model's, else 1");
-    o.option("--presence-penalty", "X", &presence,
-             "subtracted from the logits of tokens in the text")
-        .otherwise("0");
-    o.option("--frequency-penalty", "X", &frequency,
-             "subtracted once for each time a token stands in the text")
-        .otherwise("0");
-    o.option("--seed", "N", &seed, "of the draws, and of a preset's weights").range(0);
-    o.option("--stop", "TEXT", &stop, "ends the text, and is cut from it");
-    o.flag("--ignore-eos", &ignore_eos, "go on after a token that ends texts");
-    o.option("--dtype", "TYPE", &dtype, "of the computation: bf16 reads prompts faster, less exactly")
-        .one_of({"f32", "bf16"})
-        .otherwise("f32 on a CPU, else that of the weights");
-    o.option("--kv-bits", "BITS", &kv_bits,
-             "keep keys and values packed in so many bits: less memory for long texts, slightly "
-             "other answers")
-        .one_of({"8", "4"})
-        .otherwise("as computed");
-    o.option("--max-kv", "N", &max_kv,
-             "keep the last N positions only: memory that does not grow, and no look at what lies "
-             "further back")
-        .range(1)
-        .otherwise("all");
-    o.option("--prompt-cache", "FILE", &prompt_cache,
-             "go on from what this file has read of the prompt, and write what was read in the "
-             "end");
+  o.option("--max-tokens", "N", &max_tokens, "tokens to generate, at most").range(0);
+  o.option("--temperature", "T", &temperature, "randomness; 0: always the most likely token")
+      .range(0)
+      .otherwise("the model's, else 0.8");
+  o.option("--top-k", "N", &top_k, "draw from the N most likely tokens; 0: all")
+      .range(0)
+      .otherwise("the model's, else 0");
+  o.option("--top-p", "P", &top_p, "draw from the most likely tokens that make up P")
+      .above(0)
+      .range_max(1)
+      .otherwise("the model's, else 0.95");
+  o.option("--min-p", "P", &min_p,
+           "draw from tokens at least P times as likely as the most likely one")
+      .range(0, 1)
+      .otherwise("the model's, else 0");
+  o.option("--repetition-penalty", "X", &repetition,
+           "above 1: tokens that stand in the text become less likely")
+      .above(0)
+      .otherwise("the model's, else 1");
+  o.option("--presence-penalty", "X", &presence, "subtracted from the logits of tokens in the text")
+      .otherwise("0");
+  o.option("--frequency-penalty", "X", &frequency,
+           "subtracted once for each time a token stands in the text")
+      .otherwise("0");
+  o.option("--seed", "N", &seed, "of the draws, and of a preset's weights").range(0);
+  o.option("--stop", "TEXT", &stop, "ends the text, and is cut from it");
+  o.flag("--ignore-eos", &ignore_eos, "go on after a token that ends texts");
+  o.option("--dtype", "TYPE", &dtype, "of the computation: bf16 reads prompts faster, less exactly")
+      .one_of({"f32", "bf16"})
+      .otherwise("f32 on a CPU, else that of the weights");
+  o.option("--kv-bits", "BITS", &kv_bits,
+           "keep keys and values packed in so many bits: less memory for long texts, slightly "
+           "other answers")
+      .one_of({"8", "4"})
+      .otherwise("as computed");
+  o.option("--max-kv", "N", &max_kv,
+           "keep the last N positions only: memory that does not grow, and no look at what lies "
+           "further back")
+      .range(1)
+      .otherwise("all");
+  o.option("--prompt-cache", "FILE", &prompt_cache,
+           "go on from what this file has read of the prompt, and write what was read in the "
+           "end");
 }
 
 GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& context) const {
-    for (const auto& text : stop)
-      if (text.empty()) throw Error(Kind::usage, "[generate] --stop: expected a text, got \"\"");
-    GenerateOptions o;
-    if (!m.place.path.empty()) {
-      o.sampling = read_generation_config(m.place.path);
-      o.stop_tokens = eos_tokens(m.place.path);
-    }
-    auto& s = o.sampling;
-    if (temperature) s.temperature = float(*temperature);
-    if (top_k) s.top_k = *top_k;
-    if (top_p) s.top_p = float(*top_p);
-    if (min_p) s.min_p = float(*min_p);
-    if (repetition) s.repetition_penalty = float(*repetition);
-    if (presence) s.presence_penalty = float(*presence);
-    if (frequency) s.frequency_penalty = float(*frequency);
-    s.seed = uint64_t(seed);
-    o.max_tokens = max_tokens;
-    o.stop_strings = stop;
-    o.ignore_eos = ignore_eos;
-    o.kv_bits = kv_bits ? std::stoi(*kv_bits) : 0;
-    o.max_kv = max_kv.value_or(0);
-    o.stop = context.stop;
-    return o;
+  for (const auto& text : stop)
+    if (text.empty()) throw Error(Kind::usage, "[generate] --stop: expected a text, got \"\"");
+  GenerateOptions o;
+  if (!m.place.path.empty()) {
+    o.sampling = read_generation_config(m.place.path);
+    o.stop_tokens = eos_tokens(m.place.path);
   }
+  auto& s = o.sampling;
+  if (temperature) s.temperature = float(*temperature);
+  if (top_k) s.top_k = *top_k;
+  if (top_p) s.top_p = float(*top_p);
+  if (min_p) s.min_p = float(*min_p);
+  if (repetition) s.repetition_penalty = float(*repetition);
+  if (presence) s.presence_penalty = float(*presence);
+  if (frequency) s.frequency_penalty = float(*frequency);
+  s.seed = uint64_t(seed);
+  o.max_tokens = max_tokens;
+  o.stop_strings = stop;
+  o.ignore_eos = ignore_eos;
+  o.kv_bits = kv_bits ? std::stoi(*kv_bits) : 0;
+  o.max_kv = max_kv.value_or(0);
+  o.stop = context.stop;
+  return o;
+}
 
 void SamplingArguments::set_type(OpenModel& m) const {
   if (const auto type = dtype_argument(dtype)) m.model.set_activations(*type);

@@ -10,14 +10,15 @@ namespace lmxlab::cli {
 namespace {
 
 int g_pipe[2] = {-1, -1};
-volatile std::sig_atomic_t g_seen = 0;
+volatile std::sig_atomic_t g_seen = 0, g_pieces = 0;
 
 // A stop_source takes locks, so the handler only writes a byte and a thread asks for the stop.
-void on_signal(int) {
-  if (g_seen) _exit(130);
-  g_seen = 1;
+void on_signal(int number) {
+  const bool piece = g_pieces && number == SIGINT;
+  if (!piece && g_seen) _exit(130);
+  if (!piece) g_seen = 1;
   const int code = errno;
-  const char byte = 1;
+  const char byte = piece ? 2 : 1;
   [[maybe_unused]] const auto n = ::write(g_pipe[1], &byte, 1);
   errno = code;
 }
@@ -35,7 +36,7 @@ Signals::Signals() {
     for (char byte = 0;;) {
       const auto n = ::read(g_pipe[0], &byte, 1);
       if (n < 0 && errno == EINTR) continue;
-      if (n == 1 && byte == 1) source_.request_stop();
+      if (n == 1 && byte != 0) request(byte == 2);
       if (n <= 0 || byte == 0) return;
     }
   });
@@ -48,6 +49,19 @@ Signals::Signals() {
   struct sigaction hup {};
   if (sigaction(SIGHUP, nullptr, &hup) == 0 && hup.sa_handler != SIG_IGN)
     sigaction(SIGHUP, &action, nullptr);
+}
+
+std::stop_token Signals::fresh() {
+  const std::lock_guard lock(mutex_);
+  g_pieces = 1;
+  piece_.emplace();
+  return piece_->get_token();
+}
+
+void Signals::request(bool interrupt) {
+  const std::lock_guard lock(mutex_);
+  if (!interrupt) source_.request_stop();
+  if (piece_) piece_->request_stop();
 }
 
 Signals::~Signals() {

@@ -74,9 +74,9 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   auto loan = slot->lend(k.shape(1), row, row);
   if (!loan) return std::nullopt;
   const auto rope = rotation_ ? std::optional(rotation_->at(pass, k.shape(1))) : std::nullopt;
-  auto done = kernels::cached_attention(q, k, v, std::move(loan->k), std::move(loan->v), loan->at,
-                                        rope, scale(),
-                                        causal_mask(pass, window(pass.max_kv()), c.softcap));
+  auto done =
+      kernels::cached_attention(q, k, v, std::move(loan->k), std::move(loan->v), loan->at, rope,
+                                scale(), causal_mask(pass, window(pass.max_kv()), c.softcap));
   slot->give_back(std::move(done.k), std::move(done.v), k.shape(1));
   return done.out;
 }

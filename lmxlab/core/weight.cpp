@@ -65,7 +65,8 @@ mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) c
 
 mx::array Weight::rows(const mx::array& ids, std::optional<mx::Dtype> dtype) const {
   if (!quantized()) return kernels::embedding(w.value, ids, dtype.value_or(w.value.dtype()));
-  return kernels::dequantize_rows(packed(), ids, dtype.value_or(this->dtype().value_or(mx::float32)));
+  return kernels::dequantize_rows(packed(), ids,
+                                  dtype.value_or(this->dtype().value_or(mx::float32)));
 }
 
 namespace {

@@ -18,19 +18,19 @@
 namespace lmxlab::data {
 namespace {
 
-constexpr size_t kPiece = 1 << 20;      // bytes of a task, more or less
+constexpr size_t kPiece = 1 << 20;  // bytes of a task, more or less
 constexpr size_t kLongestPiece = 16 * kPiece;
-constexpr size_t kAround = 512;         // bytes on both sides that must agree with a cut
+constexpr size_t kAround = 512;             // bytes on both sides that must agree with a cut
 constexpr int64_t kMostTokens = INT32_MAX;  // of an array
 
 // A part of the work: text to encode, or ids that are there already.
 struct Task {
-  std::string_view text = {};         // of one document, or whole lines of JSON
-  std::string_view ids = {};          // little endian
+  std::string_view text = {};  // of one document, or whole lines of JSON
+  std::string_view ids = {};   // little endian
   int id_bytes = 2;
   bool lines = false;
-  bool last = true;                   // piece of its document
-  size_t line = 1;                    // the first line's number
+  bool last = true;  // piece of its document
+  size_t line = 1;   // the first line's number
   const fs::path* file = nullptr;
 };
 struct Done {
@@ -81,8 +81,7 @@ class Source {
     for (const auto& path : inputs) {
       std::error_code code;
       const auto size = fs::file_size(path, code);
-      if (code)
-        throw Error(Kind::not_found, "[data] there is no file " + path.string());
+      if (code) throw Error(Kind::not_found, "[data] there is no file " + path.string());
       total_ += static_cast<int64_t>(size);
     }
   }
@@ -125,7 +124,8 @@ class Source {
     const bool wide = header && word(0) == 20240801 && word(1) == 7;
     if (narrow || wide) {
       id_bytes_ = wide ? 4 : 2;
-      const uint64_t count = word(2), there = (text_.size() - 1024) / static_cast<size_t>(id_bytes_);
+      const uint64_t count = word(2),
+                     there = (text_.size() - 1024) / static_cast<size_t>(id_bytes_);
       if (count != there || (text_.size() - 1024) % static_cast<size_t>(id_bytes_) != 0)
         throw Error(Kind::bad_data, "[data] " + inputs_[at_].string() + ": its header says " +
                                         std::to_string(count) + " tokens, the file has " +
@@ -337,7 +337,8 @@ class Spool {
   void write(const void* data, size_t bytes) {
     out_.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
     if (!out_)
-      throw Error(Kind::resource, "[data] " + path_.string() + " cannot be written: is the disk full?");
+      throw Error(Kind::resource,
+                  "[data] " + path_.string() + " cannot be written: is the disk full?");
     bytes_ += bytes;
   }
   size_t bytes() const { return bytes_; }

@@ -1,6 +1,7 @@
 #include "lmxlab/data/chat_template.h"
 
 #include "lmxlab/base/files.h"
+#include "lmxlab/data/gguf_file.h"
 #include "lmxlab/data/jinja/interpreter.h"
 #include "lmxlab/data/jinja/parser.h"
 
@@ -97,6 +98,10 @@ ChatTemplate ChatTemplate::from_config(const Json& tokenizer_config, bool tools)
 ChatTemplate ChatTemplate::load(const std::filesystem::path& path, bool tools) {
   std::error_code ignored;
   const auto exists = [&](const fs::path& file) { return fs::exists(file, ignored); };
+  if (io::is_gguf(path)) {
+    const auto config = gguf_tokenizer_config(io::Gguf(path));
+    return with_context(path.string(), [&] { return from_config(config, tools); });
+  }
   if (!fs::is_directory(path, ignored)) {
     const std::string text = read_file(path);
     if (path.extension() == ".json")
@@ -127,6 +132,7 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& path, bool tools) {
 
 bool ChatTemplate::present(const std::filesystem::path& path) {
   std::error_code ignored;
+  if (io::is_gguf(path)) return gguf_tokenizer_config(io::Gguf(path)).contains("chat_template");
   if (!fs::is_directory(path, ignored)) return fs::exists(path, ignored);
   for (const char* name : {"chat_template.jinja", "chat_template.json"})
     if (fs::exists(path / name, ignored)) return true;

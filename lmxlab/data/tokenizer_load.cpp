@@ -1,6 +1,7 @@
 // Finds out what kind of tokenizer a file or a folder holds.
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/data/gguf_file.h"
 #include "lmxlab/data/tokenizer.h"
 #include "lmxlab/data/tokenizer/parts.h"
 
@@ -88,6 +89,11 @@ Tokenizer Tokenizer::from_bytes(std::string_view bytes, const std::string& name,
 
 Tokenizer Tokenizer::load(const fs::path& path, const TiktokenOptions& options) {
   std::error_code none;
+  if (io::is_gguf(path)) {
+    const io::Gguf file(path);
+    return with_context(path.string(),
+                        [&] { return tokenizer_from_gguf(read_gguf_vocabulary(file)); });
+  }
   if (!fs::is_directory(path, none)) {
     const std::string bytes = read_file(path);
     const std::string file_name = path.filename().string();
@@ -117,6 +123,8 @@ Tokenizer Tokenizer::load(const fs::path& path, const TiktokenOptions& options) 
 
 fs::path tokenizer_file(const fs::path& folder) {
   std::error_code none;
+  if (io::is_gguf(folder))
+    return io::Gguf(folder).find("tokenizer.ggml.model") ? folder : fs::path();
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tekken.json", "spiece.model",
                            "sentencepiece.bpe.model"})
     if (fs::exists(folder / name, none)) return folder / name;

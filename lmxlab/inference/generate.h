@@ -35,11 +35,12 @@ struct GenerateOptions {
   bool ignore_eos = false;                     // stop_tokens are tokens like others
   int logprobs =
       -1;  // -1: none; n: of the token and of the n most probable ones, before sampling options
-  int prefill_chunk = 512;    // tokens of the prompt a pass: less takes less memory, more is faster
-  int kv_bits = 0;            // 8 or 4: keys and values are kept packed (core::CacheOptions)
-  int max_kv = 0;             // positions that are kept, the last ones (core::CacheOptions); 0: all
-  PromptCache* reuse = nullptr;  // of one row: what it shares with the prompt is not read again, and
-                                 // it holds what was read in the end; emptied if that is broken off
+  int prefill_chunk = 512;  // tokens of the prompt a pass: less takes less memory, more is faster
+  int kv_bits = 0;          // 8 or 4: keys and values are kept packed (core::CacheOptions)
+  int max_kv = 0;           // positions that are kept, the last ones (core::CacheOptions); 0: all
+  PromptCache* reuse =
+      nullptr;                // of one row: what it shares with the prompt is not read again, and
+                              // it holds what was read in the end; emptied if that is broken off
   bool skip_special = true;   // leave special tokens out of `text`
   std::stop_token stop = {};  // a request ends it between two steps: canceled, what was made stays
 };

@@ -3,6 +3,7 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/json.h"
 #include "lmxlab/data/tokenizer.h"
+#include "lmxlab/io/gguf.h"
 
 #include <limits>
 
@@ -63,7 +64,7 @@ SamplingOptions read_generation_config(const fs::path& folder) {
 
 std::vector<int> eos_tokens(const fs::path& folder) {
   std::vector<int> out;
-  if (is_gguf(folder)) {
+  if (io::is_gguf(folder)) {
     const io::Gguf file(folder);
     for (const char* key : {"eos", "eot", "eom"})
       if (const auto* id = file.find("tokenizer.ggml." + std::string(key) + "_token_id"))

@@ -41,8 +41,9 @@ std::string array_name(int layer, size_t i) {
 int number(const io::Metadata& facts, const std::string& key, int low, int high) {
   const auto it = facts.find(key);
   const std::string text = it == facts.end() ? "nothing" : it->second;
-  const bool digits = !text.empty() && text.size() < 10 &&
-                      std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const bool digits =
+      !text.empty() && text.size() < 10 &&
+      std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
   const int value = digits ? std::stoi(text) : -1;
   if (value < low || value > high)
     throw Error(Kind::bad_data, "expected " + key + " from " + std::to_string(low) + " to " +

@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <fstream>
 #include <optional>
 #include <utility>
 
@@ -63,6 +64,15 @@ std::optional<mx::Dtype> plain_dtype(const GgmlType& type) {
 }
 
 }  // namespace
+
+bool is_gguf(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return false;
+  std::array<char, 4> magic{};
+  std::ifstream in(path, std::ios::binary);
+  in.read(magic.data(), magic.size());
+  return in && std::string_view(magic.data(), magic.size()) == "GGUF";
+}
 
 const GgmlType* ggml_type(uint32_t number) {
   const auto it = std::find_if(kTypes.begin(), kTypes.end(),

@@ -17,6 +17,9 @@
 namespace lmxlab::io {
 namespace mx = mlx::core;
 
+/// Whether it is a file that begins as GGUF files do.
+bool is_gguf(const fs::path& path);
+
 /// A tensor type of ggml: blocks of some weights in some bytes along a row.
 struct GgmlType {
   uint32_t number;

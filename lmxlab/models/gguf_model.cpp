@@ -8,8 +8,6 @@
 #include <mlx/ops.h>
 
 #include <algorithm>
-#include <array>
-#include <fstream>
 #include <map>
 #include <string>
 #include <utility>
@@ -264,15 +262,6 @@ mx::array rows_of(const mx::array& a, int from, int n) {
 }
 
 }  // namespace
-
-bool is_gguf(const std::filesystem::path& path) {
-  std::error_code ignored;
-  if (!fs::is_regular_file(path, ignored)) return false;
-  std::array<char, 4> magic{};
-  std::ifstream in(path, std::ios::binary);
-  in.read(magic.data(), magic.size());
-  return in && std::string_view(magic.data(), 4) == "GGUF";
-}
 
 config::HfRead read_gguf_config(const io::Gguf& file) {
   const auto& arch = architecture_of(file);

@@ -6,12 +6,7 @@
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/gguf.h"
 
-#include <filesystem>
-
 namespace lmxlab {
-
-/// Whether it is a file that begins as GGUF files do.
-bool is_gguf(const std::filesystem::path& path);
 
 /// The architecture's keys, read as the class of transformers that has the same form.
 /// @throws Error(unsupported) for another architecture, Error(bad_data) naming what is missing.

@@ -43,7 +43,7 @@ LanguageModel::LanguageModel(const config::Model& config, uint64_t seed, DType d
 }
 
 LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool strict) {
-  if (is_gguf(folder)) {
+  if (io::is_gguf(folder)) {
     const io::Gguf file(folder);
     auto read = with_context(folder.string(), [&] { return read_gguf_config(file); });
     auto runtime = std::make_shared<Runtime>();

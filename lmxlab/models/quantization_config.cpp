@@ -57,10 +57,9 @@ std::optional<Json> quantization_of(core::Transformer& model) {
     if (w->scales) count[form_of(*w)]++;
   }
   if (count.empty()) return std::nullopt;
-  const Form usual =
-      std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
-        return a.second < b.second;
-      })->first;
+  const Form usual = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
+                       return a.second < b.second;
+                     })->first;
   Json json = numbers(usual);
   for (const auto& [path, w, embedding] : layers) {
     if (w->scales && form_of(*w) != usual) {

@@ -78,10 +78,8 @@ LayerError compare(const std::string& path, const mx::array& before, const core:
   double difference = 0, size = 0;
   for (int from = 0; from < rows; from += step) {
     const int to = std::min(rows, from + step);
-    const auto was =
-        mx::astype(mx::slice(before, {from, 0}, {to, before.shape(1)}), mx::float32);
-    const auto off =
-        mx::subtract(after.rows(mx::arange(from, to, mx::int32), mx::float32), was);
+    const auto was = mx::astype(mx::slice(before, {from, 0}, {to, before.shape(1)}), mx::float32);
+    const auto off = mx::subtract(after.rows(mx::arange(from, to, mx::int32), mx::float32), was);
     const auto a = mx::sum(mx::square(off)), b = mx::sum(mx::square(was)),
                c = mx::max(mx::abs(off));
     mx::eval(a, b, c);

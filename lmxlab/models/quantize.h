@@ -31,7 +31,7 @@ struct QuantizeOptions {
 /// What packing did to a layer.
 struct LayerError {
   std::string path;
-  int bits = 0;  // of a weight, scales left out; 0: it stayed as it was
+  int bits = 0;             // of a weight, scales left out; 0: it stayed as it was
   double relative_rms = 0;  // of the differences, over that of the weights
   double largest = 0;       // difference
 };

@@ -11,6 +11,8 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
+#include <cstring>
+
 namespace lmxlab::data {
 namespace {
 
@@ -46,10 +48,9 @@ class Build : public testing::Test {
   }
 
   test::TemporaryFolder folder;
-  Tokenizer tokenizer = train_bpe(std::vector<std::string>{std::string(tiny_shakespeare())},
-                                  {.vocab_size = 1000,
-                                   .special_tokens = {"<end>"},
-                                   .eos_token = "<end>"});
+  Tokenizer tokenizer = train_bpe(
+      std::vector<std::string>{std::string(tiny_shakespeare())},
+      {.vocab_size = 1000, .special_tokens = {"<end>"}, .bos_token = {}, .eos_token = "<end>"});
 };
 
 TEST_F(Build, TextLinesAndTokens) {
@@ -135,8 +136,7 @@ TEST_F(Build, NamesWhatIsWrong) {
   expect("e.txt", "\xff", "e.txt");
   EXPECT_NE(message({"none.txt"}).find("there is no file"), std::string::npos);
   EXPECT_NE(message({}).find("at least one input"), std::string::npos);
-  EXPECT_NE(message({"good.txt"}, {.end_of_document = 1000}).find("below 1000"),
-            std::string::npos);
+  EXPECT_NE(message({"good.txt"}, {.end_of_document = 1000}).find("below 1000"), std::string::npos);
   std::stop_source source;
   source.request_stop();
   EXPECT_NE(message({"good.txt"}, {.stop = source.get_token()}).find("interrupted"),

@@ -108,7 +108,7 @@ TEST(PromptCache, InAFile) {
     EXPECT_EQ(got.tokens, generate(model, prompt, options).tokens);
   }
   // Another model's; no such file; no cache at all.
-  const LanguageModel other(config::preset("llama-tiny", {.head_dim = 32, .depth = 1}), 4);
+  const LanguageModel other(config::preset("llama-tiny", {.depth = 1, .head_dim = 32}), 4);
   const auto kind_of = [&](const fs::path& path, const LanguageModel& m) {
     try {
       load_prompt_cache(path, m);

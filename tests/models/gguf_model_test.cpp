@@ -41,8 +41,8 @@ TEST_P(TinyGguf, Logits) {
   if (!folder) return;
   const std::string name = GetParam();
   const auto path = *folder / (name + ".gguf");
-  ASSERT_TRUE(is_gguf(path));
-  EXPECT_FALSE(is_gguf(*folder / (name + ".expected.json")));
+  ASSERT_TRUE(io::is_gguf(path));
+  EXPECT_FALSE(io::is_gguf(*folder / (name + ".expected.json")));
   const io::SafeTensors reference(*folder / (name + ".expected.safetensors"));
   const auto facts = Json::parse(read_file(*folder / (name + ".expected.json")), "expected.json");
   const test::TemporaryFolder cache;
