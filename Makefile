@@ -6,11 +6,15 @@ PREFIX ?= /usr/local
 ARGS ?=
 export PRESET
 
-.PHONY: run build test test-peers mlx peers compare install mac cuda arm64 asan tsan format format-check clean help
+.PHONY: run chat build test test-peers mlx peers compare install mac cuda arm64 asan tsan format format-check clean help
 
 run: ## install what is missing, build, train the default model, print a sample
 	@scripts/build.sh lmxlab_program
 	@build/$(PRESET)/lmxlab train $(ARGS)
+
+chat: ## talk to a small model, which is fetched first (98 MB); ARGS='--system "..."'
+	@scripts/build.sh lmxlab_program
+	@build/$(PRESET)/lmxlab chat "$$(scripts/models.sh smollm2)" $(ARGS)
 
 build: ## the program: build/release/lmxlab
 	@scripts/build.sh lmxlab_program

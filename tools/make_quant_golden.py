@@ -33,17 +33,18 @@ def save(path, arrays):
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"".join(a.tobytes() for a in arrays.values()))
 
 
-rng = np.random.default_rng(7)
-arrays = {}
-for name, halves in HALVES.items():
-    kind = GGMLQuantizationType[name]
-    weights, size = GGML_QUANT_SIZES[kind]
-    blocks = rng.integers(0, 256, (6 if weights == 256 else 15, size), dtype=np.uint8)
-    for at in halves:
-        blocks[:, at:at + 2] = rng.normal(0, 0.1, (len(blocks), 1)).astype(np.float16).view(np.uint8)
-    if name == "MXFP4":
-        blocks[:, 0] = rng.integers(100, 130, len(blocks))
-        blocks[:3, 0] = 0, 1, 2  # subnormal scales
-    arrays[name + ".bytes"] = blocks.reshape(3, -1)
-    arrays[name + ".values"] = dequantize(arrays[name + ".bytes"], kind)
-save(OUT, arrays)
+if __name__ == "__main__":
+    rng = np.random.default_rng(7)
+    arrays = {}
+    for name, halves in HALVES.items():
+        kind = GGMLQuantizationType[name]
+        weights, size = GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (6 if weights == 256 else 15, size), dtype=np.uint8)
+        for at in halves:
+            blocks[:, at:at + 2] = rng.normal(0, 0.1, (len(blocks), 1)).astype(np.float16).view(np.uint8)
+        if name == "MXFP4":
+            blocks[:, 0] = rng.integers(100, 130, len(blocks))
+            blocks[:3, 0] = 0, 1, 2  # subnormal scales
+        arrays[name + ".bytes"] = blocks.reshape(3, -1)
+        arrays[name + ".values"] = dequantize(arrays[name + ".bytes"], kind)
+    save(OUT, arrays)

@@ -63,6 +63,10 @@ const std::vector<Entry>& table() {
        "Packs a model's weights into a few bits each. Writes a folder that every command takes, "
        "and mlx-lm too; what lies beside the weights is copied.",
        "quantize runs/run-1 runs/run-1-4bit --bits 4", make_quantize},
+      {"convert",
+       "Writes a model with dense weights in one type, under the names and shapes of its class of "
+       "transformers, with its tokenizer and template beside them.",
+       "convert smollm2.gguf smollm2 --dtype bf16", make_convert},
       {"bench",
        "Times training, prefill or decoding of a model. The model is warm and its tokens are "
        "random; the median and the "

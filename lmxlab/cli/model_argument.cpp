@@ -83,8 +83,8 @@ ModelPlace find_model(const std::string& argument) {
 config::Model read_config(const ModelPlace& place, const Context& context) {
   if (place.path.empty()) return config::preset(place.preset);
   if (io::is_gguf(place.path)) {
-    auto read =
-        with_context(place.path.string(), [&] { return read_gguf_config(io::Gguf(place.path)); });
+    const io::Gguf file(place.path);
+    auto read = with_context(place.path.string(), [&] { return read_gguf_config(file); });
     for (const auto& w : read.warnings) context.warn(w);
     return std::move(read.model);
   }

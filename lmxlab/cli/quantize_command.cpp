@@ -1,6 +1,7 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
 #include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/companions.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/eval/perplexity.h"
@@ -45,18 +46,6 @@ class Quantize : public Command {
         .one_of({"f32", "bf16"})
         .otherwise("the model's own");
     o.option("--seed", "N", &seed_, "of a preset's weights").range(0);
-  }
-
-  // What belongs to the model besides its weights: tokenizer, template, generation settings.
-  static void copy_companions(const fs::path& from, const fs::path& to) {
-    for (const auto& entry : fs::directory_iterator(from)) {
-      const auto name = entry.path().filename();
-      const auto kind = name.extension();
-      const bool own = name == "config.json" || name == "model.safetensors.index.json";
-      const bool text = kind == ".json" || kind == ".jinja" || kind == ".txt" || kind == ".model";
-      if (entry.is_regular_file() && text && !own)
-        write_file_atomic(to / name, read_file(entry.path()));
-    }
   }
 
   QuantizeOptions options() const {
@@ -106,14 +95,8 @@ class Quantize : public Command {
   }
 
   int run(Context& context) override {
-    std::error_code ignored;
     const auto chosen = options();
-    if (out_.empty()) throw Error(Kind::usage, "[quantize] OUT: expected a folder, got \"\"");
-    if (fs::exists(out_, ignored) &&
-        !(fs::is_directory(out_, ignored) && fs::is_empty(out_, ignored)))
-      throw Error(Kind::usage, "[quantize] " + out_ +
-                                   " exists and is no empty folder: expected the name of a new "
-                                   "one, so that nothing is lost.");
+    expect_new_folder("quantize", out_);
     auto m = open_model(model_, uint64_t(seed_), dtype_argument(dtype_), context);
     const auto before = m.model.parameter_bytes();
     const auto parameters = m.model.parameter_count();
@@ -133,7 +116,7 @@ class Quantize : public Command {
         },
         report_ ? &errors : nullptr);
     m.model.save(out_);
-    if (!m.place.path.empty()) copy_companions(m.place.path, out_);
+    write_companions(m, out_);
     progress.clear();
     const auto perplexity_after = measured(m, context);
     const auto after = m.model.parameter_bytes();

@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/io/ggml_blocks.h"
 #include "lmxlab/kernels/quantized.h"
 #include "lmxlab/models/language_model.h"
 
@@ -288,7 +289,11 @@ Tensors read_gguf_tensors(const io::Gguf& file, core::Transformer& model) {
     const auto format = kernels::format_of_ggml(t.type->number);
     const auto weight = weights.find(name);
     if (t.type->weights == 1) {
-      out.emplace(name, bytes);
+      out.emplace(name, bytes.dtype() == mx::float64
+                            ? mx::astype(bytes, mx::float32, mx::Device::cpu)
+                            : bytes);
+    } else if (!format && io::has_numbers(*t.type)) {
+      out.emplace(name, io::block_numbers(*t.type, rows_of(bytes, from, n)));
     } else if (format && weight != weights.end() && t.shape.size() == 2) {
       weight->second->expect_blocks(*format);
       out.emplace(name, n == t.shape[0] ? bytes : rows_of(bytes, from, n));

@@ -12,8 +12,8 @@ namespace lmxlab {
 /// @throws Error(unsupported) for another architecture, Error(bad_data) naming what is missing.
 config::HfRead read_gguf_config(const io::Gguf& file);
 
-/// The weights, mapped; packed ones stay in their blocks. A tensor type without kernels is
-/// dequantized. Layers of the model take the shapes that the file's types have.
+/// The weights, mapped; packed ones stay in their blocks. A type without kernels is turned into
+/// float32. Layers of the model take the shapes that the file's types have.
 /// @throws Error(mismatch) naming a fused tensor that does not fit.
 core::Tensors read_gguf_tensors(const io::Gguf& file, core::Transformer& model);
 

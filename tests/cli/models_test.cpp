@@ -60,7 +60,7 @@ TEST(Model, WhatCannotBeOpened) {
   expect_error({"info", "org/name"}, 3, "not_found", {"org/name", "hub"});
   expect_error({"info", "absent.gguf"}, 3, "not_found", {"absent.gguf"});
   write_file_atomic(folder / "m.gguf", "GGUF");
-  expect_error({"info", (folder / "m.gguf").string()}, 6, "unsupported", {"m.gguf"});
+  expect_error({"info", (folder / "m.gguf").string()}, 4, "bad_data", {"m.gguf"});
 }
 
 TEST(Generate, PresetsTakeTokens) {

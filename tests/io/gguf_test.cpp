@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/json.h"
 #include "lmxlab/base/random.h"
+#include "lmxlab/io/ggml_blocks.h"
 #include "lmxlab/io/safetensors.h"
 #include "tests/support/shared_fixtures.h"
 #include "tests/support/temp_folder.h"
@@ -144,6 +145,25 @@ TEST(Gguf, HostileFiles) {
     }
   }
   EXPECT_GT(refused, 2000);
+}
+
+// Every type that is read as numbers, bit for bit what the Python package makes of random blocks.
+TEST(GgmlBlocks, AgreeWithTheGgufPackage) {
+  const SafeTensors file(LMXLAB_SOURCE_DIR "/tests/fixtures/quant/numbers.safetensors");
+  size_t types = 0;
+  for (uint32_t number = 0; number < 64; ++number) {
+    const auto* type = ggml_type(number);
+    if (!type || !has_numbers(*type)) continue;
+    ++types;
+    const std::string name(type->name);
+    const auto got = block_numbers(*type, file.get(name + ".bytes"));
+    const auto want = file.get(name + ".values");
+    ASSERT_EQ(got.shape(), want.shape()) << name;
+    for (size_t i = 0; i < got.size(); ++i)
+      ASSERT_EQ(got.data<float>()[i], want.data<float>()[i]) << name << " at " << i;
+  }
+  EXPECT_EQ(types, 12u);
+  EXPECT_THROW(block_numbers(*ggml_type(15), mx::zeros({1, 292}, mx::uint8)), Error);
 }
 
 // Files written by the Python package gguf, and what it reads from them.

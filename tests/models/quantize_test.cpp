@@ -9,6 +9,8 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 
+#include "tests/support/temp_folder.h"
+
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
@@ -18,8 +20,14 @@ namespace {
 struct Unpack : core::Visitor {
   int packed = 0, of_embedding = 0;
   void unpack(core::Weight& w) {
-    packed += w.quantized();
-    w = {core::Param{mx::dequantize(w.w.value, w.scales->value, w.biases->value, w.group, w.bits)}};
+    if (!w.quantized()) return;
+    packed++;
+    std::optional<mx::array> biases;
+    if (w.biases) biases = w.biases->value;
+    const bool floats = w.floats != kernels::FloatFormat::none;
+    w = {core::Param{mx::dequantize(w.w.value, w.scales->value, biases, w.group, w.bits,
+                                    floats ? kernels::float_groups(w.floats).name : "affine",
+                                    std::nullopt, mx::float32)}};
   }
   void linear(const std::string&, core::Linear& l) override { unpack(l.weight); }
   void embedding(const std::string&, core::Embedding& e) override {
@@ -170,7 +178,7 @@ TEST(QuantizeModel, FoldersKeepPackedWeights) {
         {R"({"bits": 4})", Kind::bad_data, "group_size"},
         {R"({"group_size": "x", "bits": 4})", Kind::bad_data, "integer"},
         {R"({"group_size": 32, "bits": 4})", Kind::mismatch, "model.embed_tokens.weight"},
-        {R"({"group_size": 32, "bits": 4, "mode": "mxfp4"})", Kind::unsupported, "mxfp4"},
+        {R"({"group_size": 32, "bits": 4, "mode": "mxfp5"})", Kind::unsupported, "mxfp5"},
         {R"({"quant_method": "gptq", "bits": 4})", Kind::unsupported, "gptq"},
         {"[4]", Kind::bad_data, ""}}) {
     const auto [got, message] = with(text);
@@ -197,6 +205,60 @@ TEST(QuantizeModel, WhatCannotBeIsAnErrorAndChangesNothing) {
   EXPECT_EQ(model.parameter_bytes(), bytes);
   quantize_model(model, {.bits = 8});
   EXPECT_THROW(quantize_model(model, {.bits = 8}), Error);
+}
+
+// MLX's small floats: the same checks, and a folder and back.
+TEST(QuantizeModel, SmallFloats) {
+  for (const auto mode : {QuantMode::mxfp4, QuantMode::nvfp4, QuantMode::mxfp8}) {
+    SCOPED_TRACE(enum_name(mode));
+    LanguageModel packed(config("llama-tiny"), 3), plain(config("llama-tiny"), 3);
+    std::vector<LayerError> errors;
+    quantize_model(packed, {.mode = mode, .layers = {{"*.down_proj", 8}, {"lm_head", 0}}}, {},
+                   &errors);
+    quantize_model(plain, {.mode = mode, .layers = {{"*.down_proj", 8}, {"lm_head", 0}}});
+    Unpack unpack;
+    {
+      const Enter enter(plain.runtime());
+      plain.transformer().visit(unpack);
+    }
+    EXPECT_EQ(unpack.packed, static_cast<int>(errors.size()) - 1);
+    for (const auto& e : errors) {
+      const bool down = e.path.ends_with("down_proj"), head = e.path == "lm_head";
+      EXPECT_EQ(e.bits, head ? 0 : down || mode == QuantMode::mxfp8 ? 8 : 4) << e.path;
+      // Steps of a mantissa of 1, 3 bits, or of 8-bit integers over a range.
+      EXPECT_LT(e.relative_rms, head ? 1e-9 : e.bits == 8 ? 0.05 : 0.2) << e.path;
+      EXPECT_GT(e.relative_rms, head ? -1 : 1e-4) << e.path;
+    }
+    const std::vector<int> ids{1, 50, 7, 22, 9, 3, 60, 11, 5, 2};
+    const mx::array tokens(ids.data(), {1, 10}, mx::int32);
+    const auto close = [&](const LanguageModel& a, const LanguageModel& b) {
+      const Enter enter(a.runtime());
+      const auto x = a.forward(tokens), y = b.forward(tokens);
+      const double size = mx::max(mx::abs(y)).item<float>();
+      return double(mx::max(mx::abs(mx::subtract(x, y))).item<float>()) / size;
+    };
+    EXPECT_LT(close(packed, plain), 1e-3);
+    const test::TemporaryFolder folder;
+    packed.save(folder.path());
+    const auto json = Json::parse(read_file(folder / "config.json"), "config.json");
+    EXPECT_EQ(json.at("quantization").at("mode").as_string(), enum_name(mode));
+    EXPECT_EQ(json.at("quantization").at("model.layers.0.mlp.down_proj").at("mode").as_string(),
+              "affine");
+    const auto again = LanguageModel::load(folder.path(), true);
+    EXPECT_LT(close(again, packed), 1e-6);
+  }
+}
+
+TEST(QuantizeModel, PatternsMustFit) {
+  LanguageModel model(config("llama-tiny"), 3);
+  EXPECT_THROW(quantize_model(model, {.layers = {{"*.down", 4}}}), Error);
+  EXPECT_THROW(quantize_model(model, {.layers = {{"*.down_proj", 7}}}), Error);
+  std::vector<LayerError> errors;
+  quantize_model(model,
+                 {.bits = 4, .group_size = 32, .layers = {{"model.layers.0.*", 8}, {"*", 2}}}, {},
+                 &errors);
+  for (const auto& e : errors)
+    EXPECT_EQ(e.bits, e.path.starts_with("model.layers.0.") ? 8 : 2) << e.path;
 }
 
 }  // namespace

@@ -1,0 +1,48 @@
+#include "lmxlab/cli/companions.h"
+
+#include "lmxlab/base/files.h"
+#include "lmxlab/inference/generation_config.h"
+#include "lmxlab/io/gguf.h"
+
+namespace lmxlab::cli {
+namespace {
+
+void copy_files(const fs::path& from, const fs::path& to) {
+  for (const auto& entry : fs::directory_iterator(from)) {
+    const auto name = entry.path().filename();
+    const auto kind = name.extension();
+    const bool own = name == "config.json" || name == "model.safetensors.index.json";
+    const bool text = kind == ".json" || kind == ".jinja" || kind == ".txt" || kind == ".model";
+    if (entry.is_regular_file() && text && !own)
+      write_file_atomic(to / name, read_file(entry.path()));
+  }
+}
+
+void write_files(const OpenModel& model, const fs::path& to) {
+  if (model.tokenizer) model.tokenizer->save(to);
+  if (const auto form = chat_template_of(model.place))
+    write_file_atomic(to / "chat_template.jinja", form->source());
+  Json ids = Json::array();
+  for (const int id : eos_tokens(model.place.path)) ids.push_back(Json(id));
+  if (ids.size() > 0)
+    write_file_atomic(to / "generation_config.json",
+                      Json::object({{"eos_token_id", ids}}).dump(2) + "\n");
+}
+
+}  // namespace
+
+void expect_new_folder(const std::string& command, const fs::path& out) {
+  std::error_code ignored;
+  if (out.empty()) throw Error(Kind::usage, "[" + command + "] OUT: expected a folder, got \"\"");
+  if (fs::exists(out, ignored) && !(fs::is_directory(out, ignored) && fs::is_empty(out, ignored)))
+    throw Error(Kind::usage, "[" + command + "] " + out.string() +
+                                 " exists and is no empty folder: expected the name of a new one, "
+                                 "so that nothing is lost.");
+}
+
+void write_companions(const OpenModel& model, const fs::path& out) {
+  if (model.place.path.empty()) return;
+  io::is_gguf(model.place.path) ? write_files(model, out) : copy_files(model.place.path, out);
+}
+
+}  // namespace lmxlab::cli

@@ -1,0 +1,117 @@
+"""SmolLM2-135M (Q4_1) and Gemma-3-270M (Q4_K_M) against what transformers computed from the same files.
+
+LMXLAB_PROGRAM names the program, LMXLAB_MODELS a folder with both GGUF files (scripts/models.sh), LMXLAB_FIXTURES the
+recorded results; without those nothing can be compared, which in CI is a failure.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+PROGRAM = os.environ["LMXLAB_PROGRAM"]
+MODELS = Path(os.environ["LMXLAB_MODELS"])
+FIXTURES = Path(os.environ["LMXLAB_FIXTURES"])
+CI = os.environ.get("CI", "") not in ("", "0", "false")
+FILES = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
+LOGITS = 2e-2  # as the fixtures state it for work on dequantised float32 weights
+
+
+def run(*arguments, text=None):
+    done = subprocess.run([PROGRAM, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module", params=FILES)
+def model(request):
+    path = FIXTURES / "real_models" / f"{request.param}.json"
+    if not path.exists():
+        if CI:
+            pytest.fail(f"{path} is absent, but must be there in CI")
+        pytest.skip(f"{path} is absent")
+    return request.param, MODELS / FILES[request.param], json.loads(path.read_text())
+
+
+def test_tokens(model, tmp_path):
+    _, file, facts = model
+    texts = [prompt["text"] for prompt in facts["prompts"]]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    answer = json.loads(run("tokenize", file, "--json-file", tmp_path / "texts.json", "--add-special", "--json"))
+    assert answer["ids"] == [prompt["ids"] for prompt in facts["prompts"]]
+
+
+@pytest.mark.parametrize("cached", [None, 1])
+def test_logits(model, tmp_path, cached):
+    _, file, facts = model
+    for prompt in facts["prompts"]:
+        save_file({"input_ids": np.array([prompt["ids"]], np.int32)}, tmp_path / "in.safetensors")
+        options = [] if cached is None else ["--cached", cached]
+        run("logits", file, "--tokens-file", tmp_path / "in.safetensors", "--out", tmp_path / "out.safetensors", *options)
+        logits = load_file(tmp_path / "out.safetensors")["logits"][0].astype(np.float64)
+        for place in prompt["positions"]:
+            row = logits[place["pos"]]
+            assert np.abs(row[place["top_ids"]] - place["top_logits"]).max() < LOGITS
+            assert abs(np.log(np.exp(row - row.max()).sum()) + row.max() - place["logsumexp"]) < LOGITS
+            assert np.abs(row[:: place["sample_every"]] - place["sample"]).max() < LOGITS
+
+
+def test_greedy_text(model):
+    _, file, facts = model
+    for prompt in facts["prompts"]:
+        ids = ",".join(map(str, prompt["ids"]))
+        answer = json.loads(run("generate", file, "--tokens", ids, "--max-tokens", 64, "--temperature", 0, "--ignore-eos", "--json"))
+        safe = prompt["greedy_safe_prefix"]
+        assert answer["tokens"][:safe] == prompt["greedy_ids"][:safe]
+
+
+def test_perplexity(model, tmp_path):
+    _, file, facts = model
+    wanted = facts["perplexity"]
+    text = (FIXTURES.parent / "data" / wanted["text"]).read_text()[: wanted["char_count_read"]]
+    (tmp_path / "text.txt").write_text(text)
+    answer = json.loads(run("perplexity", file, "--file", tmp_path / "text.txt", "--max-tokens", wanted["tokens"],
+                            "--context", wanted["tokens"], "--json"))
+    assert answer["tokens"] == wanted["predictions"]
+    assert abs(answer["nll"] - wanted["mean_nll"]) < wanted["tolerance_mean_nll"]
+
+
+def test_conversation(tmp_path):
+    """What was said is remembered, and read once only."""
+    file = MODELS / FILES["smollm2"]
+    saved = tmp_path / "conversation.json"
+    out = run("chat", file, "--system", "You answer in one short sentence.", "--temperature", 0,
+              text=f"What is the capital of France?\nAnd of Italy?\n/stats\n/save {saved}\n")
+    assert "Paris" in out.splitlines()[0] and "Rome" in out.splitlines()[1]
+    known = int(out.split("(")[1].split(" known")[0])
+    assert known > 30
+    roles = [message["role"] for message in json.loads(saved.read_text())["messages"]]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_converted_folder_opens_in_transformers(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import torch
+
+    file = MODELS / FILES["smollm2"]
+    run("convert", file, tmp_path / "folder", "--dtype", "f32")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "folder", dtype=torch.float32).eval()
+    ids = [[504, 3575, 282, 4649, 314]]
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(ids)).logits.numpy()
+    save_file({"input_ids": np.array(ids, np.int32)}, tmp_path / "in.safetensors")
+    run("logits", file, "--tokens-file", tmp_path / "in.safetensors", "--out", tmp_path / "out.safetensors")
+    assert np.abs(load_file(tmp_path / "out.safetensors")["logits"] - wanted).max() < 1e-3
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "folder")
+    text = "The capital of France is 1789, isn't it?\n\n  Señor Øystein"
+    ours = json.loads(run("tokenize", file, "--text", text, "--json"))["ids"]
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ours
+    messages = [{"role": "user", "content": "Hello"}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    (tmp_path / "messages.json").write_text(json.dumps(messages))
+    ours = json.loads(run("template", file, "--messages", tmp_path / "messages.json", "--add-generation-prompt", "--json"))["text"]
+    assert ours == rendered
