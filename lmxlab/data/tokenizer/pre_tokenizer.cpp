@@ -122,7 +122,7 @@ const std::vector<uint8_t>& scripts() {
       const bool ideograph = (c >= 0x3400 && c < 0xA000) || (c >= 0x20000 && c < 0x2F800);
       if (ideograph) script[c] = 1;
       if (c >= 0xAC00 && c < 0xD7A4) script[c] = 2;
-      if (!ideograph && (c < 0xAC00 || c >= 0xE000)) append_utf8(all, c);
+      if (!ideograph && script[c] == 0 && (c < 0xD800 || c >= 0xE000)) append_utf8(all, c);
     }
     uint8_t number = 0;
     for (size_t at = 0; at < names.size();) {
