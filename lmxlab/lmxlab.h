@@ -21,6 +21,7 @@
 #include "lmxlab/core/tree.h"
 #include "lmxlab/data/batches.h"
 #include "lmxlab/data/corpus.h"
+#include "lmxlab/data/gguf_vocabulary.h"
 #include "lmxlab/data/tokenizer.h"
 #include "lmxlab/data/tokenizer_train.h"
 #include "lmxlab/inference/generate.h"
