@@ -22,6 +22,7 @@
 #include "lmxlab/data/batches.h"
 #include "lmxlab/data/build.h"
 #include "lmxlab/data/corpus.h"
+#include "lmxlab/data/gguf_vocabulary.h"
 #include "lmxlab/data/tokenizer.h"
 #include "lmxlab/data/tokenizer_train.h"
 #include "lmxlab/eval/perplexity.h"

@@ -1,15 +1,20 @@
-"""Makes tests/fixtures/tokenizers/*.json with the `tokenizers` package (0.23.3 was used): run from the repository root.
+"""Makes tests/fixtures/tokenizers/*.json with the packages `tokenizers` 0.23.3 and `sentencepiece` 0.2.3: run from the
+repository root.
 
 Each NAME.json holds a tokenizer.json, the ids the package gives for many strings, and their decoded text; train.json holds
-the merges its BpeTrainer finds. Nothing here calls our code.
+the merges its BpeTrainer finds; sentencepiece.json holds models of that package in base64, with ids and decoded text. Nothing
+here calls our code.
 """
 
+import base64
+import io
 import json
 import tempfile
 from pathlib import Path
 
+import sentencepiece
 import tokenizers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 OUT = Path("tests/fixtures/tokenizers")
 SOURCE = "lmxlab/data/tinyshakespeare.txt"
@@ -149,6 +154,101 @@ def make_tokenizers():
     write("bytes", "the id of a byte is the byte", raw)
 
 
+SOME = ["", " ", "  a  b ", "Hello, world!", "First Citizen:\n\n  Before we proceed", "it's we'll DON'T do not", "1234 5.6 \u0661\u00bd",
+        "na\u00efve e\u0301\u0327 \u00c5ngstr\u00f6m", "\u6f22\u5b57\u304b\u306a\u30ab\u30ca\u30fc abc", "\U0001f468\u200d\U0001f469 \U0001f44d\U0001f3fd",
+        "tabs\t\tand\u3000spaces\u00a0 ", "\ufb01 \uff21\uff22 \u2460 \u0130I\u00df", "\x00\x07\ufffd\u200b\u00ad", "a <L> b <R>  c", "word words sword word.",
+        "<s>Hi</s>", "e-mail re-do, \u201cquote\u201d \u2014 x", "\u2581under\u2581score", "aaaaaaaaaaaaaaaaaaaaaaaaaaaa", "[UNK] [MASK]", "\u1100\u1161\u11a8 \uac01"]
+
+
+def make_parts():
+    """One tokenizer for some parts each; together every part the library has."""
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    text = [SHAKESPEARE[i:i + 300] for i in range(0, 20_000, 300)] + MIXED + SOME
+
+    def make(name, note, model, trainer, normalizer=None, pre=None, post=None, decoder=None, added=(), finish=None):
+        tokenizer = Tokenizer(model)
+        if normalizer:
+            tokenizer.normalizer = normalizer
+        if pre:
+            tokenizer.pre_tokenizer = pre
+        tokenizer.train_from_iterator(text, trainer)
+        if post:
+            tokenizer.post_processor = post
+        if decoder:
+            tokenizer.decoder = decoder
+        for token in added:
+            tokenizer.add_tokens([token])
+        write("parts_" + name, note, Tokenizer.from_str(tokenizer.to_str()), SOME)
+
+    bpe = lambda **options: trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False, **options)
+    bytes_ = special + [f"<0x{b:02X}>" for b in range(256)]
+    make("llama", "byte fallback, Prepend and Replace, the decoder that undoes them, a template",
+         models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True),
+         trainers.BpeTrainer(vocab_size=360, special_tokens=bytes_, limit_alphabet=50, show_progress=False),
+         normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]), None,
+         processors.TemplateProcessing(single="<s> $A </s>:1", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]),
+         decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]))
+    make("suffix", "end of word, fused unk, regex Replace, Lowercase, Whitespace, BPEDecoder",
+         models.BPE(unk_token="<unk>", fuse_unk=True, end_of_word_suffix="</w>"), bpe(end_of_word_suffix="</w>", limit_alphabet=60),
+         normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]),
+         pre_tokenizers.Whitespace(), processors.BertProcessing(("</s>", 2), ("<s>", 1)), decoders.BPEDecoder())
+    make("prefix", "continuing prefix without unk, NFD and StripAccents, UnicodeScripts, FixedLength, CTC",
+         models.BPE(continuing_subword_prefix="##"), bpe(continuing_subword_prefix="##", limit_alphabet=60),
+         normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Strip()]),
+         pre_tokenizers.Sequence([pre_tokenizers.UnicodeScripts(), pre_tokenizers.FixedLength(4)]),
+         processors.RobertaProcessing(("</s>", 2), ("<s>", 1)), decoders.CTC("a", "t", True))
+    make("unigram", "Nmt, NFKC, Metaspace on the first word, added tokens of every flag",
+         models.Unigram(), trainers.UnigramTrainer(vocab_size=250, special_tokens=special, unk_token="<unk>", show_progress=False),
+         normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()]), pre_tokenizers.Metaspace("_", "first", True),
+         processors.Sequence([processors.ByteLevel(), processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 2)])]),
+         decoders.Metaspace("_", "first", True),
+         [AddedToken("<L>", lstrip=True, normalized=True), AddedToken("<R>", rstrip=True, normalized=False),
+          AddedToken("word", single_word=True), AddedToken("\uff21", normalized=True), AddedToken("  ", special=True)])
+    make("wordpiece", "BERT's normalizer, pre-tokenizer and decoder",
+         models.WordPiece(unk_token="<unk>", max_input_chars_per_word=12), trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False),
+         normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), processors.BertProcessing(("</s>", 2), ("<s>", 1)),
+         decoders.WordPiece("##", True))
+    make("words", "WordLevel behind Digits, Punctuation, CharDelimiterSplit and WhitespaceSplit; no decoder",
+         models.WordLevel(unk_token="<unk>"), trainers.WordLevelTrainer(vocab_size=400, special_tokens=special, show_progress=False),
+         normalizers.NFKD(), pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(True),
+                                                      pre_tokenizers.Punctuation("merged_with_previous"), pre_tokenizers.CharDelimiterSplit("e")]))
+    make("splits", "every behaviour of Split, by string and expression, inverted too",
+         models.WordLevel(unk_token="<unk>"), trainers.WordLevelTrainer(vocab_size=600, special_tokens=special, show_progress=False), None,
+         pre_tokenizers.Sequence([pre_tokenizers.Split(" ", "merged_with_next"), pre_tokenizers.Split(Regex("[aeiou\\d]"), "contiguous"),
+                                  pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "merged_with_previous", True), pre_tokenizers.Split("l", "removed"),
+                                  pre_tokenizers.Split(Regex("r|s"), "isolated")]), None,
+         decoders.Sequence([decoders.Replace(Regex("[aeiou]"), "_"), decoders.Fuse()]))
+
+
+def make_sentencepiece():
+    text = (SHAKESPEARE[:60_000] + "\n".join(MIXED + SOME)).replace("\x00", "").split("\n")
+    models_ = []
+
+    def make(name, **options):
+        out = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(text), model_writer=out, minloglevel=2, num_threads=1,
+                                                 character_coverage=0.98, hard_vocab_limit=False, **options)
+        model = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+        cases = []
+        for string in SOME + ["<u>user</u> <u>", "  <u>  x"]:
+            ids = model.encode(string)
+            cases.append({"text": string, "ids": ids, "decoded": model.decode(ids)})
+        models_.append({"name": name, "model": base64.b64encode(out.getvalue()).decode(), "size": model.get_piece_size(), "cases": cases})
+
+    plain = {"normalization_rule_name": "identity"}
+    make("bpe_bytes", model_type="bpe", vocab_size=500, byte_fallback=True, remove_extra_whitespaces=False, **plain)
+    make("bpe_user", model_type="bpe", vocab_size=300, user_defined_symbols=["<u>", "</u>", "\u2581\u2581"], add_dummy_prefix=False,
+         remove_extra_whitespaces=False, **plain)
+    make("unigram", model_type="unigram", vocab_size=300, user_defined_symbols=["<u>", "</u>"], control_symbols=["<c>"], **plain)
+    make("unigram_bytes", model_type="unigram", vocab_size=500, byte_fallback=True, treat_whitespace_as_suffix=True, **plain)
+    make("characters", model_type="char", vocab_size=100, **plain)
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:  # a map of our own: the usual ones take 240 kB
+        rules.write("FB01\t66 69\n41\t61\n3000\t20\n9\t20\nA0\t20\nE9\t65\n65 301\tE9\nAD\t\n")
+        rules.flush()
+        make("map", model_type="unigram", vocab_size=250, normalization_rule_tsv=rules.name)
+    save("sentencepiece", {"reference": "sentencepiece " + sentencepiece.__version__, "models": models_})
+
+
 def make_training():
     runs = []
 
@@ -181,4 +281,6 @@ def make_training():
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     make_tokenizers()
+    make_parts()
+    make_sentencepiece()
     make_training()

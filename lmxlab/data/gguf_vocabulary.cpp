@@ -97,7 +97,7 @@ const Pre& find_pre(const std::string& name) {
     known.emplace_back(p.name);
   }
   throw Error(Kind::unsupported, "[tokenizer] GGUF vocabulary: the pre-tokenizer \"" + name +
-                                     "\" is not known" + suggestion(name, known) +
+                                     "\" is not known; " + suggestion(name, known) +
                                      ". Take the tokenizer.json of the model.");
 }
 
@@ -237,6 +237,7 @@ class Converter {
     parts_.pre.push_back(ByteLevel{false, true, false});
     if (v_.add_space_prefix.value_or(false)) parts_.normalizers = {Prepend{" "}};
     parts_.decoders = {ByteLevel{true, true, true}};
+    parts_.added_are_text = true;
     around(v_.bos_token_id, v_.add_bos_token.value_or(pre.add_bos), v_.eos_token_id,
            v_.add_eos_token.value_or(false));
   }

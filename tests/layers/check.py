@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 
-THIRD_PARTY = re.compile(r"(nlohmann|toml\+\+|CLI/|pcre2|gtest|gmock|cblas|openblas)")
+THIRD_PARTY = re.compile(r"(nlohmann|toml\+\+|CLI/|pcre2|utf8proc|gtest|gmock|cblas|openblas)")
 DEVICE = re.compile(r"\b(Device|StreamOrDevice|default_device|set_default_device)\b|\.(to|cuda|cpu)\(|\bdevice\s*=(?!=)")
 LIBRARY_NEVER = re.compile(r"\bstd::(cout|cerr|clog|exit|abort|getenv)\b|(?<![\w.>:])(getenv|exit|printf|puts)\s*\(")
 

@@ -157,7 +157,7 @@ void Bpe::symbols(std::string_view piece, std::vector<Symbol>& out) const {
       continue;  // a pending unk comes behind them, as in the library
     }
     if (!data_.unk_token) {
-      if (merges_.empty()) throw UnknownSymbol{at, code_point(piece, at, length)};
+      if (data_.strict) throw UnknownSymbol{at, code_point(piece, at, length)};
       continue;
     }
     if (!data_.fuse_unk) flush(at);

@@ -55,6 +55,9 @@ class Bpe {
     /// As SentencePiece does it: characters without a token take part in merges, and become bytes
     /// or unk only after.
     bool late_fallback = false;
+    /// A character that no token has is an error, and not left out. Of vocabularies of characters
+    /// or bytes, whose text would be lost without a word.
+    bool strict = false;
     /// Tokens found before all else, the longest first, that never merge.
     std::vector<std::string> frozen = {};
     /// Tokens that are taken apart again into what they were merged from.
@@ -68,8 +71,7 @@ class Bpe {
   const Vocabulary& vocabulary() const { return vocab_; }
 
   /// Appends the ids of one piece. O(n log n) in its length; short pieces come from a cache.
-  /// A character without a token is left out if there is no unk_token, as in the library; but
-  /// where there are no merges, in a vocabulary of characters or bytes, it is an error.
+  /// A character without a token is left out if there is no unk_token, as in the library.
   /// @throws UnknownSymbol, see there; Error(bad_data) if unk_token is needed and no token.
   void encode(std::string_view piece, std::vector<int>& ids) const;
 

@@ -1,11 +1,20 @@
 #include "lmxlab/data/tokenizer/byte_trie.h"
 
+#include "lmxlab/base/error.h"
+
 #include <algorithm>
+#include <string>
 
 namespace lmxlab::data {
 
 ByteTrie::ByteTrie(std::vector<Entry> entries) {
   root_.fill(-1);
+  constexpr size_t kLongest = 4096;
+  for (const auto& [key, value] : entries)
+    if (key.size() > kLongest)
+      throw Error(Kind::unsupported, "[tokenizer] a token of " + std::to_string(key.size()) +
+                                         " bytes: expected 4096 at most. Is this a tokenizer's "
+                                         "vocabulary?");
   std::erase_if(entries, [](const Entry& e) { return e.first.empty(); });
   std::stable_sort(entries.begin(), entries.end(),
                    [](const Entry& a, const Entry& b) { return a.first < b.first; });

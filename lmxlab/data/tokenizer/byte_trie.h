@@ -15,6 +15,8 @@ class ByteTrie {
  public:
   using Entry = std::pair<std::string_view, int>;  // key, value >= 0
   /// Empty keys are left out; of equal keys the last counts.
+  /// @throws Error(unsupported) if a key is longer than 4 KiB: looking for it takes that long at
+  /// each place of a text.
   explicit ByteTrie(std::vector<Entry> entries = {});
 
   /// The child of a node (0: the root), or -1.

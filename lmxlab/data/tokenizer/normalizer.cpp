@@ -1,5 +1,6 @@
 #include "lmxlab/data/tokenizer/normalizer.h"
 
+#include "lmxlab/base/error.h"
 #include "lmxlab/base/text.h"
 #include "lmxlab/data/tokenizer/byte_level.h"
 
@@ -7,6 +8,8 @@
 
 namespace lmxlab::data {
 namespace {
+
+constexpr size_t kLongestText = size_t{1} << 31;
 
 // Rewrites character by character: f(code, characters) appends what becomes of one.
 template <class F>
@@ -110,6 +113,7 @@ void Replace::apply(Normalized& n) const {
   for (const auto& m : found) {
     keep(m.begin);
     out += content;
+    check_length(out.size());
     if (n.origin > 0 && m.end <= n.origin) origin = out.size();
     done = m.end;
   }
@@ -249,7 +253,18 @@ void SentencePieceNormalizer::apply(Normalized& n) const {
 }
 
 void normalize(const std::vector<Normalizer>& steps, Normalized& n) {
-  for (const auto& step : steps) std::visit([&](const auto& s) { s.apply(n); }, step);
+  for (const auto& step : steps) {
+    std::visit([&](const auto& s) { s.apply(n); }, step);
+    check_length(n.text.size());
+  }
+}
+
+void check_length(size_t bytes) {
+  if (bytes > kLongestText)
+    throw Error(
+        Kind::resource,
+        "[tokenizer] normalizing makes the text longer than 2 GiB: expected less. Encode it "
+        "in parts, or use another tokenizer.");
 }
 
 }  // namespace lmxlab::data

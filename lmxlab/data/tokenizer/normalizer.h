@@ -97,4 +97,7 @@ using Normalizer =
 
 void normalize(const std::vector<Normalizer>& steps, Normalized& n);
 
+/// Steps may make a text longer, and a chain of them without end. @throws Error(resource)
+void check_length(size_t bytes);
+
 }  // namespace lmxlab::data

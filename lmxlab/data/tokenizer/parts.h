@@ -30,6 +30,9 @@ struct Parts {
   std::vector<PreTokenizer> pre;
   std::vector<PostProcessor> post;
   std::vector<Decoder> decoders{Spaced{}};
+  /// Added tokens decode to their own text. Else a byte-level decoder takes one for letters if all
+  /// its characters are, as the library does.
+  bool added_are_text = false;
   ModelData model;
   std::optional<Truncation> truncation;
   std::optional<Padding> padding;

@@ -1,8 +1,10 @@
 #include "lmxlab/data/tokenizer/pre_tokenizer.h"
 
+#include "lmxlab/base/text.h"
 #include "lmxlab/data/tokenizer/byte_level.h"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace lmxlab::data {
 namespace {
@@ -93,12 +95,12 @@ void own(Pieces& p, std::string text) {
   p.text = p.owned;
 }
 
-// A piece for each run of one script. The scripts of Unicode 10, as the library has them; kana
-// counts as Han, a space as any script.
-const Regex& scripts_regex() {
-  static const Regex regex([] {
+// The script of each character, 0 for any: the scripts of Unicode 10, as the library has them.
+// Kana counts as Han, and so does the mark that prolongs a vowel; a space is of any script.
+const std::vector<uint8_t>& scripts() {
+  static const std::vector<uint8_t> table = [] {
     constexpr std::string_view names =
-        "Latin Common Cyrillic Greek Arabic Hebrew Devanagari Hangul Inherited Thai Armenian "
+        "Han Hangul Latin Common Cyrillic Greek Arabic Hebrew Devanagari Inherited Thai Armenian "
         "Georgian Bengali Tamil Telugu Kannada Malayalam Gujarati Gurmukhi Oriya Sinhala Lao "
         "Tibetan Myanmar Khmer Mongolian Ethiopic Cherokee Canadian_Aboriginal Bopomofo Yi Syriac "
         "Thaana Nko Braille Coptic Runic Ogham Adlam Ahom Anatolian_Hieroglyphs Avestan Balinese "
@@ -113,24 +115,36 @@ const Regex& scripts_regex() {
         "Phoenician Psalter_Pahlavi Rejang Samaritan Saurashtra Sharada Shavian Siddham "
         "SignWriting Sora_Sompeng Sundanese Syloti_Nagri Tagalog Tagbanwa Tai_Le Tai_Tham "
         "Tai_Viet Takri Tangut Tifinagh Tirhuta Ugaritic Vai Warang_Citi";
-    const auto each_name = [&](auto&& f) {
-      for (size_t at = 0; at < names.size();) {
-        const size_t end = std::min(names.find(' ', at), names.size());
-        f(std::string(names.substr(at, end - at)));
-        at = end + 1;
-      }
-    };
-    // Whatever the list does not have counts as any script, like a space.
-    std::string any = R"((?: |[^\p{Han}\p{Hiragana}\p{Katakana})";
-    each_name([&](const std::string& name) { any += "\\p{" + name + "}"; });
-    any += "])*+";
-    std::string out = R"((?:[\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}])" + any + ")++";
-    each_name([&](const std::string& name) {
-      out += R"(|(?:(?![ \x{30FC}])\p{)" + name + "}" + any + ")++";
-    });
-    return out;
-  }());
-  return regex;
+    std::vector<uint8_t> script(0x110000);
+    // The regular expressions know the scripts. The great blocks of one script are left out.
+    std::string all;
+    for (char32_t c = 0; c < 0x2FA20; ++c) {
+      const bool ideograph = (c >= 0x3400 && c < 0xA000) || (c >= 0x20000 && c < 0x2F800);
+      if (ideograph) script[c] = 1;
+      if (c >= 0xAC00 && c < 0xD7A4) script[c] = 2;
+      if (!ideograph && script[c] == 0 && (c < 0xD800 || c >= 0xE000)) append_utf8(all, c);
+    }
+    uint8_t number = 0;
+    for (size_t at = 0; at < names.size();) {
+      const size_t end = std::min(names.find(' ', at), names.size());
+      const std::string name(names.substr(at, end - at));
+      ++number;
+      std::vector<Regex::Match> found;
+      Regex("[\\p{" + name + "}" + (number == 1 ? R"(\p{Hiragana}\p{Katakana})" : "") + "]+")
+          .matches(all, found);
+      for (const auto& m : found)
+        each_character(std::string_view(all).substr(m.begin, m.end - m.begin),
+                       [&](char32_t c, size_t, size_t) { script[c] = number; });
+      at = end + 1;
+    }
+    for (char32_t c = 0xE0100; c < 0xE01F0; ++c) script[c] = script[0x300];  // Inherited
+    for (char32_t c = 0xE0020; c < 0xE0080; ++c) script[c] = script['0'];    // Common
+    script[0xE0001] = script['0'];
+    script[0x30FC] = 1;
+    script[' '] = 0;
+    return script;
+  }();
+  return table;
 }
 
 }  // namespace
@@ -235,9 +249,24 @@ void BertPreTokenizer::apply(Pieces& p) const {
 }
 
 void UnicodeScripts::apply(Pieces& p) const {
-  split(p, SplitBehavior::removed, true, [](std::string_view text, std::vector<Regex::Match>& out) {
-    scripts_regex().matches(text, out);
-  });
+  const auto& script = scripts();
+  std::vector<Pieces::Span> out;
+  for (const auto& span : p.spans) {
+    uint8_t last = 0;
+    bool any = false;  // what stands before the first script is lost, as in the library
+    size_t begin = span.begin;
+    each_character(p.text.substr(span.begin, span.end - span.begin),
+                   [&](char32_t c, size_t from, size_t) {
+                     if (script[c] == 0 || script[c] == last) return;
+                     const size_t here = span.begin + from;
+                     if (any) out.push_back({begin, here});
+                     any = true;
+                     begin = here;
+                     last = script[c];
+                   });
+    if (any) out.push_back({begin, span.end});
+  }
+  p.spans = std::move(out);
 }
 
 void FixedLength::apply(Pieces& p) const {

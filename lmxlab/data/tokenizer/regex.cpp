@@ -19,7 +19,10 @@ namespace {
 // Unicode 6.3.
 constexpr std::string_view kSpace =
     R"(\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
-constexpr std::string_view kWord = R"(\p{L}\p{M}\p{Nd}\p{Pc})";
+constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// Outside a class Oniguruma looks into an older table for characters below U+0100, which counts
+// superscript digits and fractions.
+constexpr std::string_view kLoneWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
 constexpr std::string_view kHex = "0-9A-Fa-f";
 
 constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
@@ -178,7 +181,7 @@ class Translator {
       return;
     }
     atom_ = out_.size();
-    const std::string word = "[" + std::string(kWord) + "]";
+    const std::string word = "[" + std::string(kLoneWord) + "]";
     const auto between = [&](const char* before, const char* after) {
       return std::string("(?<") + before + word + ")(?" + after + word + ")";
     };
@@ -217,9 +220,9 @@ class Translator {
     const char c = in_[i_ + 1];
     switch (c) {
       case 's': return set(kSpace, false);
-      case 'w': return set(kWord, false);
+      case 'w': return set(in_class ? kWord : kLoneWord, false);
       case 'h': return set(kHex, false);
-      case 'W': return set(kWord, true);
+      case 'W': return set(in_class ? kWord : kLoneWord, true);
       case 'H': return set(kHex, true);
       case 'S': return set(kSpace, true);
       case 'p':
@@ -291,13 +294,20 @@ class Translator {
         {"digit", R"(\p{Nd})"},
         {"upper", R"(\p{Uppercase})"},
         {"lower", R"(\p{Lowercase})"},
-        {"punct", R"(\p{P}$+<=>^`|~)"},
+        {"punct", R"(\p{P}\p{S})"},
         {"cntrl", R"(\p{Cc})"},
         {"blank", R"(\p{Zs}\t)"},
         {"ascii", R"(\x00-\x7F)"},
         {"space", kSpace},
         {"word", kWord},
         {"xdigit", kHex}};
+    const bool graph = name == "graph", print = name == "print";
+    if (graph || print) {
+      i_ = close + 2;
+      const std::string none = std::string(graph ? kSpace : R"(\t-\r\x{85}\x{2028}\x{2029})");
+      into.others.push_back((negated ? "[" : "[^") + none + R"(\p{Cc}\p{Cn}\p{Cs}])");
+      return true;
+    }
     for (const auto& [known, members] : kNames)
       if (name == known) {
         i_ = close + 2;

@@ -146,15 +146,16 @@ SentencePieceModel read_model(std::string_view bytes) {
 }  // namespace
 
 bool is_sentencepiece(std::string_view bytes) {
-  // Field 1 (a piece), its length, and in it field 1 (the text) or another of its three.
+  // Field 1 is a piece, and all of it reads as one.
   if (bytes.size() < 4 || bytes[0] != 0x0A) return false;
   try {
     Message message(bytes, 0);
     Message::Field f;
     if (!message.next(f) || f.bytes.empty()) return false;
     Message inner(f.bytes, 0);
-    Message::Field g;
-    return inner.next(g) && g.number <= 3;
+    for (Message::Field g; inner.next(g);)
+      if (g.number > 3 || g.kind != (g.number == 1 ? 2 : g.number == 2 ? 5 : 0)) return false;
+    return true;
   } catch (const Error&) {
     return false;
   }

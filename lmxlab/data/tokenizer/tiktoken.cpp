@@ -73,6 +73,7 @@ Parts parts_of_ranks(const std::vector<Ranked>& ranked, int offset, const Tiktok
       SplitStep{Pattern::expression(ruby_of_rust(rules.pattern)), SplitBehavior::isolated, false},
       ByteLevel{false, true, false}};
   parts.decoders = {ByteLevel{true, true, true}};
+  parts.added_are_text = true;
   return parts;
 }
 
@@ -108,9 +109,10 @@ Parts parts_from_tiktoken(std::string_view text, const TiktokenRules& rules) {
     if (error != std::errc() || stop != digits.data() + digits.size() || rank < 0 ||
         rank >= kLargestId)
       bad_line(number, "the rank is no integer from 0 to 16777215");
-    ranked.push_back(
-        {decode_base64(line.substr(0, space), "line " + std::to_string(number)), rank});
-    if (ranked.back().bytes.empty()) bad_line(number, "the token is empty");
+    // Some files fill a gap with an empty token, "=".
+    const std::string_view token = line.substr(0, space);
+    const bool empty = token.find_first_not_of('=') == std::string_view::npos;
+    ranked.push_back({empty ? "" : decode_base64(token, "line " + std::to_string(number)), rank});
   }
   return parts_of_ranks(ranked, 0, rules);
 }
@@ -151,7 +153,6 @@ Parts parts_from_tekken(const Json& root, const TiktokenRules& rules) {
     const std::string& text =
         Reader::text_of(member(item, "token_bytes", here), inside(here, "token_bytes"));
     ranked.push_back({decode_base64(text, here), rank});
-    if (ranked.back().bytes.empty()) bad_place(here, "the token is empty");
   }
   if (const Json* list = root.find("special_tokens"); list && !list->is_null()) {
     const std::string where = inside(path, "special_tokens");

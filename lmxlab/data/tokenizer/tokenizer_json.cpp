@@ -304,7 +304,8 @@ Parts parts_from_json(const Json& root) {
   out.model = read_model(r.need("model"), "model");
   if (const Json* j = r.get("added_tokens")) out.added = read_added(*j, "added_tokens", out.model);
   if (const Json* own = r.get("lmxlab")) {
-    const Reader o(*own, "lmxlab", {"model", "normalizer", "decoder"});
+    const Reader o(*own, "lmxlab", {"model", "normalizer", "decoder", "added_are_text"});
+    out.added_are_text = o.flag("added_are_text", false);
     if (const Json* j = o.get("model")) read_own_model(*j, o.at("model"), out.model);
     read_own_steps(*own, "lmxlab", out);
   }
@@ -336,6 +337,7 @@ Json parts_to_json(const Parts& parts, const Model& model) {
   if (Json m = std::visit([](const auto& engine) { return write_own_model(engine.data()); }, model);
       !m.is_null())
     own["model"] = std::move(m);
+  if (parts.added_are_text) own["added_are_text"] = true;
   if (!own.is_null()) out["lmxlab"] = std::move(own);
   return out;
 }
