@@ -83,7 +83,7 @@ def main(path):
         out.append(f"constexpr Mapping {name}[] = {{\n{rows(mapping_runs(simple))}\n}};")
     out.append("// What becomes several characters: code, which of the four mappings above, the characters.")
     lines = []
-    for c, index, to in special:
+    for c, index, to in sorted(special):
         lines.append("    {" + f"0x{c:X}, {index}, " + "{" + ", ".join(f"0x{ord(t):X}" for t in to) + "}},")
     out.append("constexpr Special kSpecial[] = {\n" + "\n".join(lines) + "\n};")
     with open(path, "w") as f:

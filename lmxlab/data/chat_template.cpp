@@ -11,7 +11,7 @@
 namespace lmxlab::data {
 namespace {
 
-constexpr size_t kMaxSource = size_t{1} << 22;
+constexpr size_t kMaxSource = size_t{1} << 20;
 
 // "Beginning of text", or {"content": "Beginning of text", ...}.
 const Json* token_text(const Json& token) {
@@ -72,18 +72,17 @@ Json with_reasoning(const Json& message) {
 }  // namespace
 
 struct ChatTemplate::State {
-  std::string source, name;
+  std::string source;
   jinja::Program program;
   Json special_tokens = Json::object();
 };
 
-ChatTemplate ChatTemplate::parse(std::string_view text, const std::string& name) {
+ChatTemplate ChatTemplate::parse(std::string_view text) {
   if (text.size() > kMaxSource)
-    throw Error(Kind::resource, "[chat template] " + name + " has " + std::to_string(text.size()) +
+    throw Error(Kind::resource, "[chat template] the template has " + std::to_string(text.size()) +
                                     " bytes: expected at most " + std::to_string(kMaxSource));
   auto state = std::make_shared<State>();
   state->source = text;
-  state->name = name;
   state->program = jinja::parse(text);
   return ChatTemplate(std::move(state));
 }
@@ -108,7 +107,7 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& path, bool tools) {
       return with_context(path.string(), [&] {
         return from_config(Json::parse(text, path.filename().string()), tools);
       });
-    return with_context(path.string(), [&] { return parse(text, path.string()); });
+    return with_context(path.string(), [&] { return parse(text); });
   }
   Json config = Json::object();
   if (const auto file = path / "tokenizer_config.json"; exists(file))

@@ -39,10 +39,9 @@ class ChatTemplate {
  public:
   /// Any bytes are safe to give. What includes another template parses, and fails when it is
   /// reached.
-  /// @param name  for messages.
   /// @throws Error(bad_data) with the line if the text is no template; Error(resource) if it nests
   ///         too deeply.
-  static ChatTemplate parse(std::string_view text, const std::string& name = "chat template");
+  static ChatTemplate parse(std::string_view text);
 
   /// Of a model folder, a tokenizer_config.json, or a file that is the template itself (.jinja).
   /// A folder's chat_template.jinja wins over its tokenizer_config.json. Special tokens named in

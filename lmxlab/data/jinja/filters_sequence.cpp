@@ -183,12 +183,13 @@ Value sort(Runtime& rt, const Value& v, const Args& args) {
   }
   std::vector<Keyed> items;
   for (const Value& item : to_vector(rt, v)) {
+    // A list also of one key: equal keys need no order then.
     std::vector<Value> keys;
     for (const auto& getter : getters) {
       const Value key = getter(rt, item);
       keys.push_back(exact ? key : ignore_case(rt, key));
     }
-    items.push_back({keys.size() == 1 ? keys[0] : rt.list(std::move(keys)), item});
+    items.push_back({rt.list(std::move(keys)), item});
   }
   return rt.list(sorted(rt, std::move(items), b.flag(rt, 0)));
 }

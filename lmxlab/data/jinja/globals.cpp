@@ -39,6 +39,8 @@ namespace {
 
 using Args = Arguments;
 
+Value make_dict(Runtime& rt, const Args& args);
+
 class Function : public Object {
  public:
   using Run = Value (*)(Runtime&, const Args&);
@@ -47,6 +49,13 @@ class Function : public Object {
   std::string repr(Runtime&) const override { return "<function " + std::string(name_) + ">"; }
   bool callable() const override { return true; }
   Value call(Runtime& rt, const Args& args) override { return run_(rt, args); }
+  std::optional<Value> attribute(Runtime& rt, std::string_view name, const Value&) override {
+    if (std::string_view(name_) != "dict" || name != "fromkeys") return std::nullopt;
+    return rt.object<Function>("fromkeys", [](Runtime& r, const Args& args) {
+      const Value none = make_dict(r, {});
+      return find_method(none, "fromkeys")->run(r, none, args);
+    });
+  }
 
  private:
   const char* name_;

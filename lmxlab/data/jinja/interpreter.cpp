@@ -251,6 +251,13 @@ void Interpreter::append(const Value& v, std::string& out) {
          Kind::resource);
 }
 
+// What a block gives is joined as it is: only texts can be.
+void Interpreter::append_only_text(const Value& v, std::string& out) {
+  if (!v.is_text())
+    fail("sequence item 0: expected str instance, " + std::string(v.type_name()) + " found");
+  append(v, out);
+}
+
 Interpreter::Flow Interpreter::run(const Body& body, Activation& act, std::string& out) {
   const Level level(*this);
   for (const auto& s : body) {
@@ -410,7 +417,7 @@ void Interpreter::make_macro(const Stmt& s, Activation& act) {
 void Interpreter::call_block(const Stmt& s, Activation& act, std::string& out) {
   act.keep(*this);
   const Value caller = object<Macro>(*this, *s.macro, "", &act);
-  append(eval_call(*s.exprs[0], act, &caller), out);
+  append_only_text(eval_call(*s.exprs[0], act, &caller), out);
 }
 
 void Interpreter::filter_block(const Stmt& s, Activation& act, std::string& out) {
@@ -419,7 +426,7 @@ void Interpreter::filter_block(const Stmt& s, Activation& act, std::string& out)
   run(s.bodies[0], act, body);
   const Value v = text(std::move(body));
   const Value* const before = std::exchange(filtered_, &v);
-  append(eval(*s.exprs[0], act), out);
+  append_only_text(eval(*s.exprs[0], act), out);
   filtered_ = before;
   leave(s.scope, act);
 }

@@ -73,6 +73,7 @@ class Interpreter : public Runtime {
                          const Arguments& arguments);
   std::shared_ptr<Activation> activation(int slots, Activation* outer);
   void append(const Value& v, std::string& out);
+  void append_only_text(const Value& v, std::string& out);
 
   // Expressions.
   Value eval(const Expr& e, Activation& act);

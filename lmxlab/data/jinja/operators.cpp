@@ -90,8 +90,7 @@ Value floats(Runtime& rt, Operator op, double a, double b) {
 }
 
 Value repeat(Runtime& rt, const Value& v, const Value& times) {
-  if (!times.integer().is_small() && !times.integer().negative())
-    rt.fail("cannot fit 'int' into an index-sized integer");
+  if (!times.integer().is_small()) rt.fail("cannot fit 'int' into an index-sized integer");
   const int64_t given = times.integer().negative() ? 0 : times.integer().small();
   const size_t unit = v.is_text() ? v.text().size() : v.items().size() * sizeof(Value);
   const size_t n = unit == 0 ? 0 : static_cast<size_t>(given);
@@ -124,15 +123,17 @@ Value concatenate(Runtime& rt, const Value& a, const Value& b) {
   rt.fail_type("+", a, b);
 }
 
-bool is_hashable(const Value& v) {
-  if (v.is_tuple()) return std::all_of(v.items().begin(), v.items().end(), is_hashable);
-  return !v.is_list() && !v.is_dict() && !v.as<DictView>();
+bool is_hashable(Runtime& rt, const Value& v) {
+  rt.step();
+  if (!v.is_tuple()) return !v.is_list() && !v.is_dict() && !v.as<DictView>();
+  return std::all_of(v.items().begin(), v.items().end(),
+                     [&](const Value& item) { return is_hashable(rt, item); });
 }
 
 // __getitem__: none where Python raises TypeError or LookupError.
 std::optional<Value> element(Runtime& rt, const Value& object, const Value& key) {
   if (object.is_dict()) {
-    if (!is_hashable(key)) return std::nullopt;
+    if (!is_hashable(rt, key)) return std::nullopt;
     const Value* found = object.dict().find(rt, key);
     return found ? std::optional(*found) : std::nullopt;
   }
@@ -194,8 +195,8 @@ double to_real(Runtime& rt, const Value& v) {
 }
 
 Value binary(Runtime& rt, Operator op, const Value& a, const Value& b) {
-  if (a.is_undefined() || b.is_undefined()) rt.fail_type("", a, b);
   if (op == Operator::mod && a.is_text()) return format_percent(rt, a, b);
+  if (a.is_undefined() || b.is_undefined()) rt.fail_type("", a, b);
   if (a.is_number() && b.is_number()) {
     if (a.is_integer() && b.is_integer()) return integers(rt, op, a.integer(), b.integer());
     return floats(rt, op, to_real(rt, a), to_real(rt, b));
@@ -317,7 +318,12 @@ Value slice(Runtime& rt, const Value& object, const Value& start, const Value& s
   const int64_t from = place(start, by > 0 ? 0 : n - 1), to = place(stop, by > 0 ? n : -1);
   if (range) {
     const auto at = [&](int64_t i) { return range->start + i * range->step; };
-    return rt.object<Range>(at(from), at(to), range->step * std::clamp(by, -n - 1, n + 1));
+    // A step of that size takes one item at most, whatever it is.
+    constexpr int64_t kMaxStep = int64_t{1} << 31;
+    const bool far =
+        by > kMaxStep || by < -kMaxStep || range->step > kMaxStep || range->step < -kMaxStep;
+    return rt.object<Range>(at(from), at(to),
+                            range->step * (far ? std::clamp(by, -n - 1, n + 1) : by));
   }
   const Range chosen(from, to, by);
   const size_t count = chosen.size();

@@ -225,7 +225,8 @@ ExprPtr copy_target(const Expr& e) {
 
 class Analysis {
  public:
-  explicit Analysis(Symbols& symbols) : symbols_(&symbols) {}
+  /// @param work  counts what is copied, over the whole template.
+  Analysis(Symbols& symbols, size_t& work) : symbols_(&symbols), work_(work) {}
 
   void visit(const Body& body) {
     for (const auto& s : body) visit(*s);
@@ -307,7 +308,7 @@ class Analysis {
 
   static constexpr size_t kMaxWork = 4'000'000;
   Symbols* symbols_;
-  size_t work_ = 0;
+  size_t& work_;
 };
 
 // ---- places for all names ----
@@ -317,7 +318,7 @@ class Resolver {
   void run(Program& program) {
     Function function;
     Symbols symbols(function, nullptr);
-    Analysis(symbols).visit(program.body);
+    Analysis(symbols, work_).visit(program.body);
     body(program.body, {symbols, true, false});
     program.scope = symbols.scope();
     program.slots = function.size();
@@ -362,7 +363,7 @@ class Resolver {
   void macro(MacroParts& parts, const Frame& frame) {
     Function function{frame.symbols.function().depth + 1};
     Symbols symbols(function, &frame.symbols);
-    Analysis(symbols).macro(parts);
+    Analysis(symbols, work_).macro(parts);
     const auto special = [&](const char* name, int& index) {
       bool given = false;
       for (const auto& n : parts.names) given |= n == name;
@@ -371,7 +372,7 @@ class Resolver {
     special("caller", parts.caller);
     special("kwargs", parts.kwargs);
     special("varargs", parts.varargs);
-    Analysis(symbols).macro(parts);
+    Analysis(symbols, work_).macro(parts);
     const Frame inner{symbols};
     for (const auto& name : parts.names) parts.indices.push_back(symbols.find(name)->index);
     for (auto& e : parts.defaults) expression(*e, inner);
@@ -387,15 +388,15 @@ class Resolver {
     Function& function = s.recursive ? own : frame.symbols.function();
     Symbols in_body(function, &frame.symbols), in_else(function, &frame.symbols);
     if (s.recursive || Finder::reads(s.bodies[0], "loop")) s.loop = in_body.parameter("loop");
-    Analysis analysis(in_body);
+    Analysis analysis(in_body, work_);
     analysis.parameters(*s.target);
     analysis.visit(s.bodies[0]);
-    Analysis(in_else).visit(s.bodies[1]);
+    Analysis(in_else, work_).visit(s.bodies[1]);
     if (s.exprs[1]) {
       // The condition is evaluated between the rounds of the body: no place of it may be shared.
       Symbols in_test(function, &frame.symbols, --conditions_);
       s.test_target = copy_target(*s.target);
-      Analysis test_analysis(in_test);
+      Analysis test_analysis(in_test, work_);
       test_analysis.parameters(*s.test_target);
       test_analysis.visit(*s.exprs[1]);
       target(*s.test_target, {in_test});
@@ -433,7 +434,7 @@ class Resolver {
         return;
       case K::set_block: {
         Symbols symbols(frame.symbols.function(), &frame.symbols);
-        Analysis analysis(symbols);
+        Analysis analysis(symbols, work_);
         analysis.visit(s.bodies[0]);
         if (s.exprs[0]) analysis.visit(*s.exprs[0]);
         body(s.bodies[0], {symbols});
@@ -445,7 +446,7 @@ class Resolver {
       }
       case K::with: {
         Symbols symbols(frame.symbols.function(), &frame.symbols);
-        Analysis analysis(symbols);
+        Analysis analysis(symbols, work_);
         for (size_t i = 0; i < s.exprs.size(); i += 2) analysis.parameters(*s.exprs[i]);
         analysis.visit(s.bodies[0]);
         for (size_t i = 0; i < s.exprs.size(); i += 2) {
@@ -468,7 +469,7 @@ class Resolver {
       case K::generation: return macro(*s.macro, frame);
       case K::filter_block: {
         Symbols symbols(frame.symbols.function(), &frame.symbols);
-        Analysis analysis(symbols);
+        Analysis analysis(symbols, work_);
         analysis.visit(s.bodies[0]);
         analysis.visit(*s.exprs[0]);
         body(s.bodies[0], {symbols});
@@ -478,7 +479,7 @@ class Resolver {
       }
       case K::scope: {
         Symbols symbols(frame.symbols.function(), &frame.symbols);
-        Analysis(symbols).visit(s.bodies[0]);
+        Analysis(symbols, work_).visit(s.bodies[0]);
         body(s.bodies[0], {symbols});
         s.scope = symbols.scope();
         return;
@@ -488,7 +489,7 @@ class Resolver {
         // is handed the names around it as well.
         Function function;
         Symbols symbols(function, nullptr);
-        Analysis(symbols).visit(s.bodies[0]);
+        Analysis(symbols, work_).visit(s.bodies[0]);
         body(s.bodies[0], {symbols});
         s.else_scope = symbols.scope();
         s.slots = function.size();
@@ -501,6 +502,7 @@ class Resolver {
   }
 
   int conditions_ = 0;  // levels below zero
+  size_t work_ = 0;
 };
 
 }  // namespace

@@ -13,10 +13,10 @@ namespace lmxlab::data::jinja {
 /// Of one rendering. Far above what chat templates need, and low enough that a hostile one ends
 /// within seconds.
 struct Limits {
-  size_t steps = 60'000'000;       // expressions, statements, items walked
+  size_t steps = 20'000'000;       // expressions, statements, items walked
   size_t bytes = size_t{1} << 28;  // of all values made
   size_t output = size_t{1} << 26;
-  int depth = 400;  // of calls and blocks inside each other
+  int depth = 1'200;  // of calls and blocks inside each other
 };
 constexpr int64_t kMaxRange = 100'000;  // the sandbox's
 

@@ -39,10 +39,12 @@ bool defined(Runtime&, const Value& v) {
 bool undefined(Runtime&, const Value& v) {
   return v.is_undefined();
 }
-bool is_filter(Runtime&, const Value& v) {
+bool is_filter(Runtime& rt, const Value& v) {
+  hash(rt, v);  // fails for what cannot be a name
   return v.is_text() && find_filter(v.text());
 }
-bool is_test(Runtime&, const Value& v) {
+bool is_test(Runtime& rt, const Value& v) {
+  hash(rt, v);
   return v.is_text() && find_test(v.text());
 }
 bool none(Runtime&, const Value& v) {
