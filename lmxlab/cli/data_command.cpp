@@ -78,7 +78,7 @@ class DataBuild : public Command {
                                        {"bytes", Json(made.bytes)}}));
     else
       context.print(with_commas(made.tokens) + " tokens in " + with_commas(made.documents) +
-                    " documents, " + human_bytes(double(made.bytes)) + " in " + out.string() +
+                    (made.documents == 1 ? " document, " : " documents, ") + human_bytes(double(made.bytes)) + " in " + out.string() +
                     "\n");
     return 0;
   }

@@ -250,7 +250,13 @@ Tokenizer::Tokenizer(Parts parts, const Json& config)
     : state_(std::make_shared<const State>(std::move(parts), config)) {}
 
 Tokenizer Tokenizer::from_json(const Json& tokenizer, const Json& config) {
-  return Tokenizer(parts_from_json(tokenizer), config);
+  // What only we know lies in tokenizer_config.json (save).
+  const Json* own = config.find("lmxlab");
+  if (!own || tokenizer.contains("lmxlab"))
+    return Tokenizer(parts_from_json(tokenizer), config);
+  Json both = tokenizer;
+  both["lmxlab"] = *own;
+  return Tokenizer(parts_from_json(both), config);
 }
 
 Tokenizer Tokenizer::characters(const std::vector<std::string>& list) {
@@ -398,8 +404,14 @@ Json Tokenizer::to_json() const {
 
 void Tokenizer::save(const fs::path& folder) const {
   make_directory(folder);
-  write_file_atomic(folder / "tokenizer.json", to_json().dump(2) + "\n");
+  Json root = to_json();
   Json config = state_->config;
+  config.erase("lmxlab");
+  if (const Json* own = root.find("lmxlab")) {  // the library refuses keys that it does not know
+    config["lmxlab"] = *own;
+    root.erase("lmxlab");
+  }
+  write_file_atomic(folder / "tokenizer.json", root.dump(2) + "\n");
   config.erase("auto_map");  // code of the original that this class does not need
   config["tokenizer_class"] = "PreTrainedTokenizerFast";
   if (!config.contains("clean_up_tokenization_spaces"))

@@ -1,5 +1,6 @@
 // tokenizer.json of Hugging Face's tokenizers library (format "1.0"), read into parts and written
-// from them. What only we know stands in the member "lmxlab", which that library passes over.
+// from them. What only we know stands in the member "lmxlab", which a saved tokenizer has in its
+// tokenizer_config.json: that library refuses it.
 #include "lmxlab/base/text.h"
 #include "lmxlab/data/tokenizer/json_reader.h"
 #include "lmxlab/data/tokenizer/parts.h"
