@@ -16,8 +16,6 @@
 
 namespace lmxlab::data {
 
-constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581, what stands for a space
-
 /// A text on its way. `origin`: so many bytes at its begin come from the first character of the
 /// whole input (a prefix that only the first word gets looks at this).
 struct Normalized {

@@ -277,7 +277,7 @@ class Translator {
     if (name.starts_with('^')) name.remove_prefix(1);
     const std::string sign = negated ? "\\P{" : "\\p{";
     const std::string script = "sc:" + std::string(name);
-    const bool known = name.size() > 2 && compiles("\\p{" + script + "}");
+    const bool known = compiles("\\p{" + script + "}");
     i_ = close + 1;
     return sign + (known ? script : std::string(name)) + "}";
   }
