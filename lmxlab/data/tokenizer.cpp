@@ -62,7 +62,7 @@ Model make_model(ModelData data) {
 std::vector<std::string> patterns_of(const Parts& parts, bool normalized_ones) {
   std::vector<std::string> out;
   for (const auto& t : parts.added) {
-    Normalized n{t.normalized == normalized_ones ? t.content : std::string(), 0};
+    Normalized n(t.normalized == normalized_ones ? t.content : std::string(), 0);
     if (normalized_ones) normalize(parts.normalizers, n);
     out.push_back(std::move(n.text));
   }
@@ -169,7 +169,7 @@ void Tokenizer::State::encode_normalized(const Normalized& n, size_t begin, size
                 n.origin > begin ? n.origin - begin : 0);
   for (const auto& step : parts.pre) {
     std::visit([&](const auto& s) { s.apply(pieces); }, step);
-    check_length(pieces.text.size());
+    check_length(pieces.text.size(), n.limit);
   }
   Pieces::Span now{0, 0};
   try {
@@ -217,7 +217,7 @@ Encoding Tokenizer::State::encode(std::string_view text, const EncodeOptions& op
     };
   };
   const auto on_text = [&](size_t begin, size_t end) {
-    Normalized n{std::string(text.substr(begin, end - begin)), 0};
+    Normalized n(std::string(text.substr(begin, end - begin)), 0);
     if (begin == 0) n.origin = any_bytes ? 1 : character_length(n.text, 0);
     normalize(parts.normalizers, n);
     if (normalized_added.empty())

@@ -159,6 +159,7 @@ TEST(Regex, RubysMeaning) {
   EXPECT_EQ(pieces(R"(x{,2}y)", "xxxy"), (V{"x", "xxy"}));
   EXPECT_EQ(pieces(R"(\p{Han}+)", "\u3001\u6F22\u3005"),
             (V{"\u3001", "\u6F22\u3005"}));  // the script, not its extensions
+  EXPECT_EQ(pieces(R"([\p{Yi}]+)", "\uA000\u3002"), (V{"\uA000", "\u3002"}));
   EXPECT_EQ(pieces(R"(\p{^L}+)", "ab12c"), (V{"ab", "12", "c"}));
   EXPECT_EQ(pieces(R"(\u00e9|\x{e8})", "a\u00E9\u00E8"), (V{"a", "\u00E9", "\u00E8"}));
   EXPECT_EQ(pieces(R"(^b$)", "a\nb\nc"), (V{"a\n", "b", "\nc"}));  // lines, always

@@ -37,6 +37,7 @@ void AddedMatcher::split(
     std::string_view text, bool special, const std::function<void(size_t, size_t)>& on_text,
     const std::function<void(const AddedToken&, size_t, size_t)>& on_token) const {
   size_t done = 0, length = 0;
+  size_t run_begin = 0, run_end = 0;  // white space that was walked over last
   for (size_t at = 0; at < text.size();) {
     if (!trie_.begins_with(static_cast<unsigned char>(text[at]))) {
       ++at;
@@ -60,8 +61,14 @@ void AddedMatcher::split(
       }
       begin = std::min(std::max(begin, done), end);
     }
-    if (token.rstrip)
-      while (end < text.size() && is_white_space(code_point(text, end, length))) end += length;
+    if (token.rstrip) {
+      if (end < run_begin || end > run_end) {
+        run_begin = run_end = end;
+        while (run_end < text.size() && is_white_space(code_point(text, run_end, length)))
+          run_end += length;
+      }
+      end = run_end;
+    }
     if (begin > done) on_text(done, begin);
     on_token(token, begin, end);
     done = end;

@@ -103,6 +103,23 @@ Bpe::Bpe(Data data)
           it != apart_.end() && m->left != m->result && m->right != m->result)
         it->second = {m->left, m->right};
   if (!merges_.empty()) cache_ = std::make_unique<std::array<Shard, kShards>>();
+  words_ = words_are_apart();
+}
+
+bool Bpe::words_are_apart() const {
+  if (merges_.empty() || data_.ignore_merges || !data_.continuing_subword_prefix.empty() ||
+      !data_.end_of_word_suffix.empty() || !vocab_.id(kMetaspace))
+    return false;
+  const auto joins = [](std::string_view token) {
+    size_t at = 0;
+    while (token.substr(at).starts_with(kMetaspace)) at += kMetaspace.size();
+    return token.find(kMetaspace, at) != std::string_view::npos;
+  };
+  return std::none_of(data_.frozen.begin(), data_.frozen.end(), joins) &&
+         std::none_of(data_.merges.begin(), data_.merges.end(), [&](const auto& m) {
+           return joins(m.first) || joins(m.second) ||
+                  (m.second.starts_with(kMetaspace) && !m.first.ends_with(kMetaspace));
+         });
 }
 
 int Bpe::character_id(std::string_view piece, size_t at, size_t& length) const {
@@ -294,6 +311,20 @@ void Bpe::finish(std::string_view piece, const std::vector<Symbol>& word,
 }
 
 void Bpe::encode(std::string_view piece, std::vector<int>& ids) const {
+  if (!words_) return encode_word(piece, ids);
+  for (size_t begin = 0, end = 0; begin < piece.size(); begin = end) {
+    while (piece.substr(end).starts_with(kMetaspace)) end += kMetaspace.size();
+    end = std::min(piece.find(kMetaspace, end), piece.size());
+    try {
+      encode_word(piece.substr(begin, end - begin), ids);
+    } catch (UnknownSymbol& unknown) {
+      unknown.at += begin;
+      throw;
+    }
+  }
+}
+
+void Bpe::encode_word(std::string_view piece, std::vector<int>& ids) const {
   if (piece.empty()) return;
   if (piece.size() > static_cast<size_t>(std::numeric_limits<int>::max()))
     throw Error(Kind::resource,

@@ -92,6 +92,8 @@ class Bpe {
   };
   static constexpr size_t kShards = 16, kShardWords = 4096, kLongestCached = 64, kShortWord = 24;
 
+  bool words_are_apart() const;
+  void encode_word(std::string_view word, std::vector<int>& ids) const;
   int character_id(std::string_view piece, size_t at, size_t& length) const;
   int unknown_id() const;
   void symbols(std::string_view piece, std::vector<Symbol>& out) const;
@@ -109,6 +111,7 @@ class Bpe {
   PairTable ranks_;                // pair to index in merges_
   std::array<int, 256> byte_ids_;  // of fallback tokens, or -1
   int unk_ = -1;
+  bool words_ = false;     // U+2581 behind another character is in no token: words are independent
   int virtual_begin_ = 0;  // ids from here on are characters that only merges know
   ByteTrie frozen_;
   std::unordered_map<int, std::pair<int, int>> apart_;

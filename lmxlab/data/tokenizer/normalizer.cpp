@@ -9,8 +9,6 @@
 namespace lmxlab::data {
 namespace {
 
-constexpr size_t kLongestText = size_t{1} << 31;
-
 // Rewrites character by character: f(code, characters) appends what becomes of one.
 template <class F>
 void rewrite(Normalized& n, F&& f) {
@@ -21,7 +19,7 @@ void rewrite(Normalized& n, F&& f) {
     f(out, c, std::string_view(n.text).substr(begin, end - begin));
     if (begin < n.origin) origin = out.size();
   });
-  n = {std::move(out), origin};
+  n.text = std::move(out), n.origin = origin;
 }
 
 bool is_chinese(char32_t c) {
@@ -113,16 +111,16 @@ void Replace::apply(Normalized& n) const {
   for (const auto& m : found) {
     keep(m.begin);
     out += content;
-    check_length(out.size());
+    check_length(out.size(), n.limit);
     if (n.origin > 0 && m.end <= n.origin) origin = out.size();
     done = m.end;
   }
   keep(n.text.size());
-  n = {std::move(out), origin};
+  n.text = std::move(out), n.origin = origin;
 }
 
 std::string Replace::replaced(std::string_view text) const {
-  Normalized n{std::string(text), 0};
+  Normalized n(std::string(text), 0);
   apply(n);
   return std::move(n.text);
 }
@@ -165,7 +163,7 @@ void Precompiled::apply(Normalized& n) const {
       origin = out.size();
     at = end;
   }
-  n = {std::move(out), origin};
+  n.text = std::move(out), n.origin = origin;
 }
 
 void BertNormalizer::apply(Normalized& n) const {
@@ -199,7 +197,7 @@ void ByteLevelNormalizer::apply(Normalized& n) const {
   append_letters(out, std::string_view(n.text).substr(0, n.origin));
   const size_t origin = out.size();
   append_letters(out, std::string_view(n.text).substr(n.origin));
-  n = {std::move(out), origin};
+  n.text = std::move(out), n.origin = origin;
 }
 
 void SentencePieceNormalizer::index_kept() {
@@ -226,7 +224,7 @@ void SentencePieceNormalizer::apply(Normalized& n) const {
   if (remove_extra_whitespaces)
     while (at < text.size() && next(at, length) == " ") at += length;
   if (at >= text.size()) {
-    n = {};
+    n.text.clear(), n.origin = 0;
     return;
   }
   const std::string_view space = escape_whitespaces ? kMetaspace : " ";
@@ -249,22 +247,22 @@ void SentencePieceNormalizer::apply(Normalized& n) const {
   if (remove_extra_whitespaces)
     while (out.ends_with(space)) out.resize(out.size() - space.size());
   if (add_dummy_prefix && whitespace_as_suffix) out += space;
-  n = {std::move(out), 0};
+  n.text = std::move(out), n.origin = 0;
 }
 
 void normalize(const std::vector<Normalizer>& steps, Normalized& n) {
   for (const auto& step : steps) {
     std::visit([&](const auto& s) { s.apply(n); }, step);
-    check_length(n.text.size());
+    check_length(n.text.size(), n.limit);
   }
 }
 
-void check_length(size_t bytes) {
-  if (bytes > kLongestText)
-    throw Error(
-        Kind::resource,
-        "[tokenizer] normalizing makes the text longer than 2 GiB: expected less. Encode it "
-        "in parts, or use another tokenizer.");
+void check_length(size_t bytes, size_t limit) {
+  if (bytes > limit)
+    throw Error(Kind::resource, "[tokenizer] the normalizers and pre-tokenizers make the text " +
+                                    std::to_string(bytes) + " bytes long: expected " +
+                                    std::to_string(limit) +
+                                    " at most, 64 times what it was. Use another tokenizer.");
 }
 
 }  // namespace lmxlab::data

@@ -16,13 +16,14 @@
 
 namespace lmxlab::data {
 
-constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581, what stands for a space
-
 /// A text on its way. `origin`: so many bytes at its begin come from the first character of the
 /// whole input (a prefix that only the first word gets looks at this).
 struct Normalized {
+  Normalized(std::string t, size_t origin_bytes)
+      : text(std::move(t)), origin(origin_bytes), limit((1 << 20) + 64 * text.size()) {}
   std::string text;
-  size_t origin = 0;
+  size_t origin;
+  size_t limit;  // steps may make a text longer, and a chain of them without end
 };
 
 struct UnicodeForm {
@@ -97,7 +98,7 @@ using Normalizer =
 
 void normalize(const std::vector<Normalizer>& steps, Normalized& n);
 
-/// Steps may make a text longer, and a chain of them without end. @throws Error(resource)
-void check_length(size_t bytes);
+/// @throws Error(resource)
+void check_length(size_t bytes, size_t limit);
 
 }  // namespace lmxlab::data

@@ -22,7 +22,8 @@ constexpr std::string_view kSpace =
 constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
 // Outside a class Oniguruma looks into an older table for characters below U+0100, which counts
 // superscript digits and fractions.
-constexpr std::string_view kLoneWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
+constexpr std::string_view kLoneWord =
+    R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
 constexpr std::string_view kHex = "0-9A-Fa-f";
 
 constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
@@ -276,7 +277,7 @@ class Translator {
     if (name.starts_with('^')) name.remove_prefix(1);
     const std::string sign = negated ? "\\P{" : "\\p{";
     const std::string script = "sc:" + std::string(name);
-    const bool known = name.size() > 2 && compiles("\\p{" + script + "}");
+    const bool known = compiles("\\p{" + script + "}");
     i_ = close + 1;
     return sign + (known ? script : std::string(name)) + "}";
   }

@@ -46,6 +46,7 @@ void each_character(std::string_view text, F&& f) {
 size_t utf8_length(std::string_view bytes, size_t at, bool& valid, bool& incomplete);
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr std::string_view kMetaspace = "\xE2\x96\x81";    // U+2581, what stands for a space
 
 bool is_white_space(char32_t c);      // the property White_Space
 bool is_numeric(char32_t c);          // category N

@@ -88,7 +88,7 @@ Unigram::Unigram(Data data) : data_(std::move(data)), cache_(std::make_shared<Ca
     lowest = std::min(lowest, score);
     highest = std::max(highest, score);
   }
-  unk_score_ = (entries.empty() ? 0 : lowest) - kUnknownPenalty;
+  unk_score_ = (std::isinf(lowest) ? 0 : lowest) - kUnknownPenalty;
   if (data_.single_precision) unk_score_ = static_cast<float>(unk_score_);
   for (const int id : data_.user_defined) {
     const auto at = static_cast<size_t>(id);
