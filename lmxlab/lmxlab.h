@@ -20,6 +20,8 @@
 #include "lmxlab/core/norm.h"
 #include "lmxlab/core/tree.h"
 #include "lmxlab/data/batches.h"
+#include "lmxlab/data/chat_template.h"
+#include "lmxlab/data/conversation.h"
 #include "lmxlab/data/corpus.h"
 #include "lmxlab/data/tokenizer.h"
 #include "lmxlab/data/tokenizer_train.h"

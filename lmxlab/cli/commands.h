@@ -10,6 +10,7 @@ Command* make_generate();
 Command* make_logits();
 Command* make_tokenize();
 Command* make_tokenizer_train();
+Command* make_template();
 Command* make_list();
 Command* make_info();
 Command* make_count();

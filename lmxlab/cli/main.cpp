@@ -44,6 +44,10 @@ const std::vector<Entry>& table() {
        "Trains a byte-level BPE tokenizer. Writes tokenizer.json, which the `tokenizers` library "
        "reads as well.",
        "tokenizer train book.txt --vocab-size 1000 --out tokenizer", make_tokenizer_train},
+      {"template",
+       "Renders a chat template: messages as the text that a model is given. Byte for byte what "
+       "transformers gives.",
+       "template runs/run-1 --messages messages.json --add-generation-prompt", make_template},
       {"list", "Lists the presets and their families.", "list", make_list},
       {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
       {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},
