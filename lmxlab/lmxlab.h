@@ -21,6 +21,8 @@
 #include "lmxlab/core/tree.h"
 #include "lmxlab/data/batches.h"
 #include "lmxlab/data/build.h"
+#include "lmxlab/data/chat_template.h"
+#include "lmxlab/data/conversation.h"
 #include "lmxlab/data/corpus.h"
 #include "lmxlab/data/gguf_vocabulary.h"
 #include "lmxlab/data/tokenizer.h"

@@ -236,6 +236,7 @@ bool Json::operator==(const Json& other) const {
       return theirs && m.second == *theirs;
     });
   }
+  if (digits() && other.digits()) return *digits() == *other.digits();
   if (is_number() && other.is_number()) return as_number() == other.as_number();
   return value_ == other.value_;
 }

@@ -56,6 +56,10 @@ const std::vector<Entry>& table() {
        "Turns text, JSON lines and token files of other programs into one mapped file of tokens, "
        "which `train --data` takes.",
        "data build book.txt book.tokens --tokenizer runs/run-1", make_data_build},
+      {"template",
+       "Renders a chat template: messages as the text that a model is given. Byte for byte what "
+       "transformers gives.",
+       "template runs/run-1 --messages messages.json --add-generation-prompt", make_template},
       {"list", "Lists the presets and their families.", "list", make_list},
       {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
       {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},

@@ -93,6 +93,18 @@ TEST(Json, NumbersAtTheEdges) {
   EXPECT_TRUE(Json::parse("9223372036854775807").is_integer());
   EXPECT_FALSE(Json::parse("9223372036854775808").is_integer());
   EXPECT_TRUE(Json::parse("9223372036854775808").is_number());
+  for (const char* large : {"9223372036854775808", "-9223372036854775809",
+                            "123456789012345678901234567890", "18446744073709551615"}) {
+    const Json v = Json::parse(large);
+    ASSERT_TRUE(v.digits()) << large;
+    EXPECT_EQ(*v.digits(), large);
+    EXPECT_EQ(v.dump(), large);
+    EXPECT_EQ(v.as_number(), std::strtod(large, nullptr));
+    EXPECT_EQ(v, Json::parse(large));
+  }
+  EXPECT_FALSE(Json::parse("9223372036854775807").digits());
+  EXPECT_FALSE(Json::parse("1e19").digits());
+  EXPECT_NE(Json::parse("9223372036854775808"), Json::parse("9223372036854775809"));
   EXPECT_EQ(Json::parse("3.0").as_integer(), 3);
   EXPECT_EQ(Json::parse("-0.0").as_integer(), 0);
   EXPECT_EQ(kind_of([] { Json::parse("3.5").as_integer(); }), Kind::bad_data);

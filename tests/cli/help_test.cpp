@@ -8,8 +8,8 @@ namespace lmxlab::test {
 namespace {
 
 const std::vector<std::string> kCommands{"train",           "generate", "logits", "tokenize",
-                                         "tokenizer train", "list",     "info",   "count",
-                                         "quantize",        "bench",    "doctor"};
+                                         "tokenizer train", "template", "list",   "info",
+                                         "count",           "quantize", "bench",  "doctor"};
 
 TEST(Help, ListsEveryCommand) {
   const auto o = lmxlab_run({"--help"});

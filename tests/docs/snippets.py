@@ -9,7 +9,8 @@ What a block may be, by its info string:
   toml     a recipe; trained for three steps. With <!-- file: NAME --> above, it is written as NAME first, for commands below
   sh       lines that begin with lmxlab or build/release/lmxlab, perhaps after NAME=value: run, with small settings. make TARGET: dry run
   cmake    must stand word for word in tests/install/consumer/CMakeLists.txt, which a test builds
-  json     must parse
+  json     must parse. With <!-- file: NAME --> above, it is written as NAME, for commands below
+  jinja    a chat template; written as the NAME above it, for commands below
   text     what a program printed, or a picture of a folder: not code
 """
 
@@ -25,7 +26,7 @@ import tempfile
 
 SETTINGS = ["run.eval_every=0", "run.eval_batches=1", "run.checkpoint_every=0", "run.sample_every=0",
             "data.validation=0.005"]
-KNOWN = ("cpp", "toml", "sh", "cmake", "json", "text")
+KNOWN = ("cpp", "toml", "sh", "cmake", "json", "jinja", "text")
 
 
 def pages(top):
@@ -56,9 +57,11 @@ def blocks(path):
 
 def problems(top):
     for page in pages(top):
-        for language, _, number, text in blocks(page):
+        for language, name, number, text in blocks(page):
             where = f"{page.relative_to(top)}:{number}"
-            if language not in KNOWN:
+            if language == "jinja" and not name:
+                yield f"{where}: a jinja block needs <!-- file: NAME --> above"
+            elif language not in KNOWN:
                 yield f"{where}: no test for a block of {language or 'no language'}; known: {', '.join(KNOWN)}"
             elif language == "cpp" and "int main(" not in text:
                 yield f"{where}: a cpp block must be a whole program"
@@ -145,6 +148,8 @@ def run_page(top, program, page, folder):
             path = folder / (name or f"block-{number}.toml")
             path.write_text(text)
             call(where, path.name, [program, *small(["train", path.name, "--out", f"runs/block-{number}"])])
+        elif language in ("json", "jinja") and name:
+            (folder / name).write_text(text)
         elif language == "sh":
             for line in commands(text):
                 words = shlex.split(line)

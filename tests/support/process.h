@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <stdexcept>
@@ -31,6 +32,7 @@ struct Spawn {
   /// Added to the environment; an empty value takes the name out.
   std::vector<std::pair<std::string, std::string>> environment = {};
   double timeout_s = 120;
+  std::string input = {};  // of standard input
   rlim_t largest_file = RLIM_INFINITY;  // bytes
   int terminal_columns = 0;             // standard error is a terminal of this width; 0: a pipe
 };
@@ -80,10 +82,16 @@ class Child {
     std::vector<char*> envp;
     for (auto& v : variables) envp.push_back(v.data());
     envp.push_back(nullptr);
+    // A file without a name, so that neither side waits for the other.
+    std::FILE* const input = how.input.empty() ? nullptr : std::tmpfile();
+    if (input) {
+      std::fwrite(how.input.data(), 1, how.input.size(), input);
+      std::rewind(input);
+    }
     pid_ = ::fork();
     if (pid_ < 0) throw std::runtime_error("fork");
     if (pid_ == 0) {
-      const int null = ::open("/dev/null", O_RDONLY);
+      const int null = input ? ::fileno(input) : ::open("/dev/null", O_RDONLY);
       ::dup2(null, 0), ::dup2(out[1], 1), ::dup2(err[1], 2);
       for (const int fd : {null, out[0], out[1], err[0], err[1]})
         if (fd > 2) ::close(fd);
@@ -97,6 +105,7 @@ class Child {
       ::execv(argv[0], argv.data());
       ::_exit(127);
     }
+    if (input) std::fclose(input);
     ::close(out[1]), ::close(err[1]);
     out_ = out[0], err_ = err[0];
   }

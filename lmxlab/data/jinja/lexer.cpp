@@ -143,7 +143,10 @@ class Lexer {
 
   void comment(size_t begin) {
     const size_t at = text_.find("#}", begin);
-    if (at == text_.npos) fail_syntax(line_, "Missing end of comment tag");
+    if (at == text_.npos) {
+      if (begin >= text_.size()) return advance(text_.size());  // Jinja takes what is empty
+      fail_syntax(line_, "Missing end of comment tag");
+    }
     const bool sign = at > begin && sign_at(text_, at - 1);
     advance(tag_end("#}", sign ? at - 1 : at));
   }
@@ -158,7 +161,7 @@ class Lexer {
       data(text_.substr(at_, at - at_), sign, false);
       return advance(end);
     }
-    fail_syntax(line_, "Missing end of raw directive");
+    if (at_ < text_.size()) fail_syntax(line_, "Missing end of raw directive");
   }
 
   void code(bool variable) {

@@ -16,7 +16,7 @@ struct Limits {
   size_t steps = 20'000'000;       // expressions, statements, items walked
   size_t bytes = size_t{1} << 28;  // of all values made
   size_t output = size_t{1} << 26;
-  int depth = 1'200;  // of calls and blocks inside each other
+  int depth = 800;  // of calls and blocks inside each other
 };
 constexpr int64_t kMaxRange = 100'000;  // the sandbox's
 

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 
 namespace lmxlab::data::jinja {
 namespace {
@@ -188,7 +189,11 @@ std::string repr_float(double v) {
   const auto print = [&](int digits) {
     std::snprintf(buffer, sizeof buffer, "%.*e", digits - 1, v);
   };
-  print(15);
+  if (std::abs(v) < std::numeric_limits<double>::min()) {  // what has fewer than 15 digits
+    for (int digits = 1; digits < 17 && (print(digits), !reads_back()); ++digits) continue;
+  } else {
+    print(15);
+  }
   if (!reads_back()) {
     print(16);
     // Below a power of two doubles lie closer, so that the nearest decimal of 16 digits may miss

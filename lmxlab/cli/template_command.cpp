@@ -1,0 +1,108 @@
+// template: messages as the text that a model is given.
+#include "lmxlab/base/files.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/context.h"
+#include "lmxlab/data/chat_template.h"
+
+#include <chrono>
+#include <ctime>
+#include <optional>
+
+namespace lmxlab::cli {
+namespace {
+
+// A model folder, a tokenizer_config.json, or a template itself.
+data::ChatTemplate open_template(const std::string& argument, bool tools) {
+  std::error_code ignored;
+  const fs::path path(argument);
+  if (!fs::exists(path, ignored))
+    throw Error(Kind::not_found, "[template] there is no folder or file " + argument +
+                                     ". A preset has no chat template: give a model folder, a "
+                                     "tokenizer_config.json or a .jinja file.");
+  if (path.extension() == ".gguf")
+    throw Error(Kind::unsupported, "[template] " + argument +
+                                       " is a GGUF file, whose template is not read yet: give a "
+                                       "model folder or a .jinja file");
+  if (!data::ChatTemplate::present(path))
+    throw Error(Kind::not_found,
+                "[template] " + argument +
+                    " has no chat template: expected chat_template.jinja, or a chat_template in "
+                    "tokenizer_config.json. Give the template as a .jinja file.");
+  return data::ChatTemplate::load(path, tools);
+}
+
+data::LocalTime wall_clock() {
+  const auto now = std::chrono::system_clock::now();
+  const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
+  std::tm t{};
+  localtime_r(&seconds, &t);
+  const auto since = std::chrono::duration_cast<std::chrono::microseconds>(now.time_since_epoch());
+  return {t.tm_year + 1900,
+          t.tm_mon + 1,
+          t.tm_mday,
+          t.tm_hour,
+          t.tm_min,
+          std::min(t.tm_sec, 59),
+          static_cast<int>(since.count() % 1'000'000)};
+}
+
+class Template : public Command {
+  std::string model_, messages_;
+  std::optional<std::string> tools_, now_;
+  std::vector<std::string> variables_;
+  bool add_generation_prompt_ = false;
+
+  void declare(Options& o) override {
+    o.argument("MODEL", &model_, "a model folder, a tokenizer_config.json, or a .jinja file")
+        .require();
+    o.option("--messages", "FILE", &messages_, "a JSON list of messages: {role, content, ...}")
+        .require();
+    o.option("--tools", "FILE", &tools_, "a JSON list of tools, as JSON schemas");
+    o.flag("--add-generation-prompt", &add_generation_prompt_,
+           "end with what opens the assistant's turn");
+    o.option("--var", "NAME=JSON", &variables_,
+             "a variable of the template, as in enable_thinking=false");
+    o.option("--now", "TIME", &now_, "what time the template is told, as in 2024-07-26T13:05:09")
+        .otherwise("now");
+  }
+
+  int run(Context& context) override {
+    const auto read = [](const std::string& file, const char* what) {
+      Json list = Json::parse(read_file(file), file);
+      if (!list.is_array())
+        throw Error(Kind::bad_data, "[template] " + file + ": expected a list of " + what +
+                                        ", got " + std::string(list.type_name()));
+      for (const Json& item : list.as_array())
+        if (!item.is_object())
+          throw Error(Kind::bad_data, "[template] " + file + ": expected " + what +
+                                          " that are objects, got " +
+                                          std::string(item.type_name()));
+      return list;
+    };
+    data::ChatOptions options{.add_generation_prompt = add_generation_prompt_,
+                              .variables = Json::object()};
+    for (const auto& given : variables_) {
+      const size_t equals = given.find('=');
+      if (equals == 0 || equals == given.npos)
+        throw Error(Kind::usage, "[template] --var " + given + ": expected NAME=JSON");
+      options.variables[given.substr(0, equals)] = parse_value(given.substr(equals + 1));
+    }
+    options.now = now_ ? data::LocalTime::parse(*now_) : wall_clock();
+    const Json messages = read(messages_, "messages");
+    if (tools_) options.tools = read(*tools_, "tools");
+    const std::string text = open_template(model_, tools_.has_value()).render(messages, options);
+    if (context.json)
+      context.print_json(Json::object({{"text", Json(text)}}));
+    else
+      context.print(text);  // these bytes and no more
+    return 0;
+  }
+};
+
+}  // namespace
+
+Command* make_template() {
+  return new Template;
+}
+
+}  // namespace lmxlab::cli
