@@ -1,5 +1,6 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/cli/chat_arguments.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/line_editor.h"
 #include "lmxlab/cli/model_argument.h"
@@ -43,17 +44,6 @@ class Chat : public Command {
     o.option("--var", "NAME=JSON", &variables_,
              "a variable of the template: enable_thinking=false");
     draws_.declare(o);
-  }
-
-  Json variables() const {
-    Json out = Json::object();
-    for (const auto& text : variables_) {
-      const auto at = text.find('=');
-      if (at == text.npos || at == 0)
-        throw Error(Kind::usage, "[chat] --var: expected NAME=JSON, got \"" + text + "\"");
-      out[text.substr(0, at)] = parse_value(text.substr(at + 1));
-    }
-    return out;
   }
 
   void begin() {
@@ -142,7 +132,7 @@ class Chat : public Command {
   void answer(const OpenModel& m, const data::ChatTemplate& form, const Json& variables,
               Context& context) {
     const auto prompt = form.render(
-        messages_, {.add_generation_prompt = true, .variables = variables, .now = local_time()});
+        messages_, {.add_generation_prompt = true, .variables = variables, .now = wall_clock()});
     const auto ids = m.tokenizer->encode_ids(prompt, {.special = true});
     auto options = draws_.options(m, context);
     options.stop = context.interrupts ? context.interrupts->fresh() : context.stop;
@@ -174,7 +164,7 @@ class Chat : public Command {
       throw Error(Kind::usage, "[chat] " + model_ +
                                    " has no chat template: it was not trained to talk. Take "
                                    "`generate`.");
-    const auto values = variables();
+    const auto values = template_variables(variables_, "chat");
     draws_.set_type(m);
     draws_.options(m, context);  // faults before the first question
     kept_ = draws_.read_cache(m.model);

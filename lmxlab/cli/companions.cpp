@@ -1,6 +1,7 @@
 #include "lmxlab/cli/companions.h"
 
 #include "lmxlab/base/files.h"
+#include "lmxlab/cli/chat_arguments.h"
 #include "lmxlab/inference/generation_config.h"
 #include "lmxlab/io/gguf.h"
 

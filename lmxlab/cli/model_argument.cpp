@@ -19,7 +19,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
-#include <ctime>
 
 namespace lmxlab::cli {
 namespace {
@@ -129,18 +128,6 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
                 "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
                     " tokens, the model a vocabulary of " + std::to_string(model.config().vocab));
   return {std::move(model), std::move(tokenizer), std::move(place)};
-}
-
-std::optional<data::ChatTemplate> chat_template_of(const ModelPlace& place, bool tools) {
-  if (place.path.empty() || !data::ChatTemplate::present(place.path)) return std::nullopt;
-  return data::ChatTemplate::load(place.path, tools);
-}
-
-data::LocalTime local_time() {
-  const auto now = std::time(nullptr);
-  std::tm t{};
-  localtime_r(&now, &t);
-  return {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec, 0};
 }
 
 std::optional<DType> dtype_argument(const std::string& text) {

@@ -4,7 +4,6 @@
 
 #include "lmxlab/cli/context.h"
 #include "lmxlab/config/model.h"
-#include "lmxlab/data/chat_template.h"
 #include "lmxlab/data/tokenizer.h"
 #include "lmxlab/models/language_model.h"
 
@@ -37,12 +36,6 @@ struct OpenModel {
 /// @throws as find_model, LanguageModel::load, Tokenizer::load.
 OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
                      const Context& context);
-
-/// What its folder or GGUF file says; none if it says nothing, or it is a preset.
-/// @param tools  prefer the template for tools, if there are several.
-std::optional<data::ChatTemplate> chat_template_of(const ModelPlace& place, bool tools = false);
-/// The reading of the user's clock, for templates.
-data::LocalTime local_time();
 
 /// "f32", "bf16" or empty. (The option's choices have checked it.)
 std::optional<DType> dtype_argument(const std::string& text);

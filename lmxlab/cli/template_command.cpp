@@ -1,17 +1,16 @@
 // template: messages as the text that a model is given.
 #include "lmxlab/base/files.h"
+#include "lmxlab/cli/chat_arguments.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
 #include "lmxlab/data/chat_template.h"
 
-#include <chrono>
-#include <ctime>
 #include <optional>
 
 namespace lmxlab::cli {
 namespace {
 
-// A model folder, a tokenizer_config.json, or a template itself.
+// A model folder, a GGUF file, a tokenizer_config.json, or a template itself.
 data::ChatTemplate open_template(const std::string& argument, bool tools) {
   std::error_code ignored;
   const fs::path path(argument);
@@ -19,31 +18,12 @@ data::ChatTemplate open_template(const std::string& argument, bool tools) {
     throw Error(Kind::not_found, "[template] there is no folder or file " + argument +
                                      ". A preset has no chat template: give a model folder, a "
                                      "tokenizer_config.json or a .jinja file.");
-  if (path.extension() == ".gguf")
-    throw Error(Kind::unsupported, "[template] " + argument +
-                                       " is a GGUF file, whose template is not read yet: give a "
-                                       "model folder or a .jinja file");
   if (!data::ChatTemplate::present(path))
     throw Error(Kind::not_found,
                 "[template] " + argument +
                     " has no chat template: expected chat_template.jinja, or a chat_template in "
                     "tokenizer_config.json. Give the template as a .jinja file.");
   return data::ChatTemplate::load(path, tools);
-}
-
-data::LocalTime wall_clock() {
-  const auto now = std::chrono::system_clock::now();
-  const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
-  std::tm t{};
-  localtime_r(&seconds, &t);
-  const auto since = std::chrono::duration_cast<std::chrono::microseconds>(now.time_since_epoch());
-  return {t.tm_year + 1900,
-          t.tm_mon + 1,
-          t.tm_mday,
-          t.tm_hour,
-          t.tm_min,
-          std::min(t.tm_sec, 59),
-          static_cast<int>(since.count() % 1'000'000)};
 }
 
 class Template : public Command {
@@ -53,7 +33,7 @@ class Template : public Command {
   bool add_generation_prompt_ = false;
 
   void declare(Options& o) override {
-    o.argument("MODEL", &model_, "a model folder, a tokenizer_config.json, or a .jinja file")
+    o.argument("MODEL", &model_, "a model folder, a GGUF file, a tokenizer_config.json, or a .jinja file")
         .require();
     o.option("--messages", "FILE", &messages_, "a JSON list of messages: {role, content, ...}")
         .require();
@@ -80,13 +60,7 @@ class Template : public Command {
       return list;
     };
     data::ChatOptions options{.add_generation_prompt = add_generation_prompt_,
-                              .variables = Json::object()};
-    for (const auto& given : variables_) {
-      const size_t equals = given.find('=');
-      if (equals == 0 || equals == given.npos)
-        throw Error(Kind::usage, "[template] --var " + given + ": expected NAME=JSON");
-      options.variables[given.substr(0, equals)] = parse_value(given.substr(equals + 1));
-    }
+                              .variables = template_variables(variables_, "template")};
     options.now = now_ ? data::LocalTime::parse(*now_) : wall_clock();
     const Json messages = read(messages_, "messages");
     if (tools_) options.tools = read(*tools_, "tools");

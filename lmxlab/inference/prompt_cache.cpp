@@ -20,7 +20,8 @@ void mix(uint64_t& hash, std::string_view bytes) {
   for (const unsigned char c : bytes) hash = (hash ^ c) * 0x100000001b3;
 }
 
-// The config and some of the weights: those of the last norm, which every step of a training moves.
+// The config and some of the weights: the last norm's and the first token's, which every step of a
+// training moves.
 std::string fingerprint(const LanguageModel& model) {
   uint64_t hash = 0xcbf29ce484222325;
   mix(hash, to_json(model.config()).dump());
@@ -29,6 +30,10 @@ std::string fingerprint(const LanguageModel& model) {
     const auto values = to_vector<float>(mx::astype(entry.param->value, mx::float32));
     mix(hash, {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
   }
+  const auto& table = transformer.embed_tokens.weight.w.value;
+  const auto row = mx::contiguous(mx::slice(table, {0, 0}, {1, table.shape(1)}));
+  mx::eval(row);
+  mix(hash, {row.data<char>(), row.nbytes()});
   char digits[17];
   std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
   return digits;
