@@ -70,7 +70,7 @@ SNIPPETS = r"""
 {{ strftime_now('%Y-%m-%d %H:%M:%S %a %A %b %B %j %p %I %y %e|%-d|%-m|%U %W %V %G %u %w %C %D %F %T %R %c %x %X %% %f %k %l %h %n%t%Z|%z|%q') }}
 {{ d|attr('x') }}| {{ s|attr('upper')() }} {{ d.__class__ }}| {{ s._x }}| {{ messages[0]|attr('keys')()|list }}
 {% for x in l %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.previtem }}{{ loop.nextitem }}{{ loop.cycle('o', 'e') }}{{ loop.changed(x > 1) }}{{ loop.depth }}; {% endfor %}
-{% for x in l if x > 1 %}{{ loop.index }}/{{ loop.length }}:{{ x }} {% else %}none{% endfor %}{% for x in [] %}{% else %}empty{% endfor %}{% for x in l|map('string') %}{{ loop.last }}{{ loop.length }}{% endfor %}
+{% for x in l if x > 1 %}{{ loop.index }}/{{ loop.length }}:{{ x }} {% else %}none{% endfor %}{% for x in [] %}{% else %}empty{% endfor %}{% for a, c in [[1, 2], [3, 4]] if a %}{{ loop.nextitem }}{% endfor %}{{ ('ab'|safe)|list }}{% for x in l|map('string') %}{{ loop.last }}{{ loop.length }}{% endfor %}
 {% for x in range(9) %}{% if x == 2 %}{% continue %}{% elif x == 5 %}{% break %}{% endif %}{{ x }}{% else %}never{% endfor %}{% for x in [1] %}{% continue %}{% else %}E{% endfor %}
 {% for x in [[1, [2, [3]]], [4]] recursive %}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}@{{ loop.depth }}{% endif %}{% endfor %}
 {% for a, b in [[1, 2], (3, 4)] %}{{ a }}{{ b }} {% endfor %}{% for k, v in d|dictsort %}{{ k }}{% endfor %}{% for (a, (c, e)) in [[1, [2, 3]]] %}{{ a }}{{ c }}{{ e }}{% endfor %}

@@ -107,6 +107,8 @@ CursorPtr reversed(Runtime& rt, const Value& v) {
   }
   if (!v.is_sequence() && !v.is_text() && !v.is_undefined()) return nullptr;
   auto items = to_vector(rt, v);
+  if (v.is_markup())
+    for (Value& item : items) item = rt.text(item.text(), true);
   std::reverse(items.begin(), items.end());
   return iterate(rt, rt.list(std::move(items)));
 }

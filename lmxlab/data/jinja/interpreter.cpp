@@ -183,12 +183,22 @@ class ConditionCursor : public Cursor {
     if (!std::exchange(entered_, true)) in_.enter(stmt_.test_scope, act_);
     while (items_->next(rt, out)) {
       in_.assign(*stmt_.test_target, out, act_);
-      if (truth(rt, in_.eval(*stmt_.exprs[1], act_))) return true;
+      if (!truth(rt, in_.eval(*stmt_.exprs[1], act_))) continue;
+      out = assigned(*stmt_.test_target);
+      return true;
     }
     return false;
   }
 
  private:
+  // Jinja hands on what the targets hold: of several, a tuple.
+  Value assigned(const Expr& target) {
+    if (target.kind == Expr::Kind::name) return act_.at(target.slot);
+    std::vector<Value> items;
+    for (const auto& item : target.items) items.push_back(assigned(*item));
+    return in_.tuple(std::move(items));
+  }
+
   Interpreter& in_;
   const Stmt& stmt_;
   Activation& act_;

@@ -34,7 +34,7 @@ class TextCursor : public Cursor {
     if (at_ == text.size()) return false;
     const size_t start = at_;
     next_code(text, at_);
-    out = rt.text(text.substr(start, at_ - start), text_.is_markup());
+    out = rt.text(text.substr(start, at_ - start));  // of markup too
     return true;
   }
 
