@@ -78,8 +78,8 @@ class DataBuild : public Command {
                                        {"bytes", Json(made.bytes)}}));
     else
       context.print(with_commas(made.tokens) + " tokens in " + with_commas(made.documents) +
-                    (made.documents == 1 ? " document, " : " documents, ") + human_bytes(double(made.bytes)) + " in " + out.string() +
-                    "\n");
+                    (made.documents == 1 ? " document, " : " documents, ") +
+                    human_bytes(double(made.bytes)) + " in " + out.string() + "\n");
     return 0;
   }
 };

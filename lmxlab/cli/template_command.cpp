@@ -33,7 +33,8 @@ class Template : public Command {
   bool add_generation_prompt_ = false;
 
   void declare(Options& o) override {
-    o.argument("MODEL", &model_, "a model folder, a GGUF file, a tokenizer_config.json, or a .jinja file")
+    o.argument("MODEL", &model_,
+               "a model folder, a GGUF file, a tokenizer_config.json, or a .jinja file")
         .require();
     o.option("--messages", "FILE", &messages_, "a JSON list of messages: {role, content, ...}")
         .require();

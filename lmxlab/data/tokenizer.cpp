@@ -252,8 +252,7 @@ Tokenizer::Tokenizer(Parts parts, const Json& config)
 Tokenizer Tokenizer::from_json(const Json& tokenizer, const Json& config) {
   // What only we know lies in tokenizer_config.json (save).
   const Json* own = config.find("lmxlab");
-  if (!own || tokenizer.contains("lmxlab"))
-    return Tokenizer(parts_from_json(tokenizer), config);
+  if (!own || tokenizer.contains("lmxlab")) return Tokenizer(parts_from_json(tokenizer), config);
   Json both = tokenizer;
   both["lmxlab"] = *own;
   return Tokenizer(parts_from_json(both), config);

@@ -20,13 +20,14 @@ class ModelFolder : public testing::Test {
 };
 
 TEST_F(ModelFolder, Perplexity) {
-  const Json all = json_of(lmxlab_run({"perplexity", path("m"), "--file", path("text.txt"), "--json"}));
+  const Json all =
+      json_of(lmxlab_run({"perplexity", path("m"), "--file", path("text.txt"), "--json"}));
   EXPECT_EQ(all.at("tokens").as_integer(), 518);
   EXPECT_EQ(all.at("context").as_integer(), 128);
   EXPECT_NEAR(all.at("perplexity").as_number(), std::exp(all.at("nll").as_number()), 1e-6);
   EXPECT_NEAR(all.at("bits_per_byte").as_number(), all.at("nll").as_number() / std::log(2.0), 1e-6);
-  const Json some = json_of(lmxlab_run({"perplexity", path("m"), "--file", path("text.txt"),
-                                        "--max-tokens", "100", "--json"}));
+  const Json some = json_of(lmxlab_run(
+      {"perplexity", path("m"), "--file", path("text.txt"), "--max-tokens", "100", "--json"}));
   EXPECT_EQ(some.at("tokens").as_integer(), 99);
   expect_error({"perplexity", path("m"), "--file", path("absent")}, 3, "not_found", {"absent"});
   expect_error({"perplexity", "llama-tiny", "--file", path("text.txt")}, 2, "usage", {"tokenizer"});
@@ -35,13 +36,13 @@ TEST_F(ModelFolder, Perplexity) {
 }
 
 TEST_F(ModelFolder, ConvertAndQuantize) {
-  const Json packed = json_of(lmxlab_run({"quantize", path("m"), path("q"), "--mode", "mxfp4",
-                                          "--layer-bits", "*.down_proj=8", "--report", "--text",
-                                          path("text.txt"), "--json"}));
+  const Json packed =
+      json_of(lmxlab_run({"quantize", path("m"), path("q"), "--mode", "mxfp4", "--layer-bits",
+                          "*.down_proj=8", "--report", "--text", path("text.txt"), "--json"}));
   EXPECT_LT(packed.at("bytes_after").as_integer(), packed.at("bytes_before").as_integer());
   EXPECT_EQ(packed.at("layers").size(), 16u);
-  EXPECT_NEAR(packed.at("perplexity_after").as_number(),
-              packed.at("perplexity_before").as_number(), 10);
+  EXPECT_NEAR(packed.at("perplexity_after").as_number(), packed.at("perplexity_before").as_number(),
+              10);
   const Json dense =
       json_of(lmxlab_run({"convert", path("q"), path("d"), "--dtype", "f32", "--json"}));
   EXPECT_EQ(dense.at("tensors").as_integer(), 21);

@@ -64,8 +64,8 @@ TEST_F(Template, Errors) {
   expect_error({"template", "gpt-tiny", "--messages", messages_}, 3, "not_found", {"gpt-tiny"});
   expect_error({"template", folder_.path().string(), "--messages", messages_}, 3, "not_found",
                {"chat_template.jinja"});
-  expect_error({"template", file("m.gguf", "GGUF"), "--messages", messages_}, 6, "unsupported",
-               {"GGUF"});
+  expect_error({"template", file("m.gguf", "GGUF"), "--messages", messages_}, 4, "bad_data",
+               {"cut off"});
   expect_error({"template", file("open.jinja", "{% if %}"), "--messages", messages_}, 4, "bad_data",
                {"open.jinja", "line 1"});
   expect_error({"template",

@@ -32,7 +32,7 @@ struct Spawn {
   /// Added to the environment; an empty value takes the name out.
   std::vector<std::pair<std::string, std::string>> environment = {};
   double timeout_s = 120;
-  std::string input = {};  // of standard input
+  std::string input = {};               // of standard input
   rlim_t largest_file = RLIM_INFINITY;  // bytes
   int terminal_columns = 0;             // standard error is a terminal of this width; 0: a pipe
 };
