@@ -87,7 +87,11 @@ class Reader {
   Json hf() {
     for (const auto& k : kKeys) copy(k.gguf, k.hf, k.value);
     out_["model_type"] = Json(arch_.model_type);
-    out_["vocab_size"] = Json(file_.tensor("token_embd.weight").shape[0]);
+    const auto& table = file_.tensor("token_embd.weight");
+    if (table.shape.size() != 2)
+      throw Error(Kind::bad_data, "[gguf] tensor token_embd.weight: expected 2 axes, got " +
+                                      std::to_string(table.shape.size()));
+    out_["vocab_size"] = Json(table.shape[0]);
     out_["tie_word_embeddings"] = Json(!has("output.weight"));
     const bool biased = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias");
     const std::string type = arch_.model_type;

@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/json.h"
+#include "lmxlab/base/random.h"
 #include "lmxlab/checks/properties.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/io/gguf.h"
@@ -32,6 +33,34 @@ TEST(GgufModel, TypesAreThoseOfTheKernels) {
     EXPECT_EQ(type->weights, block.weights) << type->name;
     EXPECT_EQ(type->bytes, block.bytes) << type->name;
   }
+}
+
+// Whatever is done to a file, the answer is an error of ours or a model.
+TEST(GgufModel, HostileFiles) {
+  const auto folder = test::shared_fixtures("gguf");
+  if (!folder) return;
+  const auto good = read_file(*folder / "tiny_qwen2_f32.gguf");
+  const test::TemporaryFolder out;
+  HostRandom random(5);
+  int refused = 0, opened = 0;
+  for (int i = 0; i < 400; ++i) {
+    std::string hostile = good;
+    if (i % 4 == 0) hostile.resize(random.below(hostile.size()));
+    // The metadata and the table of tensors lie in front.
+    const auto front = std::min<uint64_t>(hostile.size(), 4096);
+    for (uint64_t k = 0; k < 1 + random.below(4) && front > 0; ++k)
+      hostile[random.below(front)] = static_cast<char>(random.below(256));
+    write_file_atomic(out / "x.gguf", hostile);
+    try {
+      auto model = LanguageModel::load(out / "x.gguf");
+      ++opened;
+    } catch (const Error& e) {
+      ++refused;
+      EXPECT_NE(e.kind(), Kind::internal) << e.what();
+    }
+  }
+  EXPECT_GT(refused, 50);
+  EXPECT_GT(opened, 10);
 }
 
 class TinyGguf : public testing::TestWithParam<const char*> {};
