@@ -70,7 +70,7 @@ void AddedMatcher::split(
       end = run_end;
     }
     if (begin > done) on_text(done, begin);
-    on_token(token, begin, end);
+    if (begin < end) on_token(token, begin, end);  // else the one before has all of it
     done = end;
   }
   if (done < text.size()) on_text(done, text.size());
