@@ -358,6 +358,18 @@ bool ordered(Runtime& rt, const Value& a, const Value& b, Order order) {
       if (!equal(rt, x[i], y[i])) return ordered(rt, x[i], y[i], order);
     return holds(x.size() <=> y.size());
   }
+  const auto* views = a.as<DictView>();
+  const auto* others = b.as<DictView>();
+  if (views && others && views->is_set() && others->is_set()) {  // as sets: which holds which
+    const bool upwards = order == Order::lt || order == Order::le;
+    const Value &inner = upwards ? a : b, &outer = upwards ? b : a;
+    const size_t n = *length(rt, inner), m = *length(rt, outer);
+    if (order == Order::lt || order == Order::gt ? n >= m : n > m) return false;
+    const CursorPtr cursor = iterate(rt, inner);
+    for (Value item; cursor->next(rt, item);)
+      if (!outer.object().contains(rt, outer, item)) return false;
+    return true;
+  }
   static constexpr const char* signs[] = {"<", "<=", ">", ">="};
   rt.fail("'" + std::string(signs[static_cast<int>(order)]) +
           "' not supported between instances of '" + std::string(a.type_name()) + "' and '" +

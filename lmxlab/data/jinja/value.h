@@ -220,6 +220,7 @@ class DictView : public Object {
   bool equal(Runtime& rt, const Object& other) const override;
   bool contains(Runtime& rt, const Value& self, const Value& item) override;
   Value part_of(Runtime& rt, const Pair& pair) const;
+  bool is_set() const { return part_ != values; }
 
  private:
   Value dict_;
