@@ -5,14 +5,52 @@
 #include <mlx/stream.h>
 #include <mlx/utils.h>
 
+#include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <optional>
+#include <vector>
 
 namespace lmxlab {
 namespace mx = mlx::core;
 
+namespace {
+
+// Streams of models that are gone. Each is a thread of the system for ever, and whoever frees memory
+// waits for all of them, so that the next model takes one over.
+struct FreeStreams {
+  std::mutex mutex;
+  std::vector<mx::Stream> list;
+
+  static FreeStreams& get() {
+    static auto* const all = new FreeStreams;  // leaked: models may outlive static destructors
+    return *all;
+  }
+  mx::Stream take() {
+    const std::lock_guard lock(mutex);
+    const auto device = mx::default_device();
+    const auto found = std::find_if(list.begin(), list.end(),
+                                    [&](const mx::Stream& s) { return s.device == device; });
+    if (found == list.end()) return mx::new_thread_unsafe_stream(device);
+    const auto stream = *found;
+    list.erase(found);
+    return stream;
+  }
+  void put(const mx::Stream& stream) {
+    const std::lock_guard lock(mutex);
+    list.push_back(stream);
+  }
+};
+
+}  // namespace
+
 struct Runtime::Impl {
-  mx::Stream stream = mx::new_thread_unsafe_stream(mx::default_device());
+  mx::Stream stream = FreeStreams::get().take();
   std::recursive_mutex mutex;
+  std::atomic<bool> kept = false;  // as some thread's default
+  ~Impl() {
+    if (!kept) FreeStreams::get().put(stream);
+  }
 };
 
 Runtime::Runtime() {
@@ -31,7 +69,10 @@ struct Enter::Impl {
   ~Impl() {
     // A thread that had no stream keeps this one: making another would leave a thread of the system
     // behind.
-    if (before) mx::set_default_stream(*before);
+    if (before)
+      mx::set_default_stream(*before);
+    else
+      runtime->impl_->kept = true;
   }
   std::shared_ptr<Runtime> runtime;
   std::unique_lock<std::recursive_mutex> lock;
