@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests/fixtures/tokenizers"
-NAMES = sorted(p.stem for p in FIXTURES.glob("*.json") if p.stem != "train")
+NAMES = sorted(p.stem for p in FIXTURES.glob("*.json") if "tokenizer" in json.loads(p.read_text()))  # one each
 PROGRAM = os.environ["LMXLAB_PROGRAM"]
 SHAKESPEARE = (ROOT / "lmxlab/data/tinyshakespeare.txt").read_text()
 STRINGS = ["Hello, world!", "First Citizen:\n\n  Before we proceed", "it's we'll DON'T", "1234 5.6", "naïve e\u0301 漢字かな 👍🏽",
