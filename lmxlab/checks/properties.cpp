@@ -91,7 +91,7 @@ Check compare(const std::string& name, const mx::array& a, const mx::array& b, d
 
 double rounding_bound(const LanguageModel& model, const mx::array& logits) {
   const auto& c = model.config();
-  return 32 * epsilon(model.dtype()) *
+  return 32 * epsilon(model.activations()) *
          std::sqrt(static_cast<double>(c.dim) * static_cast<double>(c.layers.size())) *
          std::max(largest(logits), 1e-3);
 }

@@ -19,7 +19,7 @@ struct Check {
 /// Compares two arrays of the same shape: |a - b| <= bound everywhere, and no NaN.
 Check compare(const std::string& name, const mx::array& a, const mx::array& b, double bound);
 /// What rounding may do to a model's logits: 32 eps sqrt(D * layers) * max|logit| (sums of D terms,
-/// added up over the layers, in the dtype of the weights).
+/// added up over the layers, in the type of activations).
 double rounding_bound(const LanguageModel& model, const mx::array& logits);
 
 /// Changing a token changes no logit before it, and some logit from it on.

@@ -16,8 +16,8 @@ namespace mx = mlx::core;
 
 namespace {
 
-// Streams of models that are gone. Each is a thread of the system for ever, and whoever frees memory
-// waits for all of them, so that the next model takes one over.
+// Streams of models that are gone. Each is a thread of the system for ever, and whoever frees
+// memory waits for all of them, so that the next model takes one over.
 struct FreeStreams {
   std::mutex mutex;
   std::vector<mx::Stream> list;

@@ -153,7 +153,14 @@ core::Pass LanguageModel::make_pass(Cache* cache) const {
   return pass;
 }
 int64_t LanguageModel::parameter_count() const {
-  return core::count(core::collect(*transformer_));
+  auto n = core::count(core::collect(*transformer_));
+  for (const auto& [path, w, embedding] : core::weights_of(*transformer_)) {
+    if (!w->quantized()) continue;
+    const auto packed = w->packed();
+    for (const auto& e : core::collect(*w)) n -= static_cast<int64_t>(e.param->value.size());
+    n += int64_t{packed.out} * packed.in;
+  }
+  return n;
 }
 int64_t LanguageModel::parameter_bytes() const {
   return core::bytes(core::collect(*transformer_));

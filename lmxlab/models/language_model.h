@@ -86,6 +86,7 @@ class LanguageModel {
   /// the weights.
   DType activations() const;
   void set_activations(DType dtype) { activations_ = dtype; }
+  /// Numbers that the weights stand for, packed or not.
   int64_t parameter_count() const;
   int64_t parameter_bytes() const;
 
