@@ -1,6 +1,7 @@
 #include "lmxlab/data/tokenizer.h"
 
 #include "lmxlab/base/files.h"
+#include "lmxlab/base/fnv.h"
 #include "lmxlab/base/text.h"
 #include "lmxlab/data/tokenizer/byte_level.h"
 #include "lmxlab/data/tokenizer/parts.h"
@@ -419,12 +420,7 @@ void Tokenizer::save(const fs::path& folder) const {
 }
 
 std::string Tokenizer::fingerprint() const {
-  uint64_t hash = 0xCBF29CE484222325ull;
-  for (const char c : to_json().dump())
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ull;
-  std::string out = hex(hash, 16);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'F' ? c - 'A' + 'a' : c);
-  return out;
+  return Fnv().add(to_json().dump()).digits();
 }
 
 struct StreamDecoder::State {

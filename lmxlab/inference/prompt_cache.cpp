@@ -1,6 +1,7 @@
 #include "lmxlab/inference/prompt_cache.h"
 
 #include "lmxlab/base/fields.h"
+#include "lmxlab/base/fnv.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
@@ -9,34 +10,26 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <string>
 
 namespace lmxlab {
 namespace {
 
-// FNV-1a (Fowler, Noll, Vo), 64 bits.
-void mix(uint64_t& hash, std::string_view bytes) {
-  for (const unsigned char c : bytes) hash = (hash ^ c) * 0x100000001b3;
-}
-
 // The config and some of the weights: the last norm's and the first token's, which every step of a
 // training moves.
 std::string fingerprint(const LanguageModel& model) {
-  uint64_t hash = 0xcbf29ce484222325;
-  mix(hash, to_json(model.config()).dump());
+  Fnv hash;
+  hash.add(to_json(model.config()).dump());
   auto& transformer = const_cast<core::Transformer&>(model.transformer());
   for (const auto& entry : core::collect(transformer.norm)) {
     const auto values = to_vector<float>(mx::astype(entry.param->value, mx::float32));
-    mix(hash, {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
+    hash.add({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
   }
   const auto& table = transformer.embed_tokens.weight.w.value;
   const auto row = mx::contiguous(mx::slice(table, {0, 0}, {1, table.shape(1)}));
   mx::eval(row);
-  mix(hash, {row.data<char>(), row.nbytes()});
-  char digits[17];
-  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
-  return digits;
+  hash.add({row.data<char>(), row.nbytes()});
+  return hash.digits();
 }
 
 std::string array_name(int layer, size_t i) {

@@ -2,13 +2,13 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/base/files.h"
+#include "lmxlab/base/fnv.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
 #include "lmxlab/models/quantize.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -18,13 +18,8 @@ namespace {
 
 constexpr const char *kSource = "source", *kLayout = "tiles of 16 rows, 1";
 
-// FNV-1a (Fowler, Noll, Vo), 64 bits: names files, and keeps nobody out.
 std::string name_of(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const unsigned char c : text) hash = (hash ^ c) * 0x100000001b3;
-  char digits[17];
-  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
-  return digits;
+  return Fnv().add(text).digits();
 }
 
 // The weight files of a folder, or the one file: a changed one has another size or time.

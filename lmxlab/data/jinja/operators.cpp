@@ -375,7 +375,8 @@ std::string escaped(Runtime& rt, const Value& v) {
   return v.is_markup() ? v.text() : escape_html(to_text(rt, v));
 }
 
-std::optional<double> parse_float(std::string_view text) {
+// Digits of any script as ASCII's, spaces of any kind as one.
+std::string plain_digits(std::string_view text) {
   std::string plain;
   for (size_t at = 0; at < text.size();) {
     const char32_t c = next_code(text, at);
@@ -385,6 +386,11 @@ std::optional<double> parse_float(std::string_view text) {
     else
       append_utf8(plain, is_space(c) ? U' ' : c);
   }
+  return plain;
+}
+
+std::optional<double> parse_float(std::string_view text) {
+  const std::string plain = plain_digits(text);
   std::string_view trimmed = strip(plain, true, true);
   std::string number;
   for (size_t i = 0; i < trimmed.size(); ++i) {  // an underscore may stand between two digits
@@ -424,15 +430,7 @@ std::optional<double> parse_float(std::string_view text) {
 }
 
 std::optional<Integer> parse_integer(std::string_view text, int base) {
-  std::string plain;
-  for (size_t at = 0; at < text.size();) {
-    const char32_t c = next_code(text, at);
-    const int digit = decimal_value(c);
-    if (digit >= 0)
-      plain += static_cast<char>('0' + digit);
-    else
-      append_utf8(plain, is_space(c) ? U' ' : c);
-  }
+  const std::string plain = plain_digits(text);
   std::string_view rest = strip(plain, true, true);
   const bool negative = rest.starts_with('-');
   if (negative || rest.starts_with('+')) rest.remove_prefix(1);
