@@ -6,6 +6,7 @@
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/models/convert.h"
+#include "lmxlab/models/gguf_save.h"
 
 namespace lmxlab::cli {
 namespace {
@@ -15,11 +16,12 @@ class Convert : public Command {
 
   void declare(Options& o) override {
     o.argument("IN", &in_, "a model or run folder, or a GGUF file").require();
-    o.argument("OUT", &out_, "the folder that is made").require();
-    o.option("--dtype", "TYPE", &dtype_, "of the weights")
-        .one_of({"f32", "f16", "bf16"})
+    o.argument("OUT", &out_, "the folder that is made, or the GGUF file").require();
+    o.option("--dtype", "TYPE", &dtype_, "of the weights: " + join(gguf_types(), ", ") +
+                                             "; of safetensors the first three")
+        .one_of(gguf_types())
         .otherwise("the model's own; bf16 of packed ones");
-    o.option("--format", "FORMAT", &format_, "what is written").one_of({"safetensors"});
+    o.option("--format", "FORMAT", &format_, "what is written").one_of({"safetensors", "gguf"});
   }
 
   DType type_of(OpenModel& m) const {
@@ -31,11 +33,41 @@ class Convert : public Command {
   }
 
   int run(Context& context) override {
-    expect_new_folder("convert", out_);
+    const bool gguf = format_ == "gguf";
+    if (gguf) {
+      expect_new_file("convert", out_);
+    } else {
+      expect_new_folder("convert", out_);
+      if (!dtype_.empty() && !dtype_argument(dtype_) && dtype_ != "f16")
+        throw Error(Kind::usage, "[convert] --dtype " + dtype_ + " is a type of GGUF files: add "
+                                 "--format gguf, or use `lmxlab quantize`");
+    }
     auto m = open_model(in_, 0, std::nullopt, context);
     if (m.place.path.empty())
       throw Error(Kind::usage,
                   "[convert] " + in_ + " is a preset: expected a model folder or a GGUF file");
+    return gguf ? to_gguf(m, context) : to_folder(m, context);
+  }
+
+  int to_gguf(OpenModel& m, Context& context) {
+    Progress progress(context);
+    GgufSaveOptions options;
+    options.type = !dtype_.empty() ? dtype_ : dtype_name(type_of(m));
+    options.name = m.place.path.stem().string();
+    options.more = [&](io::GgufWriter& file) { write_gguf_companions(m, file, context); };
+    options.progress = [&](int done, int all) {
+      if (context.stop.stop_requested())
+        throw Error(Kind::canceled, "[convert] interrupted; nothing was written");
+      progress.update(done, all, {});
+    };
+    const auto saved = save_gguf(m.model, out_, options);
+    progress.clear();
+    for (const auto& warning : saved.warnings) context.warn(warning);
+    report(context, saved.tensors, saved.bytes, options.type);
+    return 0;
+  }
+
+  int to_folder(OpenModel& m, Context& context) {
     const auto dtype = type_of(m);
     make_directory(out_);  // before the work: what cannot be saved need not be computed
     Progress progress(context);
@@ -47,14 +79,17 @@ class Convert : public Command {
     model.save(out_);
     write_companions(m, out_);
     progress.clear();
-    const auto tensors = core::collect(model.transformer()).size();
-    const auto bytes = model.parameter_bytes();
+    report(context, static_cast<int>(core::collect(model.transformer()).size()),
+           model.parameter_bytes(), dtype_name(dtype));
+    return 0;
+  }
+
+  void report(Context& context, int tensors, int64_t bytes, const std::string& type) const {
     if (context.json)
       context.print_json(Json::object({{"tensors", Json(tensors)}, {"bytes", Json(bytes)}}));
     else
-      context.print(with_commas(int64_t(tensors)) + " tensors, " + human_bytes(double(bytes)) +
-                    " of " + dtype_name(dtype) + ", in " + out_ + "\n");
-    return 0;
+      context.print(with_commas(tensors) + " tensors, " + human_bytes(double(bytes)) + " of " +
+                    type + ", in " + out_ + "\n");
   }
 };
 

@@ -9,6 +9,21 @@ namespace {
 
 constexpr const char* kPrefix = "tokenizer.ggml.";
 
+using Id = std::optional<int> GgufVocabulary::*;
+constexpr std::pair<const char*, Id> kIds[] = {
+    {"bos_token_id", &GgufVocabulary::bos_token_id},
+    {"eos_token_id", &GgufVocabulary::eos_token_id},
+    {"unknown_token_id", &GgufVocabulary::unknown_token_id},
+    {"padding_token_id", &GgufVocabulary::padding_token_id},
+    {"seperator_token_id", &GgufVocabulary::seperator_token_id},
+    {"cls_token_id", &GgufVocabulary::cls_token_id}};
+using Flag = std::optional<bool> GgufVocabulary::*;
+constexpr std::pair<const char*, Flag> kFlags[] = {
+    {"add_bos_token", &GgufVocabulary::add_bos_token},
+    {"add_eos_token", &GgufVocabulary::add_eos_token},
+    {"add_space_prefix", &GgufVocabulary::add_space_prefix},
+    {"remove_extra_whitespaces", &GgufVocabulary::remove_extra_whitespaces}};
+
 const io::GgufValue* find(const io::Gguf& file, const std::string& key) {
   return file.find(kPrefix + key);
 }
@@ -47,28 +62,36 @@ GgufVocabulary read_gguf_vocabulary(const io::Gguf& file) {
   with(file, "merges", [&](const auto& v) {
     for (const auto merge : v.as_strings()) out.merges.emplace_back(merge);
   });
-  using Id = std::optional<int> GgufVocabulary::*;
-  for (const auto& [key, member] :
-       {std::pair<const char*, Id>("bos", &GgufVocabulary::bos_token_id),
-        {"eos", &GgufVocabulary::eos_token_id},
-        {"unknown", &GgufVocabulary::unknown_token_id},
-        {"padding", &GgufVocabulary::padding_token_id},
-        {"seperator", &GgufVocabulary::seperator_token_id},
-        {"cls", &GgufVocabulary::cls_token_id}})
-    with(file, std::string(key) + "_token_id",
-         [&, m = member](const auto& v) { out.*m = as_id(v); });
-  using Flag = std::optional<bool> GgufVocabulary::*;
-  for (const auto& [key, member] :
-       {std::pair<const char*, Flag>("add_bos_token", &GgufVocabulary::add_bos_token),
-        {"add_eos_token", &GgufVocabulary::add_eos_token},
-        {"add_space_prefix", &GgufVocabulary::add_space_prefix},
-        {"remove_extra_whitespaces", &GgufVocabulary::remove_extra_whitespaces}})
+  for (const auto& [key, member] : kIds)
+    with(file, key, [&, m = member](const auto& v) { out.*m = as_id(v); });
+  for (const auto& [key, member] : kFlags)
     with(file, key, [&, m = member](const auto& v) { out.*m = v.as_bool(); });
   with(file, "precompiled_charsmap", [&](const auto& v) {
     for (const auto byte : v.as_integers())
       out.precompiled_charsmap.push_back(static_cast<char>(byte));
   });
   return out;
+}
+
+void write_gguf_vocabulary(io::GgufWriter& file, const GgufVocabulary& v) {
+  const auto set = [&](const char* key, const io::GgufField& value) {
+    file.set(std::string(kPrefix) + key, value);
+  };
+  set("model", v.model);
+  if (!v.pre.empty()) set("pre", v.pre);
+  set("tokens", v.tokens);
+  if (!v.scores.empty()) set("scores", v.scores);
+  set("token_type", std::vector<int32_t>(v.token_type.begin(), v.token_type.end()));
+  if (!v.merges.empty()) set("merges", v.merges);
+  for (const auto& [key, member] : kIds)
+    if (const auto& id = v.*member) set(key, static_cast<uint32_t>(*id));
+  for (const auto& [key, member] : kFlags)
+    if (const auto& flag = v.*member) set(key, *flag);
+}
+
+void copy_gguf_tokenizer(io::GgufWriter& file, const io::Gguf& from) {
+  for (const auto& [key, value] : from.metadata())
+    if (key.starts_with("tokenizer.")) file.set(key, value);
 }
 
 Json gguf_tokenizer_config(const io::Gguf& file) {

@@ -282,4 +282,10 @@ std::vector<std::string> gguf_patterns(std::string_view pre) {
   return {};
 }
 
+std::string gguf_pre(const std::vector<std::string>& patterns, bool ignore_merges) {
+  for (const auto& p : known_pres())
+    if (p.patterns == patterns && p.ignore_merges == ignore_merges) return p.name;
+  return {};
+}
+
 }  // namespace lmxlab::data

@@ -34,7 +34,17 @@ struct GgufVocabulary {
 /// naming a model or a `pre` we do not know, with the known ones.
 Tokenizer tokenizer_from_gguf(const GgufVocabulary& vocabulary);
 
+/// The way back: what a GGUF file has to say so that others cut text as this tokenizer does.
+/// Byte-level BPE becomes "gpt2", where a `pre` has its patterns; SentencePiece's BPE, and what
+/// imitates it in a tokenizer.json, "llama". A normal form (NFC) cannot be said there and is left
+/// out, as in all such files.
+/// @throws Error(unsupported) naming what the format cannot say.
+GgufVocabulary gguf_vocabulary_of(const Tokenizer& tokenizer);
+
 /// The patterns that text is cut with one after the other, for a known `pre`, or none.
 std::vector<std::string> gguf_patterns(std::string_view pre);
+/// The `pre` that cuts with these patterns, and takes a word that is a token whole or not; empty if
+/// there is none.
+std::string gguf_pre(const std::vector<std::string>& patterns, bool ignore_merges);
 
 }  // namespace lmxlab::data

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cctype>
 #include <cstring>
 #include <fstream>
 #include <optional>
@@ -77,6 +78,15 @@ bool is_gguf(const fs::path& path) {
 const GgmlType* ggml_type(uint32_t number) {
   const auto it = std::find_if(kTypes.begin(), kTypes.end(),
                                [&](const GgmlType& t) { return t.number == number; });
+  return it == kTypes.end() ? nullptr : &*it;
+}
+
+const GgmlType* ggml_type(std::string_view name) {
+  const auto it = std::find_if(kTypes.begin(), kTypes.end(), [&](const GgmlType& t) {
+    return std::equal(name.begin(), name.end(), t.name.begin(), t.name.end(), [](char a, char b) {
+      return std::toupper(static_cast<unsigned char>(a)) == b;
+    });
+  });
   return it == kTypes.end() ? nullptr : &*it;
 }
 
@@ -219,6 +229,15 @@ std::vector<double> GgufValue::as_numbers() const {
   std::vector<double> out;
   for (const auto& v : as_array()) out.push_back(v.as_number());
   return out;
+}
+
+std::string GgufValue::bytes() const {
+  std::string out;
+  const auto add = [&](auto n) { out.append(reinterpret_cast<const char*>(&n), sizeof n); };
+  add(static_cast<uint32_t>(type_));
+  if (type_ == Type::array) add(static_cast<uint32_t>(element_));
+  if (type_ == Type::array || type_ == Type::string) add(count_);
+  return out.append(rest_);
 }
 
 Gguf::Gguf(const fs::path& path) : file_(std::make_shared<MappedFile>(path)) {

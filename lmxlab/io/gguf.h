@@ -28,6 +28,8 @@ struct GgmlType {
 };
 /// @return  nullptr for a number that no type has.
 const GgmlType* ggml_type(uint32_t number);
+/// @param name  of any case. @return  nullptr for a name that no type has.
+const GgmlType* ggml_type(std::string_view name);
 
 /// A value of the metadata, as it lies in the file; alive as long as the file.
 class GgufValue {
@@ -65,6 +67,9 @@ class GgufValue {
   std::vector<std::string_view> as_strings() const;
   std::vector<int64_t> as_integers() const;
   std::vector<double> as_numbers() const;
+
+  /// Its type and what follows, as in a file.
+  std::string bytes() const;
 
  private:
   friend class GgufReader;

@@ -4,6 +4,7 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/io/ggml_blocks.h"
 #include "lmxlab/kernels/quantized.h"
+#include "lmxlab/models/gguf_names.h"
 #include "lmxlab/models/language_model.h"
 
 #include <mlx/ops.h>
@@ -19,56 +20,19 @@ namespace {
 
 using core::Tensors;
 
-struct Architecture {
-  const char *name, *model_type;
-  bool pairs = false;     // queries and keys are stored for rotations of neighbours
-  bool plus_one = false;  // norms are stored as what they multiply by; the class adds 1 to its own
-};
-constexpr Architecture kArchitectures[] = {
-    {"llama", "llama", true},
-    {"mistral", "mistral", true},
-    {"qwen2", "qwen2"},
-    {"qwen3", "qwen3"},
-    {"gemma", "gemma", false, true},
-    {"gemma2", "gemma2", false, true},
-    {"gemma3", "gemma3_text", false, true},
-    {"phi3", "phi3"},
-    {"smollm3", "smollm3", true},
-    {"olmo2", "olmo2"},
-    {"starcoder2", "starcoder2"},
-    {"gpt2", "gpt2"},
-};
+using Architecture = GgufArchitecture;
+using Value = GgufKey::Value;
 
 const Architecture& architecture_of(const io::Gguf& file) {
   const auto name = file.at("general.architecture").as_string();
   std::vector<std::string> known;
-  for (const auto& a : kArchitectures) {
+  for (const auto& a : gguf_architectures()) {
     if (name == a.name) return a;
     known.emplace_back(a.name);
   }
   throw Error(Kind::unsupported, "[gguf] models of architecture \"" + std::string(name) +
                                      "\" are not supported; known: " + join(known, ", "));
 }
-
-enum class Value { integer, number };
-struct Key {
-  const char *gguf, *hf;
-  Value value;
-};
-constexpr Key kKeys[] = {
-    {"block_count", "num_hidden_layers", Value::integer},
-    {"context_length", "max_position_embeddings", Value::integer},
-    {"embedding_length", "hidden_size", Value::integer},
-    {"feed_forward_length", "intermediate_size", Value::integer},
-    {"attention.head_count", "num_attention_heads", Value::integer},
-    {"attention.head_count_kv", "num_key_value_heads", Value::integer},
-    {"attention.key_length", "head_dim", Value::integer},
-    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", Value::number},
-    {"rope.freq_base", "rope_theta", Value::number},
-    {"attention.sliding_window", "sliding_window", Value::integer},
-    {"attn_logit_softcapping", "attn_logit_softcapping", Value::number},
-    {"final_logit_softcapping", "final_logit_softcapping", Value::number},
-};
 
 // A value that llama.cpp also allows as a list, one a layer, where all are alike.
 int64_t integer_of(const io::GgufValue& value) {
@@ -85,7 +49,7 @@ class Reader {
       : file_(file), arch_(arch), prefix_(std::string(arch.name) + ".") {}
 
   Json hf() {
-    for (const auto& k : kKeys) copy(k.gguf, k.hf, k.value);
+    for (const auto& k : gguf_keys()) copy(k.gguf, k.hf, k.value);
     out_["model_type"] = Json(arch_.model_type);
     const auto& table = file_.tensor("token_embd.weight");
     if (table.shape.size() != 2)
@@ -97,11 +61,7 @@ class Reader {
     const std::string type = arch_.model_type;
     if (type == "gpt2") {
       copy("attention.layer_norm_epsilon", "layer_norm_epsilon", Value::number);
-      for (const auto& [hf, gpt] :
-           {std::pair("num_hidden_layers", "n_layer"),
-            std::pair("max_position_embeddings", "n_positions"), std::pair("hidden_size", "n_embd"),
-            std::pair("num_attention_heads", "n_head"), std::pair("intermediate_size", "n_inner")})
-        rename(hf, gpt);
+      for (const auto& [hf, gpt] : gpt2_keys()) rename(hf, gpt);
       out_.erase("num_key_value_heads"), out_.erase("rms_norm_eps"), out_.erase("rope_theta");
       return std::move(out_);
     }
@@ -181,8 +141,13 @@ class Reader {
     } else if (type == "linear" || type == "yarn") {
       table["rope_type"] = Json(type);
       if (factor) table["factor"] = Json(*factor);
-      if (const auto magnitude = number("rope.scaling.attn_factor"); magnitude && type == "yarn")
-        table["attention_factor"] = Json(*magnitude);
+      if (type == "yarn") {
+        table["attention_factor"] = Json(number("rope.scaling.attn_factor").value_or(1.0) *
+                                         yarn_magnitude(factor.value_or(1.0)));
+        for (const char* beta : {"beta_fast", "beta_slow"})
+          if (const auto v = number((std::string("rope.scaling.yarn_") + beta).c_str()))
+            table[beta] = Json(*v);
+      }
     } else if (type != "none" && type != "longrope") {
       throw Error(Kind::unsupported,
                   "[gguf] rope scaling of type \"" + type + "\" is not supported");
@@ -213,51 +178,6 @@ class Reader {
   std::string prefix_;
   Json out_ = Json::object();
 };
-
-// ---- names ----
-
-struct Name {
-  const char *gguf, *ours;
-};
-constexpr Name kModelNames[] = {
-    {"token_embd.", "model.embed_tokens."},
-    {"position_embd.", "model.embed_positions."},
-    {"output_norm.", "model.norm."},
-    {"output.", "lm_head."},
-};
-constexpr Name kBlockNames[] = {
-    {"attn_q.", "self_attn.q_proj."},      {"attn_k.", "self_attn.k_proj."},
-    {"attn_v.", "self_attn.v_proj."},      {"attn_output.", "self_attn.o_proj."},
-    {"attn_q_norm.", "self_attn.q_norm."}, {"attn_k_norm.", "self_attn.k_norm."},
-    {"attn_norm.", "input_layernorm."},    {"ffn_gate.", "mlp.gate_proj."},
-    {"ffn_up.", "mlp.up_proj."},           {"ffn_down.", "mlp.down_proj."},
-};
-
-// "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"; what has no name of ours is
-// reported under its own.
-std::string our_name(const std::string& name, config::Wiring wiring) {
-  for (const auto& n : kModelNames)
-    if (name.starts_with(n.gguf)) return n.ours + name.substr(std::string_view(n.gguf).size());
-  if (!name.starts_with("blk.")) return name;
-  const auto dot = name.find('.', 4);
-  if (dot == std::string::npos) return name;
-  const std::string block = "model.layers." + name.substr(4, dot - 4) + ".";
-  const std::string part = name.substr(dot + 1);
-  const bool after = wiring == config::Wiring::sandwich || wiring == config::Wiring::branch;
-  const Name by_wiring[] = {
-      {"post_attention_norm.", "post_attention_layernorm."},
-      {"ffn_norm.", after ? "pre_feedforward_layernorm." : "post_attention_layernorm."},
-      {"post_ffw_norm.", "post_feedforward_layernorm."},
-  };
-  const auto find = [&](const auto& table) -> std::optional<std::string> {
-    for (const auto& n : table)
-      if (part.starts_with(n.gguf))
-        return block + n.ours + part.substr(std::string_view(n.gguf).size());
-    return std::nullopt;
-  };
-  if (auto found = find(kBlockNames)) return *found;
-  return find(by_wiring).value_or(name);
-}
 
 // Rows [from, from + n) of a tensor as it lies.
 mx::array rows_of(const mx::array& a, int from, int n) {
@@ -311,7 +231,7 @@ Tensors read_gguf_tensors(const io::Gguf& file, core::Transformer& model) {
     const size_t layer = name.starts_with("blk.") ? std::strtoul(name.c_str() + 4, nullptr, 10) : 0;
     const auto* block = layer < layers.size() ? &layers[layer] : nullptr;
     auto a = t.type->weights == 1 ? file.get(name) : file.raw(name);
-    auto ours = our_name(name, block ? block->wiring : config::Wiring::pre);
+    auto ours = name_from_gguf(name, block ? block->wiring : config::Wiring::pre);
     const auto* attention = block ? std::get_if<config::Attention>(&block->mixer) : nullptr;
     const auto* mlp = block ? std::get_if<config::Mlp>(&block->ffn) : nullptr;
     const int rows = t.shape.empty() ? 0 : t.shape[0];
