@@ -2,8 +2,8 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/cli/chat_arguments.h"
-#include "lmxlab/inference/generation_config.h"
 #include "lmxlab/data/gguf_file.h"
+#include "lmxlab/inference/generation_config.h"
 #include "lmxlab/io/gguf.h"
 
 namespace lmxlab::cli {

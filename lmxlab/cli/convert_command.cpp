@@ -8,6 +8,9 @@
 #include "lmxlab/models/convert.h"
 #include "lmxlab/models/gguf_save.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace lmxlab::cli {
 namespace {
 
@@ -17,8 +20,8 @@ class Convert : public Command {
   void declare(Options& o) override {
     o.argument("IN", &in_, "a model or run folder, or a GGUF file").require();
     o.argument("OUT", &out_, "the folder that is made, or the GGUF file").require();
-    o.option("--dtype", "TYPE", &dtype_, "of the weights: " + join(gguf_types(), ", ") +
-                                             "; of safetensors the first three")
+    o.option("--dtype", "TYPE", &dtype_,
+             "of the weights; q8_0 and what follows: of GGUF files, mixes as llama.cpp has them")
         .one_of(gguf_types())
         .otherwise("the model's own; bf16 of packed ones");
     o.option("--format", "FORMAT", &format_, "what is written").one_of({"safetensors", "gguf"});
@@ -38,9 +41,11 @@ class Convert : public Command {
       expect_new_file("convert", out_);
     } else {
       expect_new_folder("convert", out_);
-      if (!dtype_.empty() && !dtype_argument(dtype_) && dtype_ != "f16")
-        throw Error(Kind::usage, "[convert] --dtype " + dtype_ + " is a type of GGUF files: add "
-                                 "--format gguf, or use `lmxlab quantize`");
+      constexpr const char* kPlain[] = {"", "f32", "f16", "bf16"};
+      if (std::find(std::begin(kPlain), std::end(kPlain), dtype_) == std::end(kPlain))
+        throw Error(Kind::usage, "[convert] --dtype " + dtype_ +
+                                     " is a type of GGUF files: add "
+                                     "--format gguf, or use `lmxlab quantize`");
     }
     auto m = open_model(in_, 0, std::nullopt, context);
     if (m.place.path.empty())

@@ -69,7 +69,8 @@ const std::vector<Entry>& table() {
        "quantize runs/run-1 runs/run-1-4bit --bits 4", make_quantize},
       {"convert",
        "Writes a model with dense weights in one type, under the names and shapes of its class of "
-       "transformers, with its tokenizer and template beside them.",
+       "transformers, with its tokenizer and template beside them; or all of it as one GGUF file, "
+       "for llama.cpp and its kin.",
        "convert smollm2.gguf smollm2 --dtype bf16", make_convert},
       {"bench",
        "Times training, prefill or decoding of a model. The model is warm and its tokens are "

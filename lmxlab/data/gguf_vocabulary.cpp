@@ -283,8 +283,16 @@ std::vector<std::string> gguf_patterns(std::string_view pre) {
 }
 
 std::string gguf_pre(const std::vector<std::string>& patterns, bool ignore_merges) {
+  // Some files escape a quote that needs it not.
+  const auto plain = [](std::string pattern) {
+    for (size_t at = 0; (at = pattern.find("\\\"", at)) != std::string::npos;) pattern.erase(at, 1);
+    return pattern;
+  };
   for (const auto& p : known_pres())
-    if (p.patterns == patterns && p.ignore_merges == ignore_merges) return p.name;
+    if (p.ignore_merges == ignore_merges &&
+        std::equal(p.patterns.begin(), p.patterns.end(), patterns.begin(), patterns.end(),
+                   [&](const auto& a, const auto& b) { return plain(a) == plain(b); }))
+      return p.name;
   return {};
 }
 

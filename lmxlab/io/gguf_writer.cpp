@@ -69,8 +69,9 @@ void GgufWriter::set(const std::string& key, const GgufField& value) {
 
 void GgufWriter::set(const std::string& key, const GgufValue& value) {
   set(key, uint32_t{0});
-  std::find_if(fields_.begin(), fields_.end(), [&](const auto& f) { return f.first == key; })
-      ->second = value.bytes();
+  std::find_if(fields_.begin(), fields_.end(), [&](const auto& f) {
+    return f.first == key;
+  })->second = value.bytes();
 }
 
 void GgufWriter::add(const std::string& name, const GgmlType& type, const mx::Shape& shape) {
@@ -80,10 +81,9 @@ void GgufWriter::add(const std::string& name, const GgmlType& type, const mx::Sh
   for (const auto n : shape) elements *= static_cast<size_t>(n);
   const auto weights = static_cast<size_t>(type.weights);
   if (!shape.empty() && static_cast<size_t>(shape.back()) % weights != 0)
-    throw Error(Kind::usage, "[gguf] tensor " + name + ": rows of " +
-                                 std::to_string(shape.back()) + " are no whole blocks of " +
-                                 std::string(type.name) + ", which are of " +
-                                 std::to_string(type.weights));
+    throw Error(Kind::usage, "[gguf] tensor " + name + ": rows of " + std::to_string(shape.back()) +
+                                 " are no whole blocks of " + std::string(type.name) +
+                                 ", which are of " + std::to_string(type.weights));
   tensors_.push_back({name, &type, shape, elements / weights * static_cast<size_t>(type.bytes)});
 }
 

@@ -13,8 +13,8 @@
 namespace lmxlab::io {
 
 /// What a key of the metadata can be given here.
-using GgufField = std::variant<uint32_t, int32_t, float, bool, std::string, std::vector<std::string>,
-                               std::vector<float>, std::vector<int32_t>>;
+using GgufField = std::variant<uint32_t, int32_t, float, bool, std::string,
+                               std::vector<std::string>, std::vector<float>, std::vector<int32_t>>;
 
 class GgufWriter {
  public:

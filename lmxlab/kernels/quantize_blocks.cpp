@@ -131,10 +131,10 @@ struct Maker {
   void (*make)(const float*, uint8_t*);
 };
 constexpr Maker kMakers[] = {
-    {2, {32, 18}, symmetric<4>},   {3, {32, 20}, from_least<4>}, {6, {32, 22}, symmetric<5>},
-    {7, {32, 24}, from_least<5>},  {8, {32, 34}, q8_0},          {10, {256, 84}, make_q2_k},
-    {11, {256, 110}, make_q3_k},   {12, {256, 144}, make_q4_k},  {13, {256, 176}, make_q5_k},
-    {14, {256, 210}, make_q6_k},   {34, {256, 54}, tq1_0},       {35, {256, 66}, tq2_0},
+    {2, {32, 18}, symmetric<4>},  {3, {32, 20}, from_least<4>}, {6, {32, 22}, symmetric<5>},
+    {7, {32, 24}, from_least<5>}, {8, {32, 34}, q8_0},          {10, {256, 84}, make_q2_k},
+    {11, {256, 110}, make_q3_k},  {12, {256, 144}, make_q4_k},  {13, {256, 176}, make_q5_k},
+    {14, {256, 210}, make_q6_k},  {34, {256, 54}, tq1_0},       {35, {256, 66}, tq2_0},
     {39, {32, 17}, mxfp4},
 };
 const Maker* find(uint32_t type) {

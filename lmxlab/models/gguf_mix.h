@@ -14,7 +14,7 @@ namespace lmxlab {
 /// last and every third layer.
 struct GgufMix {
   const char* name;
-  uint32_t file_type;  // general.file_type
+  uint32_t file_type;                      // general.file_type
   const char *usual, *more, *rest, *head;  // ggml's names: of most weights; of values and FFN
                                            // outputs where it matters, and elsewhere; of the head
 };

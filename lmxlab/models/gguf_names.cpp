@@ -24,7 +24,6 @@ constexpr GgufArchitecture kArchitectures[] = {
     {"gpt2", "gpt2"},
 };
 
-
 using Value = GgufKey::Value;
 constexpr GgufKey kKeys[] = {
     {"block_count", "num_hidden_layers", Value::integer},
@@ -42,10 +41,8 @@ constexpr GgufKey kKeys[] = {
 };
 
 constexpr std::pair<const char*, const char*> kGpt2Keys[] = {
-    {"num_hidden_layers", "n_layer"},
-    {"max_position_embeddings", "n_positions"},
-    {"hidden_size", "n_embd"},
-    {"num_attention_heads", "n_head"},
+    {"num_hidden_layers", "n_layer"}, {"max_position_embeddings", "n_positions"},
+    {"hidden_size", "n_embd"},        {"num_attention_heads", "n_head"},
     {"intermediate_size", "n_inner"},
 };
 

@@ -28,7 +28,8 @@ std::span<const GgufKey> gguf_keys();
 /// What GPT-2's class calls some of them: (others' name, its own).
 std::span<const std::pair<const char*, const char*>> gpt2_keys();
 
-/// What llama.cpp multiplies rotated queries and keys by under YaRN, beside `rope.scaling.attn_factor`.
+/// What llama.cpp multiplies rotated queries and keys by under YaRN, beside
+/// `rope.scaling.attn_factor`.
 double yarn_magnitude(double factor);
 
 /// "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight". What has no name of ours

@@ -26,9 +26,8 @@ using config::Attention;
 using config::Rope;
 
 [[noreturn]] void cannot(const std::string& what) {
-  throw Error(Kind::unsupported,
-              "[gguf] no architecture of llama.cpp expresses this model: " + what +
-                  ". Convert to safetensors, which keeps everything.");
+  throw Error(Kind::unsupported, "[gguf] no architecture of llama.cpp expresses this model: " +
+                                     what + ". Convert to safetensors, which keeps everything.");
 }
 
 const GgufArchitecture& architecture_of(const std::string& model_type) {
@@ -98,9 +97,9 @@ class Metadata {
     }
     if (limit == model_.context) return;
     warnings_.push_back("llama.cpp's architecture \"" + prefix_.substr(0, prefix_.size() - 1) +
-                        "\" has no " + why.substr(why.find(' ') + 1) + ": the context is cut from " +
-                        with_commas(model_.context) + " to " + with_commas(limit) +
-                        " tokens, up to which the answers are the same");
+                        "\" has no " + why.substr(why.find(' ') + 1) +
+                        ": the context is cut from " + with_commas(model_.context) + " to " +
+                        with_commas(limit) + " tokens, up to which the answers are the same");
     model_.context = limit;
   }
 
@@ -130,8 +129,8 @@ class Metadata {
       integer("rope.scaling.original_context_length", yarn->original);
       number("rope.scaling.yarn_beta_fast", yarn->beta_fast);
       number("rope.scaling.yarn_beta_slow", yarn->beta_slow);
-      number("rope.scaling.attn_factor", yarn->attention_factor /
-                                               static_cast<float>(yarn_magnitude(yarn->factor)));
+      number("rope.scaling.attn_factor",
+             yarn->attention_factor / static_cast<float>(yarn_magnitude(yarn->factor)));
       if (!yarn->truncate) cannot("its YaRN scaling does not round to whole pairs");
     }
     if (const auto* l = std::get_if<config::LongRope>(&rope_->scaling)) {
@@ -155,7 +154,8 @@ class Metadata {
 
   void table(const char* name, const std::vector<float>& values) {
     file_.add(name, *io::ggml_type("F32"), {static_cast<int>(values.size())});
-    tables_.emplace(name, mx::array(values.begin(), {static_cast<int>(values.size())}, mx::float32));
+    tables_.emplace(name,
+                    mx::array(values.begin(), {static_cast<int>(values.size())}, mx::float32));
   }
 
  public:
@@ -211,8 +211,8 @@ class Weights {
     const auto& o = *std::find_if(out_.begin(), out_.end(),
                                   [&](const Out& other) { return other.name == name; });
     const auto w = weights_.find(o.sources[0]);
-    if (o.sources.size() == 1 && w != weights_.end() && w->second->blocks() && !turn(o.sources[0]) &&
-        kernels::block_format(w->second->format).ggml == o.type->number)
+    if (o.sources.size() == 1 && w != weights_.end() && w->second->blocks() &&
+        !turn(o.sources[0]) && kernels::block_format(w->second->format).ggml == o.type->number)
       return w->second->w.value;
     std::vector<mx::array> parts;
     for (const auto& source : o.sources) parts.push_back(numbers(source));
@@ -270,8 +270,8 @@ class Weights {
     };
     if (type == "phi3" || type == "gpt2") fuse({".attn_q.", ".attn_k.", ".attn_v."}, ".attn_qkv.");
     if (type == "phi3") fuse({".ffn_gate.", ".ffn_up."}, ".ffn_up.");
-    const auto there = std::find_if(out_.begin(), out_.end(),
-                                    [&](const Out& o) { return o.name == name; });
+    const auto there =
+        std::find_if(out_.begin(), out_.end(), [&](const Out& o) { return o.name == name; });
     if (there != out_.end())
       there->sources.push_back(path);
     else
@@ -358,7 +358,8 @@ std::string difference(const std::string& path, const Json& want, const Json& go
     for (size_t i = 0; i < want.size(); ++i)
       if (want.as_array()[i] != got.as_array()[i])
         return difference(path + "." + std::to_string(i), want.as_array()[i], got.as_array()[i]);
-  return "its " + path + " is " + want.dump() + ", and what llama.cpp takes it for is " + got.dump();
+  return "its " + path + " is " + want.dump() + ", and what llama.cpp takes it for is " +
+         got.dump();
 }
 
 void check(const std::filesystem::path& path, const config::Model& want) {

@@ -54,6 +54,31 @@ TEST_F(ModelFolder, ConvertAndQuantize) {
   expect_error({"quantize", path("m"), path("e"), "--layer-bits", "x=4"}, 2, "usage", {"\"x\""});
 }
 
+TEST_F(ModelFolder, ConvertToGguf) {
+  // Every byte a token, which a GGUF file can say only of a pattern that cuts words.
+  expect_error({"convert", path("m"), path("x.gguf"), "--format", "gguf"}, 6, "unsupported",
+               {"patterns"});
+  EXPECT_FALSE(fs::exists(folder / "x.gguf"));
+  fs::copy(folder / "m", folder / "bare", fs::copy_options::recursive);
+  fs::remove(folder / "bare" / "tokenizer.json");
+  const auto run = lmxlab_run(
+      {"convert", path("bare"), path("x.gguf"), "--format", "gguf", "--dtype", "q8_0", "--json"});
+  EXPECT_NE(run.err.find("no tokenizer"), std::string::npos) << run.err;
+  const Json made = json_of(run);
+  EXPECT_EQ(made.at("tensors").as_integer(), 21);
+  const Json text = json_of(lmxlab_run({"generate", path("x.gguf"), "--tokens", "1,2,3",
+                                        "--max-tokens", "4", "--temperature", "0", "--json"}));
+  EXPECT_EQ(text.at("tokens").size(), 4u);
+  const auto before = read_file(folder / "x.gguf");
+  expect_error({"convert", path("bare"), path("x.gguf"), "--format", "gguf"}, 2, "usage",
+               {"x.gguf", "new file"});
+  EXPECT_EQ(read_file(folder / "x.gguf"), before);
+  expect_error({"convert", path("bare"), path("y"), "--dtype", "q8_0"}, 2, "usage",
+               {"--format gguf"});
+  expect_error({"convert", path("bare"), path("y"), "--format", "gguf", "--dtype", "q9"}, 2,
+               "usage", {"q9"});
+}
+
 TEST_F(ModelFolder, DataBuild) {
   write_file_atomic(folder / "a.jsonl", "{\"text\": \"ab\"}\n\"c\"\n");
   const Json made = json_of(lmxlab_run({"data", "build", path("text.txt"), path("a.jsonl"),

@@ -1,11 +1,14 @@
 // The tokenizers beside the repository, one for each part of the library, with its results.
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/data/gguf_vocabulary.h"
 #include "lmxlab/data/tokenizer.h"
+#include "lmxlab/data/tokenizer/unicode.h"
 #include "tests/support/shared_fixtures.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 
@@ -96,6 +99,45 @@ TEST(SharedTokenizers, EqualTheLibrary) {
   EXPECT_GE(files, 30u);
   std::cout << counts.cases << " texts and " << counts.pairs << " pairs of " << files
             << " tokenizers\n";
+}
+
+// What a GGUF file can say of a tokenizer encodes as the tokenizer; of others it says that it
+// cannot.
+TEST(SharedTokenizers, AsAGgufVocabulary) {
+  const auto shared = test::shared_fixtures("tokenizers/json");
+  if (!shared) return;
+  std::vector<std::string> said;
+  for (const auto& entry : fs::directory_iterator(*shared)) {
+    const std::string name = entry.path().filename().string();
+    SCOPED_TRACE(name);
+    const Json expected = Json::parse(read_file(entry.path() / "expected.json"), "expected.json");
+    const Tokenizer t = Tokenizer::load(entry.path());
+    std::optional<Tokenizer> again;
+    try {
+      again = tokenizer_from_gguf(gguf_vocabulary_of(t));
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), Kind::unsupported) << e.what();
+      continue;
+    }
+    said.push_back(name);
+    for (const Json& c : expected.at("cases").as_array()) {
+      const std::string& text = c.at("text").as_string();
+      // Normal forms are not said, and a text in that form needs none.
+      if (name == "bpe_qwen_nfc" && normalized(text, NormalForm::nfc) != text) continue;
+      // A space in front goes before every text, here only before one that has none.
+      const bool in_front =
+          name == "bpe_bytelevel_prefix_space" || name == "bpe_byte_fallback_metaspace_first";
+      if (in_front && (text.starts_with(' ') || text.starts_with('<'))) continue;
+      EXPECT_EQ(again->encode_ids(text), t.encode_ids(text)) << Json(text).dump();
+    }
+  }
+  std::sort(said.begin(), said.end());
+  EXPECT_EQ(said,
+            (std::vector<std::string>{"bpe_byte_fallback_gemma", "bpe_byte_fallback_llama",
+                                      "bpe_byte_fallback_metaspace_first", "bpe_bytelevel_gpt2",
+                                      "bpe_bytelevel_prefix_space", "bpe_deepseek",
+                                      "bpe_digits_bytelevel", "bpe_ignore_merges", "bpe_qwen_nfc",
+                                      "bpe_split_llama3", "template_types", "truncation_padding"}));
 }
 
 }  // namespace

@@ -78,9 +78,15 @@ TEST(QuantizeBlocks, ErrorsAreThoseOfTheirBits) {
   };
   // A group of 16 or 32 normal numbers reaches about 1.8 or 2.1 deviations to each side.
   const auto expected = [](double reach, int steps) { return 2 * reach / steps / std::sqrt(12.0); };
-  for (const auto& c : {Case{2, expected(2.1, 16)}, {3, expected(2.1, 15)}, {6, expected(2.1, 32)},
-                        {7, expected(2.1, 31)}, {8, expected(2.1, 254)}, {10, expected(1.8, 3)},
-                        {11, expected(1.8, 8)}, {12, expected(2.1, 15)}, {13, expected(2.1, 31)},
+  for (const auto& c : {Case{2, expected(2.1, 16)},
+                        {3, expected(2.1, 15)},
+                        {6, expected(2.1, 32)},
+                        {7, expected(2.1, 31)},
+                        {8, expected(2.1, 254)},
+                        {10, expected(1.8, 3)},
+                        {11, expected(1.8, 8)},
+                        {12, expected(2.1, 15)},
+                        {13, expected(2.1, 31)},
                         {14, expected(1.8, 64)}}) {
     const auto got = numbers(c.type, quantize_blocks(c.type, x), rows, width);
     double off = 0, all = 0;
@@ -102,16 +108,18 @@ TEST(QuantizeBlocks, NumbersOfATypeStay) {
     if (quantizable_blocks(type).weights == 0) continue;
     const auto first =
         numbers(type, quantize_blocks(type, normal(random, rows, width)), rows, width);
-    const auto again = numbers(
-        type, quantize_blocks(type, mx::array(first.begin(), {rows, width}, mx::float32)), rows,
-        width);
+    const auto again =
+        numbers(type, quantize_blocks(type, mx::array(first.begin(), {rows, width}, mx::float32)),
+                rows, width);
     float most = 0, worst = 0;
     for (size_t i = 0; i < first.size(); i++) {
       most = std::max(most, std::abs(first[i]));
       worst = std::max(worst, std::abs(first[i] - again[i]));
     }
     // Half a step of the coarsest of them, two bits, where another fit is as good.
-    EXPECT_LE(worst, most * (type == 10 ? 0.34f : type == 11 ? 0.13f : 0.07f))
+    EXPECT_LE(worst, most * (type == 10   ? 0.34f
+                             : type == 11 ? 0.13f
+                                          : 0.07f))
         << io::ggml_type(type)->name;
   }
 }
@@ -135,11 +143,11 @@ TEST(QuantizeBlocks, OddBlocks) {
       }
     }
     std::vector<float> row(static_cast<size_t>(size.weights), 1.0f);
-    for (const float v : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity(), 1e6f}) {
+    for (const float v :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e6f}) {
       row[3] = v;
-      EXPECT_THROW(
-          quantize_blocks(type, mx::array(row.begin(), {1, size.weights}, mx::float32)), Error)
+      EXPECT_THROW(quantize_blocks(type, mx::array(row.begin(), {1, size.weights}, mx::float32)),
+                   Error)
           << v;
     }
     EXPECT_THROW(quantize_blocks(type, mx::zeros({2, size.weights - 1})), Error);

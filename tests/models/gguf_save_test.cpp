@@ -43,8 +43,8 @@ TEST_P(GgufSave, ReadsBackAsTheSameModel) {
   const auto again = LanguageModel::load(out / "x.gguf");
   EXPECT_TRUE(again.warnings().empty());
   const auto want = logits_of(model);
-  const auto c = checks::compare("logits", logits_of(again), want,
-                                 checks::rounding_bound(model, want));
+  const auto c =
+      checks::compare("logits", logits_of(again), want, checks::rounding_bound(model, want));
   EXPECT_TRUE(c.ok) << c.detail;
   const bool cut = again.config().context < model.config().context;
   EXPECT_EQ(cut, !saved.warnings.empty());
@@ -124,8 +124,8 @@ TEST(GgufSaved, BlocksStayAsTheyAre) {
   save_gguf(packed, out / "c.gguf", {.type = "f32"});
   const auto again = LanguageModel::load(out / "c.gguf");
   const auto want = logits_of(again);
-  const auto c = checks::compare("logits", logits_of(packed), want,
-                                 checks::rounding_bound(again, want));
+  const auto c =
+      checks::compare("logits", logits_of(packed), want, checks::rounding_bound(again, want));
   EXPECT_TRUE(c.ok) << c.detail;
 }
 

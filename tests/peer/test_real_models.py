@@ -115,3 +115,40 @@ def test_converted_folder_opens_in_transformers(tmp_path):
     (tmp_path / "messages.json").write_text(json.dumps(messages))
     ours = json.loads(run("template", file, "--messages", tmp_path / "messages.json", "--add-generation-prompt", "--json"))["text"]
     assert ours == rendered
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_gguf_file(name, tmp_path):
+    """GGUF -> folder -> GGUF: the gguf package reads it, packs the same bytes, and finds the tokenizer of the first file."""
+    from gguf import GGMLQuantizationType as Type, GGUFReader
+    from gguf.quants import dequantize, quantize
+
+    def value(reader, key):
+        field = reader.fields.get(key)
+        return None if field is None else field.contents()
+
+    first, folder, second = MODELS / FILES[name], tmp_path / "folder", tmp_path / "again.gguf"
+    run("convert", first, folder, "--dtype", "bf16")
+    run("convert", folder, second, "--format", "gguf", "--dtype", "q8_0")
+    a, b = GGUFReader(first), GGUFReader(second)
+    old, new = ({t.name: t for t in r.tensors} for r in (a, b))
+    assert set(new) == set(old)
+    for tensor_name in list(old)[:12] + ["output_norm.weight"]:
+        x, y = old[tensor_name], new[tensor_name]
+        assert list(x.shape) == list(y.shape)
+        if len(x.shape) == 1:
+            assert y.tensor_type == Type.F32
+            continue
+        assert y.tensor_type == Type.Q8_0
+        rows = dequantize(x.data[:64], x.tensor_type)
+        rounded = (rows.view(np.uint32) + 0x7FFF + (rows.view(np.uint32) >> 16 & 1) & 0xFFFF0000).view(np.float32)
+        np.testing.assert_array_equal(y.data[:64], quantize(rounded, Type.Q8_0), err_msg=tensor_name)
+    architecture = value(a, "general.architecture")
+    keys = [f"{architecture}.{key}" for key in ("block_count", "embedding_length", "feed_forward_length", "context_length",
+                                                "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
+                                                "attention.sliding_window", "rope.freq_base")]
+    keys += ["general.architecture", *(f"tokenizer.ggml.{key}" for key in ("model", "tokens", "merges", "bos_token_id", "eos_token_id"))]
+    for key in keys:
+        assert value(a, key) == pytest.approx(value(b, key)) if isinstance(value(a, key), float) else value(a, key) == value(b, key), key
+    text = "The capital of France is 1789, isn't it?\n\n  Señor Øystein 東京 <b>"
+    assert run("tokenize", first, "--text", text) == run("tokenize", second, "--text", text)
