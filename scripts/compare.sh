@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Measures the program beside PyTorch and llama.cpp on this machine and prints a table (docs/benchmarks.md).
-#   PARTS="train decode kernels growth avx2"   what is measured (all)
+#   PARTS="train decode files kernels growth avx2"   what is measured (all)
 #   QUICK=1 (fewer rounds)   ROUNDS=5   THREADS=n   OUT=folder
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 cd "$top"
-read -ra parts <<<"${PARTS:-train decode kernels growth avx2}"
+read -ra parts <<<"${PARTS:-train decode files kernels growth avx2}"
 targets=(lmxlab_program)
 case " ${parts[*]} " in *" kernels "*) for source in bench/kernels_*.cpp; do targets+=("bench_$(basename "$source" .cpp)"); done ;; esac
 LMXLAB_CONFIGURE="${LMXLAB_CONFIGURE:-} -DLMXLAB_BUILD_BENCH=ON" scripts/build.sh "${targets[@]}"
 peers=$(scripts/peers.sh)
 options=()
-case " ${parts[*]} " in *" decode "* | " avx2 ") options+=(--llama "$(scripts/compare_peers.sh)") ;; esac
+case " ${parts[*]} " in *" decode "* | *" files "* | " avx2 ") options+=(--llama "$(scripts/compare_peers.sh)") ;; esac
 [ -z "${QUICK:-}" ] || options+=(--quick)
 [ -z "${ROUNDS:-}" ] || options+=(--rounds "$ROUNDS")
 [ -z "${THREADS:-}" ] || options+=(--threads "$THREADS")

@@ -192,7 +192,8 @@ class QuantizedProducts : public Op {
     }
     if (across_ || m > kFewRows) {
       // Rounding to bfloat16 is no loss where x came so, and where int8 would do.
-      const bool coarse = type == Type::bf16 || activations_ == Activations::int8;
+      const bool coarse = type == Type::bf16 || activations_ == Activations::int8 ||
+                          activations_ == Activations::bf16;
       const auto format = panels::format(coarse ? Type::bf16 : Type::f32);
       return task([=, across = across_, x = Dense(x)] {
         const void* const from = x.read();

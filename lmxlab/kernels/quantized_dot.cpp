@@ -74,7 +74,7 @@ struct UnpackedReader : Unpacked32<false, step> {
 DotKernel dot_kernel(const QuantView& w, Activations activations) {
   const int step = step_of(w.format);
   if (activations == Activations::float32) return {{}, false, float_dot(step)};
-  const bool precise = activations == Activations::int16;
+  const bool precise = activations != Activations::int8;
 #if defined(__x86_64__)
   if (isa() >= Isa::avx512_bf16) {
     const auto found =

@@ -80,7 +80,9 @@ array quantized_mlp(const array& x, const std::optional<QuantizedWeight>& gate,
   }
   const int64_t rows = x.shape(-1) == 0 ? 0 : static_cast<int64_t>(x.size()) / x.shape(-1);
   const auto ours = [](const QuantizedWeight& w) { return w.floats == FloatFormat::none; };
-  const bool usual = default_activations() == Activations::int16 && ours(up) && ours(down) &&
+  const auto wanted = default_activations();
+  const bool in_words = wanted == Activations::int16 || wanted == Activations::bf16;
+  const bool usual = in_words && ours(up) && ours(down) &&
                      (!gate || ours(*gate));
   if (usual && fused(x.dtype()) && !x.is_tracer() && rows > 0 && rows <= kFewRows && up.out > 0) {
     std::vector<QuantSpec> specs;

@@ -144,6 +144,9 @@ DType LanguageModel::dtype() const {
 DType LanguageModel::activations() const {
   return activations_.value_or(kernels::fused(mx::float32) ? DType::f32 : dtype());
 }
+kernels::Activations LanguageModel::prompt_activations() const {
+  return activations_ == DType::f32 ? kernels::Activations::int16 : kernels::Activations::bf16;
+}
 
 core::Pass LanguageModel::make_pass(Cache* cache) const {
   core::Pass pass;

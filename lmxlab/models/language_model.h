@@ -12,6 +12,7 @@
 #include "lmxlab/config/model.h"
 #include "lmxlab/core/cache.h"
 #include "lmxlab/core/pass.h"
+#include "lmxlab/kernels/quantized.h"
 
 #include <mlx/array.h>
 
@@ -86,6 +87,9 @@ class LanguageModel {
   /// the weights.
   DType activations() const;
   void set_activations(DType dtype) { activations_ = dtype; }
+  /// How the long pieces of a prompt meet packed weights: rounded to bfloat16, unless
+  /// set_activations chose float32.
+  kernels::Activations prompt_activations() const;
   /// Numbers that the weights stand for, packed or not.
   int64_t parameter_count() const;
   int64_t parameter_bytes() const;

@@ -15,7 +15,7 @@ import models
 from report import Report
 from sides import Missing, Ours, Peer, median
 
-PARTS = ("train", "decode", "kernels", "growth", "avx2")
+PARTS = ("train", "decode", "files", "kernels", "growth", "avx2")
 # PyTorch and its two libraries held to it: float32 products are MKL's, which the first two do not reach.
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
@@ -86,6 +86,59 @@ def decode(c, report, cpu=None):
         report.row(mode, work + suffix, ours[mode], peer.facts["version"], theirs[mode], "tokens/s",
                    "1 at least, 1.3 aim" if cpu else goal)
     peer.close()
+
+
+def files(c, report):
+    """The two real files: 128 tokens after 512, a prompt of 512, from the start to the first token, and resident memory."""
+    text = "The capital of France is"
+    python = c.environment({"PYTHONPATH": f"{c.llama / 'native'}:{c.llama}/common"})
+
+    def peer_from_start(file, greedy=0):
+        words = [c.python, "tools/compare/llama_load.py", c.threads, file, text, greedy]
+        with open(c.out / "peers.log", "a") as log:
+            done = subprocess.run(list(map(str, words)), env=python, stdout=subprocess.PIPE, stderr=log, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    for name, goals in (("smollm2", ("2 at least", "3 at least")), ("gemma3", ("1.5 at least, 2 aim", "2 at least"))):
+        file = subprocess.run(["scripts/models.sh", name], capture_output=True, text=True, check=True).stdout.strip()
+        label = pathlib.Path(file).stem
+        try:
+            peer = Peer(c.python, "llama_run.py", (c.threads, file), python)
+        except Missing as e:
+            report.note(f"llama.cpp: {e}")
+            continue
+        version = peer.facts["version"]
+        ours, theirs = ({key: [] for key in ("prefill", "decode", "seconds", "bytes")} for _ in range(2))
+        tokens = ",".join(str(i * 7919 % 40000) for i in range(512))
+        for _ in range(c.rounds):
+            for mode in ("prefill", "decode"):
+                ours[mode].append(c.ours.run(["bench", file, "--mode", mode, "--context", "512", "--repeat", "3"])["tokens_per_s"])
+            answer = peer.ask(prompt=512, decode=128)
+            theirs["prefill"].append(512 / answer["prefill"])
+            theirs["decode"].append(128 / answer["decode"])
+            ours["seconds"].append(c.ours.measured(["generate", file, "--prompt", text, "--max-tokens", 1])[0])
+            ours["bytes"].append(c.ours.measured(["generate", file, "--tokens", tokens, "--max-tokens", 128, "--ignore-eos"])[1] / 1e6)
+            answer = peer_from_start(file)
+            theirs["seconds"].append(answer["seconds"])
+            theirs["bytes"].append(answer["bytes"] / 1e6)
+        peer.close()
+        for key, work, unit, goal in (("decode", "decode 128 after 512", "tokens/s", goals[0]), ("prefill", "prefill 512", "tokens/s", goals[1]),
+                                      ("seconds", "from the start to the first token", "s", "1 at most"),
+                                      ("bytes", "peak resident, 512 and 128 tokens", "MB", "1.1 at most")):
+            report.row("files", f"{label}: {work}", ours[key], version, theirs[key], unit, goal, key in ("seconds", "bytes"))
+
+    # A file that we wrote, in both: the same greedy text but for the eight bits of llama.cpp's activations.
+    file = subprocess.run(["scripts/models.sh", "smollm2"], capture_output=True, text=True, check=True).stdout.strip()
+    for dtype in ("f16", "q8_0"):
+        made = c.work / f"converted-{dtype}.gguf"
+        made.unlink(missing_ok=True)
+        c.work.mkdir(parents=True, exist_ok=True)
+        c.ours.run(["convert", file, made, "--format", "gguf", "--dtype", dtype])
+        answer = peer_from_start(made, 32)
+        mine = c.ours.run(["generate", made, "--prompt", text, "--max-tokens", 32, "--temperature", 0, "--ignore-eos"])["tokens"]
+        same = next((i for i, (a, b) in enumerate(zip(mine, answer["tokens"])) if a != b), 32)
+        report.note(f"{made.name}, written by `convert`: the first {same} of 32 greedy tokens are the same in llama.cpp")
+        made.unlink()
 
 
 def kernel_lines(words):
@@ -196,7 +249,7 @@ def main():
         for cpu in ([None] if name in c.parts else []) + (forced if name in c.parts or c.parts == ["avx2"] else []):
             print(f"== {name}{' with ' + cpu if cpu else ''}", flush=True)
             part(c, report, cpu)
-    for name, part in (("kernels", kernels), ("growth", growth)):
+    for name, part in (("files", files), ("kernels", kernels), ("growth", growth)):
         if name in c.parts:
             print(f"== {name}", flush=True)
             part(c, report)

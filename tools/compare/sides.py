@@ -5,6 +5,7 @@ import os
 import select
 import statistics
 import subprocess
+import time
 
 
 class Missing(Exception):
@@ -20,10 +21,24 @@ class Ours:
         environment = dict(os.environ, LMXLAB_THREADS=str(self.threads))
         if cpu:
             environment["LMXLAB_CPU"] = cpu
-        done = subprocess.run([self.program, *words, "--json", "--quiet"], env=environment, capture_output=True, text=True)
+        done = subprocess.run([self.program, *map(str, words), "--json", "--quiet"], env=environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise Missing((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
         return json.loads(done.stdout.splitlines()[-1])
+
+
+    def measured(self, words):
+        """Seconds and bytes resident at most of a whole run."""
+        environment = dict(os.environ, LMXLAB_THREADS=str(self.threads))
+        begin = time.perf_counter()
+        process = subprocess.Popen([self.program, *map(str, words), "--json", "--quiet"], env=environment, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise Missing(f"{' '.join(map(str, words[:2]))}: exit code {process.returncode}")
+        return seconds, used.ru_maxrss * 1024
 
 
 class Peer:

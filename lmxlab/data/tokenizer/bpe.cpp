@@ -60,13 +60,16 @@ Bpe::Bpe(Data data)
   if (!data_.ranks.empty() && data_.ranks.size() != data_.merges.size())
     bad("expected a rank for each of the " + std::to_string(data_.merges.size()) + " merges, got " +
         std::to_string(data_.ranks.size()));
+  if (data_.merge_ids.size() != data_.merges.size()) data_.merge_ids.clear();
   merges_.reserve(data_.merges.size());
   std::unordered_map<std::string_view, int> virtual_ids;
   const size_t prefix = data_.continuing_subword_prefix.size();
   std::string joined;
   for (size_t i = 0; i < data_.merges.size(); ++i) {
     const auto& pair = data_.merges[i];
-    const auto part = [&](std::string_view token) {
+    const auto* known = data_.merge_ids.empty() ? nullptr : &data_.merge_ids[i];
+    const auto part = [&](std::string_view token, size_t which) {
+      if (known && (*known)[which] >= 0) return (*known)[which];
       if (const auto found = vocab_.id(token)) return *found;
       if (data_.late_fallback && !token.empty() && character_length(token, 0) == token.size()) {
         const int next = virtual_begin_ + static_cast<int>(virtual_ids.size());
@@ -80,14 +83,15 @@ Bpe::Bpe(Data data)
     if (pair.second.size() < prefix)
       bad("merge " + std::to_string(i) + ": \"" + pair.second +
           "\" is shorter than continuing_subword_prefix");
-    joined.assign(pair.first).append(pair.second, prefix);
+    if (!known) joined.assign(pair.first).append(pair.second, prefix);
     const int rank = data_.ranks.empty() ? static_cast<int>(i) : data_.ranks[i];
     if (i > 0 && rank < merges_.back().rank)
       bad("the rank of merge " + std::to_string(i) + " is smaller than the one before");
-    const Merge m{part(pair.first), part(pair.second), part(joined), rank};
+    const Merge m{part(pair.first, 0), part(pair.second, 1), part(joined, 2), rank};
     ranks_.put(PairTable::key(m.left, m.right), static_cast<int>(i));
     merges_.push_back(m);
   }
+  data_.merge_ids = {};  // in merges_ now
   std::vector<ByteTrie::Entry> entries;
   for (const auto& token : data_.frozen) {
     const auto id = vocab_.id(token);

@@ -47,6 +47,9 @@ class Bpe {
     std::vector<std::pair<std::string, std::string>> merges;
     /// Of each merge, never falling; empty: the order. Of equals the leftmost place is first.
     std::vector<int> ranks = {};
+    /// Of each merge, where its maker knows them: the ids of both parts and of what they make; -1:
+    /// not known. Saves looking them up; empty: none is known.
+    std::vector<std::array<int, 3>> merge_ids = {};
     std::optional<std::string> unk_token = {};
     bool fuse_unk = false;
     bool ignore_merges = false;  // a piece that is a token is that token

@@ -12,6 +12,7 @@ namespace lmxlab::data {
 struct RankedToken {
   std::string_view text;  // must outlive the call
   double rank;            // the smallest is merged first
+  int id;
 };
 
 /// All ways to put a token together from two others of the list, as merges of its rank.

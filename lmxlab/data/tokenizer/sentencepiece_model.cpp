@@ -237,7 +237,7 @@ Parts parts_of_sentencepiece(const SentencePieceModel& model) {
       const bool merges =
           p.type == Type::normal || p.type == Type::user_defined || p.type == Type::unused;
       if (merges && model.kind == SentencePieceModel::Kind::bpe)
-        ranked.push_back({p.text, -static_cast<double>(p.score)});
+        ranked.push_back({p.text, -static_cast<double>(p.score), static_cast<int>(i)});
     }
     add_ranked_merges(data, std::move(ranked), true);
     parts.model = std::move(data);
