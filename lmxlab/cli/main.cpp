@@ -71,6 +71,11 @@ const std::vector<Entry>& table() {
        "Writes a model with dense weights in one type, under the names and shapes of its class of "
        "transformers, with its tokenizer and template beside them.",
        "convert smollm2.gguf smollm2 --dtype bf16", make_convert},
+      {"pull",
+       "Fetches a model from the Hugging Face hub into the cache that other tools share. What is "
+       "there is not fetched again, what was cut off goes on where it ended, and every file's "
+       "checksum is compared.",
+       "pull HuggingFaceTB/SmolLM2-135M-Instruct", make_pull},
       {"bench",
        "Times training, prefill or decoding of a model. The model is warm and its tokens are "
        "random; the median and the "
