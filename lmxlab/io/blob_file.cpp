@@ -105,7 +105,9 @@ void BlobFile::finish(const fs::path& final) {
                                     ". What came was removed; try again to fetch it anew.");
   }
   if (::fsync(fd_) != 0) failed("write");
-  if (::rename(path_.c_str(), final.c_str()) != 0) failed("rename");
+  if (::rename(path_.c_str(), final.c_str()) == 0) return;
+  // Where locks do nothing, another process may have been here first.
+  if (errno != ENOENT || ::access(final.c_str(), R_OK) != 0) failed("rename");
 }
 
 BlobLock::BlobLock(const fs::path& path, const std::stop_token& stop,

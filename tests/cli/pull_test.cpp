@@ -98,7 +98,7 @@ TEST_F(Pull, AHubNameIsAModel) {
 
 TEST_F(Pull, QuestionsWithoutWeightsFetchNone) {
   EXPECT_EQ(json_of(go({"info", "org/name", "--json"})).at("config").at("family").as_string(),
-            "gpt2");
+            "gpt");
   EXPECT_EQ(json_of(go({"tokenize", "org/name", "--text", "abc", "--json"})).at("ids").size(), 3u);
   EXPECT_TRUE(hub.server().requests("model.safetensors").empty());
   EXPECT_EQ(hub.server().requests("/api/").size(), 1u);
