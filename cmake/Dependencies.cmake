@@ -21,17 +21,15 @@ target_link_libraries(lmxlab_utf8proc INTERFACE "${UTF8PROC_LIBRARY}")
 target_include_directories(lmxlab_utf8proc SYSTEM INTERFACE "${UTF8PROC_INCLUDE}")
 set(LMXLAB_DEP_data lmxlab_pcre2 lmxlab_utf8proc Threads::Threads)
 
-# libcurl for downloads, libcrypto for their checksums. A Mac has both: curl in its SDK, checksums in the C library.
+# libcurl for downloads, libcrypto for their checksums. Of libcurl only headers are needed here: the program opens it when it
+# downloads. A Mac has both: headers in the SDK, checksums in the C library.
 add_library(lmxlab_curl INTERFACE)
-set(LMXLAB_DEP_io lmxlab_curl)
-if(APPLE AND NOT CMAKE_CROSSCOMPILING)
-  target_link_libraries(lmxlab_curl INTERFACE curl)
-else()
-  find_library(CURL_LIBRARY curl REQUIRED)
+target_link_libraries(lmxlab_curl INTERFACE ${CMAKE_DL_LIBS})
+if(NOT APPLE OR CMAKE_CROSSCOMPILING)
   find_path(CURL_INCLUDE curl/curl.h REQUIRED)
-  target_link_libraries(lmxlab_curl INTERFACE "${CURL_LIBRARY}")
   target_include_directories(lmxlab_curl SYSTEM INTERFACE "${CURL_INCLUDE}")
 endif()
+set(LMXLAB_DEP_io lmxlab_curl)
 if(NOT APPLE)
   find_library(CRYPTO_LIBRARY crypto REQUIRED)
   find_path(CRYPTO_INCLUDE openssl/evp.h REQUIRED)

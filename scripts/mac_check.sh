@@ -49,18 +49,9 @@ done
   printf ' ]\n...\n'
 } >"$tools/lib/libutf8proc.tbd"
 
-# And curl, which is in Apple's SDK.
-{
-  printf -- '--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\ninstall-name: /usr/lib/libcurl.4.dylib\n'
-  printf 'exports:\n  - targets: [ arm64-macos ]\n    symbols: [ '
-  grep -oh 'curl_[a-z0-9_]*(' "$tools"/include/curl/*.h | sort -u | sed 's/($//; s/^/_/' | paste -sd, | tr -d '\n'
-  printf ' ]\n...\n'
-} >"$tools/lib/libcurl.tbd"
-
 say "mac: configure (preset mac-cross)"
 quietly configure-mac cmake --fresh --preset mac-cross -DMLX_ROOT="$mlx/mlx" \
-  -DPCRE2_LIBRARY="$tools/lib/libpcre2-8.tbd" -DUTF8PROC_LIBRARY="$tools/lib/libutf8proc.tbd" \
-  -DCURL_LIBRARY="$tools/lib/libcurl.tbd"
+  -DPCRE2_LIBRARY="$tools/lib/libpcre2-8.tbd" -DUTF8PROC_LIBRARY="$tools/lib/libutf8proc.tbd"
 say "mac: compile every source, link the program and the examples"
 began=$SECONDS
 ninja -C build/mac-cross -k 0 --quiet >&2

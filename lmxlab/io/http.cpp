@@ -4,6 +4,7 @@
 #include "lmxlab/base/text.h"
 
 #include <curl/curl.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <cctype>
@@ -12,6 +13,67 @@
 
 namespace lmxlab::io {
 namespace {
+
+// libcurl's functions. It is opened when it is first needed: linked, it and the thirty libraries
+// behind it would cost every start of every command 10 ms and 6 MB.
+class Curl {
+ public:
+  static const Curl& get() {
+    static const Curl one;
+    return one;
+  }
+
+  decltype(&curl_easy_init) easy_init;
+  decltype(&curl_easy_cleanup) easy_cleanup;
+  decltype(&curl_easy_reset) easy_reset;
+  decltype(&curl_easy_setopt) easy_setopt;
+  decltype(&curl_easy_getinfo) easy_getinfo;
+  decltype(&curl_easy_perform) easy_perform;
+  decltype(&curl_easy_strerror) easy_strerror;
+  decltype(&curl_slist_append) slist_append;
+  decltype(&curl_slist_free_all) slist_free_all;
+  decltype(&curl_url) url;
+  decltype(&curl_url_set) url_set;
+  decltype(&curl_url_get) url_get;
+  decltype(&curl_url_cleanup) url_cleanup;
+  decltype(&curl_free) free;
+
+ private:
+  Curl() {
+#ifdef __APPLE__
+    constexpr const char* kNames[] = {"/usr/lib/libcurl.4.dylib"};
+#else
+    constexpr const char* kNames[] = {"libcurl.so.4", "libcurl-gnutls.so.4"};
+#endif
+    for (const char* name : kNames)
+      if (!library_) library_ = ::dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!library_)
+      throw Error(Kind::resource, std::string("[http] ") + kNames[0] +
+                                      " cannot be opened, which downloads need: install libcurl "
+                                      "(Debian: apt-get install libcurl4)");
+    decltype(&curl_global_init) global_init;
+    find("curl_global_init", global_init);
+    find("curl_easy_init", easy_init), find("curl_easy_cleanup", easy_cleanup);
+    find("curl_easy_reset", easy_reset), find("curl_easy_setopt", easy_setopt);
+    find("curl_easy_getinfo", easy_getinfo), find("curl_easy_perform", easy_perform);
+    find("curl_easy_strerror", easy_strerror);
+    find("curl_slist_append", slist_append), find("curl_slist_free_all", slist_free_all);
+    find("curl_url", url), find("curl_url_set", url_set);
+    find("curl_url_get", url_get), find("curl_url_cleanup", url_cleanup), find("curl_free", free);
+    if (global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+      throw Error(Kind::internal, "[http] libcurl cannot be started");
+  }
+
+  template <class F>
+  void find(const char* name, F& function) const {
+    function = reinterpret_cast<F>(::dlsym(library_, name));
+    if (!function)
+      throw Error(Kind::resource, std::string("[http] libcurl has no ") + name +
+                                      ": expected version 7.66 or newer");
+  }
+
+  void* library_ = nullptr;
+};
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -60,7 +122,7 @@ size_t on_body(char* data, size_t, size_t size, void* user) {
   auto& t = *static_cast<Transfer*>(user);
   try {
     long status = 0;
-    curl_easy_getinfo(t.curl, CURLINFO_RESPONSE_CODE, &status);
+    Curl::get().easy_getinfo(t.curl, CURLINFO_RESPONSE_CODE, &status);
     t.answer.status = static_cast<int>(status);
     t.enough = !t.sink(t.answer, {data, size});
   } catch (...) {
@@ -76,22 +138,22 @@ int on_progress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
 // A parsed address.
 class Url {
  public:
-  Url() : handle_(curl_url()) {
+  Url() : handle_(Curl::get().url()) {
     if (!handle_) throw std::bad_alloc();
   }
-  ~Url() { curl_url_cleanup(handle_); }
+  ~Url() { Curl::get().url_cleanup(handle_); }
   Url(const Url&) = delete;
   Url& operator=(const Url&) = delete;
 
   /// A relative one is joined to what is there.
   bool set(const std::string& text) {
-    return curl_url_set(handle_, CURLUPART_URL, text.c_str(), 0) == CURLUE_OK;
+    return Curl::get().url_set(handle_, CURLUPART_URL, text.c_str(), 0) == CURLUE_OK;
   }
   std::string part(CURLUPart which, unsigned flags = 0) const {
     char* text = nullptr;
-    if (curl_url_get(handle_, which, &text, flags) != CURLUE_OK) return {};
+    if (Curl::get().url_get(handle_, which, &text, flags) != CURLUE_OK) return {};
     const std::string out(text);
-    curl_free(text);
+    Curl::get().free(text);
     return out;
   }
   std::string scheme() const { return lower(part(CURLUPART_SCHEME)); }
@@ -123,15 +185,13 @@ int64_t HttpAnswer::number(std::string_view name) const {
 struct Http::State {
   HttpOptions options;
   CURL* curl = nullptr;
-  ~State() { curl_easy_cleanup(curl); }
+  ~State() { Curl::get().easy_cleanup(curl); }
 };
 
 Http::Http(const HttpOptions& options) : state_(std::make_unique<State>()) {
-  static const CURLcode ready = curl_global_init(CURL_GLOBAL_DEFAULT);
   state_->options = options;
-  state_->curl = curl_easy_init();
-  if (ready != CURLE_OK || !state_->curl)
-    throw Error(Kind::internal, "[http] libcurl cannot be started");
+  state_->curl = Curl::get().easy_init();
+  if (!state_->curl) throw std::bad_alloc();
 }
 
 Http::~Http() = default;
@@ -139,49 +199,49 @@ Http::~Http() = default;
 HttpAnswer Http::get(const std::string& url, const HttpHeaders& headers, const HttpSink& sink,
                      std::stop_token stop) {
   const auto& options = state_->options;
+  const Curl& c = Curl::get();
   CURL* const curl = state_->curl;
   Transfer t{{}, sink, std::move(stop), curl};
   char why[CURL_ERROR_SIZE] = "";
   curl_slist* lines = nullptr;
   for (const auto& [name, value] : headers)
-    lines = curl_slist_append(lines, (name + ": " + value).c_str());
+    lines = c.slist_append(lines, (name + ": " + value).c_str());
 
-  curl_easy_reset(curl);  // connections stay
-  curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
+  c.easy_reset(curl);  // connections stay
+  c.easy_setopt(curl, CURLOPT_URL, url.c_str());
 #if LIBCURL_VERSION_NUM >= 0x075500
-  curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+  c.easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
 #else
-  curl_easy_setopt(curl, CURLOPT_PROTOCOLS, CURLPROTO_HTTP | CURLPROTO_HTTPS);
+  c.easy_setopt(curl, CURLOPT_PROTOCOLS, CURLPROTO_HTTP | CURLPROTO_HTTPS);
 #endif
-  curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
-  curl_easy_setopt(curl, CURLOPT_HTTPHEADER, lines);
-  curl_easy_setopt(curl, CURLOPT_USERAGENT, options.user_agent.c_str());
-  if (!options.ca_file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, options.ca_file.c_str());
-  if (!options.ca_folder.empty()) curl_easy_setopt(curl, CURLOPT_CAPATH, options.ca_folder.c_str());
-  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, long{options.connect_s});
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, long{options.silence_s});
-  curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-  curl_easy_setopt(curl, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-  curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, 256L * 1024);
-  curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, why);
-  curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
-  curl_easy_setopt(curl, CURLOPT_HEADERDATA, &t);
-  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
-  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &t);
-  curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
-  curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &t);
-  curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+  c.easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
+  c.easy_setopt(curl, CURLOPT_HTTPHEADER, lines);
+  c.easy_setopt(curl, CURLOPT_USERAGENT, options.user_agent.c_str());
+  if (!options.ca_file.empty()) c.easy_setopt(curl, CURLOPT_CAINFO, options.ca_file.c_str());
+  if (!options.ca_folder.empty()) c.easy_setopt(curl, CURLOPT_CAPATH, options.ca_folder.c_str());
+  c.easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, long{options.connect_s});
+  c.easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+  c.easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, long{options.silence_s});
+  c.easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+  c.easy_setopt(curl, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+  c.easy_setopt(curl, CURLOPT_BUFFERSIZE, 256L * 1024);
+  c.easy_setopt(curl, CURLOPT_ERRORBUFFER, why);
+  c.easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
+  c.easy_setopt(curl, CURLOPT_HEADERDATA, &t);
+  c.easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
+  c.easy_setopt(curl, CURLOPT_WRITEDATA, &t);
+  c.easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+  c.easy_setopt(curl, CURLOPT_XFERINFODATA, &t);
+  c.easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
 
-  const CURLcode code =
-      t.stop.stop_requested() ? CURLE_ABORTED_BY_CALLBACK : curl_easy_perform(curl);
+  const CURLcode code = t.stop.stop_requested() ? CURLE_ABORTED_BY_CALLBACK : c.easy_perform(curl);
   long status = 0;
   curl_off_t retry_after = 0;
-  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-  curl_easy_getinfo(curl, CURLINFO_RETRY_AFTER, &retry_after);
-  curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, nullptr);
-  curl_easy_setopt(curl, CURLOPT_HTTPHEADER, nullptr);
-  curl_slist_free_all(lines);
+  c.easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+  c.easy_getinfo(curl, CURLINFO_RETRY_AFTER, &retry_after);
+  c.easy_setopt(curl, CURLOPT_ERRORBUFFER, nullptr);
+  c.easy_setopt(curl, CURLOPT_HTTPHEADER, nullptr);
+  c.slist_free_all(lines);
 
   if (t.thrown) std::rethrow_exception(t.thrown);
   if (t.stop.stop_requested()) throw Error(Kind::canceled, "[http] interrupted");
@@ -189,7 +249,7 @@ HttpAnswer Http::get(const std::string& url, const HttpHeaders& headers, const H
   if (t.answer.header("retry-after"))
     t.answer.retry_after_s = static_cast<int>(std::min<curl_off_t>(retry_after, 1 << 30));
   if (code != CURLE_OK && !t.enough) {
-    t.answer.problem = *why ? why : curl_easy_strerror(code);
+    t.answer.problem = *why ? why : c.easy_strerror(code);
     t.answer.passing = is_passing(code);
   }
   return std::move(t.answer);

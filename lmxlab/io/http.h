@@ -1,7 +1,7 @@
-// GET over HTTP and HTTPS, by libcurl: the body goes to a callback as it comes. Certificates are
-// verified, and proxies are those that curl finds in its environment (https_proxy, no_proxy, ...).
-// A redirect is an answer like others: who may be asked next, and told what, is the caller's
-// matter.
+// GET over HTTP and HTTPS, by libcurl, which is opened at the first use: the body goes to a
+// callback as it comes. Certificates are verified, and proxies are those that curl finds in its
+// environment (https_proxy, no_proxy, ...). A redirect is an answer like others: who may be asked
+// next, and told what, is the caller's matter.
 #pragma once
 
 #include <cstdint>
