@@ -184,13 +184,13 @@ int64_t HttpAnswer::number(std::string_view name) const {
 
 struct Http::State {
   HttpOptions options;
-  CURL* curl = nullptr;
-  ~State() { Curl::get().easy_cleanup(curl); }
+  const Curl& library = Curl::get();
+  CURL* curl = library.easy_init();
+  ~State() { library.easy_cleanup(curl); }
 };
 
 Http::Http(const HttpOptions& options) : state_(std::make_unique<State>()) {
   state_->options = options;
-  state_->curl = Curl::get().easy_init();
   if (!state_->curl) throw std::bad_alloc();
 }
 
@@ -199,7 +199,7 @@ Http::~Http() = default;
 HttpAnswer Http::get(const std::string& url, const HttpHeaders& headers, const HttpSink& sink,
                      std::stop_token stop) {
   const auto& options = state_->options;
-  const Curl& c = Curl::get();
+  const Curl& c = state_->library;
   CURL* const curl = state_->curl;
   Transfer t{{}, sink, std::move(stop), curl};
   char why[CURL_ERROR_SIZE] = "";

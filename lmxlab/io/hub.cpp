@@ -326,7 +326,7 @@ Pulled pull(const HubName& name, HubPart part, const HubSettings& settings, cons
   if (settings.offline) {
     if (const auto kept = cache.find(name, part)) return what_is_kept(*kept);
     throw Error(Kind::not_found, "[hub] " + name.text() + " is not in " + settings.cache.string() +
-                                     ", or not all of it, and HF_HUB_OFFLINE forbids to fetch it");
+                                     ", or not all of it, and HF_HUB_OFFLINE forbids to fetch it.");
   }
   Client client(name, settings, events, std::move(stop));
   try {

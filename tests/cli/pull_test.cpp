@@ -202,6 +202,16 @@ TEST_F(Pull, TheTokenIsReadAndNotShown) {
   EXPECT_EQ((o.out + o.err).find("hf_secret"), std::string::npos);
 }
 
+#ifndef __APPLE__  // whose libcurl belongs to the system
+TEST_F(Pull, WithoutLibcurlTheRestWorks) {
+  for (const char* name : {"libcurl.so.4", "libcurl-gnutls.so.4"})
+    write_file_atomic(folder / name, "");
+  how.environment.emplace_back("LD_LIBRARY_PATH", folder.path().string());
+  expect_error({"pull", "org/name"}, 7, "resource", {"libcurl"}, how);
+  EXPECT_EQ(go({"list"}).code, 0);
+}
+#endif
+
 TEST_F(Pull, RecipesTakeHubNames) {
   const auto o = go({"train", "--quiet", "--steps", "1", "--set", "model.preset=org/name", "--set",
                      "data.tokenizer=org/name", "--set", "run.context=32", "--set",
