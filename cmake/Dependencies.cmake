@@ -21,6 +21,24 @@ target_link_libraries(lmxlab_utf8proc INTERFACE "${UTF8PROC_LIBRARY}")
 target_include_directories(lmxlab_utf8proc SYSTEM INTERFACE "${UTF8PROC_INCLUDE}")
 set(LMXLAB_DEP_data lmxlab_pcre2 lmxlab_utf8proc Threads::Threads)
 
+# libcurl for downloads, libcrypto for their checksums. Of libcurl only headers are needed here: the program opens it when it
+# downloads. A Mac has both: headers in the SDK, checksums in the C library.
+add_library(lmxlab_curl INTERFACE)
+target_link_libraries(lmxlab_curl INTERFACE ${CMAKE_DL_LIBS})
+if(NOT APPLE OR CMAKE_CROSSCOMPILING)
+  find_path(CURL_INCLUDE curl/curl.h REQUIRED)
+  target_include_directories(lmxlab_curl SYSTEM INTERFACE "${CURL_INCLUDE}")
+endif()
+set(LMXLAB_DEP_io lmxlab_curl)
+if(NOT APPLE)
+  find_library(CRYPTO_LIBRARY crypto REQUIRED)
+  find_path(CRYPTO_INCLUDE openssl/evp.h REQUIRED)
+  add_library(lmxlab_crypto INTERFACE)
+  target_link_libraries(lmxlab_crypto INTERFACE "${CRYPTO_LIBRARY}")
+  target_include_directories(lmxlab_crypto SYSTEM INTERFACE "${CRYPTO_INCLUDE}")
+  list(APPEND LMXLAB_DEP_io lmxlab_crypto)
+endif()
+
 set(LMXLAB_DEP_kernels Threads::Threads)
 
 # Highway: on x86 kernels are compiled once per instruction set and chosen at run time, by its library. Elsewhere they are

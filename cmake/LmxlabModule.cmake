@@ -75,5 +75,5 @@ function(lmxlab_tests name)
   endif()
   add_test(NAME ${name} COMMAND ${name}_tests)
   set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT 900
-    ENVIRONMENT "LMXLAB_PROGRAM=$<IF:$<BOOL:${LMXLAB_BUILD_CLI}>,${PROJECT_BINARY_DIR}/lmxlab,>")
+    ENVIRONMENT "LMXLAB_PROGRAM=$<IF:$<BOOL:${LMXLAB_BUILD_CLI}>,${PROJECT_BINARY_DIR}/lmxlab,>;HF_HUB_OFFLINE=1")
 endfunction()

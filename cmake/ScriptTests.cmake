@@ -29,6 +29,8 @@ lmxlab_script_test(public_headers install "${BASH_PROGRAM}" "${PROJECT_SOURCE_DI
 if(TARGET lmxlab_program)
   lmxlab_script_test(no_compiler cli "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/platform/no_compiler.sh"
     "$<TARGET_FILE:lmxlab_program>")
+  lmxlab_script_test(pull_https cli "${Python3_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/tests/platform/pull_https.py"
+    "${PROJECT_SOURCE_DIR}" "$<TARGET_FILE:lmxlab_program>")
   if(NOT LMXLAB_SANITIZE)
     lmxlab_script_test(install_consumer install "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/install/run.sh" "${PROJECT_SOURCE_DIR}"
       "${PROJECT_BINARY_DIR}" "${CMAKE_COMMAND}" "${CMAKE_CXX_COMPILER}")

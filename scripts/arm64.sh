@@ -12,11 +12,16 @@ mlx=$(LMXLAB_MLX=cpu LMXLAB_MLX_ARM64=1 "$top/scripts/mlx.sh")
 # The headers of other libraries apart from the system's own, which are the host's.
 tools="$top/build/arm64-tools"
 mkdir -p "$tools/include"
-for header in nlohmann toml++ CLI pcre2.h utf8proc.h hwy; do
+host=/usr/include/$(gcc -print-multiarch)
+for header in nlohmann toml++ CLI pcre2.h utf8proc.h hwy curl; do
   from=/usr/include/$header
+  [ -e "$from" ] || from=$host/$header
   [ -e "$from" ] || from=/usr/local/include/$header
   ln -sfn "$from" "$tools/include/$header"
 done
+# libcrypto's lie in two places. Only what does not call it is linked here.
+mkdir -p "$tools/include/openssl"
+ln -sf /usr/include/openssl/*.h "$host"/openssl/*.h "$tools/include/openssl/"
 
 read -ra more <<<"${LMXLAB_CONFIGURE:-}"
 say "arm64: configure (preset arm64-cross)"

@@ -57,6 +57,8 @@ look_on_debian() {
   header pcre2.h || need libpcre2-dev
   header utf8proc.h || need libutf8proc-dev
   header editline/readline.h || need libedit-dev
+  header curl/curl.h || need libcurl4-openssl-dev
+  header openssl/evp.h || need libssl-dev
   header hwy/highway.h || need libhwy-dev
   header gtest/gtest.h || need libgtest-dev
   header gmock/gmock.h || need libgmock-dev

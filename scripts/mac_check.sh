@@ -28,8 +28,9 @@ wrapper c++ "'$zig/ziglang/zig' c++ -target aarch64-macos.14.0"
 wrapper ar "'$zig/ziglang/zig' ar"
 wrapper ranlib "'$zig/ziglang/zig' ranlib"
 wrapper nothing true
-for header in nlohmann toml++ CLI pcre2.h utf8proc.h hwy; do
+for header in nlohmann toml++ CLI pcre2.h utf8proc.h hwy curl; do
   from=/usr/include/$header
+  [ -e "$from" ] || from=/usr/include/$(gcc -print-multiarch)/$header
   [ -e "$from" ] || from=/usr/local/include/$header
   ln -sfn "$from" "$tools/include/$header"
 done

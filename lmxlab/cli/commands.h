@@ -19,6 +19,7 @@ Command* make_info();
 Command* make_count();
 Command* make_quantize();
 Command* make_convert();
+Command* make_pull();
 Command* make_bench();
 Command* make_doctor();
 

@@ -2,6 +2,7 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
+#include "lmxlab/cli/hub_argument.h"
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/data/build.h"
 #include "lmxlab/kernels/thread_pool.h"
@@ -59,7 +60,8 @@ class DataBuild : public Command {
     const auto parent = fs::absolute(out).parent_path();
     if (!fs::is_directory(parent, ignored))
       throw Error(Kind::not_found, "[data] there is no folder " + parent.string());
-    const auto tokenizer = data::Tokenizer::load(tokenizer_);
+    const auto tokenizer =
+        data::Tokenizer::load(local_path(tokenizer_, io::HubPart::texts, context));
     Progress progress(context, 2);
     const auto made = data::build_token_file(
         inputs, out, tokenizer,

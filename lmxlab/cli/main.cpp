@@ -72,6 +72,11 @@ const std::vector<Entry>& table() {
        "transformers, with its tokenizer and template beside them; or all of it as one GGUF file, "
        "for llama.cpp and its kin.",
        "convert smollm2.gguf smollm2 --dtype bf16", make_convert},
+      {"pull",
+       "Fetches a model from the Hugging Face hub into the cache that other tools share. What is "
+       "there is not fetched again, what was cut off goes on where it ended, and every file's "
+       "checksum is compared.",
+       "pull HuggingFaceTB/SmolLM2-135M-Instruct", make_pull},
       {"bench",
        "Times training, prefill or decoding of a model. The model is warm and its tokens are "
        "random; the median and the "

@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/cli/hub_argument.h"
 #include "lmxlab/config/hf.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/config/validate.h"
@@ -46,37 +47,41 @@ std::optional<fs::path> weight_cache_folder() {
 
 }  // namespace
 
-ModelPlace find_model(const std::string& argument) {
+ModelPlace find_model(const std::string& argument, const Context& context, io::HubPart part) {
   std::error_code ignored;
-  const fs::path path(argument);
+  const bool own = fs::exists(fs::path(argument) / "config.json", ignored);
+  for (const auto& p : config::presets())
+    if (p.name == argument && !own) return {{}, argument};
+  const auto hub = io::hub_name(argument);
+  if (hub && !hub->file.empty() && !hub->file.ends_with(".gguf") && !fs::exists(argument, ignored))
+    throw Error(Kind::usage,
+                "[model] " + argument +
+                    ": expected a GGUF file behind the colon, as in org/name:file.gguf");
+  const auto text = local_path(argument, part, context);
+  const fs::path path(text);
   const bool folder = fs::is_directory(path, ignored);
   if (folder && fs::exists(path / "config.json", ignored)) return {path, ""};
-  for (const auto& p : config::presets())
-    if (p.name == argument) return {{}, argument};
   if (folder)
     throw Error(Kind::not_found,
                 "[model] " + argument + " is no model folder: expected config.json in it");
   const bool exists = fs::exists(path, ignored);
-  if (exists && (argument.ends_with(".gguf") || io::is_gguf(path))) return {path, ""};
+  if (exists && (text.ends_with(".gguf") || io::is_gguf(path))) return {path, ""};
   if (argument.ends_with(".gguf"))
     throw Error(Kind::not_found, "[model] there is no file " + argument);
   if (exists)
     throw Error(Kind::usage, "[model] " + argument +
                                  " is a file, and no GGUF file: expected a model folder, a GGUF "
                                  "file or a preset. Give the folder that holds config.json.");
-  const auto slash = argument.find('/');
-  if (slash == std::string::npos)
+  if (argument.find('/') == std::string::npos)
     throw Error(Kind::not_found, "[model] there is no folder and no preset \"" + argument + "\"; " +
                                      model_names(argument));
-  const bool one = argument.find('/', slash + 1) == std::string::npos;
-  const bool hub = slash > 0 && slash + 1 < argument.size() && one && argument[0] != '.' &&
-                   argument[0] != '~' && argument.substr(0, slash) != "runs";
-  throw Error(
-      Kind::not_found,
-      "[model] there is no folder " + argument +
-          (hub ? ". If it is a name on a hub: those cannot be pulled yet; download the folder "
-                 "and give its path."
-               : ""));
+  const bool path_alone = argument[0] == '/' || argument[0] == '.' || argument[0] == '~' ||
+                          argument.starts_with("runs/");
+  throw Error(Kind::not_found,
+              "[model] there is no folder " + argument +
+                  (path_alone ? ""
+                              : ", and it is no name on a hub: expected org/name or "
+                                "org/name:file.gguf"));
 }
 
 config::Model read_config(const ModelPlace& place, const Context& context) {
@@ -105,7 +110,7 @@ void cast_weights(LanguageModel& model, DType dtype) {
 
 OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
                      const Context& context) {
-  ModelPlace place = find_model(argument);
+  ModelPlace place = find_model(argument, context);
   if (place.path.empty())
     return {LanguageModel(config::preset(place.preset), seed, dtype.value_or(DType::f32)),
             std::nullopt, std::move(place)};

@@ -1,10 +1,11 @@
-// MODEL on the command line: a folder in Hugging Face layout (a run folder is one), a GGUF file or
-// a preset; found by looking.
+// MODEL on the command line: a folder in Hugging Face layout (a run folder is one), a GGUF file, a
+// preset or a name on a hub; found by looking.
 #pragma once
 
 #include "lmxlab/cli/context.h"
 #include "lmxlab/config/model.h"
 #include "lmxlab/data/tokenizer.h"
+#include "lmxlab/io/hub_cache.h"
 #include "lmxlab/models/language_model.h"
 
 #include <filesystem>
@@ -18,8 +19,10 @@ struct ModelPlace {
   std::string preset;
 };
 
-/// @throws Error(not_found) naming the nearest presets, Error(usage) for another file.
-ModelPlace find_model(const std::string& argument);
+/// @param part  of a model on a hub, if that has to be pulled.
+/// @throws Error(not_found) naming the nearest presets, Error(usage) for another file; as io::pull.
+ModelPlace find_model(const std::string& argument, const Context& context,
+                      io::HubPart part = io::HubPart::whole);
 
 /// Its config, without its weights. Warnings go to the context.
 config::Model read_config(const ModelPlace& place, const Context& context);

@@ -82,7 +82,7 @@ class Info : public Command {
     o.argument("MODEL", &model_, "a preset (`lmxlab list`), or a model folder").require();
   }
   int run(Context& context) override {
-    const auto place = find_model(model_);
+    const auto place = find_model(model_, context, io::HubPart::texts);
     const auto model = read_config(place, context);
     if (context.json) {
       Json out = counts(model, place);
@@ -103,7 +103,7 @@ class Count : public Command {
     o.argument("MODEL", &model_, "a preset (`lmxlab list`), or a model folder").require();
   }
   int run(Context& context) override {
-    const auto place = find_model(model_);
+    const auto place = find_model(model_, context, io::HubPart::texts);
     const auto model = read_config(place, context);
     const Json n = counts(model, place);
     if (context.json) {

@@ -35,8 +35,8 @@ bool utf8_locale() {
 
 }  // namespace
 
-Progress::Progress(const Context& context, double interval)
-    : context_(context), interval_(interval), start_(Clock::now()), drawn_(start_) {}
+Progress::Progress(const Context& context, double interval, Show show)
+    : context_(context), interval_(interval), show_(show), start_(Clock::now()), drawn_(start_) {}
 
 Progress::~Progress() {
   clear();
@@ -53,8 +53,9 @@ void Progress::update(int64_t done, int64_t total, const std::vector<std::string
 }
 
 std::string Progress::line(int columns) const {
-  const std::string total = std::to_string(total_);
-  std::string count = std::to_string(done_);
+  const auto shown = [&](int64_t n) { return show_ ? show_(n) : std::to_string(n); };
+  const std::string total = shown(total_);
+  std::string count = shown(done_);
   count.insert(0, total.size() - std::min(total.size(), count.size()), ' ');
   count += "/" + total;
   std::vector<std::string> facts = facts_;

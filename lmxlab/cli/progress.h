@@ -14,8 +14,10 @@ namespace lmxlab::cli {
 
 class Progress {
  public:
+  using Show = std::string (*)(int64_t);
   /// @param interval  seconds between two lines where standard error is no terminal.
-  explicit Progress(const Context& context, double interval = 10);
+  /// @param show  how a count is written; null: as a number.
+  explicit Progress(const Context& context, double interval = 10, Show show = nullptr);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -36,6 +38,7 @@ class Progress {
 
   const Context& context_;
   double interval_;
+  Show show_;
   Clock::time_point start_, drawn_;
   int64_t first_ = -1, done_ = 0, total_ = 0;
   std::vector<std::string> facts_;

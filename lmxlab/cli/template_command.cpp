@@ -3,6 +3,7 @@
 #include "lmxlab/cli/chat_arguments.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
+#include "lmxlab/cli/hub_argument.h"
 #include "lmxlab/data/chat_template.h"
 
 #include <optional>
@@ -11,9 +12,9 @@ namespace lmxlab::cli {
 namespace {
 
 // A model folder, a GGUF file, a tokenizer_config.json, or a template itself.
-data::ChatTemplate open_template(const std::string& argument, bool tools) {
+data::ChatTemplate open_template(const std::string& argument, bool tools, const Context& context) {
   std::error_code ignored;
-  const fs::path path(argument);
+  const fs::path path(local_path(argument, io::HubPart::texts, context));
   if (!fs::exists(path, ignored))
     throw Error(Kind::not_found, "[template] there is no folder or file " + argument +
                                      ". A preset has no chat template: give a model folder, a "
@@ -65,7 +66,8 @@ class Template : public Command {
     options.now = now_ ? data::LocalTime::parse(*now_) : wall_clock();
     const Json messages = read(messages_, "messages");
     if (tools_) options.tools = read(*tools_, "tools");
-    const std::string text = open_template(model_, tools_.has_value()).render(messages, options);
+    const std::string text =
+        open_template(model_, tools_.has_value(), context).render(messages, options);
     if (context.json)
       context.print_json(Json::object({{"text", Json(text)}}));
     else

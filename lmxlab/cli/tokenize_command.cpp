@@ -3,6 +3,7 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
+#include "lmxlab/cli/hub_argument.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/data/tokenizer_train.h"
@@ -13,9 +14,9 @@
 namespace lmxlab::cli {
 namespace {
 
-data::Tokenizer open_tokenizer(const std::string& argument, const data::TiktokenOptions& options) {
+data::Tokenizer open_tokenizer(const std::string& argument, const data::TiktokenOptions& options,
+                               const Context& context) {
   std::error_code ignored;
-  const fs::path path(argument);
   const bool bare =
       options.pattern.empty() && options.special_tokens.empty() && options.normalizer.empty();
   if (argument == "byte") {
@@ -23,6 +24,7 @@ data::Tokenizer open_tokenizer(const std::string& argument, const data::Tiktoken
     throw Error(Kind::usage,
                 "[tokenize] `byte` takes no --pattern, --special or --normalizer. Leave them out.");
   }
+  const fs::path path(local_path(argument, io::HubPart::texts, context));
   if (!fs::exists(path, ignored))
     throw Error(Kind::not_found,
                 "[tokenizer] there is no folder or file " + argument +
@@ -97,7 +99,7 @@ class Tokenize : public Command {
     if (given != 1)
       throw Error(Kind::usage, "[tokenize] expected one of --text, --json-file and --tokens, got " +
                                    std::string(given ? "several" : "none"));
-    const auto tokenizer = open_tokenizer(tokenizer_, tiktoken_options());
+    const auto tokenizer = open_tokenizer(tokenizer_, tiktoken_options(), context);
     const data::EncodeOptions options{
         .special = !no_special_, .add_special = add_special_, .truncate_and_pad = true};
     Json input;

@@ -2,6 +2,7 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/base/version.h"
 #include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/hub_argument.h"
 #include "lmxlab/cli/long_text.h"
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
@@ -148,8 +149,11 @@ class Train : public Command {
       throw Error(
           Kind::bad_data,
           "[train] " + *recipe_ + " is empty: expected a recipe. Without one, leave RECIPE out.");
-    return train_run(read_recipe(toml, recipe_.value_or("the command line"), overrides), hooks,
-                     context.stop);
+    auto recipe = read_recipe(toml, recipe_.value_or("the command line"), overrides);
+    recipe.data.tokenizer = local_path(recipe.data.tokenizer, io::HubPart::texts, context);
+    if (Json* from = recipe.model.find("preset"); from && from->is_string())
+      *from = Json(local_path(from->as_string(), io::HubPart::whole, context));
+    return train_run(recipe, hooks, context.stop);
   }
 
   int run(Context& context) override {

@@ -209,7 +209,8 @@ struct TokenStream::Impl {
       const auto last = mx::slice(hidden, {0, n - 1, 0}, {rows, n, hidden.shape(2)});
       pending = sampler->draw(mx::squeeze(model.transformer().head(last), 1));
     }
-    queue();
+    // Not queue(): steps of many rows are evaluated in order, each array given up after its last use.
+    mx::eval(queued());
     read<int32_t>(pending->tokens);
     stats.reused_tokens = known;
     size_t total = 0;
@@ -252,11 +253,12 @@ struct TokenStream::Impl {
   }
 
   // Starts the pending draw, with the cache.
-  void queue() {
+  std::vector<mx::array> queued() const {
     auto all = cache.arrays();
     for (auto& a : arrays_of(*pending)) all.push_back(a);
-    kernels::start_step(all);
+    return all;
   }
+  void queue() { kernels::start_step(queued()); }
 
   // The tokens of the pending draw become events, while the step after it runs.
   void take(Clock::time_point start) {
