@@ -37,7 +37,7 @@ std::optional<int> named_token(const Json& config, std::string_view key,
 // As characters() and bytes() make them: nothing but a list, and text cut into its entries.
 bool is_plain_list(const Parts& p) {
   const auto* bpe = std::get_if<Bpe::Data>(&p.model);
-  if (!bpe || !bpe->merges.empty() || bpe->unk_token || !p.normalizers.empty() || p.pre.size() > 1)
+  if (!bpe || bpe->has_merges() || bpe->unk_token || !p.normalizers.empty() || p.pre.size() > 1)
     return false;
   if (p.pre.empty()) return p.decoders.size() == 1 && std::holds_alternative<Fuse>(p.decoders[0]);
   const auto* bytes = std::get_if<ByteLevel>(&p.pre[0]);

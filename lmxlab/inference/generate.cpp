@@ -209,7 +209,8 @@ struct TokenStream::Impl {
       const auto last = mx::slice(hidden, {0, n - 1, 0}, {rows, n, hidden.shape(2)});
       pending = sampler->draw(mx::squeeze(model.transformer().head(last), 1));
     }
-    // Not queue(): steps of many rows are evaluated in order, each array given up after its last use.
+    // Not queue(): steps of many rows are evaluated in order, each array given up after its last
+    // use.
     mx::eval(queued());
     read<int32_t>(pending->tokens);
     stats.reused_tokens = known;

@@ -183,10 +183,13 @@ class Weights {
     order_ = arch.pairs ? RotaryOrder::pairs : RotaryOrder::halves;
     turns_ = set_rotary_order(config, order_);
     for (const auto& e : core::collect(model.transformer())) {
-      const auto leaf = e.path.substr(e.path.rfind('.') + 1);
-      if (leaf == "scales" || leaf == "biases") continue;
-      params_[e.path] = e.param;
-      plan(e.path, model.config());
+      const auto dot = e.path.rfind('.');
+      const auto leaf = e.path.substr(dot + 1);
+      if (leaf.starts_with("scales") || leaf.starts_with("biases")) continue;
+      // Rows interleaved for our kernels have a leaf of another name.
+      const auto path = leaf.starts_with("weight") ? e.path.substr(0, dot) + ".weight" : e.path;
+      params_[path] = e.param;
+      plan(path, model.config());
     }
   }
 

@@ -5,6 +5,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/io/gguf.h"
 #include "lmxlab/kernels/quantized.h"
+#include "lmxlab/models/quantize.h"
 #include "tests/support/shared_fixtures.h"
 #include "tests/support/temp_folder.h"
 
@@ -106,6 +107,22 @@ TEST(GgufSaved, TypesOfAMix) {
   EXPECT_EQ(type("blk.1.ffn_down.weight"), "Q5_0");
   EXPECT_EQ(type("blk.0.attn_norm.weight"), "F32");
   EXPECT_EQ(file.at("general.file_type").as_integer(), 15);
+}
+
+// Packed and laid out as our kernels read fastest: the numbers are the same.
+TEST(GgufSaved, OfInterleavedWeights) {
+  auto c = config::preset("llama-tiny");
+  c.vocab = 512;
+  LanguageModel model(c, 4);
+  quantize_model(model, {.bits = 4, .group_size = 32});
+  const auto want = logits_of(model);
+  interleave_model(model);
+  const test::TemporaryFolder out;
+  save_gguf(model, out / "x.gguf", {.type = "f32"});
+  const auto again = LanguageModel::load(out / "x.gguf");
+  const auto got =
+      checks::compare("logits", logits_of(again), want, checks::rounding_bound(again, want));
+  EXPECT_TRUE(got.ok) << got.detail;
 }
 
 // A weight in blocks of the wanted type is not rounded once more.

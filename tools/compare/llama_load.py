@@ -1,8 +1,8 @@
 """llama.cpp from the start to the first token, and what it holds in memory: a fresh process for each measurement.
 
 usage: llama_load.py THREADS FILE.gguf TEXT [GREEDY]
-prints {"seconds": from opening the file to the first token, "bytes": resident at most after 512 tokens and 128 more, above what Python
-had before; "tokens": GREEDY tokens after TEXT}
+prints {"seconds": from opening the file to the first token, "bytes": of the whole process, resident at most after 512 tokens and 128
+more; "tokens": GREEDY tokens after TEXT}
 """
 
 import json
@@ -18,7 +18,6 @@ from worker import peak_resident
 def main():
     threads, file, text = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     greedy = int(sys.argv[4]) if len(sys.argv) > 4 else 0
-    before = peak_resident()
     begin = time.perf_counter()
     model = Llama(file, n_ctx=1024, n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512, verbose=False, flash_attn=True)
     prompt = model.tokenize(text.encode())
@@ -34,7 +33,7 @@ def main():
     for i in range(128):
         model.eval([(i * 31 + 7) % model.n_vocab()])
     after = peak_resident()
-    print(json.dumps({"seconds": seconds, "bytes": after - before if after else None, "prompt": prompt, "tokens": tokens}))
+    print(json.dumps({"seconds": seconds, "bytes": after, "prompt": prompt, "tokens": tokens}))
 
 
 main()

@@ -34,20 +34,12 @@ void PairTable::put(uint64_t key, int value) {
 }
 
 Bpe::Bpe(Data data)
-    : data_(std::move(data)), vocab_(data_.vocab, "BPE"), ranks_(data_.merges.size()) {
+    : data_(std::move(data)),
+      vocab_(data_.vocab, "BPE"),
+      ranks_(std::max(data_.merges.size(), data_.merge_ids.size())) {
   small_.fill(kUnknown);
   byte_ids_.fill(-1);
-  const auto put_character = [&](std::string_view token, int id) {
-    size_t length = 0;
-    if (token.empty()) return;
-    const char32_t code = code_point(token, 0, length);
-    if (length != token.size()) return;
-    if (code < small_.size()) {
-      small_[code] = id;
-    } else {
-      large_.emplace(code, id);
-    }
-  };
+  if (data_.unk_token) unk_ = vocab_.id(*data_.unk_token).value_or(-1);
   for (const auto& [token, id] : data_.vocab) {
     virtual_begin_ = std::max(virtual_begin_, id + 1);
     put_character(token, id);
@@ -56,42 +48,7 @@ Bpe::Bpe(Data data)
           byte >= 0 && token == byte_token(static_cast<unsigned char>(byte)))
         byte_ids_[static_cast<size_t>(byte)] = id;
   }
-  if (data_.unk_token) unk_ = vocab_.id(*data_.unk_token).value_or(-1);
-  if (!data_.ranks.empty() && data_.ranks.size() != data_.merges.size())
-    bad("expected a rank for each of the " + std::to_string(data_.merges.size()) + " merges, got " +
-        std::to_string(data_.ranks.size()));
-  if (data_.merge_ids.size() != data_.merges.size()) data_.merge_ids.clear();
-  merges_.reserve(data_.merges.size());
-  std::unordered_map<std::string_view, int> virtual_ids;
-  const size_t prefix = data_.continuing_subword_prefix.size();
-  std::string joined;
-  for (size_t i = 0; i < data_.merges.size(); ++i) {
-    const auto& pair = data_.merges[i];
-    const auto* known = data_.merge_ids.empty() ? nullptr : &data_.merge_ids[i];
-    const auto part = [&](std::string_view token, size_t which) {
-      if (known && (*known)[which] >= 0) return (*known)[which];
-      if (const auto found = vocab_.id(token)) return *found;
-      if (data_.late_fallback && !token.empty() && character_length(token, 0) == token.size()) {
-        const int next = virtual_begin_ + static_cast<int>(virtual_ids.size());
-        const auto [it, added] = virtual_ids.emplace(token, next);
-        if (added) put_character(token, next);
-        return it->second;
-      }
-      bad("merge " + std::to_string(i) + " (\"" + pair.first + "\", \"" + pair.second + "\"): \"" +
-          std::string(token) + "\" is not in vocab");
-    };
-    if (pair.second.size() < prefix)
-      bad("merge " + std::to_string(i) + ": \"" + pair.second +
-          "\" is shorter than continuing_subword_prefix");
-    if (!known) joined.assign(pair.first).append(pair.second, prefix);
-    const int rank = data_.ranks.empty() ? static_cast<int>(i) : data_.ranks[i];
-    if (i > 0 && rank < merges_.back().rank)
-      bad("the rank of merge " + std::to_string(i) + " is smaller than the one before");
-    const Merge m{part(pair.first, 0), part(pair.second, 1), part(joined, 2), rank};
-    ranks_.put(PairTable::key(m.left, m.right), static_cast<int>(i));
-    merges_.push_back(m);
-  }
-  data_.merge_ids = {};  // in merges_ now
+  read_merges();
   std::vector<ByteTrie::Entry> entries;
   for (const auto& token : data_.frozen) {
     const auto id = vocab_.id(token);
@@ -110,6 +67,93 @@ Bpe::Bpe(Data data)
   words_ = words_are_apart();
 }
 
+void Bpe::put_character(std::string_view token, int id) {
+  size_t length = 0;
+  if (token.empty()) return;
+  const char32_t code = code_point(token, 0, length);
+  if (length != token.size()) return;
+  if (code < small_.size()) {
+    small_[code] = id;
+  } else {
+    large_.emplace(code, id);
+  }
+}
+
+// Merges become ids. Their text, most of a large vocabulary's memory, is given up.
+void Bpe::read_merges() {
+  const bool by_id = data_.merges.empty();
+  const size_t count = by_id ? data_.merge_ids.size() : data_.merges.size();
+  if (!data_.ranks.empty() && data_.ranks.size() != count)
+    bad("expected a rank for each of the " + std::to_string(count) + " merges, got " +
+        std::to_string(data_.ranks.size()));
+  merges_.reserve(count);
+  std::unordered_map<std::string, int> virtual_ids;
+  const auto virtual_id = [&](std::string_view character) {
+    const int next = virtual_begin_ + static_cast<int>(virtual_.size());
+    const auto [it, added] = virtual_ids.emplace(character, next);
+    if (added) put_character(virtual_.emplace_back(character), next);
+    return it->second;
+  };
+  const auto add = [&](size_t i, int left, int right, int result) {
+    const int rank = data_.ranks.empty() ? static_cast<int>(i) : data_.ranks[i];
+    if (i > 0 && rank < merges_.back().rank)
+      bad("the rank of merge " + std::to_string(i) + " is smaller than the one before");
+    ranks_.put(PairTable::key(left, right), static_cast<int>(i));
+    merges_.push_back({left, right, result, rank});
+  };
+  if (by_id) {
+    const auto text = texts();
+    for (size_t i = 0; i < count; ++i) {
+      auto [left, right, result] = data_.merge_ids[i];
+      const std::string_view whole = text[static_cast<size_t>(result)];
+      const size_t end = right >= 0 ? whole.size() - text[static_cast<size_t>(right)].size()
+                                    : (left >= 0 ? text[static_cast<size_t>(left)].size()
+                                                 : character_length(whole, 0));
+      if (left < 0) left = virtual_id(whole.substr(0, end));
+      if (right < 0) right = virtual_id(whole.substr(end));
+      add(i, left, right, result);
+    }
+    data_.merge_ids = {};
+    return;
+  }
+  const size_t prefix = data_.continuing_subword_prefix.size();
+  std::string joined;
+  for (size_t i = 0; i < count; ++i) {
+    const auto& pair = data_.merges[i];
+    const auto part = [&](const std::string& token) {
+      if (const auto found = vocab_.id(token)) return *found;
+      if (data_.late_fallback && !token.empty() && character_length(token, 0) == token.size())
+        return virtual_id(token);
+      bad("merge " + std::to_string(i) + " (\"" + pair.first + "\", \"" + pair.second + "\"): \"" +
+          token + "\" is not in vocab");
+    };
+    if (pair.second.size() < prefix)
+      bad("merge " + std::to_string(i) + ": \"" + pair.second +
+          "\" is shorter than continuing_subword_prefix");
+    joined.assign(pair.first).append(pair.second, prefix);
+    const int left = part(pair.first), right = part(pair.second);
+    add(i, left, right, part(joined));
+  }
+  data_.merges = {};
+}
+
+// By id, those that only merges know at the end.
+std::vector<std::string_view> Bpe::texts() const {
+  std::vector<std::string_view> out(static_cast<size_t>(virtual_begin_));
+  for (const auto& [token, id] : data_.vocab) out[static_cast<size_t>(id)] = token;
+  out.insert(out.end(), virtual_.begin(), virtual_.end());
+  return out;
+}
+
+std::vector<std::pair<std::string, std::string>> Bpe::merges() const {
+  const auto text = texts();
+  std::vector<std::pair<std::string, std::string>> out;
+  out.reserve(merges_.size());
+  for (const auto& m : merges_)
+    out.emplace_back(text[static_cast<size_t>(m.left)], text[static_cast<size_t>(m.right)]);
+  return out;
+}
+
 bool Bpe::words_are_apart() const {
   if (merges_.empty() || data_.ignore_merges || !data_.continuing_subword_prefix.empty() ||
       !data_.end_of_word_suffix.empty() || !vocab_.id(kMetaspace))
@@ -119,10 +163,13 @@ bool Bpe::words_are_apart() const {
     while (token.substr(at).starts_with(kMetaspace)) at += kMetaspace.size();
     return token.find(kMetaspace, at) != std::string_view::npos;
   };
+  const auto text = texts();
   return std::none_of(data_.frozen.begin(), data_.frozen.end(), joins) &&
-         std::none_of(data_.merges.begin(), data_.merges.end(), [&](const auto& m) {
-           return joins(m.first) || joins(m.second) ||
-                  (m.second.starts_with(kMetaspace) && !m.first.ends_with(kMetaspace));
+         std::none_of(merges_.begin(), merges_.end(), [&](const Merge& m) {
+           const auto first = text[static_cast<size_t>(m.left)],
+                      second = text[static_cast<size_t>(m.right)];
+           return joins(first) || joins(second) ||
+                  (second.starts_with(kMetaspace) && !first.ends_with(kMetaspace));
          });
 }
 

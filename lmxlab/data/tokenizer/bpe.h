@@ -47,9 +47,10 @@ class Bpe {
     std::vector<std::pair<std::string, std::string>> merges;
     /// Of each merge, never falling; empty: the order. Of equals the leftmost place is first.
     std::vector<int> ranks = {};
-    /// Of each merge, where its maker knows them: the ids of both parts and of what they make; -1:
-    /// not known. Saves looking them up; empty: none is known.
+    /// In place of `merges`: the ids of both parts and of what they make. A part may be -1: a
+    /// character that is no token.
     std::vector<std::array<int, 3>> merge_ids = {};
+    bool has_merges() const { return !merges.empty() || !merge_ids.empty(); }
     std::optional<std::string> unk_token = {};
     bool fuse_unk = false;
     bool ignore_merges = false;  // a piece that is a token is that token
@@ -70,7 +71,10 @@ class Bpe {
   /// there.
   explicit Bpe(Data data);
 
+  /// Without its merges, which are kept as ids: see merges().
   const Data& data() const { return data_; }
+  /// As text, in order. @cost  a string for each part
+  std::vector<std::pair<std::string, std::string>> merges() const;
   const Vocabulary& vocabulary() const { return vocab_; }
 
   /// Appends the ids of one piece. O(n log n) in its length; short pieces come from a cache.
@@ -96,6 +100,9 @@ class Bpe {
   static constexpr size_t kShards = 16, kShardWords = 4096, kLongestCached = 64, kShortWord = 24;
 
   bool words_are_apart() const;
+  void put_character(std::string_view token, int id);
+  void read_merges();
+  std::vector<std::string_view> texts() const;
   void encode_word(std::string_view word, std::vector<int>& ids) const;
   int character_id(std::string_view piece, size_t at, size_t& length) const;
   int unknown_id() const;
@@ -116,6 +123,7 @@ class Bpe {
   int unk_ = -1;
   bool words_ = false;     // U+2581 behind another character is in no token: words are independent
   int virtual_begin_ = 0;  // ids from here on are characters that only merges know
+  std::vector<std::string> virtual_;
   ByteTrie frozen_;
   std::unordered_map<int, std::pair<int, int>> apart_;
   std::unique_ptr<std::array<Shard, kShards>> cache_;

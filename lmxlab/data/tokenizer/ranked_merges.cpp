@@ -11,8 +11,7 @@
 namespace lmxlab::data {
 namespace {
 
-constexpr size_t kMostBytes = size_t{1} << 29;  // of the merges of half the tokens; real
-                                                // vocabularies have some MiB
+constexpr size_t kMost = size_t{1} << 25;  // merges of half the tokens; Gemma has half a million
 
 // One walk from each end tells which begins and which ends of a token are tokens.
 struct Ends {
@@ -36,7 +35,6 @@ struct Ends {
 };
 
 struct Found {
-  std::vector<std::pair<std::string, std::string>> merges;
   std::vector<std::array<int, 3>> ids;
   std::vector<int> ranks;
 };
@@ -45,7 +43,6 @@ struct Found {
 Found merges_of(const Ends& ends, const std::vector<RankedToken>& tokens,
                 const std::vector<int>& ranks, size_t from, size_t to, bool characters) {
   Found out;
-  size_t bytes = 0;
   std::vector<int> begins;  // the id of the token that so many bytes are, or -1
   for (size_t i = from; i < to; ++i) {
     const std::string_view text = tokens[i].text;
@@ -58,24 +55,21 @@ Found merges_of(const Ends& ends, const std::vector<RankedToken>& tokens,
       node = ends.forward.child(node, static_cast<unsigned char>(text[k]));
       if (node >= 0) begins[k + 1] = ends.forward.value(node);
     }
-    const auto first = static_cast<std::ptrdiff_t>(out.merges.size());
+    const auto first = static_cast<std::ptrdiff_t>(out.ids.size());
     node = 0;
     for (size_t k = text.size(); k-- > 1;) {
       if (node >= 0) node = ends.backward.child(node, static_cast<unsigned char>(text[k]));
       if ((text[k] & 0xC0) == 0x80) continue;  // inside a character
       const int end = node >= 0 ? ends.backward.value(node) : -1;
       if ((begins[k] >= 0 || one_character(0, k)) && (end >= 0 || one_character(k, text.size()))) {
-        out.merges.emplace_back(text.substr(0, k), text.substr(k));
         out.ids.push_back({begins[k], end, tokens[i].id});
         out.ranks.push_back(ranks[i]);
-        bytes += text.size();
       }
     }
-    std::reverse(out.merges.begin() + first, out.merges.end());
     std::reverse(out.ids.begin() + first, out.ids.end());
-    if (bytes > kMostBytes)
+    if (out.ids.size() > kMost)
       throw Error(Kind::resource,
-                  "[tokenizer] the tokens can be put together in more ways than 1 GiB holds. Is "
+                  "[tokenizer] the tokens can be put together in more than 64 million ways. Is "
                   "this a tokenizer's vocabulary?");
   }
   return out;
@@ -103,7 +97,6 @@ void add_ranked_merges(Bpe::Data& data, std::vector<RankedToken> tokens, bool ch
     to.insert(to.end(), std::make_move_iterator(second.begin()),
               std::make_move_iterator(second.end()));
   };
-  take(data.merges, found.merges, rest.merges);
   take(data.merge_ids, found.ids, rest.ids);
   take(data.ranks, found.ranks, rest.ranks);
   // Where no two are equal, the order alone says it.

@@ -45,7 +45,8 @@ Parts parts_of_ranks(const std::vector<Ranked>& ranked, int offset, const Tiktok
   }
   std::vector<RankedToken> tokens;
   tokens.reserve(ranked.size());
-  for (const auto& [token, id] : model.vocab) tokens.push_back({token, static_cast<double>(id), id});
+  for (const auto& [token, id] : model.vocab)
+    tokens.push_back({token, static_cast<double>(id), id});
   add_ranked_merges(model, std::move(tokens), false);
   parts.model = std::move(model);
   std::unordered_map<int, std::string_view> names;

@@ -252,9 +252,10 @@ Json text_or_null(const std::string& text) {
   return text.empty() ? Json() : Json(text);
 }
 
-Json write_model(const Bpe::Data& m) {
+Json write_model(const Bpe& engine) {
+  const auto& m = engine.data();
   Json merges = Json::array();
-  for (const auto& [left, right] : m.merges) merges.push_back(Json::array({left, right}));
+  for (const auto& [left, right] : engine.merges()) merges.push_back(Json::array({left, right}));
   return Json::object({{"type", "BPE"},
                        {"dropout", Json()},
                        {"unk_token", m.unk_token ? Json(*m.unk_token) : Json()},
@@ -266,7 +267,8 @@ Json write_model(const Bpe::Data& m) {
                        {"vocab", write_vocab(m.vocab)},
                        {"merges", std::move(merges)}});
 }
-Json write_model(const Unigram::Data& m) {
+Json write_model(const Unigram& engine) {
+  const auto& m = engine.data();
   Json vocab = Json::array();
   for (const auto& token : m.vocab) vocab.push_back(Json::array({token.text, token.score}));
   return Json::object({{"type", "Unigram"},
@@ -274,14 +276,16 @@ Json write_model(const Unigram::Data& m) {
                        {"vocab", std::move(vocab)},
                        {"byte_fallback", m.byte_fallback}});
 }
-Json write_model(const WordPiece::Data& m) {
+Json write_model(const WordPiece& engine) {
+  const auto& m = engine.data();
   return Json::object({{"type", "WordPiece"},
                        {"unk_token", m.unk_token},
                        {"continuing_subword_prefix", m.continuing_subword_prefix},
                        {"max_input_chars_per_word", m.max_input_chars_per_word},
                        {"vocab", write_vocab(m.vocab)}});
 }
-Json write_model(const WordLevel::Data& m) {
+Json write_model(const WordLevel& engine) {
+  const auto& m = engine.data();
   return Json::object(
       {{"type", "WordLevel"}, {"vocab", write_vocab(m.vocab)}, {"unk_token", m.unk_token}});
 }
@@ -324,16 +328,16 @@ Json parts_to_json(const Parts& parts, const Model& model) {
                                   {"rstrip", t.rstrip},
                                   {"normalized", t.normalized},
                                   {"special", t.special}}));
-  Json out = Json::object(
-      {{"version", "1.0"},
-       {"truncation", parts.truncation ? write_truncation(*parts.truncation) : Json()},
-       {"padding", parts.padding ? write_padding(*parts.padding) : Json()},
-       {"added_tokens", std::move(added)},
-       {"normalizer", write_normalizers(parts.normalizers)},
-       {"pre_tokenizer", write_pre_tokenizers(parts.pre)},
-       {"post_processor", write_post_processors(parts.post)},
-       {"decoder", write_decoders(parts.decoders)},
-       {"model", std::visit([](const auto& m) { return write_model(m.data()); }, model)}});
+  Json out =
+      Json::object({{"version", "1.0"},
+                    {"truncation", parts.truncation ? write_truncation(*parts.truncation) : Json()},
+                    {"padding", parts.padding ? write_padding(*parts.padding) : Json()},
+                    {"added_tokens", std::move(added)},
+                    {"normalizer", write_normalizers(parts.normalizers)},
+                    {"pre_tokenizer", write_pre_tokenizers(parts.pre)},
+                    {"post_processor", write_post_processors(parts.post)},
+                    {"decoder", write_decoders(parts.decoders)},
+                    {"model", std::visit([](const auto& m) { return write_model(m); }, model)}});
   Json own = write_own_steps(parts);
   if (Json m = std::visit([](const auto& engine) { return write_own_model(engine.data()); }, model);
       !m.is_null())

@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/error.h"
 
+#include <bit>
 #include <unordered_set>
 
 namespace lmxlab::data {
@@ -11,13 +12,15 @@ void bad_model(std::string_view model, const std::string& what) {
                                   ". The file is damaged or was edited; get it again.");
 }
 
-Vocabulary::Vocabulary(const TokenList& list, std::string_view model) {
-  ids_.reserve(list.size());
+Vocabulary::Vocabulary(const TokenList& list, std::string_view model)
+    : list_(list), slots_(std::bit_ceil(2 * list.size() + 1), -1) {
   std::unordered_set<int> seen;
   seen.reserve(list.size());
-  for (const auto& [token, id] : list) {
-    if (!ids_.emplace(token, id).second)
-      bad_model(model, "the token \"" + token + "\" stands twice in vocab");
+  for (size_t i = 0; i < list.size(); ++i) {
+    const auto& [token, id] = list[i];
+    int32_t& at = slots_[slot(token)];
+    if (at >= 0) bad_model(model, "the token \"" + token + "\" stands twice in vocab");
+    at = static_cast<int32_t>(i);
     if (!seen.insert(id).second)
       bad_model(model, "the id " + std::to_string(id) + " stands twice in vocab");
   }

@@ -1,11 +1,12 @@
 // Tokens to ids, and what every model of a tokenizer shares. Private.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -23,17 +24,26 @@ struct StringHash {
 class Vocabulary {
  public:
   Vocabulary() = default;
-  /// Keeps views into the list, which must stay where it is.
+  /// Keeps a view of the list, whose elements must stay where they are.
   /// @throws Error(bad_data) naming `model` if a token or an id stands twice.
   Vocabulary(const TokenList& list, std::string_view model);
   std::optional<int> id(std::string_view token) const {
-    const auto it = ids_.find(token);
-    return it == ids_.end() ? std::nullopt : std::optional<int>(it->second);
+    if (slots_.empty()) return std::nullopt;
+    const int32_t found = slots_[slot(token)];
+    return found < 0 ? std::nullopt : std::optional<int>(list_[static_cast<size_t>(found)].second);
   }
-  size_t size() const { return ids_.size(); }
+  size_t size() const { return list_.size(); }
 
  private:
-  std::unordered_map<std::string_view, int, StringHash, std::equal_to<>> ids_;
+  /// Where the token is, or would be: open addressing, half of the slots empty.
+  size_t slot(std::string_view token) const {
+    size_t i = StringHash()(token) & (slots_.size() - 1);
+    while (slots_[i] >= 0 && list_[static_cast<size_t>(slots_[i])].first != token)
+      i = (i + 1) & (slots_.size() - 1);
+    return i;
+  }
+  std::span<const std::pair<std::string, int>> list_;
+  std::vector<int32_t> slots_;  // places in the list, or -1
 };
 
 /// A character without a token: where it stands in the piece. The tokenizer makes the Error of it.
