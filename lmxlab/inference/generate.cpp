@@ -192,11 +192,12 @@ struct TokenStream::Impl {
         std::max<int64_t>(model.config().context, int64_t{longest} + core::kGrowth);
     cache.reserve(static_cast<int>(std::min(wanted, sensible)));
 
-    const kernels::WithActivations rounded(model.prompt_activations());
     for (int from = known; from < longest; from += options.prefill_chunk) {
       if (options.stop.stop_requested()) return false;
       const int to = std::min(longest, from + options.prefill_chunk);
       const auto piece = mx::slice(tokens, {0, from}, {rows, to});
+      const kernels::WithActivations rounded(
+          model.prompt_activations(int64_t{rows} * (to - from)));
       auto pass = model.make_pass(&cache);
       const auto hidden = model.transformer().hidden(piece, pass);
       if (to < longest) {

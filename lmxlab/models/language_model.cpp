@@ -144,8 +144,10 @@ DType LanguageModel::dtype() const {
 DType LanguageModel::activations() const {
   return activations_.value_or(kernels::fused(mx::float32) ? DType::f32 : dtype());
 }
-kernels::Activations LanguageModel::prompt_activations() const {
-  return activations_ == DType::f32 ? kernels::Activations::int16 : kernels::Activations::bf16;
+kernels::Activations LanguageModel::prompt_activations(int64_t tokens) const {
+  constexpr int64_t kLong = 128;  // below, exact products take a tenth of a second or two
+  return tokens < kLong || activations_ == DType::f32 ? kernels::Activations::int16
+                                                      : kernels::Activations::bf16;
 }
 
 core::Pass LanguageModel::make_pass(Cache* cache) const {
