@@ -20,11 +20,11 @@ void with(const io::Gguf& file, const std::string& key, F f) {
     with_context("[gguf] key " + (kPrefix + key), [&] { f(*value); });
 }
 
-int as_id(const io::GgufValue& value) {
-  const auto id = value.as_integer();
-  if (id < std::numeric_limits<int>::min() || id > std::numeric_limits<int>::max())
-    throw Error(Kind::bad_data, "the number " + std::to_string(id) + " is no token id");
-  return static_cast<int>(id);
+template <class T>
+T narrowed(int64_t value, const char* what) {
+  if (value < std::numeric_limits<T>::min() || value > std::numeric_limits<T>::max())
+    throw Error(Kind::bad_data, "the number " + std::to_string(value) + " is no " + what);
+  return static_cast<T>(value);
 }
 
 }  // namespace
@@ -42,7 +42,8 @@ GgufVocabulary read_gguf_vocabulary(const io::Gguf& file) {
     for (const double score : v.as_numbers()) out.scores.push_back(static_cast<float>(score));
   });
   with(file, "token_type", [&](const auto& v) {
-    for (const auto type : v.as_integers()) out.token_type.push_back(static_cast<int>(type));
+    for (const auto type : v.as_integers())
+      out.token_type.push_back(narrowed<int>(type, "token type"));
   });
   with(file, "merges", [&](const auto& v) {
     for (const auto merge : v.as_strings()) out.merges.emplace_back(merge);
@@ -56,7 +57,7 @@ GgufVocabulary read_gguf_vocabulary(const io::Gguf& file) {
         {"seperator", &GgufVocabulary::seperator_token_id},
         {"cls", &GgufVocabulary::cls_token_id}})
     with(file, std::string(key) + "_token_id",
-         [&, m = member](const auto& v) { out.*m = as_id(v); });
+         [&, m = member](const auto& v) { out.*m = narrowed<int>(v.as_integer(), "token id"); });
   using Flag = std::optional<bool> GgufVocabulary::*;
   for (const auto& [key, member] :
        {std::pair<const char*, Flag>("add_bos_token", &GgufVocabulary::add_bos_token),
@@ -65,8 +66,9 @@ GgufVocabulary read_gguf_vocabulary(const io::Gguf& file) {
         {"remove_extra_whitespaces", &GgufVocabulary::remove_extra_whitespaces}})
     with(file, key, [&, m = member](const auto& v) { out.*m = v.as_bool(); });
   with(file, "precompiled_charsmap", [&](const auto& v) {
-    for (const auto byte : v.as_integers())
-      out.precompiled_charsmap.push_back(static_cast<char>(byte));
+    for (const auto byte : v.as_integers())  // also stored as i8
+      out.precompiled_charsmap.push_back(static_cast<char>(
+          byte < 0 ? narrowed<signed char>(byte, "byte") : narrowed<unsigned char>(byte, "byte")));
   });
   return out;
 }

@@ -95,6 +95,9 @@ Bpe::Bpe(Data data)
     entries.emplace_back(token, *id);
   }
   frozen_ = ByteTrie(std::move(entries));
+  // Else a part could be longer than the whole, and taking tokens apart never end.
+  if (!data_.unused.empty() && !data_.continuing_subword_prefix.empty())
+    bad("unused tokens and a continuing_subword_prefix do not go together");
   for (const auto& token : data_.unused)
     if (const auto id = vocab_.id(token)) apart_.emplace(*id, std::pair(-1, -1));
   if (!apart_.empty())  // of the ways to make a token, the one whose parts come first
