@@ -27,28 +27,42 @@ export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}"
 # No input is larger than 16 KiB, and none takes more memory or time than this.
 limits=(-max_len=16384 -timeout=20 -rss_limit_mb=2048 -malloc_limit_mb=1024)
-passed=0 failed=0
-for target in "${targets[@]}"; do
-  log="$top/build/logs/fuzz-$target.log" program="build/fuzz/${target}_fuzz" given="tests/fuzz/corpus/$target"
-  kept="build/fuzz/corpus/$target" code=0 began=$SECONDS
-  dictionary=()
-  [ ! -e "tests/fuzz/$target.dict" ] || dictionary=("-dict=tests/fuzz/$target.dict")
+# replay_and_fuzz TARGET: 0, and a line that says what was done, if nothing was found.
+replay_and_fuzz() {
+  local target=$1 program="build/fuzz/${1}_fuzz" given="tests/fuzz/corpus/$1" kept="build/fuzz/corpus/$1" began=$SECONDS
+  local log="$top/build/logs/fuzz-$target.log" code=0 options=("${limits[@]}" "-artifact_prefix=$findings/$target-")
+  [ ! -e "tests/fuzz/$target.dict" ] || options+=("-dict=tests/fuzz/$target.dict")
   mkdir -p "$kept"
-  find "$given" -type f -print0 | sort -z | xargs -0 "$program" "${limits[@]}" -artifact_prefix="$findings/$target-" >"$log" 2>&1 || code=$?
+  find "$given" -type f -print0 | sort -z | xargs -0 "$program" "${options[@]}" >"$log" 2>&1 || code=$?
   if [ "$code" = 0 ] && [ "$seconds" != 0 ]; then
-    "$program" "${limits[@]}" "${dictionary[@]+"${dictionary[@]}"}" -artifact_prefix="$findings/$target-" \
-      -max_total_time="$seconds" -print_final_stats=1 -close_fd_mask=1 "$kept" "$given" >"$log" 2>&1 || code=$?
+    "$program" "${options[@]}" -max_total_time="$seconds" -print_final_stats=1 -close_fd_mask=1 "$kept" "$given" >"$log" 2>&1 || code=$?
   fi
-  if [ "$code" = 0 ]; then
-    passed=$((passed + 1))
-    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-    say "fuzz: $target: $(find "$given" -type f | wc -l) inputs${runs:+, $runs executions}, $((SECONDS - began)) s"
-    [ -z "${FUZZ_MERGE:-}" ] || quietly "merge-$target" "$program" -merge=1 "${limits[@]}" "$given" "$kept"
-  else
-    failed=$((failed + 1))
+  if [ "$code" != 0 ]; then
     tail -60 "$log" >&2
     printf 'error: the fuzz target %s failed; its log is %s, the input in %s\n' "$target" "$log" "$findings" >&2
+    return 1
   fi
+  local runs
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  say "fuzz: $target: $(find "$given" -type f | wc -l) inputs${runs:+, $runs executions}, $((SECONDS - began)) s"
+}
+
+# As many at a time as there are cores; each counts as one test.
+passed=0 failed=0 running=0
+finish_one() {
+  if wait -n; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+  running=$((running - 1))
+}
+for target in "${targets[@]}"; do
+  [ "$running" -lt "$(cores)" ] || finish_one
+  replay_and_fuzz "$target" &
+  running=$((running + 1))
 done
+while [ "$running" != 0 ]; do finish_one; done
+if [ -n "${FUZZ_MERGE:-}" ]; then
+  for target in "${targets[@]}"; do
+    quietly "fuzz-merge-$target" "build/fuzz/${target}_fuzz" -merge=1 "${limits[@]}" "tests/fuzz/corpus/$target" "build/fuzz/corpus/$target"
+  done
+fi
 printf '%s passed, %s failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

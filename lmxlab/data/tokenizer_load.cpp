@@ -80,8 +80,8 @@ void apply_config(Parts& parts, const Json& config) {
         throw Error(Kind::bad_data, "[tokenizer] tokenizer_config.json: added_tokens_decoder[\"" +
                                         number + "\"]: expected an id and its content");
       t.content = content->as_string();
-      const auto flag = [&](const char* key) {
-        const Json* j = value.find(key);
+      const auto flag = [&, &given = value](const char* key) {
+        const Json* j = given.find(key);
         return j && j->is_bool() && j->as_bool();
       };
       t.single_word = flag("single_word"), t.lstrip = flag("lstrip"), t.rstrip = flag("rstrip");

@@ -21,7 +21,7 @@ namespace lmxlab::fuzz {
 }
 
 /// Runs `read`. Our own mistakes and foreign exceptions are findings; so is a message that says
-/// nothing.
+/// nothing. With FUZZ_SHOW in the environment refusals are printed.
 /// @return  whether it was read
 template <class F>
 bool accepts(F&& read) {
@@ -29,6 +29,8 @@ bool accepts(F&& read) {
     read();
     return true;
   } catch (const Error& e) {
+    static const bool show = std::getenv("FUZZ_SHOW") != nullptr;
+    if (show) std::fprintf(stderr, "refused: %s\n", e.what());
     if (e.kind() == Kind::internal || e.kind() == Kind::canceled || !*e.what())
       finding(std::string(kind_name(e.kind())) + ": " + e.what());
   } catch (const std::exception& e) {
