@@ -132,7 +132,7 @@ def make_gguf():
                                         precompiled_charsmap=("[u8]", [])),
                              table | {"rope_factors_long.weight": ([2], 0, 8), "rope_factors_short.weight": ([2], 0, 8)}))
     for arch in ("gemma3", "starcoder2", "olmo2", "smollm3"):
-        put("gguf", arch, gguf(form(arch, rope__freq_base_swa=("f32", 1e4), attn_logit_softcapping=("f32", 50),
+        put("gguf", arch, gguf(form(arch, attention__key_length=("u32", 4), rope__freq_base_swa=("f32", 1e4), attn_logit_softcapping=("f32", 50),
                                     attention__layer_norm_epsilon=("f32", 1e-5), **norm),
                                table | {"rope_freqs.weight": ([2], 0, 8)}))
 

@@ -109,7 +109,8 @@ TEST(Toml, DepthOfKeysIsBounded) {
 
 // toml++ asserts of these that a key begins there.
 TEST(Toml, WhatIsNoKey) {
-  for (const char* text : {"[~", "[~]", "[[~t]]", "a.~ = 1"})
+  for (const char* text :
+       {"[~", "[~]", "[[~t]]", "a.~ = 1", "a = \u00E9", "\u00E9 = 1", "[\u00E9]"})
     EXPECT_EQ(parsing(text), Kind::bad_data) << text;
 }
 
