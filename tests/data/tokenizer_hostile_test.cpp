@@ -54,7 +54,7 @@ TEST(TokenizerHostile, DecodersThatDoubleEndlessly) {
     const std::vector<int> ids(8, 0);
     refused(Kind::resource, "decoders make the text", [&] { t.decode(ids); });
     // It can be used again.
-    EXPECT_EQ(t.decode(std::vector<int>{1}).find("b") != std::string::npos, step[10] == 'R');
+    EXPECT_EQ(t.decode(std::vector<int>{1}), "b");
   }
 }
 
