@@ -87,6 +87,11 @@ class Reader {
     if (table.shape.size() != 2)
       throw Error(Kind::bad_data, "[gguf] tensor token_embd.weight: expected 2 axes, got " +
                                       std::to_string(table.shape.size()));
+    if (const Json* depth = out_.find("num_hidden_layers");
+        depth && depth->as_integer() > static_cast<int64_t>(file_.tensors().size()))
+      throw Error(Kind::bad_data, "[gguf] key " + prefix_ + "block_count: " + depth->dump() +
+                                      " blocks, but the file has " +
+                                      std::to_string(file_.tensors().size()) + " tensors");
     out_["vocab_size"] = Json(table.shape[0]);
     out_["tie_word_embeddings"] = Json(!has("output.weight"));
     const bool biased = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias");

@@ -123,6 +123,17 @@ TEST(TokenizerHostile, TokensMadeOfThemselves) {
   refused(Kind::bad_data, "do not go together", [&] { Tokenizer::from_json(j); });
 }
 
+// "ab" is taken apart, and its "b" is a character without a token.
+TEST(TokenizerHostile, UnusedTokensOfUnknownCharacters) {
+  GgufVocabulary v;
+  v.model = "llama";
+  v.tokens = {"<unk>", "a", "ab"};
+  v.token_type = {2, 1, 5};
+  v.scores = {0, -1, -2};
+  v.add_space_prefix = false;
+  EXPECT_THAT(tokenizer_from_gguf(v).encode_ids("aba"), testing::ElementsAre(1, 0, 1));
+}
+
 // A search that just ends is no error, a thousand of them are.
 TEST(TokenizerHostile, PatternsThatAreSlowEachTime) {
   const Regex slow("(?:a+)+b");

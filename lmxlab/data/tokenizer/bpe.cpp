@@ -71,7 +71,7 @@ Bpe::Bpe(Data data)
       if (data_.late_fallback && !token.empty() && character_length(token, 0) == token.size()) {
         const int next = virtual_begin_ + static_cast<int>(virtual_ids.size());
         const auto [it, added] = virtual_ids.emplace(token, next);
-        if (added) put_character(token, next);
+        if (added) put_character(token, next), virtual_texts_.emplace_back(token);
         return it->second;
       }
       bad("merge " + std::to_string(i) + " (\"" + pair.first + "\", \"" + pair.second + "\"): \"" +
@@ -288,28 +288,38 @@ void Bpe::take_apart(int id, std::vector<int>& ids) const {
 void Bpe::finish(std::string_view piece, const std::vector<Symbol>& word,
                  std::vector<int>& ids) const {
   bool after_unk = false;
-  for (const Symbol& s : word) {
-    if (s.id >= 0 && s.id < virtual_begin_) {
-      if (apart_.empty())
-        ids.push_back(s.id);
-      else
-        take_apart(s.id, ids);
-      after_unk = false;
-      continue;
-    }
-    size_t length = 0;
-    const char32_t code = code_point(piece, s.start, length);
-    const std::string_view text = piece.substr(s.start, length);
+  const auto put_unknown = [&](std::string_view text, size_t start) {
     if (data_.byte_fallback && std::all_of(text.begin(), text.end(), [&](char c) {
           return byte_ids_[static_cast<unsigned char>(c)] >= 0;
         })) {
       for (const char c : text) ids.push_back(byte_ids_[static_cast<unsigned char>(c)]);
       after_unk = false;
     } else {
-      if (!data_.unk_token) throw UnknownSymbol{s.start, code};
+      size_t length = 0;
+      if (!data_.unk_token) throw UnknownSymbol{start, code_point(text, 0, length)};
       if (!after_unk || !data_.fuse_unk) ids.push_back(unknown_id());
       after_unk = true;
     }
+  };
+  std::vector<int> parts;
+  for (const Symbol& s : word) {
+    if (s.id >= 0 && s.id < virtual_begin_) {
+      parts.clear();
+      if (apart_.empty())
+        parts.push_back(s.id);
+      else
+        take_apart(s.id, parts);
+      for (const int id : parts) {
+        if (id >= virtual_begin_) {  // a character without a token
+          put_unknown(virtual_texts_[static_cast<size_t>(id - virtual_begin_)], s.start);
+          continue;
+        }
+        ids.push_back(id);
+        after_unk = false;
+      }
+      continue;
+    }
+    put_unknown(piece.substr(s.start, character_length(piece, s.start)), s.start);
   }
 }
 
