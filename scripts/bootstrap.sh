@@ -69,7 +69,7 @@ look_on_debian() {
   fi
   if [ -n "$fuzz" ]; then
     has clang++ || need clang
-    version=$(clang++ -dumpversion 2>/dev/null || apt-cache show clang 2>/dev/null | sed -n 's/^Version: 1:\([0-9]*\).*/\1/p' | head -1)
+    version=$(clang++ -dumpversion 2>/dev/null || apt-cache show clang 2>/dev/null | sed -n 's/^Version: 1:\([0-9]*\).*/\1/p' | head -1) || true
     version=${version:-14}
     [ -e "$(clang++ -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null || echo none)" ] ||
       need "libclang-rt-${version%%.*}-dev"

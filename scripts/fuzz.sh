@@ -26,7 +26,7 @@ mkdir -p "$findings" build/logs
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}"
 # No input is larger than 16 KiB, and none takes more memory or time than this.
-limits=(-max_len=16384 -timeout=20 -rss_limit_mb=2048 -malloc_limit_mb=1024)
+limits=(-max_len=16384 -timeout=60 -rss_limit_mb=2048 -malloc_limit_mb=1024)
 # replay_and_fuzz TARGET: 0, and a line that says what was done, if nothing was found.
 replay_and_fuzz() {
   local target=$1 program="build/fuzz/${1}_fuzz" given="tests/fuzz/corpus/$1" kept="build/fuzz/corpus/$1" began=$SECONDS
