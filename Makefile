@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ARGS ?=
 export PRESET
 
-.PHONY: run chat build test test-peers mlx peers compare install mac cuda arm64 asan tsan format format-check clean help
+.PHONY: run chat build test test-peers mlx peers compare install mac cuda arm64 asan tsan fuzz format format-check clean help
 
 run: ## install what is missing, build, train the default model, print a sample
 	@scripts/build.sh lmxlab_program
@@ -55,6 +55,10 @@ asan: ## the kernels' tests under the address and undefined-behaviour sanitizers
 tsan: export GTEST_FILTER ?= -*Agree*:Activation.Gated:Activation.InFloat*:Math.*:Peaks.*:Update.*Follow*:Sample.TokensOf*:Elementwise.CastsRound*:LinearCrossEntropy.Never*
 tsan: ## the kernels' tests under the thread sanitizer (all tests: PRESET=tsan make test)
 	@PRESET=tsan scripts/test.sh -R '^(base|config|kernels)$$'
+
+# TARGETS="gguf jinja": those alone; FUZZ_SECONDS=10: for each
+fuzz: ## feed made-up files to every reader under sanitizers, ten minutes each; FUZZ_SECONDS=10 TARGETS="gguf jinja"
+	@scripts/fuzz.sh $(TARGETS)
 
 format: ## clang-format over our sources
 	@scripts/format.sh

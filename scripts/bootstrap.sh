@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Installs what a build needs and the machine lacks, by the system's own package manager. Quick when nothing is missing.
-#   scripts/bootstrap.sh [--check] [arm64]     --check: say what is missing, install nothing; arm64: also what scripts/arm64.sh needs
+#   scripts/bootstrap.sh [--check] [arm64] [fuzz]     --check: say what is missing, install nothing; arm64, fuzz: also what the
+#   script of that name needs
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-check= arm64=
+check= arm64= fuzz=
 for word in "$@"; do
   case "$word" in
     --check) check=1 ;;
     arm64) arm64=1 ;;
-    *) printf 'error: unknown argument %s: expected --check or arm64.\n' "$word" >&2; exit 2 ;;
+    fuzz) fuzz=1 ;;
+    *) printf 'error: unknown argument %s: expected --check, arm64 or fuzz.\n' "$word" >&2; exit 2 ;;
   esac
 done
 
@@ -66,6 +68,13 @@ look_on_debian() {
     has aarch64-linux-gnu-g++ || need g++-aarch64-linux-gnu
     has qemu-aarch64 || need qemu-user
     [ -e /usr/src/googletest/CMakeLists.txt ] || need googletest
+  fi
+  if [ -n "$fuzz" ]; then
+    has clang++ || need clang
+    version=$(clang++ -dumpversion 2>/dev/null || apt-cache show clang 2>/dev/null | sed -n 's/^Version: 1:\([0-9]*\).*/\1/p' | head -1) || true
+    version=${version:-14}
+    [ -e "$(clang++ -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null || echo none)" ] ||
+      need "libclang-rt-${version%%.*}-dev"
   fi
 }
 

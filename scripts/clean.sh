@@ -3,4 +3,4 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 cd "$top"
-for folder in release dev ci asan tsan mac-cross cuda-check link-only pip-env logs; do rm -rf "build/$folder"; done
+for folder in release dev ci asan tsan fuzz mac-cross cuda-check link-only pip-env logs; do rm -rf "build/$folder"; done

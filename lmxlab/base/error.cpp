@@ -56,7 +56,9 @@ void Problems::raise(Kind kind, const std::string& headline) const {
   std::string text = headline;
   if (list_.size() == 1) throw Error(kind, text + ": " + list_[0]);
   text += " (" + std::to_string(list_.size()) + " problems):";
-  for (const auto& p : list_) text += "\n  " + p;
+  constexpr size_t kMostShown = 50;
+  for (size_t i = 0; i < list_.size() && i < kMostShown; ++i) text += "\n  " + list_[i];
+  if (list_.size() > kMostShown) text += "\n  and so on";
   throw Error(kind, text);
 }
 

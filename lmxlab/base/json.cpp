@@ -20,6 +20,7 @@ class JsonBuilder : public nlohmann::json_sax<Theirs> {
  public:
   Json root;
   std::string problem;
+  Json::Repeated repeated = Json::Repeated::last_counts;
 
   bool null() override { return put(Json()); }
   bool boolean(bool v) override { return put(Json(v)); }
@@ -68,26 +69,28 @@ class JsonBuilder : public nlohmann::json_sax<Theirs> {
   }
   bool close() {
     Json v = std::move(stack_.back());
-    if (v.is_object()) keep_last(v.as_object());
+    if (v.is_object() && !keep_last(v.as_object())) return false;
     stack_.pop_back(), keys_.pop_back();
     return put(std::move(v));
   }
-  /// Of members with one key the last value counts, as in Python and JavaScript.
-  static void keep_last(Json::Object& members) {
+  bool keep_last(Json::Object& members) {
     std::unordered_map<std::string_view, size_t> first;
     std::vector<bool> drop(members.size());
     bool any = false;
     for (size_t i = 0; i < members.size(); ++i) {
       const auto [at, fresh] = first.emplace(members[i].first, i);
       if (fresh) continue;
+      if (repeated == Json::Repeated::error)
+        return problem = "the key \"" + members[i].first + "\" stands twice", false;
       members[at->second].second = std::move(members[i].second);
       drop[i] = any = true;
     }
-    if (!any) return;
+    if (!any) return true;
     Json::Object kept;
     for (size_t i = 0; i < members.size(); ++i)
       if (!drop[i]) kept.push_back(std::move(members[i]));
     members = std::move(kept);
+    return true;
   }
   std::vector<Json> stack_;
   std::vector<std::string> keys_;
@@ -241,8 +244,9 @@ bool Json::operator==(const Json& other) const {
   return value_ == other.value_;
 }
 
-Json Json::parse(std::string_view text, const std::string& name) {
+Json Json::parse(std::string_view text, const std::string& name, Repeated repeated) {
   JsonBuilder builder;
+  builder.repeated = repeated;
   if (!Theirs::sax_parse(text.begin(), text.end(), &builder))
     throw Error(Kind::bad_data, name + " is not valid JSON: " + builder.problem);
   return std::move(builder.root);

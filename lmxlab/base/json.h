@@ -74,8 +74,12 @@ class Json {
   /// Equal as values; the order of an object's members does not matter.
   bool operator==(const Json& other) const;
 
+  /// What becomes of members with one key: the last counts, as in Python and JavaScript, or the
+  /// document is refused.
+  enum class Repeated { last_counts, error };
   /// @throws Error(bad_data) with `name` and the position.
-  static Json parse(std::string_view text, const std::string& name = "JSON");
+  static Json parse(std::string_view text, const std::string& name = "JSON",
+                    Repeated repeated = Repeated::last_counts);
   /// indent < 0: on one line. Always valid UTF-8: invalid bytes are replaced. NaN and infinities
   /// become null.
   std::string dump(int indent = -1) const;

@@ -35,11 +35,11 @@ void with(const io::Gguf& file, const std::string& key, F f) {
     with_context("[gguf] key " + (kPrefix + key), [&] { f(*value); });
 }
 
-int as_id(const io::GgufValue& value) {
-  const auto id = value.as_integer();
-  if (id < std::numeric_limits<int>::min() || id > std::numeric_limits<int>::max())
-    throw Error(Kind::bad_data, "the number " + std::to_string(id) + " is no token id");
-  return static_cast<int>(id);
+template <class T>
+T narrowed(int64_t value, const char* what) {
+  if (value < std::numeric_limits<T>::min() || value > std::numeric_limits<T>::max())
+    throw Error(Kind::bad_data, "the number " + std::to_string(value) + " is no " + what);
+  return static_cast<T>(value);
 }
 
 }  // namespace
@@ -57,18 +57,21 @@ GgufVocabulary read_gguf_vocabulary(const io::Gguf& file) {
     for (const double score : v.as_numbers()) out.scores.push_back(static_cast<float>(score));
   });
   with(file, "token_type", [&](const auto& v) {
-    for (const auto type : v.as_integers()) out.token_type.push_back(static_cast<int>(type));
+    for (const auto type : v.as_integers())
+      out.token_type.push_back(narrowed<int>(type, "token type"));
   });
   with(file, "merges", [&](const auto& v) {
     for (const auto merge : v.as_strings()) out.merges.emplace_back(merge);
   });
   for (const auto& [key, member] : kIds)
-    with(file, key, [&, m = member](const auto& v) { out.*m = as_id(v); });
+    with(file, key,
+         [&, m = member](const auto& v) { out.*m = narrowed<int>(v.as_integer(), "token id"); });
   for (const auto& [key, member] : kFlags)
     with(file, key, [&, m = member](const auto& v) { out.*m = v.as_bool(); });
   with(file, "precompiled_charsmap", [&](const auto& v) {
-    for (const auto byte : v.as_integers())
-      out.precompiled_charsmap.push_back(static_cast<char>(byte));
+    for (const auto byte : v.as_integers())  // also stored as i8
+      out.precompiled_charsmap.push_back(static_cast<char>(
+          byte < 0 ? narrowed<signed char>(byte, "byte") : narrowed<unsigned char>(byte, "byte")));
   });
   return out;
 }

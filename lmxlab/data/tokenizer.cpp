@@ -72,6 +72,8 @@ std::vector<std::string> patterns_of(const Parts& parts, bool normalized_ones) {
 
 }  // namespace
 
+constexpr size_t kFewIds = size_t{1} << 20, kIdsPerToken = 16;
+
 struct Tokenizer::State {
   State(Parts p, const Json& c)
       : parts(finished(std::move(p))),
@@ -86,6 +88,13 @@ struct Tokenizer::State {
     };
     each([&](const std::string&, int id) { largest = std::max(largest, id); });
     for (const auto& t : parts.added) largest = std::max(largest, t.id);
+    // A table by id is made, which a few tokens with far ids must not blow up.
+    size_t count = parts.added.size();
+    each([&](const std::string&, int) { ++count; });
+    if (static_cast<size_t>(largest + 1) > kFewIds + kIdsPerToken * count)
+      throw Error(Kind::bad_data, "[tokenizer] the largest id is " + std::to_string(largest) +
+                                      ", and there are only " + std::to_string(count) +
+                                      " tokens. The file is damaged; get it again.");
     tokens.resize(static_cast<size_t>(largest + 1));
     special.resize(tokens.size());
     each([&](const std::string& token, int id) { tokens[static_cast<size_t>(id)] = token; });

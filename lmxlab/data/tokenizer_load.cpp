@@ -65,7 +65,11 @@ void apply_config(Parts& parts, const Json& config) {
         });
       },
       parts.model);
-  for (const auto& t : parts.added) ids.emplace(t.content, t.id), names.emplace(t.id, t.content);
+  std::unordered_map<int, size_t> added_at;
+  for (size_t i = 0; i < parts.added.size(); ++i) {
+    const auto& t = parts.added[i];
+    ids.emplace(t.content, t.id), names.emplace(t.id, t.content), added_at.emplace(t.id, i);
+  }
   if (const Json* added = config.find("added_tokens_decoder"); added && added->is_object())
     for (const auto& [number, value] : added->as_object()) {
       AddedToken t;
@@ -76,16 +80,15 @@ void apply_config(Parts& parts, const Json& config) {
         throw Error(Kind::bad_data, "[tokenizer] tokenizer_config.json: added_tokens_decoder[\"" +
                                         number + "\"]: expected an id and its content");
       t.content = content->as_string();
-      const auto flag = [&](const char* key) {
-        const Json* j = value.find(key);
+      const auto flag = [&, &given = value](const char* key) {
+        const Json* j = given.find(key);
         return j && j->is_bool() && j->as_bool();
       };
       t.single_word = flag("single_word"), t.lstrip = flag("lstrip"), t.rstrip = flag("rstrip");
       t.normalized = flag("normalized"), t.special = flag("special");
-      const auto same = std::find_if(parts.added.begin(), parts.added.end(),
-                                     [&](const auto& a) { return a.id == t.id; });
-      if (same != parts.added.end()) {
-        *same = std::move(t);
+      const auto [same, fresh] = added_at.emplace(t.id, parts.added.size());
+      if (!fresh) {
+        parts.added[same->second] = std::move(t);
         continue;
       }
       const auto by_name = ids.find(t.content);

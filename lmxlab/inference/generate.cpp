@@ -196,8 +196,7 @@ struct TokenStream::Impl {
       if (options.stop.stop_requested()) return false;
       const int to = std::min(longest, from + options.prefill_chunk);
       const auto piece = mx::slice(tokens, {0, from}, {rows, to});
-      const kernels::WithActivations rounded(
-          model.prompt_activations(int64_t{rows} * (to - from)));
+      const kernels::WithActivations rounded(model.prompt_activations(int64_t{rows} * (to - from)));
       auto pass = model.make_pass(&cache);
       const auto hidden = model.transformer().hidden(piece, pass);
       if (to < longest) {

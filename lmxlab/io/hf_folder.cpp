@@ -3,6 +3,7 @@
 #include "lmxlab/base/json.h"
 
 #include <set>
+#include <unordered_map>
 
 namespace lmxlab::io {
 
@@ -21,16 +22,18 @@ Tensors read_folder(const fs::path& folder) {
   return with_context(index.string(), [&] {
     Tensors out;
     std::set<std::string> shards;
+    std::unordered_map<std::string_view, std::string_view> owners;
     for (const auto& [name, shard] : json.at("weight_map").as_object()) {
       const auto& file = shard.as_string();
       if (file.find('/') != std::string::npos)
         throw Error(Kind::bad_data, "[load] the shard \"" + file + "\" is outside the folder");
       shards.insert(file);
+      owners.emplace(name, file);
     }
     for (const auto& shard : shards)
       for (auto& [name, array] : SafeTensors(folder / shard).all()) {
-        const auto* owner = json.at("weight_map").find(name);
-        if (!owner || owner->as_string() != shard)
+        const auto owner = owners.find(name);
+        if (owner == owners.end() || owner->second != shard)
           throw Error(Kind::bad_data,
                       "[load] the tensor " + name + " in " + shard + " is not in the index");
         out.emplace(name, array);

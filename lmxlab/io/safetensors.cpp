@@ -56,7 +56,8 @@ SafeTensors::SafeTensors(const fs::path& path) : file_(std::make_shared<MappedFi
               " behind it. It is cut off, or no safetensors file.");
   data_ = 8 + length;
   const size_t available = text.size() - data_;
-  const auto header = Json::parse(text.substr(8, length), path.string() + ", header");
+  const auto header =
+      Json::parse(text.substr(8, length), path.string() + ", header", Json::Repeated::error);
   if (!header.is_object()) throw bad("its header is no object");
 
   for (const auto& [name, entry] : header.as_object()) {
@@ -92,8 +93,7 @@ SafeTensors::SafeTensors(const fs::path& path) : file_(std::make_shared<MappedFi
         throw Error(Kind::bad_data, "its shape needs " + std::to_string(elements * size) +
                                         " bytes, its range has " +
                                         std::to_string(info.end - info.begin));
-      if (!tensors_.emplace(tensor, std::move(info)).second)
-        throw Error(Kind::bad_data, "it is listed twice");
+      tensors_.emplace(tensor, std::move(info));
     });
   }
   std::vector<std::pair<size_t, size_t>> ranges;

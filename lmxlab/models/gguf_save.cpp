@@ -6,8 +6,8 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/kernels/quantize_blocks.h"
+#include "lmxlab/models/gguf_config.h"
 #include "lmxlab/models/gguf_mix.h"
-#include "lmxlab/models/gguf_model.h"
 #include "lmxlab/models/gguf_names.h"
 #include "lmxlab/models/rotary_order.h"
 

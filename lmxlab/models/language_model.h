@@ -87,8 +87,8 @@ class LanguageModel {
   /// the weights.
   DType activations() const;
   void set_activations(DType dtype) { activations_ = dtype; }
-  /// How a piece of a prompt of so many tokens meets packed weights: rounded to bfloat16 from 128 on,
-  /// where it takes half the time, unless set_activations chose float32. (docs/decisions/022)
+  /// How a piece of a prompt of so many tokens meets packed weights: rounded to bfloat16 from 128
+  /// on, where it takes half the time, unless set_activations chose float32. (docs/decisions/022)
   kernels::Activations prompt_activations(int64_t tokens) const;
   /// Numbers that the weights stand for, packed or not.
   int64_t parameter_count() const;

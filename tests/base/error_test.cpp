@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <new>
 #include <system_error>
 
@@ -73,6 +74,11 @@ TEST(Problems, OneOrManyOrNone) {
   const Error e = caught([&] { p.raise(Kind::mismatch, "head"); });
   EXPECT_EQ(e.kind(), Kind::mismatch);
   EXPECT_STREQ(e.what(), "head (2 problems):\n  a: wrong\n  b: wrong");
+  for (int i = 2; i < 1000; ++i) p.add("c: wrong");
+  const std::string many = caught([&] { p.raise(Kind::mismatch, "head"); }).what();
+  EXPECT_TRUE(many.starts_with("head (1000 problems):\n  a: wrong")) << many;
+  EXPECT_TRUE(many.ends_with("  c: wrong\n  and so on")) << many;
+  EXPECT_EQ(std::count(many.begin(), many.end(), '\n'), 51);
 }
 
 }  // namespace

@@ -107,6 +107,13 @@ TEST(Toml, DepthOfKeysIsBounded) {
   EXPECT_NO_THROW(parse_toml("a.b.c.d.e.f.g.h = 1"));
 }
 
+// toml++ asserts of these that a key begins there.
+TEST(Toml, WhatIsNoKey) {
+  for (const char* text :
+       {"[~", "[~]", "[[~t]]", "a.~ = 1", "a = \u00E9", "\u00E9 = 1", "[\u00E9]"})
+    EXPECT_EQ(parsing(text), Kind::bad_data) << text;
+}
+
 TEST(Toml, ErrorsNameTheFileAndThePlace) {
   try {
     parse_toml("a = 1\nb = oops\n", "recipe.toml");

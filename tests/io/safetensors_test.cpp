@@ -115,6 +115,9 @@ TEST(SafeTensors, NamesWhatIsWrong) {
               8))
           .find("share"),
       std::string::npos);
+  const std::string one = R"("w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
+  EXPECT_NE(message(file("{" + one + "," + one + "}", 1)).find("the key \"w\" stands twice"),
+            std::string::npos);
 }
 
 TEST(HfFolder, ReadsShards) {

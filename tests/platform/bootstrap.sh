@@ -31,6 +31,9 @@ run bare
 [ "$code" = 7 ] || wrong "no apt-get: expected exit code 7, got $code: $output"
 says "no apt-get here" "no apt-get"
 
+run bare fuzz
+says "missing: cmake ninja-build clang libclang-rt-14-dev" "fuzz"
+
 # A user without sudo, then with one that wants a password nobody can type, then one that works.
 cp -a "$work/bare" "$work/user"
 rm "$work/user/id"

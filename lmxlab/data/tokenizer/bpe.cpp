@@ -56,6 +56,9 @@ Bpe::Bpe(Data data)
     entries.emplace_back(token, *id);
   }
   frozen_ = ByteTrie(std::move(entries));
+  // Else a part could be longer than the whole, and taking tokens apart never end.
+  if (!data_.unused.empty() && !data_.continuing_subword_prefix.empty())
+    bad("unused tokens and a continuing_subword_prefix do not go together");
   for (const auto& token : data_.unused)
     if (const auto id = vocab_.id(token)) apart_.emplace(*id, std::pair(-1, -1));
   if (!apart_.empty())  // of the ways to make a token, the one whose parts come first
@@ -89,9 +92,9 @@ void Bpe::read_merges() {
   merges_.reserve(count);
   std::unordered_map<std::string, int> virtual_ids;
   const auto virtual_id = [&](std::string_view character) {
-    const int next = virtual_begin_ + static_cast<int>(virtual_.size());
+    const int next = virtual_begin_ + static_cast<int>(virtual_texts_.size());
     const auto [it, added] = virtual_ids.emplace(character, next);
-    if (added) put_character(virtual_.emplace_back(character), next);
+    if (added) put_character(virtual_texts_.emplace_back(character), next);
     return it->second;
   };
   const auto add = [&](size_t i, int left, int right, int result) {
@@ -141,7 +144,7 @@ void Bpe::read_merges() {
 std::vector<std::string_view> Bpe::texts() const {
   std::vector<std::string_view> out(static_cast<size_t>(virtual_begin_));
   for (const auto& [token, id] : data_.vocab) out[static_cast<size_t>(id)] = token;
-  out.insert(out.end(), virtual_.begin(), virtual_.end());
+  out.insert(out.end(), virtual_texts_.begin(), virtual_texts_.end());
   return out;
 }
 
@@ -336,28 +339,38 @@ void Bpe::take_apart(int id, std::vector<int>& ids) const {
 void Bpe::finish(std::string_view piece, const std::vector<Symbol>& word,
                  std::vector<int>& ids) const {
   bool after_unk = false;
-  for (const Symbol& s : word) {
-    if (s.id >= 0 && s.id < virtual_begin_) {
-      if (apart_.empty())
-        ids.push_back(s.id);
-      else
-        take_apart(s.id, ids);
-      after_unk = false;
-      continue;
-    }
-    size_t length = 0;
-    const char32_t code = code_point(piece, s.start, length);
-    const std::string_view text = piece.substr(s.start, length);
+  const auto put_unknown = [&](std::string_view text, size_t start) {
     if (data_.byte_fallback && std::all_of(text.begin(), text.end(), [&](char c) {
           return byte_ids_[static_cast<unsigned char>(c)] >= 0;
         })) {
       for (const char c : text) ids.push_back(byte_ids_[static_cast<unsigned char>(c)]);
       after_unk = false;
     } else {
-      if (!data_.unk_token) throw UnknownSymbol{s.start, code};
+      size_t length = 0;
+      if (!data_.unk_token) throw UnknownSymbol{start, code_point(text, 0, length)};
       if (!after_unk || !data_.fuse_unk) ids.push_back(unknown_id());
       after_unk = true;
     }
+  };
+  std::vector<int> parts;
+  for (const Symbol& s : word) {
+    if (s.id >= 0 && s.id < virtual_begin_) {
+      parts.clear();
+      if (apart_.empty())
+        parts.push_back(s.id);
+      else
+        take_apart(s.id, parts);
+      for (const int id : parts) {
+        if (id >= virtual_begin_) {  // a character without a token
+          put_unknown(virtual_texts_[static_cast<size_t>(id - virtual_begin_)], s.start);
+          continue;
+        }
+        ids.push_back(id);
+        after_unk = false;
+      }
+      continue;
+    }
+    put_unknown(piece.substr(s.start, character_length(piece, s.start)), s.start);
   }
 }
 

@@ -123,7 +123,7 @@ class Bpe {
   int unk_ = -1;
   bool words_ = false;     // U+2581 behind another character is in no token: words are independent
   int virtual_begin_ = 0;  // ids from here on are characters that only merges know
-  std::vector<std::string> virtual_;
+  std::vector<std::string> virtual_texts_;  // of the ids from there
   ByteTrie frozen_;
   std::unordered_map<int, std::pair<int, int>> apart_;
   std::unique_ptr<std::array<Shard, kShards>> cache_;

@@ -10,16 +10,32 @@
 namespace lmxlab::data {
 namespace {
 
+// A stage may make its text longer, and a chain of them without end: what each may give in all
+// grows with what came into the first.
+struct Allowance {
+  static constexpr size_t kFirst = size_t{1} << 20, kPerByte = 64;
+  size_t bytes = kFirst;
+};
+
 class Stage : public Sink {
  public:
   explicit Stage(Sink& next) : next_(next) {}
-  void finish() override { next_.finish(); }
+  void finish() override {
+    given_ = 0;
+    next_.finish();
+  }
+  void allow(const Allowance& allowance) { allowance_ = &allowance; }
 
  protected:
-  void emit(std::string_view part, bool begins) { next_.push(part, begins); }
+  void emit(std::string_view part, bool begins) {
+    check_length(given_ += part.size(), allowance_->bytes);
+    next_.push(part, begins);
+  }
 
  private:
   Sink& next_;
+  const Allowance* allowance_ = nullptr;
+  size_t given_ = 0;
 };
 
 // For decoders that look at whole tokens. Parts of one (`fragments`) are gathered until the next
@@ -390,11 +406,11 @@ class SpacedStage : public Stage {
 };
 
 // `fragments`: its tokens may come in parts, since a stage before it joins them.
-std::unique_ptr<Sink> make_stage(const Decoder& decoder, Sink& next, bool fragments) {
+std::unique_ptr<Stage> make_stage(const Decoder& decoder, Sink& next, bool fragments) {
   struct Make {
     Sink& next;
     bool fragments;
-    using Made = std::unique_ptr<Sink>;
+    using Made = std::unique_ptr<Stage>;
     Made operator()(const ByteLevel&) { return std::make_unique<ByteLevelStage>(next, fragments); }
     Made operator()(const ByteFallback&) {
       return std::make_unique<ByteFallbackStage>(next, fragments);
@@ -420,8 +436,9 @@ std::unique_ptr<Sink> make_stage(const Decoder& decoder, Sink& next, bool fragme
 
 struct DecoderChain::End : Sink {
   std::string text;
+  Allowance allowance;
   void push(std::string_view part, bool) override { text += part; }
-  void finish() override {}
+  void finish() override { allowance = {}; }
 };
 
 DecoderChain::DecoderChain(const std::vector<Decoder>& decoders) : end_(std::make_unique<End>()) {
@@ -432,7 +449,9 @@ DecoderChain::DecoderChain(const std::vector<Decoder>& decoders) : end_(std::mak
                    std::holds_alternative<StripDecoder>(decoders[i - 1]);
   Sink* next = end_.get();
   for (size_t i = decoders.size(); i-- > 0;) {
-    stages_.push_back(make_stage(decoders[i], *next, fragments[i]));
+    auto stage = make_stage(decoders[i], *next, fragments[i]);
+    stage->allow(end_->allowance);
+    stages_.push_back(std::move(stage));
     next = stages_.back().get();
   }
 }
@@ -440,6 +459,7 @@ DecoderChain::DecoderChain(const std::vector<Decoder>& decoders) : end_(std::mak
 DecoderChain::~DecoderChain() = default;
 
 void DecoderChain::push(std::string_view token) {
+  end_->allowance.bytes += Allowance::kPerByte * (token.size() + 1);
   if (stages_.empty())
     end_->push(token, true);
   else

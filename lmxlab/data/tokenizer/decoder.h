@@ -60,6 +60,7 @@ class DecoderChain {
   ~DecoderChain();
   DecoderChain(const DecoderChain&) = delete;
   DecoderChain& operator=(const DecoderChain&) = delete;
+  /// @throws Error(resource) if the decoders make the text far longer than its tokens.
   void push(std::string_view token);
   void finish();
   /// The text since the last call: whole characters.

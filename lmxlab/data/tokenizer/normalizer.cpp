@@ -149,6 +149,7 @@ void Precompiled::apply(Normalized& n) const {
   const auto rule = [&](size_t begin, size_t end) {
     const auto match = map->shortest(text.substr(begin, end - begin));
     if (match.length > 0) out += match.replacement;
+    check_length(out.size(), n.limit);
     return match.length > 0;
   };
   for (size_t at = 0; at < text.size();) {
@@ -241,6 +242,7 @@ void SentencePieceNormalizer::apply(Normalized& n) const {
           out += space;
         else
           out += c;
+      check_length(out.size(), n.limit);
       after_space = remove_extra_whitespaces && part.ends_with(' ');
     }
   }
@@ -259,10 +261,10 @@ void normalize(const std::vector<Normalizer>& steps, Normalized& n) {
 
 void check_length(size_t bytes, size_t limit) {
   if (bytes > limit)
-    throw Error(Kind::resource, "[tokenizer] the normalizers and pre-tokenizers make the text " +
-                                    std::to_string(bytes) + " bytes long: expected " +
-                                    std::to_string(limit) +
-                                    " at most, 64 times what it was. Use another tokenizer.");
+    throw Error(Kind::resource,
+                "[tokenizer] the normalizers, pre-tokenizers or decoders make the text " +
+                    std::to_string(bytes) + " bytes long: expected " + std::to_string(limit) +
+                    " at most, 64 times what it was. Use another tokenizer.");
 }
 
 }  // namespace lmxlab::data

@@ -191,7 +191,11 @@ PreTokenizer read_pre_tokenizer(const Json& j, const std::string& type, const st
 
 std::vector<Template::Item> read_items(const Json& j, const std::string& path, const Template& t) {
   std::vector<Template::Item> out;
+  size_t ids = 0;  // a short list could put a long token again and again
   for (const Json& item : Reader::list_of(j, path)) {
+    constexpr size_t kMostItems = 256, kMostIds = size_t{1} << 16;
+    if (out.size() == kMostItems || ids > kMostIds)
+      bad_place(path, "expected 256 items and 65536 ids at most, got more");
     const Reader piece(item, path + "." + std::to_string(out.size()), {"SpecialToken", "Sequence"});
     const bool special = piece.get("SpecialToken") != nullptr;
     const char* key = special ? "SpecialToken" : "Sequence";
@@ -201,8 +205,9 @@ std::vector<Template::Item> read_items(const Json& j, const std::string& path, c
     if (inner.get("type_id")) entry.type_id = inner.id("type_id");
     if (special) {
       entry.token = id;
-      if (!t.find(id))
-        bad_place(piece.path(), "the token \"" + id + "\" is not among special_tokens");
+      const auto* found = t.find(id);
+      if (!found) bad_place(piece.path(), "the token \"" + id + "\" is not among special_tokens");
+      ids += found->ids.size();
     } else if (id == "A" || id == "B") {
       entry.second = id == "B";
     } else {

@@ -7,7 +7,7 @@
 namespace lmxlab::data {
 namespace {
 
-constexpr size_t kLongestPadding = size_t{1} << 30;
+constexpr size_t kLongestPadding = size_t{1} << 30, kMostPaddingBytes = size_t{1} << 28;
 
 void append(Encoding& to, const Encoding& from) {
   to.ids.insert(to.ids.end(), from.ids.begin(), from.ids.end());
@@ -163,6 +163,11 @@ void pad(const Padding& p, Encoding& e) {
   }
   if (length <= e.ids.size()) return;
   const size_t more = length - e.ids.size();
+  const size_t each = 2 * sizeof(int) + sizeof(std::string) + p.token.size();
+  if (more > kMostPaddingBytes / each)
+    throw Error(Kind::resource, "[tokenizer] padding with " + std::to_string(more) +
+                                    " tokens takes more than 256 MiB. Mend the tokenizer's "
+                                    "padding section.");
   const auto fill = [&](auto& list, const auto& value) {
     list.insert(p.left ? list.begin() : list.end(), more, value);
   };

@@ -367,7 +367,6 @@ struct Scratch {
   pcre2_jit_stack* stack = pcre2_jit_stack_create(64 << 10, 8 << 20, nullptr);
   Scratch() {
     if (!data || !context) throw std::bad_alloc();
-    pcre2_set_match_limit(context, 50'000'000);
     pcre2_set_heap_limit(context, 256 << 10);  // KiB
     if (stack) pcre2_jit_stack_assign(context, nullptr, stack);
   }
@@ -397,6 +396,11 @@ std::string ruby_of_rust(std::string_view pattern) {
 Regex::Regex(std::string_view pattern) : pattern_(pattern) {
   if (const size_t bad = invalid_utf8_at(pattern); bad != std::string_view::npos)
     throw Error(Kind::bad_data, "[regex] the pattern is not UTF-8 at byte " + std::to_string(bad));
+  constexpr size_t kLongest = size_t{1} << 16;
+  if (pattern.size() > kLongest)
+    throw Error(Kind::unsupported, "[regex] a pattern of " + std::to_string(pattern.size()) +
+                                       " bytes: expected " + std::to_string(kLongest) +
+                                       " at most. Simplify it.");
   const std::string perl = translate_regex(pattern);
   int error = 0;
   PCRE2_SIZE at = 0;
@@ -417,16 +421,29 @@ Regex::Regex(std::string_view pattern) : pattern_(pattern) {
   code_ = std::move(compiled);
 }
 
-bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end) const {
+bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end,
+                 uint64_t& effort) const {
   thread_local Scratch scratch;
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data() ? text.data() : "");
-  int found = code_->jit ? pcre2_jit_match(code_->code, subject, text.size(), from, 0, scratch.data,
-                                           scratch.context)
-                         : pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK,
-                                       scratch.data, scratch.context);
-  if (found == PCRE2_ERROR_JIT_STACKLIMIT)
-    found = pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
-                        scratch.data, scratch.context);
+  int found = PCRE2_ERROR_MATCHLIMIT;
+  // An easy search costs no more than this; what a harder one uses cannot be asked for, so it is
+  // tried with more and more, and pays for the last try.
+  constexpr uint64_t kEasy = 2'000, kMore = 8, kMost = uint64_t{1} << 31;
+  for (uint64_t limit = kEasy; found == PCRE2_ERROR_MATCHLIMIT; limit *= kMore) {
+    if (limit > kEasy) {
+      limit = std::min({limit, effort, kMost});
+      if (limit == 0) break;
+      effort -= limit;
+    }
+    pcre2_set_match_limit(scratch.context, static_cast<uint32_t>(limit));
+    found = code_->jit ? pcre2_jit_match(code_->code, subject, text.size(), from, 0, scratch.data,
+                                         scratch.context)
+                       : pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK,
+                                     scratch.data, scratch.context);
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT)
+      found = pcre2_match(code_->code, subject, text.size(), from,
+                          PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, scratch.data, scratch.context);
+  }
   if (found == PCRE2_ERROR_NOMATCH) return false;
   if (found < 0)
     throw Error(Kind::resource,
@@ -441,7 +458,8 @@ bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end)
 void Regex::matches(std::string_view text, std::vector<Match>& out) const {
   constexpr size_t kNone = static_cast<size_t>(-1);
   size_t from = 0, last = kNone, begin = 0, end = 0;
-  while (from <= text.size() && find(text, from, begin, end)) {
+  uint64_t effort = effort_for(text.size());
+  while (from <= text.size() && find(text, from, begin, end, effort)) {
     if (begin < end || end != last) {
       out.push_back({begin, end});
       from = last = end;
@@ -455,10 +473,11 @@ void Regex::matches(std::string_view text, std::vector<Match>& out) const {
 
 void Regex::cut(std::string_view text, size_t base, std::vector<size_t>& ends) const {
   size_t done = 0, from = 0, begin = 0, end = 0;
+  uint64_t effort = effort_for(text.size());
   const auto piece = [&](size_t upto) {
     if (upto > done) ends.push_back(base + upto), done = upto;
   };
-  while (from <= text.size() && find(text, from, begin, end)) {
+  while (from <= text.size() && find(text, from, begin, end, effort)) {
     piece(begin), piece(end);
     from = end;
     if (end <= begin) {  // an empty match cuts, and the search goes on behind the next character

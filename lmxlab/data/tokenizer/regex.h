@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,14 +17,25 @@ class Regex {
   /// Where Ruby and Perl differ (\s, \w, \b, \h, scripts, classes in classes, {n,m}+), Ruby's
   /// meaning is kept.
   /// @throws Error(bad_data) with the position if it does not compile, Error(unsupported) naming a
-  ///         construct whose Ruby meaning has no counterpart here.
+  ///         construct whose Ruby meaning has no counterpart here, or if it is longer than 64 KiB.
   explicit Regex(std::string_view pattern);
 
   const std::string& pattern() const { return pattern_; }
 
+  /// How much backtracking the hard searches of one text may use together: seconds, and a part
+  /// that grows with the text.
+  static constexpr uint64_t effort_for(size_t bytes) {
+    return 50'000'000 + 64 * static_cast<uint64_t>(bytes);
+  }
+
   /// The first match at or after `from`. `text` must be valid UTF-8: it is not looked at again.
-  /// @throws Error(resource) if the pattern needs more backtracking than the limit.
-  bool find(std::string_view text, size_t from, size_t& begin, size_t& end) const;
+  /// @param effort  what is left for this text; a search that is not easy takes from it.
+  /// @throws Error(resource) if the pattern needs more backtracking than that.
+  bool find(std::string_view text, size_t from, size_t& begin, size_t& end, uint64_t& effort) const;
+  bool find(std::string_view text, size_t from, size_t& begin, size_t& end) const {
+    uint64_t effort = effort_for(text.size());
+    return find(text, from, begin, end, effort);
+  }
 
   struct Match {
     size_t begin, end;

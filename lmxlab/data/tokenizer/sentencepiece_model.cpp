@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 namespace lmxlab::data {
 namespace {
@@ -198,6 +199,7 @@ Parts parts_of_sentencepiece(const SentencePieceModel& model) {
     const auto& p = model.pieces[i];
     const int id = static_cast<int>(i);
     if (p.text.empty()) bad("piece " + std::to_string(i) + " is empty");
+    if (!std::isfinite(p.score)) bad("the score of piece " + std::to_string(i) + " is no number");
     if (p.type == Type::user_defined)
       user_defined.push_back(id), normalizer.kept.push_back(p.text);
     else if (p.type != Type::normal)

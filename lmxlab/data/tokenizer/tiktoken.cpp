@@ -12,6 +12,7 @@
 #include <cctype>
 #include <charconv>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace lmxlab::data {
 namespace {
@@ -157,15 +158,15 @@ Parts parts_from_tekken(const Json& root, const TiktokenRules& rules) {
   }
   if (const Json* list = root.find("special_tokens"); list && !list->is_null()) {
     const std::string where = inside(path, "special_tokens");
+    std::unordered_set<int> given;
+    for (const auto& s : used.special_tokens) given.insert(s.second);
     for (const Json& item : Reader::list_of(*list, where)) {
       const int id = Reader::id_of(member(item, "rank", where), where);
       const std::string& name = Reader::text_of(member(item, "token_str", where), where);
-      const bool given = std::any_of(used.special_tokens.begin(), used.special_tokens.end(),
-                                     [&](const auto& s) { return s.second == id; });
       if (id >= special)
         bad_place(where, "expected an id below " + std::to_string(special) + ", got " +
                              std::to_string(id));
-      if (!given) used.special_tokens.emplace_back(name, id);
+      if (given.insert(id).second) used.special_tokens.emplace_back(name, id);
     }
   }
   return parts_of_ranks(ranked, special, used);
