@@ -5,6 +5,7 @@
 #include "lmxlab/base/error.h"
 #include "lmxlab/base/json.h"
 
+#include <chrono>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -17,6 +18,7 @@ struct ClosedPipe {};
 
 struct Context {
   std::string program = "lmxlab";  // as it was called, for what to type next
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   bool json = false, quiet = false;
   bool terminal = false;  // standard error is one
   bool colour = false;    // and takes colours

@@ -5,9 +5,11 @@
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/sampling_arguments.h"
 #include "lmxlab/inference/generate.h"
+#include "lmxlab/kernels/machine.h"
 
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 
 namespace lmxlab::cli {
@@ -154,6 +156,8 @@ class Generate : public Command {
     if (echo && !shown.empty()) std::fputs(context.styled("1", shown).c_str(), stderr);
     GenerateStats stats;
     std::string last;
+    const std::chrono::duration<double> loading =
+        std::chrono::steady_clock::now() - context.started;
     const auto g = generate_long(
         m.model, prompt, options, tokenizer,
         [&](const TokenEvent& e) {
@@ -172,6 +176,8 @@ class Generate : public Command {
     draws_.write_cache(m.model, kept);
     if (context.json) {
       Json out = result(g, stats, tokenizer != nullptr);
+      out["start_to_first_token_s"] = Json(loading.count() + stats.time_to_first_token_s);
+      out["resident_bytes"] = Json(kernels::peak_resident());
       if (draws_.prompt_cache) out["reused_tokens"] = Json(stats.reused_tokens);
       if (g.reason == StopReason::canceled)
         out["error"] = Json::object({{"kind", Json("canceled")}, {"message", Json("interrupted")}});
@@ -179,11 +185,17 @@ class Generate : public Command {
     } else {
       if (last.empty() || last.back() != '\n') context.print("\n");
       context.flush();
-      char line[160];
-      std::snprintf(line, sizeof line, "%d prompt tokens, %.0f/s; %zu generated, %.0f/s; %s",
+      char line[240];
+      std::snprintf(line, sizeof line,
+                    "%d prompt tokens, %.0f/s; %zu generated, %.0f/s; first %.2f s after the "
+                    "start; %s of arrays",
                     g.prompt_tokens, stats.prefill_tokens_per_s, g.tokens.size(),
-                    stats.decode_tokens_per_s, human_bytes(double(stats.peak_bytes)).c_str());
-      context.log(context.styled("2", std::string(line) + "; ended by " + enum_name(g.reason)));
+                    stats.decode_tokens_per_s, loading.count() + stats.time_to_first_token_s,
+                    human_bytes(double(stats.peak_bytes)).c_str());
+      const auto resident = kernels::peak_resident();  // 0 where the system does not tell
+      context.log(context.styled(
+          "2", line + (resident > 0 ? ", " + human_bytes(double(resident)) + " resident" : "") +
+                   "; ended by " + enum_name(g.reason)));
     }
     if (g.reason == StopReason::canceled) return interrupted(context);
     return 0;
