@@ -332,6 +332,10 @@ TEST(Gguf, SentencePieceAndBert) {
   t5.token_type = {3, 3, 2, 1, 1, 1, 1};
   t5.scores = {0, 0, 0, -2, -3, -4, -3};
   t5.eos_token_id = 1;
+  auto twice = t5;
+  twice.tokens[3] = "a";
+  EXPECT_THAT(error_of([&] { tokenizer_from_gguf(twice); }).what(),
+              HasSubstr("\"a\" stands twice"));
   EXPECT_THAT(tokenizer_from_gguf(t5).encode_ids("a b", {.add_special = true}),
               ElementsAre(5, 3, 6, 1));
 }

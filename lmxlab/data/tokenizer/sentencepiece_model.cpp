@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <unordered_set>
 
 namespace lmxlab::data {
 namespace {
@@ -218,6 +219,9 @@ Parts parts_of_sentencepiece(const SentencePieceModel& model) {
   normalizer.index_kept();
   if (model.kind == SentencePieceModel::Kind::unigram) {
     Unigram::Data data;
+    std::unordered_set<std::string_view> seen;  // BPE's vocabulary looks itself
+    for (const auto& p : model.pieces)
+      if (!seen.insert(p.text).second) bad("the piece \"" + p.text + "\" stands twice");
     for (const auto& p : model.pieces) data.vocab.push_back({p.text, p.score});
     data.unk_id = unk;
     data.byte_fallback = model.byte_fallback;
