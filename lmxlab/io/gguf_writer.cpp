@@ -57,8 +57,7 @@ std::string padding(size_t n) {
 
 }  // namespace
 
-void GgufWriter::set(const std::string& key, const GgufField& value) {
-  auto bytes = bytes_of(value);
+void GgufWriter::put(const std::string& key, std::string bytes) {
   const auto it =
       std::find_if(fields_.begin(), fields_.end(), [&](const auto& f) { return f.first == key; });
   if (it == fields_.end())
@@ -66,12 +65,11 @@ void GgufWriter::set(const std::string& key, const GgufField& value) {
   else
     it->second = std::move(bytes);
 }
-
+void GgufWriter::set(const std::string& key, const GgufField& value) {
+  put(key, bytes_of(value));
+}
 void GgufWriter::set(const std::string& key, const GgufValue& value) {
-  set(key, uint32_t{0});
-  std::find_if(fields_.begin(), fields_.end(), [&](const auto& f) {
-    return f.first == key;
-  })->second = value.bytes();
+  put(key, value.bytes());
 }
 
 void GgufWriter::add(const std::string& name, const GgmlType& type, const mx::Shape& shape) {

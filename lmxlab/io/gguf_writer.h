@@ -45,6 +45,7 @@ class GgufWriter {
     mx::Shape shape;
     size_t bytes;
   };
+  void put(const std::string& key, std::string bytes);
   std::string header() const;
 
   std::vector<std::pair<std::string, std::string>> fields_;  // the value's type and bytes

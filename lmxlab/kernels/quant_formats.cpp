@@ -1,5 +1,7 @@
 #include "lmxlab/kernels/quant_formats.h"
 
+#include "lmxlab/kernels/e2m1.h"
+
 #include <mlx/types/half_types.h>
 
 #include <array>
@@ -128,9 +130,8 @@ void dequantize_block(QuantFormat format, const uint8_t* p, T* to) {
     case QuantFormat::q5_k: return q5_k(p, to);
     case QuantFormat::q6_k: return q6_k(p, to);
     case QuantFormat::mxfp4: {
-      static constexpr int kTwice[] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
       const T half_scale = std::ldexp(T(1), p[0] - 128);  // e8m0; the table is twice the values
-      for (int k = 0; k < 32; k++) to[k] = half_scale * T(kTwice[nibble(p + 1, k)]);
+      for (int k = 0; k < 32; k++) to[k] = half_scale * T(kE2m1Twice[nibble(p + 1, k)]);
       break;
     }
     case QuantFormat::affine: break;

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/e2m1.h"
 #include "lmxlab/kernels/quantize_k_blocks.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -81,7 +82,6 @@ void q8_0(const float* x, uint8_t* to) {
 
 // A power of two a block, and the nearest of 16 small floats each; the lower index of two as near.
 void mxfp4(const float* x, uint8_t* to) {
-  static constexpr int kTwice[] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
   const float most = std::abs(largest(x, 32));
   const int e = most > 0 ? std::clamp(std::ilogb(most) - 2 + 127, 0, 254) : 0;
   const float half_scale = std::ldexp(1.0f, e - 128);
@@ -89,7 +89,7 @@ void mxfp4(const float* x, uint8_t* to) {
   for (int k = 0; k < 32; k++) {
     float least = INFINITY;
     for (int i = 0; i < 16; i++) {
-      const float off = std::abs(half_scale * static_cast<float>(kTwice[i]) - x[k]);
+      const float off = std::abs(half_scale * static_cast<float>(kE2m1Twice[i]) - x[k]);
       if (off < least) least = off, q[k] = i;
     }
   }

@@ -3,6 +3,7 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/data/gguf_vocabulary.h"
 #include "lmxlab/data/tokenizer/base64.h"
+#include "tests/support/error_of.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -22,16 +23,7 @@ std::vector<int> ints(const Json& list) {
   return out;
 }
 
-template <class F>
-Error error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "expected an Error";
-  return Error(Kind::internal, "none");
-}
+using test::error_of;
 
 std::string stream(const Tokenizer& t, const std::vector<int>& ids) {
   StreamDecoder decoder(t);

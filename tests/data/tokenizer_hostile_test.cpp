@@ -2,6 +2,7 @@
 #include "lmxlab/data/gguf_vocabulary.h"
 #include "lmxlab/data/tokenizer/base64.h"
 #include "lmxlab/data/tokenizer/regex.h"
+#include "tests/support/error_of.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,16 +14,7 @@ namespace {
 
 using testing::HasSubstr;
 
-template <class F>
-Error error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "expected an Error";
-  return Error(Kind::internal, "none");
-}
+using test::error_of;
 
 // `body` is refused with this kind, in these words.
 template <class F>

@@ -1,6 +1,7 @@
 #include "lmxlab/data/tokenizer.h"
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "tests/support/error_of.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -49,16 +50,7 @@ struct Folder {
   ~Folder() { fs::remove_all(path); }
 };
 
-template <class F>
-Error error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "expected an Error";
-  return Error(Kind::internal, "none");
-}
+using test::error_of;
 
 std::string stream(const Tokenizer& t, const std::vector<int>& ids, bool skip_special) {
   StreamDecoder decoder(t, skip_special);

@@ -1,5 +1,6 @@
 #include "lmxlab/data/tokenizer_train.h"
 #include "lmxlab/base/files.h"
+#include "tests/support/error_of.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -25,16 +26,7 @@ std::string shakespeare() {
   return read_file(fs::path(LMXLAB_SOURCE_DIR) / "lmxlab/data/tinyshakespeare.txt");
 }
 
-template <class F>
-Error error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "expected an Error";
-  return Error(Kind::internal, "none");
-}
+using test::error_of;
 fs::path temporary(const std::string& name, std::string_view content) {
   const fs::path path = fs::path(testing::TempDir()) / ("lmxlab_train_" + name);
   write_file_atomic(path, content);
