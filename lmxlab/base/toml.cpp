@@ -21,18 +21,22 @@
 namespace lmxlab {
 namespace {
 
-Json ours(const toml::node& node) {
+constexpr int kDeepest = 32;  // dots of a key or a header, which is how tables are written
+
+/// @param depth  tables that hold this node
+Json ours(const toml::node& node, int depth = 0) {
   switch (node.type()) {
     case toml::node_type::table: {
+      if (depth > kDeepest + 1) throw Error(Kind::bad_data, "more than 32 tables in one another");
       Json::Object members;
       // toml++ sorts keys; the order in the file is by source position.
       for (const auto& [key, value] : *node.as_table())
-        members.emplace_back(std::string(key.str()), ours(value));
+        members.emplace_back(std::string(key.str()), ours(value, depth + 1));
       return Json(std::move(members));
     }
     case toml::node_type::array: {
       Json::Array items;
-      for (const auto& e : *node.as_array()) items.push_back(ours(e));
+      for (const auto& e : *node.as_array()) items.push_back(ours(e, depth));
       return Json(std::move(items));
     }
     case toml::node_type::string: return Json(node.as_string()->get());
@@ -54,7 +58,6 @@ Json ours(const toml::node& node) {
 /// toml++ bounds the nesting of values, but not the parts of a dotted key, whose tables it destroys
 /// by recursion.
 bool keys_too_deep(std::string_view text) {
-  constexpr int kDeepest = 32;
   int dots = 0;
   for (size_t i = 0; i < text.size();) {
     const char c = text[i];
@@ -173,9 +176,11 @@ void print_table(const Json& table, const std::string& path, std::string& out) {
 
 Json parse_toml(std::string_view text, const std::string& name) {
   if (keys_too_deep(text))
-    throw Error(Kind::bad_data, name + " is not valid TOML: a key has more than 32 parts");
+    throw Error(Kind::bad_data, name + " is not valid TOML: a key has more than 33 parts");
   try {
     return ours(toml::parse(text));
+  } catch (const Error& e) {
+    throw Error(Kind::bad_data, name + " is not valid TOML for us: " + e.what());
   } catch (const toml::parse_error& e) {
     std::ostringstream where;
     where << "line " << e.source().begin.line << ", column " << e.source().begin.column;

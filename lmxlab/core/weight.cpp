@@ -16,7 +16,9 @@ kernels::QuantizedWeight Weight::packed() const {
   if (blocks()) return kernels::block_weight(format, w.value);
   if (floats != kernels::FloatFormat::none)
     return kernels::float_weight(floats, w.value, scales->value);
-  return kernels::affine_weight(w.value, scales->value, biases->value, group, bits, interleaved);
+  return kernels::affine_weight(w.value, scales->value,
+                                biases ? std::optional(biases->value) : std::nullopt, group, bits,
+                                interleaved);
 }
 
 void Weight::expect_packed(int group_size, int bit_width) {

@@ -156,13 +156,23 @@ void affine_row(const QuantView& w, int64_t row, T* to) {
     return w.interleaved ? tile * each + i * kTileRows + row % kTileRows : row * each + i;
   };
   const auto byte = [&](int64_t i) { return w.bytes[4 * item(i / 4, row_bytes(w) / 4) + i % 4]; };
-  for (int64_t k = 0; k < w.in; k++) {
-    const int64_t bit = k * w.bits;
-    const int last = (bit % 8 + w.bits - 1) / 8;  // 1 where q crosses into the next byte
+  const auto bits_at = [&](int64_t bit, int n) {
+    const int last = (bit % 8 + n - 1) / 8;  // 1 where they cross into the next byte
     const int word = byte(bit / 8) | (last ? byte(bit / 8 + 1) << 8 : 0);
-    const int q = word >> bit % 8 & ((1 << w.bits) - 1);
+    return word >> bit % 8 & ((1 << n) - 1);
+  };
+  for (int64_t k = 0; k < w.in; k++) {
+    const int64_t block = k / 32 * 160;  // where its bits begin, of five
+    const int in = static_cast<int>(k % 32);
+    const int q = w.interleaved && w.bits == 5
+                      ? bits_at(block + 4 * in, 4) | bits_at(block + 128 + FiveBits::fifth(in), 1)
+                                                         << 4
+                      : bits_at(k * w.bits, w.bits);
     const int64_t i = item(k / w.group, groups);
-    to[k] = value<T>(w.scale_type, w.scales, i) * T(q) + value<T>(w.scale_type, w.biases, i);
+    const T scale = value<T>(w.scale_type, w.scales, i);
+    const T bias =
+        w.biases ? value<T>(w.scale_type, w.biases, i) : T(symmetric_bias(w.bits)) * scale;
+    to[k] = scale * T(q) + bias;
   }
 }
 
@@ -190,6 +200,26 @@ std::optional<QuantFormat> format_of_ggml(uint32_t type) {
     if (block.ggml == type) return block.format;
   }
   return {};
+}
+
+void FiveBits::cut(const uint32_t* stream, uint32_t* words) {
+  std::memset(words, 0, 4 * kWords);
+  for (int k = 0; k < 32; k++) {
+    const int bit = 5 * k, word = bit / 32;
+    const uint64_t two = stream[word] | (word + 1 < kWords ? uint64_t{stream[word + 1]} << 32 : 0);
+    const auto q = static_cast<uint32_t>(two >> bit % 32 & 31);
+    words[k / 8] |= (q & 15) << 4 * (k % 8);
+    words[4] |= q >> 4 << fifth(k);
+  }
+}
+void FiveBits::join(const uint32_t* words, uint32_t* stream) {
+  std::memset(stream, 0, 4 * kWords);
+  for (int k = 0; k < 32; k++) {
+    const uint64_t q = (words[k / 8] >> 4 * (k % 8) & 15) | (words[4] >> fifth(k) & 1) << 4;
+    const int bit = 5 * k, word = bit / 32;
+    stream[word] |= static_cast<uint32_t>(q << bit % 32);
+    if (bit % 32 > 27) stream[word + 1] |= static_cast<uint32_t>(q >> (32 - bit % 32));
+  }
 }
 
 int64_t row_bytes(const QuantView& w) {

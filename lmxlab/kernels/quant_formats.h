@@ -49,12 +49,30 @@ struct QuantView {
   // [k * bits, (k + 1) * bits) of the row, lowest first.
   int bits = 0, group = 0;
   Type scale_type = Type::f32;
-  const void *scales = nullptr, *biases = nullptr;  // [out, in / group]
+  const void* scales = nullptr;  // [out, in / group]
+  const void* biases = nullptr;  // the same; none if each is symmetric_bias(bits) times its scale
   // affine only: rows lie interleaved in tiles of kTileRows. Word j (32 bits) of a tile's row r is
-  // word kTileRows j + r of the tile, and so are scales and biases.
+  // word kTileRows j + r of the tile, and so are scales and biases. Of 5 bits, a block of 32
+  // weights is first cut in two: see FiveBits.
   bool interleaved = false;
 };
 constexpr int kTileRows = 16;
+/// Makes q and -q as likely: of ggml's Q4_0, Q5_0 and Q8_0.
+constexpr float symmetric_bias(int bits) {
+  return -static_cast<float>(1 << (bits - 1));
+}
+
+/// A block of 32 weights of 5 bits as a tile holds it: four words of nibbles, as of 4 bits, and a
+/// word of fifth bits, in which those of all first bytes lie in the first byte, and so on: a shift
+/// of a whole register brings them where they belong.
+struct FiveBits {
+  static constexpr int kWords = 5;
+  /// Where the fifth bit of weight k is in the last word.
+  static constexpr int fifth(int k) { return 8 * (k % 8 / 2) + 4 * (k % 2) + k / 8; }
+  /// From MLX's stream of bits, and back.
+  static void cut(const uint32_t* stream, uint32_t* words);
+  static void join(const uint32_t* words, uint32_t* stream);
+};
 int64_t row_bytes(const QuantView& w);
 
 /// Row `row` as numbers, one after another and slowly: the definition that the kernels are tested

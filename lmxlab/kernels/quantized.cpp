@@ -1,5 +1,6 @@
 #include "lmxlab/kernels/quantized.h"
 
+#include <mlx/allocator.h>
 #include <mlx/mlx.h>
 
 #include <algorithm>
@@ -38,21 +39,47 @@ array laid_out(const array& a, bool interleaved) {
   const auto tiles = mx::reshape(a, {a.shape(0) / kTileRows, rows, columns});
   return mx::reshape(mx::contiguous(mx::swapaxes(tiles, 1, 2)), a.shape());
 }
+// Those that a symmetric weight leaves out.
+array biases_of(const array& scales, int bits) {
+  return mx::multiply(scales, array(symmetric_bias(bits), scales.dtype()));
+}
+// Each block of 32 weights of 5 bits in another order of its bits.
+array recoded(array from, void (*recode)(const uint32_t*, uint32_t*)) {
+  from = mx::contiguous(from);
+  from.eval();
+  array to(mx::allocator::malloc(from.nbytes()), from.shape(), mx::uint32);
+  const auto* const a = from.data<uint32_t>();
+  auto* const b = to.data<uint32_t>();
+  constexpr int64_t words = FiveBits::kWords;
+  parallel_for(static_cast<int64_t>(from.size()) / words, 1024, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) recode(a + words * i, b + words * i);
+  });
+  return to;
+}
 QuantizedWeight laid_out(const QuantizedWeight& w, bool interleaved) {
   if (w.interleaved == interleaved || w.floats != FloatFormat::none) return w;
   auto to = w;
-  to.packed = laid_out(w.packed, interleaved);
-  to.scales = laid_out(*w.scales, interleaved), to.biases = laid_out(*w.biases, interleaved);
+  to.packed = interleaved
+                  ? laid_out(w.bits == 5 ? recoded(w.packed, FiveBits::cut) : w.packed, true)
+                  : laid_out(w.packed, false);
+  if (!interleaved && w.bits == 5) to.packed = recoded(to.packed, FiveBits::join);
+  to.scales = laid_out(*w.scales, interleaved);
+  to.biases = laid_out(w.biases ? *w.biases : biases_of(*w.scales, w.bits), interleaved);
   to.interleaved = interleaved;
   return to;
 }
 
+// Whether ordinary ops can read it; the others become numbers first.
+bool is_plain(const QuantSpec& spec) {
+  return spec.format == QuantFormat::affine && !(spec.interleaved && spec.bits == 5);
+}
 // A weight's arrays for ordinary ops.
 Arrays plain_arrays(const QuantSpec& spec, const Arrays& in, size_t first) {
   auto all = spec.arrays(in, first);
   for (auto& a : all) {
     if (spec.interleaved) a = laid_out(a, false);
   }
+  if (all.size() == 2) all.push_back(biases_of(all[1], spec.bits));
   return all;
 }
 
@@ -77,7 +104,7 @@ class DequantizeRows : public Op {  // ids int32 [...], weight -> [..., in]
   }
 
   Arrays plain(const Arrays& in) const override {
-    if (spec_.format != QuantFormat::affine) return {of(spec_, in, dtype_)};
+    if (!is_plain(spec_)) return {of(spec_, in, dtype_)};
     const auto w = plain_arrays(spec_, in, 1);
     const auto take = [&](size_t i) { return mx::take(w[i], in[0], 0); };
     const auto rows = mx::dequantize(take(0), mx::astype(take(1), dtype_),
@@ -154,14 +181,14 @@ class QuantizedProducts : public Op {
     const auto dtype = in[0].dtype();
     size_t at = 1;
     for (const auto& spec : specs_) {
-      const auto parts = plain_arrays(spec, in, at);
-      if (spec.format == QuantFormat::affine) {
+      if (is_plain(spec)) {
+        const auto parts = plain_arrays(spec, in, at);
         const auto y = mx::quantized_matmul(in[0], parts[0], parts[1], parts[2], !across_,
                                             spec.group, spec.bits);
         out.push_back(mx::astype(y, dtype));
       } else {
         Arrays rows{mx::arange(spec.out, mx::int32)};
-        if (!spec.resident) rows.push_back(parts[0]);
+        for (size_t i = 0; i < spec.inputs(); i++) rows.push_back(in[at + i]);
         const auto w = DequantizeRows::of(spec, std::move(rows), dtype);
         out.push_back(mx::matmul(in[0], across_ ? w : mx::transpose(w)));
       }
@@ -289,8 +316,8 @@ WithActivations::~WithActivations() {
   chosen_activations = before_;
 }
 
-QuantizedWeight affine_weight(array packed, array scales, array biases, int group, int bits,
-                              bool interleaved) {
+QuantizedWeight affine_weight(array packed, array scales, std::optional<array> biases, int group,
+                              int bits, bool interleaved) {
   require(bits >= 2 && bits <= 8 && bits != 7, [&] {
     return "[quantized] bits must be 2, 3, 4, 5, 6 or 8, got " + std::to_string(bits) + ".";
   });
@@ -299,11 +326,13 @@ QuantizedWeight affine_weight(array packed, array scales, array biases, int grou
   });
   require(packed.dtype() == mx::uint32 && packed.ndim() == 2,
           [&] { return "[quantized] packed weights must be uint32 with 2 axes."; });
-  require(scales.shape() == biases.shape() && scales.dtype() == biases.dtype() &&
+  require(biases || interleaved, [&] { return "[quantized] affine weights need their biases."; });
+  const array& other = biases ? *biases : scales;
+  require(scales.shape() == other.shape() && scales.dtype() == other.dtype() &&
               has_type(scales.dtype()),
           [&] {
             return "[quantized] scales and biases must agree in shape and in a float dtype: got " +
-                   shape_text(scales) + " and " + shape_text(biases) + ".";
+                   shape_text(scales) + " and " + shape_text(other) + ".";
           });
   const int in = packed.shape(1) * 32 / bits;
   require(scales.ndim() == 2 && scales.shape(0) == packed.shape(0) && in % group == 0 &&
@@ -347,7 +376,9 @@ QuantizedWeight float_weight(FloatFormat format, array packed, array scales) {
 
 QuantizedWeight interleave(const QuantizedWeight& w) {
   require(w.out % kTileRows == 0, [&] { return no_tiles(w.out); });
-  return laid_out(to_affine(w), true);
+  auto to = laid_out(to_affine(w), true);
+  if (is_symmetric(w.format)) to.biases.reset();
+  return to;
 }
 
 QuantizedWeight separate(const QuantizedWeight& w) {

@@ -31,7 +31,7 @@ struct QuantizedWeight {
   mlx::core::array
       packed;  // affine, floats: uint32 [out, in * bits / 32]; else uint8 [out, bytes of a row]
   std::optional<mlx::core::array> scales = {};  // [out, in / group]; affine: a float; floats: uint8
-  std::optional<mlx::core::array> biases = {};  // affine: as scales
+  std::optional<mlx::core::array> biases = {};  // affine: as scales; tiles may have none
   int group = 0, bits = 0;                      // affine
   bool interleaved = false;                     // affine: see QuantView
   FloatFormat floats = FloatFormat::none;       // if not none, format says nothing
@@ -40,8 +40,9 @@ struct QuantizedWeight {
 /// MLX's format: what mx::quantize(w, group, bits) gives.
 /// @throws Error(usage) unless shapes and dtypes agree, bits are 2, 3, 4, 5, 6 or 8 and the group
 ///         is 32, 64 or 128; and unless interleaved rows are a multiple of kTileRows.
+/// @param biases  interleaved weights may have none: each is symmetric_bias(bits) times its scale.
 QuantizedWeight affine_weight(mlx::core::array packed, mlx::core::array scales,
-                              mlx::core::array biases, int group, int bits,
+                              std::optional<mlx::core::array> biases, int group, int bits,
                               bool interleaved = false);
 /// What mx::quantize(w, mode) gives for one of MLX's formats of small floats.
 /// @throws Error(usage) unless shapes and dtypes agree.
@@ -49,17 +50,19 @@ QuantizedWeight float_weight(FloatFormat format, mlx::core::array packed, mlx::c
 
 /// Bits of the affine form of a format of blocks (groups of 32); 0 if it has none.
 int affine_bits(QuantFormat format);
+/// Whether their weights are scale * (q - 2^(bits - 1)).
+bool is_symmetric(QuantFormat format);
 /// The same numbers in the affine format, but for the order of rounding. Evaluates the blocks.
 /// @throws Error(usage) for a format that has no such form.
 QuantizedWeight to_affine(const QuantizedWeight& w);
-/// The same matrix with its rows interleaved, or apart again: a permutation of each array. Blocks
-/// go through their affine form.
+/// The same matrix with its rows interleaved, or apart again: a permutation of each array, but for
+/// biases that their scales say. Blocks go through their affine form. Evaluates blocks and 5 bits.
 /// @throws Error(usage) unless it has that form and `out` is a multiple of kTileRows.
 QuantizedWeight interleave(const QuantizedWeight& w);
 QuantizedWeight separate(const QuantizedWeight& w);
-/// Whether this machine multiplies it faster interleaved: affine of 2, 4 or 8 bits, or blocks with
-/// such a form, where a register of
-/// AVX-512 holds a word of each of 16 rows, so that no lane waits and none is summed up.
+/// Whether this machine multiplies it faster interleaved: affine of 2, 4, 5 or 8 bits, or blocks
+/// with such a form, where a register of AVX-512 holds a word of each of 16 rows, so that no lane
+/// waits and none is summed up.
 bool faster_interleaved(const QuantizedWeight& w);
 
 /// Blocks of a GGUF file, uint8 [out, bytes of a row]; an array over mapped memory will do.

@@ -30,11 +30,7 @@ struct Numbers {
 };
 Numbers numbers_of(QuantFormat format, const uint8_t* block) {
   const float d = half(block);
-  switch (format) {
-    case QuantFormat::q4_0: return {d, -8 * d};
-    case QuantFormat::q4_1: return {d, half(block + 2)};
-    default: return {d, -128 * d};
-  }
+  return {d, is_symmetric(format) ? symmetric_bias(affine_bits(format)) * d : half(block + 2)};
 }
 
 // Weights of a block, lowest bits first.
@@ -43,8 +39,20 @@ void pack(QuantFormat format, const uint8_t* block, uint8_t* to) {
     for (int k = 0; k < kGroup; k++) to[k] = static_cast<uint8_t>(block[2 + k] ^ 0x80);
     return;
   }
-  // Byte j holds weights j and j + 16.
-  const uint8_t* const q = block + (format == QuantFormat::q4_0 ? 2 : 4);
+  const uint8_t* const q = block + block_format(format).bytes - 16;  // nibbles of j and j + 16
+  if (affine_bits(format) == 5) {
+    uint32_t high;
+    std::memcpy(&high, q - 4, 4);
+    uint32_t words[FiveBits::kWords] = {}, stream[FiveBits::kWords];
+    for (int k = 0; k < kGroup; k++) {
+      const uint32_t nibble = k < 16 ? q[k] & 15 : q[k - 16] >> 4;
+      words[k / 8] |= nibble << 4 * (k % 8);
+      words[4] |= (high >> k & 1) << FiveBits::fifth(k);
+    }
+    FiveBits::join(words, stream);
+    std::memcpy(to, stream, sizeof(stream));
+    return;
+  }
   for (int j = 0; j < 16; j += 2) {
     to[j / 2] = static_cast<uint8_t>((q[j] & 15) | q[j + 1] << 4);
     to[8 + j / 2] = static_cast<uint8_t>(q[j] >> 4 | (q[j + 1] & 0xf0));
@@ -63,9 +71,15 @@ int affine_bits(QuantFormat format) {
   switch (format) {
     case QuantFormat::q4_0:
     case QuantFormat::q4_1: return 4;
+    case QuantFormat::q5_0:
+    case QuantFormat::q5_1: return 5;
     case QuantFormat::q8_0: return 8;
     default: return 0;
   }
+}
+
+bool is_symmetric(QuantFormat format) {
+  return format == QuantFormat::q4_0 || format == QuantFormat::q5_0 || format == QuantFormat::q8_0;
 }
 
 QuantizedWeight to_affine(const QuantizedWeight& w) {

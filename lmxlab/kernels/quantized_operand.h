@@ -28,7 +28,7 @@ inline bool is_there(const mlx::core::array& a) {
 struct QuantSpec {
   QuantFormat format;
   int out, in, group, bits;
-  bool interleaved;
+  bool interleaved, has_biases;
   std::shared_ptr<const Resident> resident = {};
 
   /// @param kernels  whether kernels of ours will read it, not ordinary ops.
@@ -38,22 +38,23 @@ struct QuantSpec {
         in(w.in),
         group(w.group),
         bits(w.bits),
-        interleaved(w.interleaved) {
+        interleaved(w.interleaved),
+        has_biases(w.biases.has_value()) {
     if (!kernels) return;
-    Arrays all{w.packed};
-    if (format == QuantFormat::affine) all.insert(all.end(), {*w.scales, *w.biases});
+    const Arrays all = arrays_of(w);
     if (!std::all_of(all.begin(), all.end(), is_there)) return;
     auto v = view();
     v.bytes = all[0].data<uint8_t>();
     if (format == QuantFormat::affine) {
       v.scale_type = type_of(all[1].dtype());
-      v.scales = all[1].data<void>(), v.biases = all[2].data<void>();
+      v.scales = all[1].data<void>();
+      if (has_biases) v.biases = all[2].data<void>();
     }
-    resident = std::make_shared<const Resident>(Resident{std::move(all), v});
+    resident = std::make_shared<const Resident>(Resident{all, v});
   }
   bool operator==(const QuantSpec& other) const {
     const auto shape = [](const QuantSpec& s) {
-      return std::tie(s.format, s.out, s.in, s.group, s.bits, s.interleaved);
+      return std::tie(s.format, s.out, s.in, s.group, s.bits, s.interleaved, s.has_biases);
     };
     if (shape(*this) != shape(other) || !resident != !other.resident) return false;
     if (!resident) return true;
@@ -67,7 +68,8 @@ struct QuantSpec {
   QuantizedWeight weight() const {
     const auto& a = resident->arrays;
     QuantizedWeight w{format, out, in, a[0]};
-    if (format == QuantFormat::affine) w.scales = a[1], w.biases = a[2];
+    if (format == QuantFormat::affine) w.scales = a[1];
+    if (has_biases) w.biases = a[2];
     w.group = group, w.bits = bits, w.interleaved = interleaved;
     return w;
   }
@@ -77,17 +79,25 @@ struct QuantSpec {
     v.bits = bits, v.group = group, v.interleaved = interleaved;
     return v;
   }
-  size_t inputs() const { return resident ? 0 : format == QuantFormat::affine ? 3 : 1; }
+  size_t inputs() const {
+    return resident ? 0 : 1 + size_t{format == QuantFormat::affine} + size_t{has_biases};
+  }
   void append_to(Arrays& in_arrays, const QuantizedWeight& w) const {
     if (resident) return;
-    in_arrays.push_back(w.packed);
-    if (format == QuantFormat::affine) in_arrays.insert(in_arrays.end(), {*w.scales, *w.biases});
+    const auto all = arrays_of(w);
+    in_arrays.insert(in_arrays.end(), all.begin(), all.end());
   }
   /// Its arrays, of an op's inputs from `first` on.
   Arrays arrays(const Arrays& in_arrays, size_t first) const {
     if (resident) return resident->arrays;
     const auto from = in_arrays.begin() + static_cast<int64_t>(first);
     return {from, from + static_cast<int64_t>(inputs())};
+  }
+  static Arrays arrays_of(const QuantizedWeight& w) {
+    Arrays all{w.packed};
+    if (w.scales) all.push_back(*w.scales);
+    if (w.biases) all.push_back(*w.biases);
+    return all;
   }
 };
 
@@ -105,7 +115,8 @@ class Operand {
     if (resident_) return resident_->view;
     auto v = view_;
     v.bytes = static_cast<const uint8_t*>(parts_[0].read());
-    if (parts_.size() > 1) v.scales = parts_[1].read(), v.biases = parts_[2].read();
+    if (parts_.size() > 1) v.scales = parts_[1].read();
+    if (parts_.size() > 2) v.biases = parts_[2].read();
     return v;
   }
 

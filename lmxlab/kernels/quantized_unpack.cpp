@@ -403,8 +403,12 @@ void affine_scales(const QuantView& w, int64_t first, int64_t count, float* scal
   with_type(w.scale_type, [&](auto x) {
     using T = decltype(x);
     repeat<each>(static_cast<const T*>(w.scales) + first / each, count / each, scale);
-    repeat<each>(static_cast<const T*>(w.biases) + first / each, count / each, offset);
+    if (w.biases)
+      repeat<each>(static_cast<const T*>(w.biases) + first / each, count / each, offset);
   });
+  if (!w.biases) {
+    for (int64_t i = 0; i < count; i++) offset[i] = symmetric_bias(w.bits) * scale[i];
+  }
   if (wide) {  // q is stored as q - 128
     for (int64_t i = 0; i < count; i++) offset[i] += 128 * scale[i];
   }
@@ -427,6 +431,14 @@ HWY_INLINE void gather_row(const void* from, int64_t row, int64_t each, int64_t 
   for (int64_t i = 0; i < n; i++) to[i] = p[i * kTileRows];
 }
 
+// A block as FiveBits::cut leaves it.
+HWY_INLINE void five_bits(const uint32_t* words, int8_t* q) {
+  for (int k = 0; k < 32; k++) {
+    const uint32_t fifth = words[4] >> FiveBits::fifth(k) & 1;
+    q[k] = static_cast<int8_t>((words[k / 8] >> 4 * (k % 8) & 15) | fifth << 4);
+  }
+}
+
 template <int bits>
 void interleaved_values(const QuantView& w, int64_t first, int64_t count, int8_t* q) {
   alignas(64) uint32_t words[kChunkBlocks * bits];
@@ -434,7 +446,11 @@ void interleaved_values(const QuantView& w, int64_t first, int64_t count, int8_t
   apart.bytes = reinterpret_cast<const uint8_t*>(words);
   by_rows(w, first, count, [&](int64_t row, int64_t begin, int64_t n) {
     gather_row(w.bytes, row, w.in / kBlock * bits, begin * bits, n * bits, words);
-    affine_values<bits>(apart, 0, n, q);
+    if constexpr (bits == 5) {
+      for (int64_t i = 0; i < n; i++) five_bits(words + bits * i, q + kBlock * i);
+    } else {
+      affine_values<bits>(apart, 0, n, q);
+    }
     q += n * kBlock;
   });
 }
@@ -446,11 +462,11 @@ void interleaved_scales(const QuantView& w, int64_t first, int64_t count, float*
     using T = decltype(x);
     T scales[kChunkBlocks], biases[kChunkBlocks];
     QuantView apart = w;
-    apart.scales = scales, apart.biases = biases;
+    apart.scales = scales, apart.biases = w.biases ? biases : nullptr;
     const int64_t groups = w.in / kBlock / each;
     by_rows(w, first, count, [&](int64_t row, int64_t begin, int64_t n) {
       gather_row(w.scales, row, groups, begin / each, n / each, scales);
-      gather_row(w.biases, row, groups, begin / each, n / each, biases);
+      if (w.biases) gather_row(w.biases, row, groups, begin / each, n / each, biases);
       affine_scales<each, wide>(apart, 0, n, scale, offset);
       scale += n, offset += n;
     });

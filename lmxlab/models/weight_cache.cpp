@@ -16,7 +16,7 @@
 namespace lmxlab {
 namespace {
 
-constexpr const char *kSource = "source", *kLayout = "tiles of 16 rows, 1";
+constexpr const char *kSource = "source", *kLayout = "tiles of 16 rows, 2";
 
 std::string name_of(std::string_view text) {
   return Fnv().add(text).digits();
@@ -56,13 +56,15 @@ std::vector<core::LayerWeight> layers_of(core::Transformer& model) {
 std::optional<kernels::QuantizedWeight> tiles_of(const io::SafeTensors& file,
                                                  const core::LayerWeight& layer) {
   const auto from = layer.weight->packed();
-  std::vector<mx::array> found;
-  for (const char* leaf : {".weight_tiles", ".scales_tiles", ".biases_tiles"}) {
-    if (!file.contains(layer.path + leaf)) return std::nullopt;
-    found.push_back(file.get(layer.path + leaf));
-  }
   const bool blocks = layer.weight->blocks();
-  auto tiles = kernels::affine_weight(found[0], found[1], found[2], blocks ? 32 : from.group,
+  std::vector<std::optional<mx::array>> found;
+  for (const char* leaf : {".weight_tiles", ".scales_tiles", ".biases_tiles"}) {
+    found.push_back(std::nullopt);
+    if (file.contains(layer.path + leaf)) found.back() = file.get(layer.path + leaf);
+  }
+  const bool needs_biases = !blocks || !kernels::is_symmetric(from.format);
+  if (!found[0] || !found[1] || found[2].has_value() != needs_biases) return std::nullopt;
+  auto tiles = kernels::affine_weight(*found[0], *found[1], found[2], blocks ? 32 : from.group,
                                       blocks ? kernels::affine_bits(from.format) : from.bits, true);
   if (tiles.out != from.out || tiles.in != from.in) return std::nullopt;
   return tiles;
@@ -109,7 +111,7 @@ std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs:
       const auto tiles = kernels::interleave(layer.weight->packed());
       tensors.emplace(layer.path + ".weight_tiles", tiles.packed);
       tensors.emplace(layer.path + ".scales_tiles", *tiles.scales);
-      tensors.emplace(layer.path + ".biases_tiles", *tiles.biases);
+      if (tiles.biases) tensors.emplace(layer.path + ".biases_tiles", *tiles.biases);
     }
     io::write_safetensors(path, tensors, {{kSource, source}});
     tensors.clear();

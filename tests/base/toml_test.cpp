@@ -108,6 +108,20 @@ TEST(Toml, DepthOfKeysIsBounded) {
 }
 
 // toml++ asserts of these that a key begins there.
+// A header and a key's dots come together in what is written.
+TEST(Toml, DepthOfTablesIsBounded) {
+  const auto deep = [](int header, int key) {
+    std::string text = "[a";
+    for (int i = 0; i < header; ++i) text += ".a";
+    text += "]\n" + std::string("b");
+    for (int i = 0; i < key; ++i) text += ".b";
+    return text + " = {}\n";
+  };
+  const auto most = dump_toml(parse_toml(deep(16, 15)));
+  EXPECT_EQ(dump_toml(parse_toml(most)), most);
+  EXPECT_THROW(parse_toml(deep(16, 16)), Error);
+}
+
 TEST(Toml, WhatIsNoKey) {
   for (const char* text :
        {"[~", "[~]", "[[~t]]", "a.~ = 1", "a = \u00E9", "\u00E9 = 1", "[\u00E9]"})

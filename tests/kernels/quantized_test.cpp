@@ -41,9 +41,10 @@ QuantView view_of(const QuantizedWeight& w) {
   mx::eval(w.packed);
   QuantView v{w.format, w.out, w.in, w.packed.data<uint8_t>()};
   if (w.format == QuantFormat::affine) {
-    mx::eval(*w.scales, *w.biases);
+    mx::eval(*w.scales);
+    if (w.biases) mx::eval(*w.biases);
     v.bits = w.bits, v.group = w.group, v.scale_type = type_of(w.scales->dtype());
-    v.scales = w.scales->data<char>(), v.biases = w.biases->data<char>();
+    v.scales = w.scales->data<char>(), v.biases = w.biases ? w.biases->data<char>() : nullptr;
     v.interleaved = w.interleaved;
   }
   return v;
@@ -60,7 +61,9 @@ std::vector<double> numbers_of(const QuantizedWeight& w) {
 std::vector<QuantizedWeight> weights(int out, int in) {
   std::vector<QuantizedWeight> all;
   for (const auto f : test::block_formats()) {
-    if (in % block_format(f).weights == 0) all.push_back(test::random_blocks(f, out, in, 3));
+    if (in % block_format(f).weights != 0) continue;
+    all.push_back(test::random_blocks(f, out, in, 3));
+    if (affine_bits(f) != 0 && out % kTileRows == 0) all.push_back(interleave(all.back()));
   }
   const mx::Dtype dtypes[] = {mx::float32, mx::bfloat16, mx::float16};
   int turn = 0;
@@ -178,7 +181,7 @@ TEST(QuantFormats, BlocksInTheAffineFormat) {
           << block_format(f).name << " at " << i;
     }
   }
-  EXPECT_EQ(with_a_form, 3);
+  EXPECT_EQ(with_a_form, 5);
 }
 
 TEST(QuantFormats, AffineAgreesWithMlx) {
@@ -307,7 +310,10 @@ TEST(Quantized, GradientsAgreeWithDouble) {
 TEST(Quantized, WorksInEveryTransformation) {
   const auto ws = {test::random_blocks(QuantFormat::q4_k, 24, 256, 3),
                    test::random_affine(4, 64, mx::bfloat16, 24, 256, 3),
-                   interleave(test::random_affine(4, 64, mx::bfloat16, 32, 256, 3))};
+                   interleave(test::random_affine(4, 64, mx::bfloat16, 32, 256, 3)),
+                   interleave(test::random_affine(5, 64, mx::bfloat16, 32, 256, 3)),
+                   interleave(test::random_blocks(QuantFormat::q8_0, 32, 256, 3)),
+                   interleave(test::random_blocks(QuantFormat::q5_0, 32, 256, 3))};
   for (const auto& w : ws) {
     const auto what = test::describe(w);
     const auto x = noise({2, 3, 256}, 1);
@@ -539,12 +545,20 @@ TEST(Quantized, InterleavedIsAPermutation) {
     // Word 0 of row 17 lies behind that of row 16: the second of the second tile.
     const int row = w.packed.shape(1);
     mx::eval(tiles.packed);
-    EXPECT_EQ(tiles.packed.data<uint32_t>()[16 * row + 1], w.packed.data<uint32_t>()[17 * row]);
-    // What says it is faster has a kernel of its own; 3, 5 and 6 bits cross words.
+    auto word = w.packed.data<uint32_t>()[17 * row];
+    if (bits == 5) {
+      uint32_t words[FiveBits::kWords], back_again[FiveBits::kWords];
+      FiveBits::cut(w.packed.data<uint32_t>() + 17 * row, words);
+      FiveBits::join(words, back_again);
+      EXPECT_EQ(back_again[0], word);
+      word = words[0];
+    }
+    EXPECT_EQ(tiles.packed.data<uint32_t>()[16 * row + 1], word);
+    // What says it is faster has a kernel of its own; 3 and 6 bits cross words.
     set_isa(isas().back());
     const auto kernel = dot_kernel(view_of(tiles), Activations::int16);
     EXPECT_EQ(faster_interleaved(w), kernel.in_place);
-    if (8 % bits != 0) {
+    if (bits == 3 || bits == 6) {
       EXPECT_FALSE(faster_interleaved(w));
     }
     set_isa(isas().front());
@@ -553,8 +567,29 @@ TEST(Quantized, InterleavedIsAPermutation) {
   const auto w = test::random_affine(4, 32, mx::float32, 24, 64, 3);
   EXPECT_THROW(interleave(w), Error);
   EXPECT_THROW(affine_weight(w.packed, *w.scales, *w.biases, 32, 4, true), Error);
-  EXPECT_THROW(interleave(test::random_blocks(QuantFormat::q5_0, 16, 64, 3)), Error);
+  EXPECT_THROW(interleave(test::random_blocks(QuantFormat::q6_k, 16, 256, 3)), Error);
   EXPECT_FALSE(faster_interleaved(w));
+}
+
+// Their biases are multiples of their scales: the tiles of such blocks have none.
+TEST(Quantized, SymmetricTilesHaveNoBiases) {
+  int symmetric = 0;
+  for (const auto f : test::block_formats()) {
+    if (affine_bits(f) == 0) continue;
+    const auto w = test::random_blocks(f, 32, 96, 3);
+    const auto tiles = interleave(w), affine = to_affine(w), apart = separate(tiles);
+    EXPECT_EQ(tiles.biases.has_value(), !is_symmetric(f));
+    symmetric += is_symmetric(f);
+    EXPECT_EQ(numbers_of(tiles), numbers_of(affine)) << block_format(f).name;
+    for (const auto& [a, b] : {std::pair{apart.packed, affine.packed},
+                               {*apart.scales, *affine.scales},
+                               {*apart.biases, *affine.biases}}) {
+      EXPECT_TRUE(mx::array_equal(a, b).item<bool>()) << block_format(f).name;
+    }
+  }
+  EXPECT_EQ(symmetric, 3);
+  const auto w = test::random_affine(4, 32, mx::float32, 32, 64, 3);
+  EXPECT_THROW(affine_weight(w.packed, *w.scales, {}, 32, 4), Error);
 }
 
 TEST(Quantized, WrongShapesAreErrors) {
