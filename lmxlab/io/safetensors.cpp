@@ -129,18 +129,60 @@ Tensors SafeTensors::all() const {
   return out;
 }
 
-void write_safetensors(const fs::path& path, const Tensors& tensors, const Metadata& metadata) {
-  std::vector<mx::array> plain;
-  plain.reserve(tensors.size());
-  for (const auto& [_, a] : tensors) plain.push_back(mx::contiguous(a));
-  mx::eval(plain);
-
+SafeTensorsWriter::SafeTensorsWriter(const fs::path& path, const std::vector<TensorInfo>& tensors,
+                                     const Metadata& metadata)
+    : file_(path) {
   Json header = Json::object();
   if (!metadata.empty()) {
     Json m = Json::object();
     for (const auto& [k, v] : metadata) m[k] = Json(v);
     header.as_object().emplace_back("__metadata__", std::move(m));
   }
+  for (const auto& tensor : tensors) {
+    const char* dtype = nullptr;
+    for (const auto& t : types())
+      if (tensor.dtype == t.dtype) dtype = t.name;
+    const size_t element = mx::size_of(tensor.dtype);
+    if (left_ % element != 0)
+      throw Error(Kind::internal, "[safetensors] " + tensor.name + " would not be aligned");
+    size_t bytes = element;
+    Json::Array shape;
+    for (const auto d : tensor.shape) shape.emplace_back(d), bytes *= static_cast<size_t>(d);
+    Json entry = Json::object();
+    entry["dtype"] = Json(dtype);
+    entry["shape"] = Json(std::move(shape));
+    entry["data_offsets"] = Json(Json::Array{Json(left_), Json(left_ + bytes)});
+    header.as_object().emplace_back(tensor.name, std::move(entry));
+    left_ += bytes;
+  }
+  std::string text = header.dump();
+  text.append((kLine - (8 + text.size()) % kLine) % kLine, ' ');
+  std::string front(8, '\0');
+  for (size_t i = 0; i < 8; ++i) front[i] = static_cast<char>(text.size() >> (8 * i) & 0xFF);
+  file_.write(front + text);
+}
+
+void SafeTensorsWriter::write(const mx::array& next) {
+  auto plain = mx::contiguous(next);
+  plain.eval();
+  if (plain.nbytes() > left_)
+    throw Error(Kind::internal, "[safetensors] more bytes than the header has");
+  if (plain.nbytes() > 0) file_.write({plain.data<char>(), plain.nbytes()});
+  left_ -= plain.nbytes();
+}
+
+void SafeTensorsWriter::commit() {
+  if (left_ != 0)
+    throw Error(Kind::internal,
+                "[safetensors] " + std::to_string(left_) + " bytes were not written");
+  file_.commit();
+}
+
+void write_safetensors(const fs::path& path, const Tensors& tensors, const Metadata& metadata) {
+  std::vector<mx::array> plain;
+  plain.reserve(tensors.size());
+  for (const auto& [_, a] : tensors) plain.push_back(mx::contiguous(a));
+  mx::eval(plain);
   // Wide types first, as the format's own library orders them: every tensor is aligned to its
   // element, and there are no gaps, which some readers refuse.
   std::vector<size_t> order(plain.size());
@@ -150,30 +192,10 @@ void write_safetensors(const fs::path& path, const Tensors& tensors, const Metad
   });
   std::vector<std::string> names;
   for (const auto& [name, _] : tensors) names.push_back(name);
-  size_t offset = 0;
-  for (const size_t i : order) {
-    const auto& a = plain[i];
-    const char* dtype = nullptr;
-    for (const auto& t : types())
-      if (a.dtype() == t.dtype) dtype = t.name;
-    Json::Array shape;
-    for (auto d : a.shape()) shape.emplace_back(d);
-    Json entry = Json::object();
-    entry["dtype"] = Json(dtype);
-    entry["shape"] = Json(std::move(shape));
-    entry["data_offsets"] = Json(Json::Array{Json(offset), Json(offset + a.nbytes())});
-    header.as_object().emplace_back(names[i], std::move(entry));
-    offset += a.nbytes();
-  }
-  std::string text = header.dump();
-  text.append((kLine - (8 + text.size()) % kLine) % kLine, ' ');
-  std::string front(8, '\0');
-  for (size_t i = 0; i < 8; ++i) front[i] = static_cast<char>(text.size() >> (8 * i) & 0xFF);
-
-  AtomicFile file(path);
-  file.write(front + text);
-  for (const size_t i : order)
-    if (plain[i].nbytes() > 0) file.write({plain[i].data<char>(), plain[i].nbytes()});
+  std::vector<TensorInfo> infos;
+  for (const size_t i : order) infos.push_back({names[i], plain[i].dtype(), plain[i].shape()});
+  SafeTensorsWriter file(path, infos, metadata);
+  for (const size_t i : order) file.write(plain[i]);
   file.commit();
 }
 

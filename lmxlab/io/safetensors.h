@@ -45,6 +45,31 @@ class SafeTensors {
   Metadata metadata_;
 };
 
+struct TensorInfo {
+  std::string name;
+  mx::Dtype dtype;
+  mx::Shape shape;
+};
+
+/// A file that is written piece by piece, so that its tensors need never be in memory together. It
+/// takes its place with `commit`.
+class SafeTensorsWriter {
+ public:
+  /// @param tensors  in the order of their bytes: wide types first, or sizes that keep each tensor
+  ///                 aligned to its element.
+  /// @throws Error(resource), Error(internal) for a tensor that is not aligned.
+  SafeTensorsWriter(const fs::path& path, const std::vector<TensorInfo>& tensors,
+                    const Metadata& metadata = {});
+  /// The next bytes: a tensor or leading rows of one. Evaluates it.
+  void write(const mx::array& next);
+  /// @throws Error(internal) unless every byte was written.
+  void commit();
+
+ private:
+  AtomicFile file_;
+  size_t left_ = 0;
+};
+
 /// Evaluates the tensors, writes them under a temporary name, syncs and renames: a crash leaves the
 /// old file or the new. The same tensors and metadata give the same bytes. @throws Error(resource)
 void write_safetensors(const fs::path& path, const Tensors& tensors, const Metadata& metadata = {});

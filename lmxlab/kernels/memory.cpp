@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 #include <mlx/mlx.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
 
@@ -48,6 +50,17 @@ size_t set_cache_limit(size_t bytes) {
 void clear_cache() {
   mx::clear_cache();
 }
+void page_out(const void* data, size_t bytes) {
+#ifdef MADV_PAGEOUT
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const auto last = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_PAGEOUT);
+#else
+  static_cast<void>(data), static_cast<void>(bytes);
+#endif
+}
+
 size_t memory_limit() {
   return mx::get_memory_limit();
 }

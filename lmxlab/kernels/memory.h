@@ -20,6 +20,10 @@ size_t cache_bytes();
 size_t set_cache_limit(size_t bytes);
 void clear_cache();
 
+/// Gives pages of a mapped file back to the system, which reads them again where they are touched
+/// again: what was read once need not stay resident. A hint; other memory keeps its content.
+void page_out(const void* data, size_t bytes);
+
 /// The most that active_bytes() may reach. With our allocator (own_allocator()) a larger request is
 /// an Error(resource), and so is one that the machine, the cgroup or RLIMIT_AS cannot serve,
 /// whatever the limit; with MLX's own it is MLX's guideline (get_memory_limit in its

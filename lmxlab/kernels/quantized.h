@@ -55,6 +55,11 @@ bool is_symmetric(QuantFormat format);
 /// The same numbers in the affine format, but for the order of rounding. Evaluates the blocks.
 /// @throws Error(usage) for a format that has no such form.
 QuantizedWeight to_affine(const QuantizedWeight& w);
+/// Of the affine form's scales and biases: float16 as a block has them, or float32 where a product
+/// of one leaves its range. Evaluates the blocks.
+mlx::core::Dtype affine_dtype(const QuantizedWeight& w);
+/// Rows [first, last), as views.
+QuantizedWeight some_rows(const QuantizedWeight& w, int first, int last);
 /// The same matrix with its rows interleaved, or apart again: a permutation of each array, but for
 /// biases that their scales say. Blocks go through their affine form. Evaluates blocks and 5 bits.
 /// @throws Error(usage) unless it has that form and `out` is a multiple of kTileRows.

@@ -1,5 +1,6 @@
 // Blocks of GGUF files in MLX's affine format: scale * q + bias with the same numbers.
 #include <mlx/allocator.h>
+#include <mlx/ops.h>
 #include <mlx/transforms.h>
 
 #include <algorithm>
@@ -82,6 +83,27 @@ bool is_symmetric(QuantFormat format) {
   return format == QuantFormat::q4_0 || format == QuantFormat::q5_0 || format == QuantFormat::q8_0;
 }
 
+mx::Dtype affine_dtype(const QuantizedWeight& w) {
+  if (w.format == QuantFormat::affine) return w.scales->dtype();
+  array bytes = w.packed;
+  bytes.eval();
+  const int64_t blocks = int64_t{w.out} * (w.in / kGroup), size = block_format(w.format).bytes;
+  const auto* const from = bytes.data<uint8_t>();
+  for (int64_t i = 0; i < blocks; i++) {
+    if (std::abs(numbers_of(w.format, from + i * size).bias) > 65504) return mx::float32;
+  }
+  return mx::float16;
+}
+
+QuantizedWeight some_rows(const QuantizedWeight& w, int first, int last) {
+  const auto rows = [&](const array& a) { return mx::slice(a, {first, 0}, {last, a.shape(1)}); };
+  auto to = w;
+  to.out = last - first, to.packed = rows(w.packed);
+  if (w.scales) to.scales = rows(*w.scales);
+  if (w.biases) to.biases = rows(*w.biases);
+  return to;
+}
+
 QuantizedWeight to_affine(const QuantizedWeight& w) {
   if (w.format == QuantFormat::affine) return w;
   const int bits = affine_bits(w.format);
@@ -93,11 +115,8 @@ QuantizedWeight to_affine(const QuantizedWeight& w) {
   bytes.eval();
   const int64_t blocks = w.in / kGroup, packed = kGroup * bits / 8;
   const auto* const from = bytes.data<uint8_t>();
-  // float16 as in the file; where a product of one leaves its range, float32.
-  bool narrow = true;
-  for (int64_t i = 0; i < w.out * blocks && narrow; i++)
-    narrow = std::abs(numbers_of(w.format, from + i * format.bytes).bias) <= 65504;
-  const auto dtype = narrow ? mx::float16 : mx::float32;
+  const auto dtype = affine_dtype(w);
+  const bool narrow = dtype == mx::float16;
   auto q = empty({w.out, w.in * bits / 32}, mx::uint32);
   auto scales = empty({w.out, w.in / kGroup}, dtype), biases = empty({w.out, w.in / kGroup}, dtype);
   auto* const to = q.data<uint8_t>();

@@ -6,9 +6,13 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
+#include "lmxlab/kernels/memory.h"
 #include "lmxlab/models/quantize.h"
 
+#include <mlx/ops.h>
+
 #include <algorithm>
+#include <map>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -92,6 +96,55 @@ bool take_from(const fs::path& path, const std::string& source,
   }
 }
 
+// A few rows at a time: only scales and biases, a tenth of it, are ever in memory together. They
+// come last, so that words lie on lines.
+void write_tiles(const fs::path& path, const std::string& source,
+                 const std::vector<core::LayerWeight>& layers) {
+  constexpr int64_t kAtOnce = 4 << 20;  // bytes
+  std::vector<io::TensorInfo> words, factors;
+  for (const auto& layer : layers) {
+    const auto w = layer.weight->packed();
+    const bool blocks = layer.weight->blocks();
+    const int bits = blocks ? kernels::affine_bits(w.format) : w.bits;
+    const mx::Shape groups{w.out, w.in / (blocks ? 32 : w.group)};
+    const auto dtype = kernels::affine_dtype(w);
+    words.push_back({layer.path + ".weight_tiles", mx::uint32, {w.out, w.in * bits / 32}});
+    factors.push_back({layer.path + ".scales_tiles", dtype, groups});
+    if (!kernels::is_symmetric(w.format))
+      factors.push_back({layer.path + ".biases_tiles", dtype, groups});
+  }
+  std::stable_sort(factors.begin(), factors.end(), [](const auto& a, const auto& b) {
+    return mx::size_of(a.dtype) > mx::size_of(b.dtype);
+  });
+  auto infos = words;
+  infos.insert(infos.end(), factors.begin(), factors.end());
+  io::SafeTensorsWriter file(path, infos, {{kSource, source}});
+  std::map<std::string, std::vector<mx::array>> kept;
+  for (const auto& layer : layers) {
+    const auto w = layer.weight->packed();
+    const auto dtype = kernels::affine_dtype(w);
+    const int64_t row = std::max<int64_t>(1, static_cast<int64_t>(w.packed.nbytes()) / w.out);
+    const int step = static_cast<int>(std::max<int64_t>(1, kAtOnce / row / kernels::kTileRows)) *
+                     kernels::kTileRows;
+    for (int r = 0; r < w.out; r += step) {
+      const auto tiles = kernels::interleave(kernels::some_rows(w, r, std::min(w.out, r + step)));
+      file.write(tiles.packed);
+      const auto keep = [&](const char* leaf, const mx::array& a) {
+        auto& part = kept[layer.path + leaf].emplace_back(mx::astype(a, dtype));
+        part.eval();
+      };
+      keep(".scales_tiles", *tiles.scales);
+      if (tiles.biases) keep(".biases_tiles", *tiles.biases);
+    }
+    auto read = w.packed;
+    read.eval();
+    kernels::page_out(read.data<char>(), read.nbytes());
+  }
+  for (const auto& info : factors)
+    for (const auto& part : kept.at(info.name)) file.write(part);
+  file.commit();
+}
+
 }  // namespace
 
 std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs::path& from,
@@ -106,15 +159,7 @@ std::optional<std::string> interleave_from_cache(LanguageModel& model, const fs:
     const auto path = cache / (prefix + name_of(source) + ".safetensors");
     if (take_from(path, source, layers)) return std::nullopt;
     make_directory(cache);
-    core::Tensors tensors;
-    for (const auto& layer : layers) {
-      const auto tiles = kernels::interleave(layer.weight->packed());
-      tensors.emplace(layer.path + ".weight_tiles", tiles.packed);
-      tensors.emplace(layer.path + ".scales_tiles", *tiles.scales);
-      if (tiles.biases) tensors.emplace(layer.path + ".biases_tiles", *tiles.biases);
-    }
-    io::write_safetensors(path, tensors, {{kSource, source}});
-    tensors.clear();
+    write_tiles(path, source, layers);
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(cache, ignored)) {
       const auto name = entry.path().filename().string();

@@ -36,6 +36,36 @@ TEST(SafeTensors, RoundTrip) {
   }
 }
 
+TEST(SafeTensors, WrittenPieceByPiece) {
+  const test::TemporaryFolder folder;
+  const auto path = folder / "x.safetensors";
+  const auto a = mx::reshape(mx::arange(0, 24, mx::float32), {6, 4});
+  const auto b = mx::astype(mx::arange(0, 5, mx::float32), mx::bfloat16);
+  const auto kind = [](const auto& f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      return e.kind();
+    }
+    return Kind::usage;
+  };
+  SafeTensorsWriter file(path, {{"a", a.dtype(), a.shape()}, {"b", b.dtype(), b.shape()}});
+  file.write(mx::slice(a, {0, 0}, {4, 4}));
+  file.write(mx::slice(a, {4, 0}, {6, 4}));
+  EXPECT_EQ(kind([&] { file.commit(); }), Kind::internal);
+  EXPECT_FALSE(fs::exists(path));
+  EXPECT_EQ(kind([&] { file.write(a); }), Kind::internal);
+  file.write(b);
+  file.commit();
+  write_safetensors(folder / "whole.safetensors", {{"a", a}, {"b", b}});
+  EXPECT_EQ(read_file(path), read_file(folder / "whole.safetensors"));
+  EXPECT_EQ(
+      kind([&] {
+        SafeTensorsWriter(folder / "y", {{"b", b.dtype(), b.shape()}, {"a", a.dtype(), a.shape()}});
+      }),
+      Kind::internal);
+}
+
 TEST(SafeTensors, SameTensorsSameBytes) {
   const test::TemporaryFolder folder;
   write_safetensors(folder / "x", some());

@@ -78,6 +78,14 @@ TEST(Memory, SizesAreCountedAsAskedFor) {
   EXPECT_EQ(active_bytes(), before);
 }
 
+TEST(Memory, PagesThatWentOutComeBack) {
+  auto a = mx::arange(0, 1 << 20, mx::int32);
+  a.eval();
+  page_out(a.data<int32_t>(), a.nbytes());
+  page_out(a.data<int32_t>() + 1, 5);  // no whole page
+  EXPECT_TRUE(mx::array_equal(a, mx::arange(0, 1 << 20, mx::int32)).item<bool>());
+}
+
 TEST(Memory, TooMuchIsAnErrorAndTheProcessGoesOn) {
   auto big = mx::zeros({1 << 20, 1 << 18}) + array(1.0f);
   try {

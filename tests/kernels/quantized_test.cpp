@@ -592,6 +592,23 @@ TEST(Quantized, SymmetricTilesHaveNoBiases) {
   EXPECT_THROW(affine_weight(w.packed, *w.scales, {}, 32, 4), Error);
 }
 
+TEST(Quantized, StripsOfRowsAreTheWhole) {
+  for (const auto& w : weights(48, 256)) {
+    if (w.interleaved || (w.format != QuantFormat::affine && affine_bits(w.format) == 0)) continue;
+    const auto whole = interleave(w);
+    EXPECT_EQ(whole.scales->dtype(), affine_dtype(w));
+    const auto a = interleave(some_rows(w, 0, 16)), b = interleave(some_rows(w, 16, 48));
+    const auto same = [&](const array& x, const array& y, const array& all) {
+      EXPECT_TRUE(mx::array_equal(mx::concatenate({x, y}, 0), all).item<bool>())
+          << test::describe(w);
+    };
+    same(a.packed, b.packed, whole.packed);
+    same(*a.scales, *b.scales, *whole.scales);
+    ASSERT_EQ(a.biases.has_value(), whole.biases.has_value());
+    if (whole.biases) same(*a.biases, *b.biases, *whole.biases);
+  }
+}
+
 TEST(Quantized, WrongShapesAreErrors) {
   const auto w = test::random_blocks(QuantFormat::q4_0, 6, 64, 3);
   EXPECT_THROW(quantized_linear(mx::ones({2, 63}), w), Error);

@@ -31,8 +31,10 @@ class WeightCache : public testing::Test {
     save(3);
   }
 
-  void save(uint64_t seed) {
-    LanguageModel model(config::preset("llama-tiny"), seed);
+  void save(uint64_t seed, int vocab_size = 0) {
+    auto config = config::preset("llama-tiny");
+    if (vocab_size) config.vocab = vocab_size;
+    LanguageModel model(config, seed);
     quantize_model(model, {.bits = 4, .group_size = 32, .embedding_bits = 8});
     model.save(folder);
     interleave_model(model);
@@ -109,6 +111,13 @@ TEST_F(WeightCache, FollowsItsFolder) {
   io::write_safetensors(file, tensors, io::SafeTensors(file).metadata());
   check("a tensor less");
   EXPECT_EQ(read_file(file), good);
+}
+
+// A large matrix is laid out in several strips.
+TEST_F(WeightCache, OfManyRows) {
+  save(5, 100'000);
+  check("first");
+  check("second");
 }
 
 TEST_F(WeightCache, IsNotNeeded) {
