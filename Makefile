@@ -57,7 +57,7 @@ tsan: ## the kernels' tests under the thread sanitizer (all tests: PRESET=tsan m
 	@PRESET=tsan scripts/test.sh -R '^(base|config|kernels)$$'
 
 # TARGETS="gguf jinja": those alone; FUZZ_SECONDS=10: for each
-fuzz: ## feed made-up files to every reader under sanitizers, ten minutes each; FUZZ_SECONDS=10 TARGETS="gguf jinja"
+fuzz: ## feed made-up files to every reader under sanitizers, ten minutes of CPU each; FUZZ_SECONDS=10 TARGETS="gguf jinja"
 	@scripts/fuzz.sh $(TARGETS)
 
 format: ## clang-format over our sources
