@@ -54,3 +54,6 @@ if(TARGET lmxlab_overrides)
   target_link_libraries(lmxlab_lower INTERFACE $<TARGET_OBJECTS:lmxlab_overrides>)
 endif()
 target_link_libraries(lmxlab_lower PUBLIC ${LMXLAB_DEP_base} ${LMXLAB_DEP_kernels} lmxlab::mlx)
+if(NOT CMAKE_CROSSCOMPILING)  # elsewhere the host's libcrypto is found, and nothing tested there needs it
+  target_link_libraries(lmxlab_lower PUBLIC ${LMXLAB_DEP_io})
+endif()
