@@ -30,14 +30,15 @@ limits=(-max_len=16384 -timeout=60 -rss_limit_mb=2048 -malloc_limit_mb=1024)
 # replay_and_fuzz TARGET: 0, and a line that says what was done, if nothing was found.
 replay_and_fuzz() {
   local target=$1 program="build/fuzz/${1}_fuzz" given="tests/fuzz/corpus/$1" kept="build/fuzz/corpus/$1" began=$SECONDS
-  local log="$top/build/logs/fuzz-$target.log" code=0 options=("${limits[@]}" "-artifact_prefix=$findings/$target-") runs=0 spent=0
+  local log="$top/build/logs/fuzz-$target.log" code=0 options=("${limits[@]}" "-artifact_prefix=$findings/$target-") runs=0 spent=0 executed
   [ ! -e "tests/fuzz/$target.dict" ] || options+=("-dict=tests/fuzz/$target.dict")
   mkdir -p "$kept"
   find "$given" -type f -print0 | sort -z | xargs -0 "$program" "${options[@]}" >"$log" 2>&1 || code=$?
   # libFuzzer counts the clock's time, so where other work takes the cores it is called again.
   while [ "$code" = 0 ] && [ $((seconds - spent)) -gt $((seconds / 20)) ]; do
     "$program" "${options[@]}" -max_total_time=$((seconds - spent)) -print_final_stats=1 -close_fd_mask=1 "$kept" "$given" >"$log" 2>&1 || code=$?
-    runs=$((runs + $(sed -n 's/^stat::number_of_executed_units: *//p' "$log")))
+    executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")  # none, if it died first
+    runs=$((runs + ${executed:-0}))
     times >"$log.times"  # not in $(...), which has no children yet
     spent=$(sed -n '2s/[ms]/ /gp' "$log.times" | awk '{printf "%d", 60 * ($1 + $3) + $2 + $4}')
   done

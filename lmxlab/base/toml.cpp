@@ -27,7 +27,7 @@ constexpr int kDeepest = 32;  // dots of a key or a header, which is how tables 
 Json ours(const toml::node& node, int depth = 0) {
   switch (node.type()) {
     case toml::node_type::table: {
-      if (depth > kDeepest + 1) throw Error(Kind::bad_data, "more than 32 tables in one another");
+      if (depth > kDeepest + 1) throw Error(Kind::bad_data, "tables lie more than 33 deep");
       Json::Object members;
       // toml++ sorts keys; the order in the file is by source position.
       for (const auto& [key, value] : *node.as_table())
@@ -180,7 +180,7 @@ Json parse_toml(std::string_view text, const std::string& name) {
   try {
     return ours(toml::parse(text));
   } catch (const Error& e) {
-    throw Error(Kind::bad_data, name + " is not valid TOML for us: " + e.what());
+    throw Error(Kind::bad_data, name + " is not valid TOML: " + e.what());
   } catch (const toml::parse_error& e) {
     std::ostringstream where;
     where << "line " << e.source().begin.line << ", column " << e.source().begin.column;

@@ -179,23 +179,18 @@ void SafeTensorsWriter::commit() {
 }
 
 void write_safetensors(const fs::path& path, const Tensors& tensors, const Metadata& metadata) {
+  std::vector<TensorInfo> infos;
   std::vector<mx::array> plain;
-  plain.reserve(tensors.size());
-  for (const auto& [_, a] : tensors) plain.push_back(mx::contiguous(a));
-  mx::eval(plain);
+  for (const auto& [name, a] : tensors) infos.push_back({name, a.dtype(), a.shape()});
   // Wide types first, as the format's own library orders them: every tensor is aligned to its
   // element, and there are no gaps, which some readers refuse.
-  std::vector<size_t> order(plain.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return mx::size_of(plain[a].dtype()) > mx::size_of(plain[b].dtype());
+  std::stable_sort(infos.begin(), infos.end(), [](const auto& a, const auto& b) {
+    return mx::size_of(a.dtype) > mx::size_of(b.dtype);
   });
-  std::vector<std::string> names;
-  for (const auto& [name, _] : tensors) names.push_back(name);
-  std::vector<TensorInfo> infos;
-  for (const size_t i : order) infos.push_back({names[i], plain[i].dtype(), plain[i].shape()});
+  for (const auto& info : infos) plain.push_back(mx::contiguous(tensors.at(info.name)));
+  mx::eval(plain);
   SafeTensorsWriter file(path, infos, metadata);
-  for (const size_t i : order) file.write(plain[i]);
+  for (const auto& a : plain) file.write(a);
   file.commit();
 }
 

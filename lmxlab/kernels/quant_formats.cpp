@@ -202,23 +202,27 @@ std::optional<QuantFormat> format_of_ggml(uint32_t type) {
   return {};
 }
 
+// Eight weights of the stream are five bytes.
 void FiveBits::cut(const uint32_t* stream, uint32_t* words) {
-  std::memset(words, 0, 4 * kWords);
-  for (int k = 0; k < 32; k++) {
-    const int bit = 5 * k, word = bit / 32;
-    const uint64_t two = stream[word] | (word + 1 < kWords ? uint64_t{stream[word + 1]} << 32 : 0);
-    const auto q = static_cast<uint32_t>(two >> bit % 32 & 31);
-    words[k / 8] |= (q & 15) << 4 * (k % 8);
-    words[4] |= q >> 4 << fifth(k);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(stream);
+  words[4] = 0;
+  for (int i = 0; i < 4; i++) {
+    uint64_t eight = 0;
+    std::memcpy(&eight, bytes + 5 * i, 5);
+    words[i] = 0;
+    for (int j = 0; j < 8; j++) {
+      const auto q = static_cast<uint32_t>(eight >> 5 * j & 31);
+      words[i] |= (q & 15) << 4 * j;
+      words[4] |= q >> 4 << fifth(8 * i + j);
+    }
   }
 }
 void FiveBits::join(const uint32_t* words, uint32_t* stream) {
-  std::memset(stream, 0, 4 * kWords);
-  for (int k = 0; k < 32; k++) {
-    const uint64_t q = (words[k / 8] >> 4 * (k % 8) & 15) | (words[4] >> fifth(k) & 1) << 4;
-    const int bit = 5 * k, word = bit / 32;
-    stream[word] |= static_cast<uint32_t>(q << bit % 32);
-    if (bit % 32 > 27) stream[word + 1] |= static_cast<uint32_t>(q >> (32 - bit % 32));
+  auto* bytes = reinterpret_cast<uint8_t*>(stream);
+  for (int i = 0; i < 4; i++) {
+    uint64_t eight = 0;
+    for (int j = 0; j < 8; j++) eight |= uint64_t{at(words, 8 * i + j)} << 5 * j;
+    std::memcpy(bytes + 5 * i, &eight, 5);
   }
 }
 

@@ -69,6 +69,10 @@ struct FiveBits {
   static constexpr int kWords = 5;
   /// Where the fifth bit of weight k is in the last word.
   static constexpr int fifth(int k) { return 8 * (k % 8 / 2) + 4 * (k % 2) + k / 8; }
+  /// Weight k.
+  static constexpr uint32_t at(const uint32_t* words, int k) {
+    return (words[k / 8] >> 4 * (k % 8) & 15) | (words[4] >> fifth(k) & 1) << 4;
+  }
   /// From MLX's stream of bits, and back.
   static void cut(const uint32_t* stream, uint32_t* words);
   static void join(const uint32_t* words, uint32_t* stream);

@@ -386,12 +386,10 @@ QuantizedWeight separate(const QuantizedWeight& w) {
 }
 
 bool faster_interleaved(const QuantizedWeight& w) {
-  if (w.floats != FloatFormat::none) return false;
-  const bool affine = w.format == QuantFormat::affine;
-  const int bits = affine ? w.bits : affine_bits(w.format);
-  if (bits == 0 || w.out % kTileRows != 0) return false;
+  const auto form = affine_form(w);
+  if (form.bits == 0 || w.out % kTileRows != 0) return false;
   QuantView view{QuantFormat::affine, w.out, w.in, nullptr};
-  view.bits = bits, view.group = affine ? w.group : 32, view.interleaved = true;
+  view.bits = form.bits, view.group = form.group, view.interleaved = true;
   return dot_kernel(view, Activations::int16).in_place;
 }
 

@@ -52,6 +52,12 @@ QuantizedWeight float_weight(FloatFormat format, mlx::core::array packed, mlx::c
 int affine_bits(QuantFormat format);
 /// Whether their weights are scale * (q - 2^(bits - 1)).
 bool is_symmetric(QuantFormat format);
+/// A weight's affine form as tiles have it; bits are 0 if it has none.
+struct AffineForm {
+  int bits = 0, group = 0;
+  bool has_biases = false;
+};
+AffineForm affine_form(const QuantizedWeight& w);
 /// The same numbers in the affine format, but for the order of rounding. Evaluates the blocks.
 /// @throws Error(usage) for a format that has no such form.
 QuantizedWeight to_affine(const QuantizedWeight& w);

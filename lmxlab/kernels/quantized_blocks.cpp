@@ -44,14 +44,15 @@ void pack(QuantFormat format, const uint8_t* block, uint8_t* to) {
   if (affine_bits(format) == 5) {
     uint32_t high;
     std::memcpy(&high, q - 4, 4);
-    uint32_t words[FiveBits::kWords] = {}, stream[FiveBits::kWords];
-    for (int k = 0; k < kGroup; k++) {
-      const uint32_t nibble = k < 16 ? q[k] & 15 : q[k - 16] >> 4;
-      words[k / 8] |= nibble << 4 * (k % 8);
-      words[4] |= (high >> k & 1) << FiveBits::fifth(k);
+    for (int i = 0; i < 4; i++) {
+      uint64_t eight = 0;  // weights: five bytes
+      for (int j = 0; j < 8; j++) {
+        const int k = 8 * i + j;
+        const uint64_t nibble = k < 16 ? q[k] & 15 : q[k - 16] >> 4;
+        eight |= (nibble | (high >> k & 1) << 4) << 5 * j;
+      }
+      std::memcpy(to + 5 * i, &eight, 5);
     }
-    FiveBits::join(words, stream);
-    std::memcpy(to, stream, sizeof(stream));
     return;
   }
   for (int j = 0; j < 16; j += 2) {
@@ -81,6 +82,12 @@ int affine_bits(QuantFormat format) {
 
 bool is_symmetric(QuantFormat format) {
   return format == QuantFormat::q4_0 || format == QuantFormat::q5_0 || format == QuantFormat::q8_0;
+}
+
+AffineForm affine_form(const QuantizedWeight& w) {
+  if (w.floats != FloatFormat::none) return {};
+  if (w.format == QuantFormat::affine) return {w.bits, w.group, w.biases.has_value()};
+  return {affine_bits(w.format), kGroup, !is_symmetric(w.format)};
 }
 
 mx::Dtype affine_dtype(const QuantizedWeight& w) {

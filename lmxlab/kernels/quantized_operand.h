@@ -41,7 +41,7 @@ struct QuantSpec {
         interleaved(w.interleaved),
         has_biases(w.biases.has_value()) {
     if (!kernels) return;
-    const Arrays all = arrays_of(w);
+    Arrays all = arrays_of(w);
     if (!std::all_of(all.begin(), all.end(), is_there)) return;
     auto v = view();
     v.bytes = all[0].data<uint8_t>();
@@ -50,7 +50,7 @@ struct QuantSpec {
       v.scales = all[1].data<void>();
       if (has_biases) v.biases = all[2].data<void>();
     }
-    resident = std::make_shared<const Resident>(Resident{all, v});
+    resident = std::make_shared<const Resident>(Resident{std::move(all), v});
   }
   bool operator==(const QuantSpec& other) const {
     const auto shape = [](const QuantSpec& s) {

@@ -431,14 +431,6 @@ HWY_INLINE void gather_row(const void* from, int64_t row, int64_t each, int64_t 
   for (int64_t i = 0; i < n; i++) to[i] = p[i * kTileRows];
 }
 
-// A block as FiveBits::cut leaves it.
-HWY_INLINE void five_bits(const uint32_t* words, int8_t* q) {
-  for (int k = 0; k < 32; k++) {
-    const uint32_t fifth = words[4] >> FiveBits::fifth(k) & 1;
-    q[k] = static_cast<int8_t>((words[k / 8] >> 4 * (k % 8) & 15) | fifth << 4);
-  }
-}
-
 template <int bits>
 void interleaved_values(const QuantView& w, int64_t first, int64_t count, int8_t* q) {
   alignas(64) uint32_t words[kChunkBlocks * bits];
@@ -447,7 +439,10 @@ void interleaved_values(const QuantView& w, int64_t first, int64_t count, int8_t
   by_rows(w, first, count, [&](int64_t row, int64_t begin, int64_t n) {
     gather_row(w.bytes, row, w.in / kBlock * bits, begin * bits, n * bits, words);
     if constexpr (bits == 5) {
-      for (int64_t i = 0; i < n; i++) five_bits(words + bits * i, q + kBlock * i);
+      for (int64_t i = 0; i < n; i++) {
+        for (int k = 0; k < 32; k++)
+          q[kBlock * i + k] = static_cast<int8_t>(FiveBits::at(words + bits * i, k));
+      }
     } else {
       affine_values<bits>(apart, 0, n, q);
     }

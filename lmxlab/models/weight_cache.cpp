@@ -12,7 +12,6 @@
 #include <mlx/ops.h>
 
 #include <algorithm>
-#include <map>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -60,16 +59,14 @@ std::vector<core::LayerWeight> layers_of(core::Transformer& model) {
 std::optional<kernels::QuantizedWeight> tiles_of(const io::SafeTensors& file,
                                                  const core::LayerWeight& layer) {
   const auto from = layer.weight->packed();
-  const bool blocks = layer.weight->blocks();
+  const auto form = kernels::affine_form(from);
   std::vector<std::optional<mx::array>> found;
   for (const char* leaf : {".weight_tiles", ".scales_tiles", ".biases_tiles"}) {
     found.push_back(std::nullopt);
     if (file.contains(layer.path + leaf)) found.back() = file.get(layer.path + leaf);
   }
-  const bool needs_biases = !blocks || !kernels::is_symmetric(from.format);
-  if (!found[0] || !found[1] || found[2].has_value() != needs_biases) return std::nullopt;
-  auto tiles = kernels::affine_weight(*found[0], *found[1], found[2], blocks ? 32 : from.group,
-                                      blocks ? kernels::affine_bits(from.format) : from.bits, true);
+  if (!found[0] || !found[1] || found[2].has_value() != form.has_biases) return std::nullopt;
+  auto tiles = kernels::affine_weight(*found[0], *found[1], found[2], form.group, form.bits, true);
   if (tiles.out != from.out || tiles.in != from.in) return std::nullopt;
   return tiles;
 }
@@ -101,47 +98,40 @@ bool take_from(const fs::path& path, const std::string& source,
 void write_tiles(const fs::path& path, const std::string& source,
                  const std::vector<core::LayerWeight>& layers) {
   constexpr int64_t kAtOnce = 4 << 20;  // bytes
-  std::vector<io::TensorInfo> words, factors;
+  std::vector<io::TensorInfo> infos, factors;
+  std::vector<mx::Dtype> dtypes;
   for (const auto& layer : layers) {
     const auto w = layer.weight->packed();
-    const bool blocks = layer.weight->blocks();
-    const int bits = blocks ? kernels::affine_bits(w.format) : w.bits;
-    const mx::Shape groups{w.out, w.in / (blocks ? 32 : w.group)};
-    const auto dtype = kernels::affine_dtype(w);
-    words.push_back({layer.path + ".weight_tiles", mx::uint32, {w.out, w.in * bits / 32}});
-    factors.push_back({layer.path + ".scales_tiles", dtype, groups});
-    if (!kernels::is_symmetric(w.format))
-      factors.push_back({layer.path + ".biases_tiles", dtype, groups});
+    const auto form = kernels::affine_form(w);
+    const mx::Shape groups{w.out, w.in / form.group};
+    dtypes.push_back(kernels::affine_dtype(w));
+    infos.push_back({layer.path + ".weight_tiles", mx::uint32, {w.out, w.in * form.bits / 32}});
+    factors.push_back({layer.path + ".scales_tiles", dtypes.back(), groups});
+    if (form.has_biases) factors.push_back({layer.path + ".biases_tiles", dtypes.back(), groups});
   }
-  std::stable_sort(factors.begin(), factors.end(), [](const auto& a, const auto& b) {
-    return mx::size_of(a.dtype) > mx::size_of(b.dtype);
-  });
-  auto infos = words;
   infos.insert(infos.end(), factors.begin(), factors.end());
   io::SafeTensorsWriter file(path, infos, {{kSource, source}});
-  std::map<std::string, std::vector<mx::array>> kept;
-  for (const auto& layer : layers) {
-    const auto w = layer.weight->packed();
-    const auto dtype = kernels::affine_dtype(w);
-    const int64_t row = std::max<int64_t>(1, static_cast<int64_t>(w.packed.nbytes()) / w.out);
-    const int step = static_cast<int>(std::max<int64_t>(1, kAtOnce / row / kernels::kTileRows)) *
-                     kernels::kTileRows;
+  std::vector<mx::array> kept;  // of factors, in their order
+  for (size_t i = 0; i < layers.size(); ++i) {
+    auto w = layers[i].weight->packed();
+    const int64_t tile =
+        std::max<int64_t>(1, static_cast<int64_t>(w.packed.nbytes()) / w.out) * kernels::kTileRows;
+    const int step = static_cast<int>(std::max<int64_t>(1, kAtOnce / tile)) * kernels::kTileRows;
+    std::vector<mx::array> biases;
     for (int r = 0; r < w.out; r += step) {
       const auto tiles = kernels::interleave(kernels::some_rows(w, r, std::min(w.out, r + step)));
       file.write(tiles.packed);
-      const auto keep = [&](const char* leaf, const mx::array& a) {
-        auto& part = kept[layer.path + leaf].emplace_back(mx::astype(a, dtype));
-        part.eval();
-      };
-      keep(".scales_tiles", *tiles.scales);
-      if (tiles.biases) keep(".biases_tiles", *tiles.biases);
+      kept.push_back(mx::astype(*tiles.scales, dtypes[i]));
+      kept.back().eval();
+      if (!tiles.biases) continue;
+      biases.push_back(mx::astype(*tiles.biases, dtypes[i]));
+      biases.back().eval();
     }
-    auto read = w.packed;
-    read.eval();
-    kernels::page_out(read.data<char>(), read.nbytes());
+    kept.insert(kept.end(), biases.begin(), biases.end());
+    w.packed.eval();
+    kernels::page_out(w.packed.data<char>(), w.packed.nbytes());
   }
-  for (const auto& info : factors)
-    for (const auto& part : kept.at(info.name)) file.write(part);
+  for (const auto& part : kept) file.write(part);
   file.commit();
 }
 

@@ -1,4 +1,5 @@
 #include "lmxlab/base/files.h"
+#include "tests/support/error_of.h"
 #include "tests/support/temp_folder.h"
 
 #include <gmock/gmock.h>
@@ -12,21 +13,13 @@
 #include <fstream>
 
 using namespace lmxlab;
+using test::error_of;
 using testing::HasSubstr;
 
 namespace {
 
 class Files : public testing::Test {
  protected:
-  static Error failure(auto&& body) {
-    try {
-      body();
-    } catch (const Error& e) {
-      return e;
-    }
-    ADD_FAILURE() << "no error";
-    return Error(Kind::internal, "");
-  }
   const test::TemporaryFolder temporary;
   const fs::path folder = temporary.path();
 };
@@ -42,24 +35,24 @@ TEST_F(Files, WritesAndReadsEveryByte) {
 }
 
 TEST_F(Files, ErrorsHaveTheirKindAndNameThePath) {
-  const Error absent = failure([&] { read_file(folder / "absent"); });
+  const Error absent = error_of([&] { read_file(folder / "absent"); });
   EXPECT_EQ(absent.kind(), Kind::not_found);
   EXPECT_THAT(absent.what(), HasSubstr((folder / "absent").string()));
-  EXPECT_EQ(failure([&] { read_file(folder); }).kind(), Kind::usage);
-  EXPECT_EQ(failure([&] { MappedFile(folder / "absent"); }).kind(), Kind::not_found);
-  EXPECT_EQ(failure([&] { MappedFile{folder}; }).kind(), Kind::usage);
-  EXPECT_EQ(failure([&] { write_file_atomic(folder / "no" / "a", "x"); }).kind(), Kind::not_found);
+  EXPECT_EQ(error_of([&] { read_file(folder); }).kind(), Kind::usage);
+  EXPECT_EQ(error_of([&] { MappedFile(folder / "absent"); }).kind(), Kind::not_found);
+  EXPECT_EQ(error_of([&] { MappedFile{folder}; }).kind(), Kind::usage);
+  EXPECT_EQ(error_of([&] { write_file_atomic(folder / "no" / "a", "x"); }).kind(), Kind::not_found);
   write_file_atomic(folder / "file", "x");
-  EXPECT_EQ(failure([&] { make_directory(folder / "file" / "sub"); }).kind(), Kind::resource);
-  EXPECT_EQ(failure([&] { read_file(folder / "file" / "sub"); }).kind(), Kind::not_found);
-  EXPECT_EQ(failure([&] { sync_path(folder / "absent"); }).kind(), Kind::not_found);
+  EXPECT_EQ(error_of([&] { make_directory(folder / "file" / "sub"); }).kind(), Kind::resource);
+  EXPECT_EQ(error_of([&] { read_file(folder / "file" / "sub"); }).kind(), Kind::not_found);
+  EXPECT_EQ(error_of([&] { sync_path(folder / "absent"); }).kind(), Kind::not_found);
 }
 
 #ifdef __linux__  // where /dev/full is
 TEST_F(Files, AFullDiskIsAResourceError) {
   fs::create_symlink("/dev/full", folder / "full");
   LineWriter writer(folder / "full");
-  const Error e = failure([&] { writer.write("line"); });
+  const Error e = error_of([&] { writer.write("line"); });
   EXPECT_EQ(e.kind(), Kind::resource);
   EXPECT_THAT(e.what(), HasSubstr((folder / "full").string()));
 }
@@ -68,15 +61,15 @@ TEST_F(Files, AFullDiskIsAResourceError) {
 TEST_F(Files, APipeIsNeitherMappedNorReplaced) {
   const auto pipe = folder / "pipe";
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
-  EXPECT_EQ(failure([&] { MappedFile{pipe}; }).kind(), Kind::usage);
-  EXPECT_EQ(failure([&] { write_file_atomic(pipe, "x"); }).kind(), Kind::usage);
+  EXPECT_EQ(error_of([&] { MappedFile{pipe}; }).kind(), Kind::usage);
+  EXPECT_EQ(error_of([&] { write_file_atomic(pipe, "x"); }).kind(), Kind::usage);
   EXPECT_TRUE(fs::is_fifo(pipe));
 }
 
 TEST_F(Files, AFailedReplacementKeepsTheOldContent) {
   fs::create_directories(folder / "target" /
                          "inside");  // a folder that is not empty cannot be replaced by a file
-  EXPECT_EQ(failure([&] { write_file_atomic(folder / "target", "new"); }).kind(), Kind::resource);
+  EXPECT_EQ(error_of([&] { write_file_atomic(folder / "target", "new"); }).kind(), Kind::resource);
   EXPECT_TRUE(fs::is_directory(folder / "target" / "inside"));
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "no temporary file stays";
 }

@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/random.h"
 #include "lmxlab/io/hf_folder.h"
+#include "tests/support/error_of.h"
 #include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
@@ -41,14 +42,7 @@ TEST(SafeTensors, WrittenPieceByPiece) {
   const auto path = folder / "x.safetensors";
   const auto a = mx::reshape(mx::arange(0, 24, mx::float32), {6, 4});
   const auto b = mx::astype(mx::arange(0, 5, mx::float32), mx::bfloat16);
-  const auto kind = [](const auto& f) {
-    try {
-      f();
-    } catch (const Error& e) {
-      return e.kind();
-    }
-    return Kind::usage;
-  };
+  const auto kind = [](const auto& f) { return test::error_of(f).kind(); };
   SafeTensorsWriter file(path, {{"a", a.dtype(), a.shape()}, {"b", b.dtype(), b.shape()}});
   file.write(mx::slice(a, {0, 0}, {4, 4}));
   file.write(mx::slice(a, {4, 0}, {6, 4}));
