@@ -4,6 +4,7 @@
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
+#include "lmxlab/cli/sampling_arguments.h"
 #include "lmxlab/config/count.h"
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/machine.h"
@@ -65,12 +66,11 @@ class Bench : public Command {
     o.option("--embedding-bits", "N", &embedding_bits_, "of the embedding and a head tied to it")
         .range(2, 8)
         .otherwise("as --bits");
-    o.option("--kv-bits", "BITS", &kv_bits_, "keep keys and values packed in so many bits")
-        .one_of({"8", "4"})
-        .otherwise("as computed");
+    o.option("--kv-bits", "BITS", &kv_bits_,
+             "of the keys and values that are kept: 32 as computed, 8 or 4 packed")
+        .one_of({"32", "16", "8", "4"})
+        .otherwise("16 beside quantized weights, else as computed");
   }
-
-  int kv_bits() const { return kv_bits_ ? std::stoi(*kv_bits_) : 0; }
 
   // Seconds of each measurement after the first, which warms up.
   std::vector<double> time_training(OpenModel& m, int context, Context& context_of_run,
@@ -117,7 +117,7 @@ class Bench : public Command {
       options.sampling.temperature = 0;
       options.max_tokens = decoded;
       options.ignore_eos = true;
-      options.kv_bits = kv_bits();
+      options.kv_bits = cache_bits(kv_bits_);
       options.stop = context_of_run.stop;
       TokenStream stream(m.model, std::move(prompts), options);
       const auto start = std::chrono::steady_clock::now();
@@ -200,8 +200,9 @@ class Bench : public Command {
     // and the cache read or written.
     const double weights = double(m.model.parameter_bytes());
     const int64_t element = m.model.activations() == DType::f32 ? 4 : 2;
+    const int kv_bits = cache_bits(kv_bits_).value_or(m.model.kv_bits());
     const auto kept = [&](int seen) {
-      return rows * double(config::kv_bytes(config, seen, element, kv_bits()));
+      return rows * double(config::kv_bytes(config, seen, element, kv_bits));
     };
     double moved = 0;
     if (train)

@@ -37,10 +37,10 @@ void SamplingArguments::declare(Options& o) {
       .one_of({"f32", "bf16"})
       .otherwise("f32 on a CPU, else that of the weights");
   o.option("--kv-bits", "BITS", &kv_bits,
-           "keep keys and values packed in so many bits: less memory for long texts, slightly "
-           "other answers")
-      .one_of({"8", "4"})
-      .otherwise("as computed");
+           "of the keys and values that are kept: 32 as computed, 8 or 4 packed (less memory for "
+           "long texts, slightly other answers)")
+      .one_of({"32", "16", "8", "4"})
+      .otherwise("16 beside quantized weights, else as computed");
   o.option("--max-kv", "N", &max_kv,
            "keep the last N positions only: memory that does not grow, and no look at what lies "
            "further back")
@@ -71,7 +71,7 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
   o.max_tokens = max_tokens;
   o.stop_strings = stop;
   o.ignore_eos = ignore_eos;
-  o.kv_bits = kv_bits ? std::stoi(*kv_bits) : 0;
+  o.kv_bits = cache_bits(kv_bits);
   o.max_kv = max_kv.value_or(0);
   o.stop = context.stop;
   return o;

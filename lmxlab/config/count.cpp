@@ -141,9 +141,10 @@ int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int
     if (!a) continue;
     const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;
     const Whole row =
-        kv_bits == 0 ? Whole(a->head_dim) * bytes_per_element
-                     : Whole(int64_t{a->head_dim} * kv_bits / 8) +
-                           Whole(2) * (a->head_dim / kv_group(a->head_dim)) * bytes_per_element;
+        kv_bits == 0    ? Whole(a->head_dim) * bytes_per_element
+        : kv_bits == 16 ? Whole(a->head_dim) * std::min<int64_t>(2, bytes_per_element)
+                        : Whole(int64_t{a->head_dim} * kv_bits / 8) +
+                              Whole(2) * (a->head_dim / kv_group(a->head_dim)) * bytes_per_element;
     bytes += Whole(2) * kept * a->kv_heads * row;
   }
   return bytes.value;

@@ -41,7 +41,8 @@ int64_t kv_bytes_per_token(const Model& model, int64_t bytes_per_element);
 /// Numbers of a head that share a scale and an offset in a packed cache.
 int kv_group(int head_dim);
 /// Bytes of keys and values after `context` tokens: a layer with a window keeps no more than that.
-/// @param kv_bits  of a packed cache, whose scales and offsets are elements; 0: nothing is packed.
+/// @param kv_bits  16: elements of two bytes at most; 8 or 4: of a packed cache, whose scales and
+///   offsets are elements; 0: as they are.
 int64_t kv_bytes(const Model& model, int64_t context, int64_t bytes_per_element, int kv_bits = 0);
 
 }  // namespace lmxlab::config

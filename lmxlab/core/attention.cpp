@@ -2,6 +2,7 @@
 
 #include "lmxlab/kernels/attention.h"
 #include "lmxlab/kernels/cached_attention.h"
+#include "lmxlab/kernels/elementwise.h"
 
 #include <mlx/fast.h>
 #include <mlx/ops.h>
@@ -108,8 +109,9 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
       return kernels::attention(q, keys.k, keys.v, scale(), seen);
     }
     if (!alibi && !c.softcap)
-      return mx::fast::scaled_dot_product_attention(q, keys.k, keys.v, scale(), "array",
-                                                    mask.allowed);
+      return mx::fast::scaled_dot_product_attention(q, kernels::cast(keys.k, q.dtype()),
+                                                    kernels::cast(keys.v, q.dtype()), scale(),
+                                                    "array", mask.allowed);
     const auto bias = alibi ? std::optional(alibi_bias(c.heads, pass, length, keys)) : std::nullopt;
     return plain_attention(q, keys, scale(), mask_array(pass, length, keys, seen_back), c.softcap,
                            bias);

@@ -3,6 +3,7 @@
 #include "lmxlab/base/error.h"
 #include "lmxlab/config/count.h"
 #include "lmxlab/kernels/append_quantized.h"
+#include "lmxlab/kernels/elementwise.h"
 
 #include <mlx/ops.h>
 
@@ -23,15 +24,19 @@ using Parts = std::vector<mx::array>;
 class Format {
  public:
   explicit Format(int bits) : bits_(bits) {
-    if (bits != 0 && bits != 4 && bits != 8)
+    if (bits != 0 && bits != 4 && bits != 8 && bits != 16)
       throw Error(Kind::usage,
-                  "[cache] kv_bits: expected 0 (none), 8 or 4, got " + std::to_string(bits));
+                  "[cache] kv_bits: expected 0 (none), 16, 8 or 4, got " + std::to_string(bits));
   }
-  bool packed() const { return bits_ != 0; }
+  bool packed() const { return bits_ == 4 || bits_ == 8; }
+  /// Of numbers that come as `dtype` and are not packed.
+  mx::Dtype kept(mx::Dtype dtype) const {
+    return bits_ == 16 && dtype == mx::float32 ? mx::float16 : dtype;
+  }
   size_t parts() const { return packed() ? 6 : 2; }
 
   Parts encode(const mx::array& k, const mx::array& v) const {
-    if (!packed()) return {k, v};
+    if (!packed()) return {kernels::cast(k, kept(k.dtype())), kernels::cast(v, kept(v.dtype()))};
     auto all = mx::quantize(k, group(k.shape(3)), bits_);
     for (auto& part : mx::quantize(v, group(v.shape(3)), bits_)) all.push_back(part);
     return all;
@@ -87,9 +92,16 @@ struct Buffers {
     for (auto& part : all)
       part = mx::concatenate({columns(part, 0, used), room(part, to - used)}, 2);
   }
+  // Numbers of one position, where only their shape and type count.
+  Parts like(const CacheRow& k, const CacheRow& v) const {
+    const auto one = [&](const CacheRow& r) {
+      return mx::zeros({r.batch, r.heads, 1, r.width}, format.kept(r.dtype));
+    };
+    return {one(k), one(v)};
+  }
   std::optional<Loan> lend(const CacheRow& nk, const CacheRow& nv, int at) {
-    const auto other = [](const mx::array& buffer, const CacheRow& row) {
-      return buffer.dtype() != row.dtype || buffer.shape(0) != row.batch ||
+    const auto other = [&](const mx::array& buffer, const CacheRow& row) {
+      return buffer.dtype() != format.kept(row.dtype) || buffer.shape(0) != row.batch ||
              buffer.shape(1) != row.heads || buffer.shape(3) != row.width;
     };
     if (other(all[0], nk) || other(all[1], nv)) return std::nullopt;
@@ -145,14 +157,6 @@ struct Buffers {
   }
 };
 
-// Numbers of one position, where only their shape and type count.
-Parts like(const CacheRow& k, const CacheRow& v) {
-  const auto one = [](const CacheRow& r) {
-    return mx::zeros({r.batch, r.heads, 1, r.width}, r.dtype);
-  };
-  return {one(k), one(v)};
-}
-
 [[noreturn]] void cannot_trim(int n, int possible) {
   throw Error(Kind::unsupported,
               "[cache] cannot take back " + std::to_string(n) + " positions: only " +
@@ -172,7 +176,7 @@ class Plain : public LayerCache {
   }
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
     if (buffers_.format.packed()) return std::nullopt;
-    make_room(n, [&] { return like(k, v); });
+    make_room(n, [&] { return buffers_.like(k, v); });
     return buffers_.lend(k, v, length_);
   }
   void give_back(mx::array k, mx::array v, int n) override {
@@ -217,7 +221,7 @@ class Rotating : public LayerCache {
   // Until the ring is full.
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
     if (length_ + n > window_ || buffers_.format.packed()) return std::nullopt;
-    make_room(n, [&] { return like(k, v); });
+    make_room(n, [&] { return buffers_.like(k, v); });
     return buffers_.lend(k, v, length_);
   }
   void give_back(mx::array k, mx::array v, int n) override {

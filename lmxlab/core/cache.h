@@ -79,9 +79,9 @@ class LayerCache {
 };
 
 struct CacheOptions {
-  /// 0: keys and values as they are. 8 or 4: packed in MLX's affine format, each row of a head in
-  /// groups of 64 numbers (32 where 64 does not divide it), as they are appended: 0.53 or 0.28 of
-  /// the bytes of 16-bit numbers (0.56, 0.31 in groups of 32).
+  /// 0: keys and values as they are. 16: float32 ones as float16. 8 or 4: packed in MLX's affine
+  /// format, each row of a head in groups of 64 numbers (32 where 64 does not divide it), as they
+  /// are appended: 0.53 or 0.28 of the bytes of 16-bit numbers (0.56, 0.31 in groups of 32).
   int kv_bits = 0;
   /// Every position sees itself and the max_kv - 1 before it at most, and no more are kept; 0: all.
   int max_kv = 0;

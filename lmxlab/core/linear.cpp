@@ -25,7 +25,7 @@ std::vector<mx::array> project(const mx::array& x, const std::vector<const Linea
     return out;
   }
   std::vector<kernels::QuantizedWeight> weights;
-  for (const auto* l : layers) weights.push_back(l->weight.packed());
+  for (const auto* l : layers) weights.push_back(l->weight.at_hand());
   out = kernels::quantized_linears(x, weights);
   for (size_t i = 0; i < layers.size(); ++i)
     if (const auto& bias = layers[i]->bias)

@@ -36,8 +36,8 @@ mx::array Mlp::operator()(const mx::array& x, Pass&) const {
   const auto packed = [](const Linear& l) { return l.weight.quantized() && !l.bias; };
   if (packed(up_proj) && packed(down_proj) && (!gate_proj || packed(*gate_proj)))
     return kernels::quantized_mlp(
-        x, gate_proj ? std::optional(gate_proj->weight.packed()) : std::nullopt,
-        up_proj.weight.packed(), down_proj.weight.packed(), kind(act_));
+        x, gate_proj ? std::optional(gate_proj->weight.at_hand()) : std::nullopt,
+        up_proj.weight.at_hand(), down_proj.weight.at_hand(), kind(act_));
   if (!gate_proj) return down_proj(activate(act_, up_proj(x)));
   const auto both = project(x, {&*gate_proj, &up_proj});
   return down_proj(kernels::gated(kind(act_), both[0], both[1]));

@@ -21,6 +21,19 @@ kernels::QuantizedWeight Weight::packed() const {
                                 interleaved);
 }
 
+kernels::QuantizedWeight Weight::at_hand() const {
+  const auto is = [](const std::optional<mx::array>& a, const std::optional<Param>& now) {
+    return a ? now && a->id() == now->value.id() : !now;
+  };
+  if (ready && ready->packed.id() == w.value.id() && is(ready->scales, scales) &&
+      is(ready->biases, biases))
+    return *ready;
+  ready.reset();
+  auto made = kernels::at_hand(packed());
+  if (made.resident) ready = made;
+  return made;
+}
+
 void Weight::expect_packed(int group_size, int bit_width) {
   const int out = w.value.shape(0), in = w.value.shape(-1);
   const auto some = mx::zeros({out, in / group_size}, w.value.dtype());
@@ -51,6 +64,7 @@ void Weight::separate() {
   if (quantized() && !blocks()) hold(kernels::separate(packed()));
 }
 void Weight::hold(const kernels::QuantizedWeight& to) {
+  ready.reset();
   w.value = to.packed, format = to.format, interleaved = to.interleaved;
   group = to.group, bits = to.bits, floats = to.floats;
   scales.reset(), biases.reset();
@@ -62,12 +76,12 @@ mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) c
   if (!quantized())
     return kernels::linear(x, w.value, bias ? std::optional(bias->value) : std::nullopt);
   if (bias) return mx::add(matmul(x), mx::astype(bias->value, x.dtype()));
-  return kernels::quantized_linear(x, packed());
+  return kernels::quantized_linear(x, at_hand());
 }
 
 mx::array Weight::rows(const mx::array& ids, std::optional<mx::Dtype> dtype) const {
   if (!quantized()) return kernels::embedding(w.value, ids, dtype.value_or(w.value.dtype()));
-  return kernels::dequantize_rows(packed(), ids,
+  return kernels::dequantize_rows(at_hand(), ids,
                                   dtype.value_or(this->dtype().value_or(mx::float32)));
 }
 

@@ -23,6 +23,8 @@ struct Weight {
   std::optional<mx::Dtype> dtype() const;
   /// As kernels take it; where quantized.
   kernels::QuantizedWeight packed() const;
+  /// The same for a step, kept from one to the next while the arrays are evaluated and the same.
+  kernels::QuantizedWeight at_hand() const;
   /// x W^T + bias: [..., in] -> [..., out], dtype of x.
   mx::array matmul(const mx::array& x, const std::optional<Param>& bias = std::nullopt) const;
   /// Rows as floats: int ids [...] -> [..., in], of `dtype` or the weight's own.
@@ -42,6 +44,8 @@ struct Weight {
   void separate();
   /// Holds the same matrix as kernels gave it, in its layout.
   void hold(const kernels::QuantizedWeight& to);
+
+  mutable std::optional<kernels::QuantizedWeight> ready = {};  // of at_hand
 
   void visit(Visitor& v) {
     v(interleaved ? "weight_tiles" : "weight", w);

@@ -63,9 +63,9 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
   at_least("max_kv", o.max_kv, 0);
   if (o.reuse && prompts.size() != 1)
     problems.add("reuse: expected one prompt, got " + std::to_string(prompts.size()));
-  if (o.kv_bits != 0 && o.kv_bits != 4 && o.kv_bits != 8)
-    problems.add("kv_bits: expected 0 (keys and values as computed), 8 or 4, got " +
-                 std::to_string(o.kv_bits));
+  if (const int bits = o.kv_bits.value_or(0); bits != 0 && bits != 4 && bits != 8 && bits != 16)
+    problems.add("kv_bits: expected 0 (keys and values as computed), 16, 8 or 4, got " +
+                 std::to_string(bits));
   for (const auto& s : o.stop_strings) {
     if (s.empty()) problems.add("stop_strings: one is empty. Leave it out.");
     if (invalid_utf8_at(s) != std::string::npos) problems.add("stop_strings: one is not UTF-8");
@@ -184,7 +184,7 @@ struct TokenStream::Impl {
     if (padded) padding = mx::array(pads.begin(), {rows}, mx::int32);
     const int known = take_over();
     if (known == 0)
-      cache = model.make_cache(padding, {.kv_bits = options.kv_bits, .max_kv = options.max_kv});
+      cache = model.make_cache(padding, {.kv_bits = kv_bits(), .max_kv = options.max_kv});
     cache.text_length = longest;
     // Room for all of it at once, but not for a max_tokens that nobody expects to be reached.
     const int64_t wanted = int64_t{longest} + most_left() - 1;
@@ -221,6 +221,8 @@ struct TokenStream::Impl {
     return true;
   }
 
+  int kv_bits() const { return options.kv_bits.value_or(model.kv_bits()); }
+
   // What the caller's cache has read of the prompt becomes ours: so many tokens, the last one of
   // the prompt never, since its logits are needed.
   int take_over() {
@@ -236,7 +238,7 @@ struct TokenStream::Impl {
         prompt.begin());
     const int back = kept.cache.length() - shared;
     const bool fits = !kept.cache.empty() && kept.cache.max_kv == options.max_kv &&
-                      kept.cache.rows() == 1 && kept.kv_bits == options.kv_bits;
+                      kept.cache.rows() == 1 && kept.kv_bits == kv_bits();
     if (shared == 0 || !fits || back > kept.cache.trimmable()) return 0;
     kept.cache.trim(back);
     cache = std::move(kept.cache);
@@ -246,7 +248,7 @@ struct TokenStream::Impl {
   void give_back() {
     if (!options.reuse || cache.empty()) return;
     wait();
-    PromptCache all{prompts[0], std::move(cache), options.kv_bits};
+    PromptCache all{prompts[0], std::move(cache), kv_bits()};
     cache = Cache();
     all.tokens.insert(all.tokens.end(), results[0].tokens.begin(), results[0].tokens.end());
     all.tokens.resize(std::min(all.tokens.size(), static_cast<size_t>(all.cache.length())));

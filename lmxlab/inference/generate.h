@@ -36,8 +36,8 @@ struct GenerateOptions {
   int logprobs =
       -1;  // -1: none; n: of the token and of the n most probable ones, before sampling options
   int prefill_chunk = 512;  // tokens of the prompt a pass: less takes less memory, more is faster
-  int kv_bits = 0;          // 8 or 4: keys and values are kept packed (core::CacheOptions)
-  int max_kv = 0;           // positions that are kept, the last ones (core::CacheOptions); 0: all
+  std::optional<int> kv_bits = {};  // of keys and values (core::CacheOptions); none: the model's
+  int max_kv = 0;  // positions that are kept, the last ones (core::CacheOptions); 0: all
   PromptCache* reuse =
       nullptr;                // of one row: what it shares with the prompt is not read again, and
                               // it holds what was read in the end; emptied if that is broken off

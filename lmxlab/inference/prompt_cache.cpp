@@ -98,7 +98,7 @@ PromptCache load_prompt_cache(const std::filesystem::path& path, const LanguageM
       throw Error(Kind::bad_data, "length: expected that of its tokens, " +
                                       std::to_string(kept.tokens.size()) + ", got " +
                                       std::to_string(length));
-    kept.kv_bits = number(facts, "kv_bits", 0, 8);
+    kept.kv_bits = number(facts, "kv_bits", 0, 16);
     kept.cache = model.make_cache(
         {}, {.kv_bits = kept.kv_bits, .max_kv = number(facts, "max_kv", 0, 1 << 28)});
     for (int i = 0; i < kept.cache.layers(); ++i) {

@@ -237,9 +237,11 @@ class Attention : public AttentionOp {
     const bool few = is_decode(s);
     const auto plan = few ? plan_decode(s) : plan_forward(s);
     const Scratch<char> memory(plan.bytes);
-    task([=, q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]), lse = out[1].data<float>()] {
+    task([=, of_k = type_of(in[1].dtype()), q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]),
+          lse = out[1].data<float>()] {
       if (few) {
-        attention_decode(s, plan, q.read(), {k.read()}, {v.read()}, to, lse, memory.get());
+        attention_decode(s, plan, q.read(), {k.read(), of_k}, {v.read(), of_k}, to, lse,
+                         memory.get());
       } else {
         attention_forward(s, plan, q.read(), k.read(), v.read(), to, lse, memory.get());
       }
@@ -296,7 +298,7 @@ class Packed {
         type_(type_of(in[first + 1].dtype())) {}
   /// Once, in the task.
   CacheView read() const {
-    return {packed_.read(), packing_.bits, packing_.group, type_, scales_.read(), biases_.read()};
+    return {packed_.read(), type_, packing_.bits, packing_.group, scales_.read(), biases_.read()};
   }
 
  private:
@@ -410,8 +412,12 @@ array attention(const array& q, const array& k, const array& v, float scale,
   const Settings settings{scale, mask.softcap, mask.causal, mask.window};
   const auto dtype = mx::result_type(q, k, v);
   if (!fused(dtype)) return fast_attention(q, k, v, settings, mask.padding);
-  Arrays in;
-  for (const auto* a : {&q, &k, &v}) in.push_back(mx::astype(*a, dtype));
+  // Of few queries keys and values are read as they are: a cache may keep them in float16.
+  const bool kept = k.dtype() == mx::float16 && v.dtype() == mx::float16 && !q.is_tracer() &&
+                    !k.is_tracer() && !v.is_tracer() &&
+                    is_decode(shape_of(settings, q, k, v.shape(3), nullptr));
+  Arrays in{mx::astype(q, dtype)};
+  for (const auto* a : {&k, &v}) in.push_back(kept ? *a : mx::astype(*a, dtype));
   if (mask.padding) in.push_back(dense(*mask.padding));
   return array::make_arrays(
       {{q.shape(0), q.shape(1), q.shape(2), v.shape(3)}, {q.shape(0), q.shape(1), q.shape(2)}},

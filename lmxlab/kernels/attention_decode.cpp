@@ -242,12 +242,12 @@ void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom&
   hi = std::min(hi, t.last_key);
   if (lo >= hi) return;
   // On their way while the queries are made ready.
-  const Ahead begin(t.k, s.type, t.b, t.group, lo, std::min(kChunkKeys, hi - lo), s.width);
+  const Ahead begin(t.k, t.b, t.group, lo, std::min(kChunkKeys, hi - lo), s.width);
   for (int64_t j = 0; j < kChunkKeys; j++) begin.fetch(j);
 
   const auto with_rows = [&](const CacheView& view, int64_t key, int64_t keys, int64_t width,
                              auto f) {
-    with_reader(view, s.type, t.b, t.group, key, keys, width, room.factors, f);
+    with_reader(view, t.b, t.group, key, keys, width, room.factors, f);
   };
   std::fill_n(room.q, rows * ld, 0.0f);
   with_type(s.type, [&](auto x) {
@@ -263,9 +263,8 @@ void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom&
   const float factor = to_exponent(s);
   for (int64_t key = lo; key < hi; key += kChunkKeys) {
     const int64_t keys = std::min(kChunkKeys, hi - key);
-    const Ahead values(t.v, s.type, t.b, t.group, key, keys, s.value);
-    const Ahead next(t.k, s.type, t.b, t.group, key + keys, std::min(keys, hi - key - keys),
-                     s.width);
+    const Ahead values(t.v, t.b, t.group, key, keys, s.value);
+    const Ahead next(t.k, t.b, t.group, key + keys, std::min(keys, hi - key - keys), s.width);
     with_rows(t.k, key, keys, s.width, [&](const auto& k) {
       row_groups(rows, [&]<int R>(int64_t r) {
         score_rows<R>(room.q + r * ld, ld, k, keys, s.width, r == 0 ? values : Ahead(),

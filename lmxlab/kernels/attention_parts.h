@@ -48,13 +48,13 @@ inline void* element_at(const HeadView& v, Type type, int64_t b, int64_t h, int6
   return byte_at(v, size_of(type), b, h, i);
 }
 
-/// Keys or values in memory: numbers of the problem's type, or MLX's affine format, where number d
-/// of a row is scales[d / group] u + biases[d / group] and u its bits [d bits, (d + 1) bits).
+/// Keys or values in memory: plain numbers, or MLX's affine format, where number d of a row is
+/// scales[d / group] u + biases[d / group] and u its bits [d bits, (d + 1) bits).
 struct CacheView {
-  HeadView data;          // affine: of uint32
-  int bits = 0;           // 0: plain numbers; 8 or 4
-  int group = 0;          // 32, 64 or 128
-  Type factor_type = {};  // of scales and biases
+  HeadView data;  // affine: of uint32
+  Type type;      // of the numbers; affine: of scales and biases
+  int bits = 0;   // 0: plain numbers; 8 or 4
+  int group = 0;  // 32, 64 or 128
   HeadView scales = {}, biases = {};
 };
 

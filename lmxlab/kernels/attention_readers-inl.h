@@ -127,10 +127,9 @@ struct Ahead {
   int64_t stride = 0, bytes = 0, rows = 0;
 
   Ahead() = default;
-  Ahead(const CacheView& view, Type type, int64_t b, int64_t group, int64_t row, int64_t count,
-        int64_t width)
+  Ahead(const CacheView& view, int64_t b, int64_t group, int64_t row, int64_t count, int64_t width)
       : rows(count) {
-    const int64_t element = view.bits == 0 ? size_of(type) : 4;
+    const int64_t element = view.bits == 0 ? size_of(view.type) : 4;
     first = byte_at(view.data, element, b, group, row);
     stride = view.data.row * element;
     bytes = view.bits == 0 ? width * element : width * view.bits / 8;
@@ -142,12 +141,12 @@ struct Ahead {
 
 // f(a reader of `rows` rows from `first` on). Room for two factors of every 32 numbers of a row.
 template <class F>
-void with_reader(const CacheView& view, Type type, int64_t b, int64_t group, int64_t first,
-                 int64_t rows, int64_t width, float* room, F f) {
+void with_reader(const CacheView& view, int64_t b, int64_t group, int64_t first, int64_t rows,
+                 int64_t width, float* room, F f) {
   if (view.bits == 0) {
-    return with_type(type, [&](auto x) {
+    return with_type(view.type, [&](auto x) {
       using T = decltype(x);
-      f(Numbers<T>{static_cast<const T*>(element_at(view.data, type, b, group, first)),
+      f(Numbers<T>{static_cast<const T*>(element_at(view.data, view.type, b, group, first)),
                    view.data.row});
     });
   }
@@ -157,7 +156,7 @@ void with_reader(const CacheView& view, Type type, int64_t b, int64_t group, int
   const int64_t factors = width / view.group;
   const int shift = view.group == 32 ? 5 : view.group == 64 ? 6 : 7;
   const auto of = [&](const HeadView& some, float* to) {
-    return factors_of(some, view.factor_type, b, group, first, rows, factors, to);
+    return factors_of(some, view.type, b, group, first, rows, factors, to);
   };
   const float* const scales = of(view.scales, room);
   const float* const biases = of(view.biases, room + rows * factors);

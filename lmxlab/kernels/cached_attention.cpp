@@ -9,6 +9,7 @@
 
 #include "lmxlab/kernels/attention_parts.h"
 #include "lmxlab/kernels/dense.h"
+#include "lmxlab/kernels/elementwise.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/rope_parts.h"
 
@@ -41,16 +42,21 @@ HeadView columns_of(char* data, const array& buffer, int64_t at, Type type) {
           width};
 }
 
-// New rows into the buffer's columns.
-void write_columns(const AttentionShape& s, int64_t width, const HeadView& from,
-                   const HeadView& to) {
-  const auto bytes = static_cast<size_t>(width * size_of(s.type));
-  const int64_t rows = s.batch * s.groups * s.queries;
+// Keys or values where they lie.
+struct Rows {
+  HeadView at;
+  Type type;
+};
+
+// The first `count` rows of each head.
+void copy_rows(const AttentionShape& s, int64_t count, int64_t width, const Rows& from,
+               const Rows& to) {
+  const int64_t rows = s.batch * s.groups * count;
   parallel_for(rows, std::max<int64_t>(1, 16384 / width), [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; r++) {
-      const int64_t b = r / (s.groups * s.queries), h = r / s.queries % s.groups;
-      std::memcpy(element_at(to, s.type, b, h, r % s.queries),
-                  element_at(from, s.type, b, h, r % s.queries), bytes);
+      const int64_t b = r / (s.groups * count), h = r / count % s.groups;
+      convert(from.type, element_at(from.at, from.type, b, h, r % count), to.type,
+              element_at(to.at, to.type, b, h, r % count), width);
     }
   });
 }
@@ -85,12 +91,13 @@ class CachedAttentionOp : public Op {
       q = kernels::rope(q, rope, offsets), k = kernels::rope(k, rope, offsets);
     }
     const auto write = [&](const array& buffer, const array& x) {
-      return mx::slice_update(buffer, x, mx::Shape{0, 0, s.at, 0},
+      return mx::slice_update(buffer, mx::astype(x, buffer.dtype()), mx::Shape{0, 0, s.at, 0},
                               mx::Shape{B, buffer.shape(1), to, buffer.shape(3)});
     };
     const auto keys = write(in[3], k), values = write(in[4], split(in[2], in[4].shape(3)));
     const auto seen = [&](const array& buffer) {
-      return mx::slice(buffer, {0, 0, 0, 0}, {B, buffer.shape(1), to, buffer.shape(3)});
+      return mx::astype(mx::slice(buffer, {0, 0, 0, 0}, {B, buffer.shape(1), to, buffer.shape(3)}),
+                        in[0].dtype());
     };
     AttentionMask mask{true, s.window, s.softcap};
     if (padded_) mask.padding = in[5];
@@ -124,7 +131,8 @@ class CachedAttentionOp : public Op {
     if (q.size() == 0) {
       return task([=] { k_buffer.keep(), v_buffer.keep(); });
     }
-    const bool few = is_decode(s);
+    const Type kept = type_of(keys.dtype());
+    const bool few = is_decode(s), as_is = kept == s.type;
     const auto plan = few ? plan_decode(s) : plan_forward(s);
     Slices slices;
     const auto reserve = [&](int64_t bytes) {
@@ -134,17 +142,21 @@ class CachedAttentionOp : public Op {
     };
     const auto at_plan = reserve(plan.bytes), at_q = reserve(set.rotates ? int64_t(q.nbytes()) : 0);
     const auto at_lse = reserve(4 * s.batch * s.heads * length);
+    const auto at_k = reserve(set.rotates && !as_is ? int64_t(in[1].nbytes()) : 0);
+    // Many queries read keys and values of their own type.
+    const int64_t wide = few || as_is ? 0 : s.batch * s.groups * s.keys * size_of(s.type);
+    const auto at_wide_k = reserve(wide * width), at_wide_v = reserve(wide * value);
     const auto* const given = frequencies(in);
     task([=, memory = Scratch<char>(slices.used()), from_q = Dense(q), from_k = Dense(in[1]),
           from_v = Dense(in[2]), turns = given ? std::optional(Dense(*given)) : std::nullopt,
-          k_all = columns_of(k_buffer.data(), keys, 0, s.type),
-          k_new = columns_of(k_buffer.data(), keys, set.at, s.type),
-          v_all = columns_of(v_buffer.data(), values, 0, s.type),
-          v_new = columns_of(v_buffer.data(), values, set.at, s.type), to = out[0].data<char>()] {
+          k_all = columns_of(k_buffer.data(), keys, 0, kept),
+          k_new = columns_of(k_buffer.data(), keys, set.at, kept),
+          v_all = columns_of(v_buffer.data(), values, 0, kept),
+          v_new = columns_of(v_buffer.data(), values, set.at, kept), to = out[0].data<char>()] {
       k_buffer.keep(), v_buffer.keep();
       char* const room = memory.get();
       auto queries = side_by_side(const_cast<void*>(from_q.read()), s.heads, length, width);
-      const auto new_k = side_by_side(const_cast<void*>(from_k.read()), s.groups, length, width);
+      auto new_k = side_by_side(const_cast<void*>(from_k.read()), s.groups, length, width);
       const auto new_v = side_by_side(const_cast<void*>(from_v.read()), s.groups, length, value);
       if (set.rotates) {
         std::vector<int32_t> offsets{set.at};
@@ -172,19 +184,26 @@ class CachedAttentionOp : public Op {
         };
         const auto turned = side_by_side(room + at_q, s.heads, length, width);
         rotate(s.heads, queries, turned);
-        rotate(s.groups, new_k, k_new);
-        queries = turned;
-      } else {
-        write_columns(s, width, new_k, k_new);
+        const auto turned_k = as_is ? k_new : side_by_side(room + at_k, s.groups, length, width);
+        rotate(s.groups, new_k, turned_k);
+        queries = turned, new_k = turned_k;
       }
-      write_columns(s, value, new_v, v_new);
+      if (!set.rotates || !as_is) copy_rows(s, length, width, {new_k, s.type}, {k_new, kept});
+      copy_rows(s, length, value, {new_v, s.type}, {v_new, kept});
       const auto into = side_by_side(to, s.heads, length, value);
       auto* const lse = reinterpret_cast<float*>(room + at_lse);
       if (few) {
-        attention_decode(s, plan, queries, {k_all}, {v_all}, into, lse, room + at_plan);
-      } else {
-        attention_forward(s, plan, queries, k_all, v_all, into, lse, room + at_plan);
+        attention_decode(s, plan, queries, {k_all, kept}, {v_all, kept}, into, lse, room + at_plan);
+        return;
       }
+      const auto of_own_type = [&](const HeadView& all, int64_t wide_row, int64_t at) {
+        if (as_is) return all;
+        const HeadView own{room + at, s.groups * s.keys * wide_row, s.keys * wide_row, wide_row};
+        copy_rows(s, s.keys, wide_row, {all, kept}, {own, s.type});
+        return own;
+      };
+      attention_forward(s, plan, queries, of_own_type(k_all, width, at_wide_k),
+                        of_own_type(v_all, value, at_wide_v), into, lse, room + at_plan);
     });
   }
 
@@ -210,20 +229,21 @@ CachedAttention cached_attention(const array& q, const array& k, const array& v,
   };
   const auto buffer = [&](const array& x) {
     return x.ndim() == 4 && x.shape(0) == q.shape(0) && x.shape(1) > 0 && x.shape(3) > 0 &&
-           x.dtype() == dtype;
+           (x.dtype() == dtype || (dtype == mx::float32 && x.dtype() == mx::float16));
   };
   const bool fits = projection(q) && projection(k) && projection(v) && buffer(keys) &&
                     buffer(values) && keys.shape(1) == values.shape(1) &&
-                    keys.shape(2) == values.shape(2) &&
+                    keys.dtype() == values.dtype() && keys.shape(2) == values.shape(2) &&
                     k.shape(2) == keys.shape(1) * keys.shape(3) &&
                     v.shape(2) == values.shape(1) * values.shape(3) &&
                     q.shape(2) % k.shape(2) == 0 && at >= 0 && at + q.shape(1) <= keys.shape(2);
   if (!fits) {
-    throw Error(Kind::usage,
-                "[cached_attention] the shapes do not fit: expected q [B, L, H Dh], k [B, L, K "
-                "Dh], v [B, L, K Dv] and buffers [B, K, C, Dh] and [B, K, C, Dv] of one type, with "
-                "room for L columns from " +
-                    std::to_string(at) + " on.");
+    throw Error(
+        Kind::usage,
+        "[cached_attention] the shapes do not fit: expected q [B, L, H Dh], k [B, L, K "
+        "Dh], v [B, L, K Dv] and buffers [B, K, C, Dh] and [B, K, C, Dv] of one type, or float16 "
+        "buffers for float32, with room for L columns from " +
+            std::to_string(at) + " on.");
   }
   Settings s{at, scale, mask.softcap, mask.window, rope.has_value(), false, 0, 0, 0, 1};
   Arrays in{q, k, v, std::move(keys), std::move(values)};
@@ -248,7 +268,8 @@ CachedAttention cached_attention(const array& q, const array& k, const array& v,
     return {all[0], all[1], all[2]};
   }
   auto shapes = op->output_shapes(in);
-  const auto all = array::make_arrays(std::move(shapes), {dtype, dtype, dtype}, op, std::move(in));
+  const auto kept = in[3].dtype();
+  const auto all = array::make_arrays(std::move(shapes), {dtype, kept, kept}, op, std::move(in));
   return {all[0], all[1], all[2]};
 }
 

@@ -20,8 +20,8 @@ struct CachedAttention {
 /// The mask is causal with what AttentionMask adds to it.
 /// @param q  [B, L, H Dh] float32, bfloat16 or float16: a projection, heads side by side.
 /// @param k, v  [B, L, K Dh] and [B, L, K Dv] of the same type.
-/// @param keys, values  buffers [B, K, C, Dh] and [B, K, C, Dv] of the same type whose first `at`
-///   columns are filled; moved in.
+/// @param keys, values  buffers [B, K, C, Dh] and [B, K, C, Dv] of the same type, or of float16
+///   where that is float32, whose first `at` columns are filled; moved in.
 /// @param at  the column of the first new key, at + L <= C; its position too, less the padding.
 /// @param rope  as for `rope`; none: nothing turns.
 /// @throws Error(usage) if the shapes do not fit.

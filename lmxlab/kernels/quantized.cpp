@@ -437,6 +437,11 @@ array quantized_linear(const array& x, const QuantizedWeight& w, Activations act
   return quantized_linears(x, {w}, activations)[0];
 }
 
+QuantizedWeight at_hand(QuantizedWeight w) {
+  if (w.floats == FloatFormat::none) w.resident = QuantSpec(w, true).resident;
+  return w;
+}
+
 array dequantize_rows(const QuantizedWeight& w, const array& ids, mx::Dtype dtype) {
   require(has_type(dtype),
           [&] { return "[dequantize_rows] the dtype must be float32, bfloat16 or float16."; });

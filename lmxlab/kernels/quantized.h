@@ -8,6 +8,7 @@
 
 #include <mlx/array.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct FloatGroups {
 };
 FloatGroups float_groups(FloatFormat format);
 
+struct Resident;  // the memory of a weight that is evaluated
+
 /// A quantized matrix [out, in].
 struct QuantizedWeight {
   QuantFormat format;
@@ -35,7 +38,11 @@ struct QuantizedWeight {
   int group = 0, bits = 0;                      // affine
   bool interleaved = false;                     // affine: see QuantView
   FloatFormat floats = FloatFormat::none;       // if not none, format says nothing
+  std::shared_ptr<const Resident> resident = {};  // of at_hand
 };
+
+/// The same with its memory looked up, if it is evaluated: products then need not do it each time.
+QuantizedWeight at_hand(QuantizedWeight w);
 
 /// MLX's format: what mx::quantize(w, group, bits) gives.
 /// @throws Error(usage) unless shapes and dtypes agree, bits are 2, 3, 4, 5, 6 or 8 and the group

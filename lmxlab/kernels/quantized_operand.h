@@ -41,6 +41,7 @@ struct QuantSpec {
         interleaved(w.interleaved),
         has_biases(w.biases.has_value()) {
     if (!kernels) return;
+    if ((resident = w.resident)) return;
     Arrays all = arrays_of(w);
     if (!std::all_of(all.begin(), all.end(), is_there)) return;
     auto v = view();

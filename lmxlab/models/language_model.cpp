@@ -150,6 +150,14 @@ kernels::Activations LanguageModel::prompt_activations(int64_t tokens) const {
                                                       : kernels::Activations::bf16;
 }
 
+int LanguageModel::kv_bits() const {
+  const auto weights = core::weights_of(*transformer_);
+  return std::any_of(weights.begin(), weights.end(),
+                     [](const auto& w) { return w.weight->quantized(); })
+             ? 16
+             : 0;
+}
+
 core::Pass LanguageModel::make_pass(Cache* cache) const {
   core::Pass pass;
   pass.dtype = to_mlx(activations());

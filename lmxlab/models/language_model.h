@@ -87,6 +87,9 @@ class LanguageModel {
   /// the weights.
   DType activations() const;
   void set_activations(DType dtype) { activations_ = dtype; }
+  /// How keys and values are kept where nobody says (CacheOptions): 16 bits beside packed weights,
+  /// whose rounding is far coarser; else as computed.
+  int kv_bits() const;
   /// How a piece of a prompt of so many tokens meets packed weights: rounded to bfloat16 from 128
   /// on, where it takes half the time, unless set_activations chose float32. (docs/decisions/022)
   kernels::Activations prompt_activations(int64_t tokens) const;

@@ -5,6 +5,7 @@
 #include "tests/core/support.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 namespace lmxlab::core {
@@ -21,8 +22,8 @@ void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
 }
 
-float number(int tag, int row, int head, int d) {  // exact in float32
-  return static_cast<float>(tag * 64 + row * 16 + head * 8) + 0.25f * static_cast<float>(d);
+float number(int tag, int row, int head, int d) {  // exact in float32, in the range of float16
+  return static_cast<float>(tag * 8 + row * 2 + head) + static_cast<float>(d) / 32;
 }
 
 // A cache, and beside it the plain list of what each row has seen: one tag a position.
@@ -30,8 +31,12 @@ class Contract : public testing::TestWithParam<Case> {
  protected:
   const int window = GetParam().window;
   const CacheOptions options{.kv_bits = GetParam().kv_bits};
-  // A step of what is packed: the numbers of a head reach over 8.
-  const float tolerance = options.kv_bits ? 8 / static_cast<float>((1 << options.kv_bits) - 1) : 0;
+  const bool packed = options.kv_bits == 8 || options.kv_bits == 4;
+  // Half a step of float16, or a step of what is packed: the numbers of a head reach over 1.
+  float tolerance(float x) const {
+    if (options.kv_bits == 16) return std::abs(x) / 2048;
+    return packed ? 1 / static_cast<float>((1 << options.kv_bits) - 1) : 0;
+  }
 
   struct Both {
     std::unique_ptr<LayerCache> cache;
@@ -95,10 +100,9 @@ class Contract : public testing::TestWithParam<Case> {
           for (int d = 0; d < kDim; ++d) {
             const auto [tag, written] = b.rows[static_cast<size_t>(row)][static_cast<size_t>(p)];
             const auto at = static_cast<size_t>(((row * kHeads + head) * S + column) * kDim + d);
-            ASSERT_NEAR(k[at], number(tag, written, head, d), tolerance)
-                << when << ", row " << row << ", position " << p;
-            ASSERT_NEAR(v[at], -number(tag, written, head, d), tolerance)
-                << when << ", row " << row << ", position " << p;
+            const float x = number(tag, written, head, d);
+            ASSERT_NEAR(k[at], x, tolerance(x)) << when << ", row " << row << ", position " << p;
+            ASSERT_NEAR(v[at], -x, tolerance(x)) << when << ", row " << row << ", position " << p;
           }
     }
   }
@@ -163,11 +167,11 @@ TEST_P(Contract, LentBuffersEqualAppendedOnes) {
       ASSERT_EQ(test::floats(other.cache->arrays()[1]), test::floats(b.cache->arrays()[1]));
       b.cache = std::move(other.cache);
     }
-    const CacheRow half{3, kHeads, kDim, mx::float16};
+    const CacheRow half{3, kHeads, kDim, mx::bfloat16};
     EXPECT_FALSE(b.cache->clone()->lend(1, half, half)) << "of another type";
   }
-  EXPECT_GE(lent, options.kv_bits ? 0 : window == 0 ? 20 : window == 300 ? 4 : 0);
-  if (options.kv_bits) {
+  EXPECT_GE(lent, packed ? 0 : window == 0 ? 20 : window == 300 ? 4 : 0);
+  if (packed) {
     EXPECT_EQ(lent, 0);
   }
 }
@@ -291,7 +295,7 @@ TEST_P(Contract, BytesAreThoseOfTheBuffers) {
   size_t n = 0;
   for (const auto& a : b.cache->arrays()) n += a.nbytes();
   const size_t bits = options.kv_bits ? static_cast<size_t>(options.kv_bits) : 32;
-  const size_t scales = options.kv_bits ? 2 * sizeof(float) : 0;  // and a bias, for the group
+  const size_t scales = packed ? 2 * sizeof(float) : 0;  // and a bias, for the group
   const size_t position = 2 * 3 * kHeads * (kDim * bits / 8 + scales);
   EXPECT_EQ(b.cache->bytes(), n);
   const int capacity = window && window < kGrowth ? window : kGrowth;
@@ -362,6 +366,8 @@ TEST_P(InPlace, ReserveGrowsOnce) {
 INSTANTIATE_TEST_SUITE_P(Kinds, Contract,
                          testing::Values(Case{"plain", 0}, Case{"window_1", 1}, Case{"window_5", 5},
                                          Case{"window_16", 16}, Case{"window_300", 300},
+                                         Case{"plain_16_bits", 0, 16},
+                                         Case{"window_16_16_bits", 16, 16},
                                          Case{"plain_8_bits", 0, 8}, Case{"plain_4_bits", 0, 4},
                                          Case{"window_5_4_bits", 5, 4},
                                          Case{"window_300_8_bits", 300, 8}),
@@ -369,7 +375,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Contract,
 
 TEST(PackedCache, TakesWhatItCanPack) {
   EXPECT_THROW(plain_cache({.kv_bits = 5}), Error);
-  EXPECT_THROW(rotating_cache(4, {.kv_bits = 16}), Error);
+  EXPECT_THROW(rotating_cache(4, {.kv_bits = 6}), Error);
   try {
     plain_cache({.kv_bits = 8})->append(mx::zeros({1, 2, 3, 48}), mx::zeros({1, 2, 3, 48}));
     FAIL() << "48 numbers were packed";
@@ -387,7 +393,9 @@ TEST(PackedCache, TakesWhatItCanPack) {
 INSTANTIATE_TEST_SUITE_P(Kinds, InPlace,
                          testing::Values(Case{"plain", 0}, Case{"window_5", 5},
                                          Case{"window_16", 16}, Case{"window_300", 300},
-                                         Case{"window_2000", 2000}, Case{"plain_8_bits", 0, 8},
+                                         Case{"window_2000", 2000}, Case{"plain_16_bits", 0, 16},
+                                         Case{"window_300_16_bits", 300, 16},
+                                         Case{"plain_8_bits", 0, 8},
                                          Case{"window_300_4_bits", 300, 4}),
                          [](const auto& test) { return test.param.name; });
 

@@ -106,9 +106,9 @@ TEST(PackedCache, GenerationKeepsIt) {
   const auto all = models();
   const LanguageModel model(all[1].config, 4);
   const std::vector<std::vector<int>> prompts{{1, 5, 9, 3}, {4, 7}};
-  size_t bytes[3];
+  size_t bytes[4];
   int i = 0;
-  for (const int bits : {0, 8, 4}) {
+  for (const int bits : {0, 8, 4, 16}) {
     GenerateOptions options;
     options.max_tokens = 20, options.kv_bits = bits, options.sampling.temperature = 0;
     TokenStream stream(model, prompts, options);
@@ -119,7 +119,7 @@ TEST(PackedCache, GenerationKeepsIt) {
     EXPECT_EQ(int64_t(stream.cache()->bytes()),
               2 * config::kv_bytes(model.config(), core::kGrowth, 4, bits));
     const auto arrays = stream.cache()->layer(0)->arrays();
-    EXPECT_EQ(arrays.size(), bits ? 6u : 2u);
+    EXPECT_EQ(arrays.size(), bits == 8 || bits == 4 ? 6u : 2u);
     // The prompt in pieces of any size.
     options.prefill_chunk = 3;
     EXPECT_EQ(generate_batch(model, prompts, options)[0].tokens, stream.results()[0].tokens);
@@ -127,6 +127,7 @@ TEST(PackedCache, GenerationKeepsIt) {
   // Of 32 float32 numbers: as bytes or nibbles, with a scale and a bias.
   EXPECT_EQ(bytes[0] / 128, bytes[1] / 40);
   EXPECT_EQ(bytes[0] / 128, bytes[2] / 24);
+  EXPECT_EQ(bytes[0], 2 * bytes[3]);
   EXPECT_THROW(generate(model, std::vector<int>{1}, {.kv_bits = 5}), Error);
 }
 

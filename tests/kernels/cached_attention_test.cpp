@@ -29,15 +29,16 @@ struct Case {
     return m;
   }
   // q, k, v, the two buffers
-  Arrays inputs(mx::Dtype dtype) const {
+  Arrays inputs(mx::Dtype dtype, mx::Dtype kept) const {
     Arrays in{noise({batch, length, heads * width}, 1, dtype),
               noise({batch, length, groups * width}, 2, dtype),
               noise({batch, length, groups * value}, 3, dtype),
-              noise({batch, groups, capacity, width}, 4, dtype),
-              noise({batch, groups, capacity, value}, 5, dtype)};
+              noise({batch, groups, capacity, width}, 4, kept),
+              noise({batch, groups, capacity, value}, 5, kept)};
     mx::eval(in);
     return in;
   }
+  Arrays inputs(mx::Dtype dtype) const { return inputs(dtype, dtype); }
   CachedAttention run(const Arrays& in) const {
     return cached_attention(in[0], in[1], in[2], in[3], in[4], at,
                             rotates ? std::optional(rope) : std::nullopt, 0.3f, mask());
@@ -58,7 +59,7 @@ CachedAttention by_steps(const Case& c, const Arrays& in) {
     q = rope(q, c.rope, offsets), k = rope(k, c.rope, offsets);
   }
   const auto write = [&](const array& buffer, const array& x) {
-    return mx::slice_update(buffer, x, mx::Shape{0, 0, c.at, 0},
+    return mx::slice_update(buffer, mx::astype(x, buffer.dtype()), mx::Shape{0, 0, c.at, 0},
                             mx::Shape{c.batch, c.groups, to, x.shape(3)});
   };
   const auto keys = write(in[3], k), values = write(in[4], split(in[2], c.groups));
@@ -89,11 +90,15 @@ std::vector<Case> cases() {
 
 TEST(CachedAttention, EqualsItsSteps) {
   on_every_isa([](const std::string& isa) {
-    for (const auto dtype : kFloats) {
+    std::vector<std::pair<mx::Dtype, mx::Dtype>> types{{mx::float32, mx::float16}};
+    for (const auto dtype : kFloats) types.emplace_back(dtype, dtype);
+    for (const auto& [dtype, kept] : types) {
       int number = 0;
       for (const auto& c : cases()) {
-        const auto what = isa + " " + name(dtype) + " case " + std::to_string(number++);
-        const auto in = c.inputs(dtype);
+        const auto what =
+            isa + " " + name(dtype) + ", " + name(kept) + " case " + std::to_string(number++);
+        const auto in = c.inputs(dtype, kept);
+        EXPECT_EQ(c.run(in).k.dtype(), kept);
         const auto got = c.run(in), expected = by_steps(c, in);
         EXPECT_TRUE(same_bits(got.out, expected.out)) << what;
         EXPECT_TRUE(same_bits(got.k, expected.k)) << what;
