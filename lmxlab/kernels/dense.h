@@ -24,7 +24,8 @@ class Scratch {
  public:
   explicit Scratch(int64_t count)
       : data_(std::make_shared<mlx::core::allocator::Data>(
-            mlx::core::allocator::malloc(static_cast<size_t>(count) * sizeof(T) + 64))) {}
+            mlx::core::allocator::malloc(bytes(count)))) {}
+  static size_t bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(T) + 64; }
   T* get() const {
     const auto begin = reinterpret_cast<int64_t>(data_->buffer().raw_ptr());
     return reinterpret_cast<T*>(round_up(begin, 64));

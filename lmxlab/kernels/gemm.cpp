@@ -179,6 +179,21 @@ void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut
   });
 }
 
+size_t gemm_workspace(int64_t batch, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b,
+                      MatrixOut c) {
+  if (batch <= 0 || m <= 0 || n <= 0 || k <= 0) return 0;
+  if (n == 1 && m > 1 && c.ld == 1) {
+    return gemm_workspace(batch, 1, m, k, b.transposed(), a.transposed(), {c.data, c.type, m});
+  }
+  if (panels::is_small(m, k, b)) return 0;
+  const bool deep = c.type != Type::f32 && k > kMostDepth;
+  using Bytes = Scratch<char>;
+  const int64_t own = plan_for(m, n, k, a, b, deep ? Type::f32 : c.type).bytes(threads());
+  const bool apart = n > 1 && !deep && !(batch < 2 * threads() && m * n * k >= kAlone);
+  if (apart) return Bytes::bytes(threads() * plan_for(m, n, k, a, b, c.type).bytes(1));
+  return Bytes::bytes(own) + (deep ? Scratch<float>::bytes(m * n) : 0);
+}
+
 void gemm_batched(int64_t batch, BatchStrides strides, int64_t m, int64_t n, int64_t k,
                   MatrixView a, MatrixView b, MatrixOut c, bool add) {
   if (batch <= 0 || m <= 0 || n <= 0) return;

@@ -50,6 +50,10 @@ struct BatchStrides {
 void gemm_batched(int64_t batch, BatchStrides strides, int64_t m, int64_t n, int64_t k,
                   MatrixView a, MatrixView b, MatrixOut c, bool add = false);
 
+/// Bytes that it takes for itself, out of a part of the pool; batch 1: that `gemm` does.
+size_t gemm_workspace(int64_t batch, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b,
+                      MatrixOut c);
+
 namespace panels {
 
 /// How the elements of `a` lie before they are packed. Any strides can be packed either way; it is

@@ -11,6 +11,7 @@
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/reduce.h"
+#include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace lmxlab::kernels {
@@ -91,6 +92,11 @@ class Product : public Op {
     const MatrixOut to{y.data<char>(), type_of(out_), n};
     const void* bias = in.size() > 2 ? in[2].data<char>() : nullptr;
     const bool wide = bias && in[2].dtype() == mx::float32;
+    if (rehearsing()) {
+      const Operand oa(a, ta_), ob(b, tb_);
+      expect_workspace(
+          static_cast<size_t>(gemm_workspace(bias ? 1 : batch, m, n, k, oa.view(), ob.view(), to)));
+    }
     task([=, oa = Operand(a, ta_), ob = Operand(b, tb_)] {
       const MatrixView va = oa.view(), vb = ob.view();
       if (!bias) return gemm_batched(batch, {oa.batch(), ob.batch(), m * n}, m, n, k, va, vb, to);

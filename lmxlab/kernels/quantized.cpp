@@ -14,6 +14,7 @@
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/quantized_operand.h"
 #include "lmxlab/kernels/quantized_parts.h"
+#include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace lmxlab::kernels {
@@ -222,6 +223,9 @@ class QuantizedProducts : public Op {
       const bool coarse = type == Type::bf16 || activations_ == Activations::int8 ||
                           activations_ == Activations::bf16;
       const auto format = panels::format(coarse ? Type::bf16 : Type::f32);
+      for (size_t i = 0; rehearsing() && i < products.size(); i++) {
+        expect_workspace(many_room(specs_[i].view(), across_, format, m, type));
+      }
       return task([=, across = across_, x = Dense(x)] {
         const void* const from = x.read();
         for (size_t i = 0; i < products.size(); i++) {

@@ -163,5 +163,8 @@ int64_t mlp_room(const FewMlp& mlp, int64_t m, Type type);
 /// numbers of the format's element type meet all rows.
 void multiply_many(const QuantView& w, bool across, const panels::Format& format, int64_t m,
                    Type type, const void* x, MatrixOut y);
+/// Bytes that it takes for itself.
+size_t many_room(const QuantView& w, bool across, const panels::Format& format, int64_t m,
+                 Type type);
 
 }  // namespace lmxlab::kernels

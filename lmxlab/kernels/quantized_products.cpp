@@ -206,22 +206,60 @@ void mlp_few(const FewMlp& mlp, int64_t m, Type type, const void* x, char* room)
   multiply_all({mlp.down}, {inner}, m);
 }
 
+namespace {
+
+// How a product of many rows is cut.
+struct ManyCut {
+  int64_t n, k, columns, depth, pieces, rows;
+  Type element;
+  MatrixView whole;  // x
+  bool as_is;        // rows of bfloat16 are read where they are
+
+  ManyCut(const QuantView& w, bool across, const panels::Format& format, int64_t m, Type type,
+          const void* x)
+      : n(across ? w.in : w.out),
+        k(across ? w.out : w.in),
+        rows(std::min(m, kRowsTogether)),
+        element(format.bf16 ? Type::bf16 : Type::f32),
+        whole{x, type, k, 1} {
+    // Columns of a panel: as many for each thread, in whole strips and, along w's rows, whole
+    // blocks.
+    const int64_t unit =
+        across ? std::max<int64_t>(format.nr, kBlock * blocks_together(w)) : format.nr;
+    const int64_t shares = threads() * ((n + threads() * kColumns - 1) / (threads() * kColumns));
+    columns = round_up((n + shares - 1) / shares, unit);
+    pieces = (k + kDepth - 1) / kDepth;
+    depth = round_up((k + pieces - 1) / pieces, kBlock * blocks_together(w));
+    as_is = format.bf16 && panels::reads_rows_bf16(whole, m, k);
+  }
+  int64_t packed_bytes(const panels::Format& format) const {
+    return as_is ? 0 : format.a_bytes(rows, pieces * depth);
+  }
+  int64_t numbers_bytes(int64_t width) const {
+    return round_up(width * depth * size_of(element), 64);
+  }
+  int64_t part_bytes(const panels::Format& format) const {
+    const int64_t width = std::min(n, columns);
+    return round_up(numbers_bytes(width) + format.b_bytes(width, depth) + rows * width * 4, 64);
+  }
+};
+
+}  // namespace
+
+size_t many_room(const QuantView& w, bool across, const panels::Format& format, int64_t m,
+                 Type type) {
+  const ManyCut cut(w, across, format, m, type, nullptr);
+  return Scratch<char>::bytes(cut.packed_bytes(format)) +
+         Scratch<char>::bytes(threads() * cut.part_bytes(format));
+}
+
 void multiply_many(const QuantView& w, bool across, const panels::Format& format, int64_t m,
                    Type type, const void* x, MatrixOut y) {
-  const int64_t n = across ? w.in : w.out, k = across ? w.out : w.in;
-  const Type element = format.bf16 ? Type::bf16 : Type::f32;
-  // Columns of a panel: as many for each thread, in whole strips and, along w's rows, whole blocks.
-  const int64_t unit =
-      across ? std::max<int64_t>(format.nr, kBlock * blocks_together(w)) : format.nr;
-  const int64_t shares = threads() * ((n + threads() * kColumns - 1) / (threads() * kColumns));
-  const int64_t columns = round_up((n + shares - 1) / shares, unit);
-  const int64_t pieces = (k + kDepth - 1) / kDepth;
-  const int64_t depth = round_up((k + pieces - 1) / pieces, kBlock * blocks_together(w));
-  const int64_t rows = std::min(m, kRowsTogether);
-  const MatrixView whole{x, type, k, 1};
-  // Rows of bfloat16 are read where they are.
-  const bool as_is = format.bf16 && panels::reads_rows_bf16(whole, m, k);
-  const Scratch<char> packed(as_is ? 0 : format.a_bytes(rows, pieces * depth));
+  const ManyCut cut(w, across, format, m, type, x);
+  const auto [n, k, columns, depth, pieces, rows, element, whole, as_is] = cut;
+  const Scratch<char> packed(cut.packed_bytes(format));
+  const bool alone = in_part();
+  const Scratch<char> rooms((alone ? 1 : threads()) * cut.part_bytes(format));
   for (int64_t i = 0; i < m; i += rows) {
     const int64_t height = std::min(rows, m - i);
     const auto strip = [&](int64_t p, int64_t r) {  // of x, from row r on
@@ -240,9 +278,9 @@ void multiply_many(const QuantView& w, bool across, const panels::Format& format
     }
     parallel_parts((n + columns - 1) / columns, [&](int64_t part) {
       const int64_t j = part * columns, width = std::min(columns, n - j);
-      const int64_t numbers_bytes = round_up(width * depth * size_of(element), 64);
-      const Scratch<char> room(numbers_bytes + format.b_bytes(width, depth) + height * width * 4);
-      char *const numbers = room.get(), *const b = numbers + numbers_bytes;
+      const int64_t numbers_bytes = cut.numbers_bytes(width);
+      char *const numbers = rooms.get() + (alone ? 0 : slot()) * cut.part_bytes(format),
+                  *const b = numbers + numbers_bytes;
       auto* const sums = reinterpret_cast<float*>(b + format.b_bytes(width, depth));
       for (int64_t p = 0; p < k; p += depth) {
         const int64_t deep = std::min(depth, k - p);

@@ -116,13 +116,10 @@ class Batches {
   }
   void queue(std::unique_ptr<Batch> batch, const mx::Stream& stream) {
     auto* const b = all_.emplace_back(std::move(batch)).get();
-    mx::scheduler::enqueue(stream, [b] {
-      struct Done {
-        std::atomic<bool>& flag;
-        ~Done() { flag.store(true, std::memory_order_release); }
-      } const whatever_is_thrown{b->done};
-      b->tasks.run();
-    });
+    // Whatever is thrown, and in a rehearsal without having run.
+    const std::shared_ptr<void> done(
+        nullptr, [b](void*) { b->done.store(true, std::memory_order_release); });
+    mx::scheduler::enqueue(stream, [b, done] { b->tasks.run(); });
   }
   void tidy() {
     while (!all_.empty() && all_.front()->done.load(std::memory_order_acquire)) all_.pop_front();

@@ -20,6 +20,8 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -49,6 +51,8 @@ constexpr Small kSmallInStep{size_t{256} << 10, size_t{8} << 20};
 constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
 constexpr size_t kStride = size_t{64} << 20;    // taken between two looks
 
+class Rehearsed;
+
 // In front of the data, on the line before. MLX reads `size` there, 8 bytes before the data; it
 // must be what was asked for, since `contiguous` copies out of buffers that look much larger than
 // the array.
@@ -57,7 +61,7 @@ struct alignas(64) Block {
   Block *newer, *older;  // all cached blocks, by age
   Block *above, *below;  // cached blocks of one class
   size_t small;          // taken without waiting for the streams
-  size_t unused;
+  Rehearsed* rehearsed;  // whose it is, if it is not there
   size_t size;
 
   char* data() { return reinterpret_cast<char*>(this + 1); }
@@ -217,7 +221,116 @@ class OwnStreams {
 };
 thread_local bool OwnStreams::on_stream_thread_ = false;
 
+// Live bytes and their peak. Between two drains the stream frees blocks at moments of its own. For
+// the peak to be a property of the program, small blocks count as if none of them were freed before
+// the next drain (which comes before they are more than a window); large ones are only taken after
+// a drain, or in the stream's own order, and count exactly.
+class Ledger {
+ public:
+  static const Small& small_ones() {
+    return MemoryFor::now() == MemoryUse::step ? kSmallInStep : kSmall;
+  }
+  bool ends_window(size_t n) const {
+    const auto& most = small_ones();
+    return n > most.block || window_small_ + n > most.window;
+  }
+  void close_window() {
+    peak_ = std::max(peak_, window_peak());
+    base_small_ = small_;
+    window_small_ = 0;
+    window_large_ = active_ - small_;
+  }
+  /// @return  whether it counts as small.
+  bool add(size_t n) {
+    active_ += n;
+    const bool is_small = n <= small_ones().block;
+    if (is_small) {
+      small_ += n;
+      window_small_ += n;
+    } else {
+      window_large_ = std::max(window_large_, active_ - small_);
+    }
+    return is_small;
+  }
+  void remove(size_t n, bool is_small) {
+    active_ -= n;
+    if (is_small) small_ -= n;
+  }
+  void reset_peak() {
+    close_window();
+    peak_ = active_;
+  }
+  const size_t& active() const { return active_; }
+  size_t peak() const { return std::max(peak_, window_peak()); }
+
+ private:
+  size_t window_peak() const { return base_small_ + window_small_ + window_large_; }
+
+  size_t active_ = 0, peak_ = 0;
+  size_t small_ = 0;         // live bytes of small blocks
+  size_t base_small_ = 0;    // the same at the last drain
+  size_t window_small_ = 0;  // taken since then
+  size_t window_large_ = 0;  // the most live bytes of large blocks since then
+};
+
 thread_local uint64_t blocks_taken = 0;
+
+// Blocks that are counted but not there, but for the bytes that the host may write itself: numbers,
+// short lists of tokens. It lives until its last block is given back.
+class Rehearsed {
+ public:
+  static thread_local Rehearsed* now;
+
+  Block* take(size_t n) {
+    constexpr size_t kThere = size_t{1} << 20;
+    const size_t bytes = sizeof(Block) + std::min(n, kThere);
+    void* const memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!memory) refuse(n, "the system gives no more memory.");
+    auto* const block = new (memory) Block{};
+    std::memset(block->data(), 0, std::min<size_t>(n, 4096));
+    block->rehearsed = this;
+    block->size = n;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (ledger_.ends_window(n)) ledger_.close_window();
+    block->small = ledger_.add(n);
+    blocks_++;
+    return block;
+  }
+  static void give(Block* block) {
+    Rehearsed* self = block->rehearsed;
+    {
+      std::lock_guard<std::mutex> lock(self->mutex_);
+      self->ledger_.remove(block->size, block->small);
+      if (--self->blocks_ > 0 || !self->over_) self = nullptr;
+    }
+    std::free(block);
+    delete self;
+  }
+  void workspace(size_t n) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ledger_.remove(n, ledger_.add(n));
+  }
+  void end() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      over_ = true;
+      if (blocks_ > 0) return;
+    }
+    delete this;
+  }
+  template <class F>
+  auto with_ledger(F f) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return f(ledger_);
+  }
+
+ private:
+  std::mutex mutex_;
+  Ledger ledger_;
+  size_t blocks_ = 0;
+  bool over_ = false;
+};
+thread_local Rehearsed* Rehearsed::now = nullptr;
 
 class OwnAllocator final : public mlx::core::allocator::Allocator {
  public:
@@ -232,15 +345,12 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     if (n > kLargest) {
       refuse(n, "no machine has so much. Use smaller sizes.");
     }
-    const auto& most = MemoryFor::now() == MemoryUse::step ? kSmallInStep : kSmall;
-    const bool drained =
-        (n > most.block || locked(window_small_) + n > most.window) && OwnStreams::drain();
+    if (Rehearsed::now) return mlx::core::allocator::Buffer{Rehearsed::now->take(n)->handle()};
+    const bool drained = ends_window(n) && OwnStreams::drain();
     const int index = class_of(n);
     std::unique_lock<std::mutex> lock(mutex_);
-    if (drained) {
-      close_window();
-    }
-    if (n > limit_ || active_ > limit_ - n) {
+    if (drained) ledger_.close_window();
+    if (n > limit_ || ledger_.active() > limit_ - n) {
       lock.unlock();
       refuse_over_limit(n);
     }
@@ -250,14 +360,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     }
     block->size = n;
     allow(block, n);
-    active_ += n;
-    block->small = n <= most.block;
-    if (block->small) {
-      small_ += n;
-      window_small_ += n;
-    } else {
-      window_large_ = std::max(window_large_, active_ - small_);
-    }
+    block->small = ledger_.add(n);
     return mlx::core::allocator::Buffer{block->handle()};
   }
 
@@ -266,11 +369,9 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
       return;
     }
     Block* block = Block::of(buffer.ptr());
+    if (block->rehearsed) return Rehearsed::give(block);
     std::unique_lock<std::mutex> lock(mutex_);
-    active_ -= block->size;
-    if (block->small) {
-      small_ -= block->size;
-    }
+    ledger_.remove(block->size, block->small);
     if (block->capacity > cache_limit_) {
       lock.unlock();
       return give_to_system(block);
@@ -284,17 +385,16 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     return buffer.ptr() ? *static_cast<const size_t*>(buffer.ptr()) : 0;
   }
 
-  size_t active() { return locked(active_); }
+  size_t active() { return locked(ledger_.active()); }
   size_t peak() {
     std::lock_guard<std::mutex> lock(mutex_);
-    return std::max(peak_, window_peak());
+    return ledger_.peak();
   }
   size_t limit() { return locked(limit_); }
   void reset_peak() {
     OwnStreams::drain();
     std::lock_guard<std::mutex> lock(mutex_);
-    close_window();
-    peak_ = active_;
+    ledger_.reset_peak();
   }
   size_t set_limit(size_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -321,6 +421,10 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
       : limit_(lmxlab::kernels::memory_size()),
         cache_limit_(std::min(limit_ / 8, size_t{4} << 30)) {}
 
+  bool ends_window(size_t n) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return ledger_.ends_window(n);
+  }
   size_t locked(const size_t& value) {
     std::lock_guard<std::mutex> lock(mutex_);
     return value;
@@ -334,8 +438,8 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
   // From the system, under the mutex. The machine's room is read at each large block and after each
   // kStride of small ones.
   Block* take(size_t n, size_t capacity) {
-    if (capacity + cache_.bytes() > limit_ - active_) {
-      const size_t room = limit_ - active_;
+    if (capacity + cache_.bytes() > limit_ - ledger_.active()) {
+      const size_t room = limit_ - ledger_.active();
       cache_.shrink(room > capacity ? room - capacity : 0);
     }
     if (capacity >= kChecked) {
@@ -347,8 +451,8 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
         }
         if (n > room.bytes) {
           credit_ = 0;
-          refuse(n, room.bound + " has " + amount(room.bytes) + " left, and " + amount(active_) +
-                        " are in use here. Use smaller sizes.");
+          refuse(n, room.bound + " has " + amount(room.bytes) + " left, and " +
+                        amount(ledger_.active()) + " are in use here. Use smaller sizes.");
         }
         const size_t left = room.bytes - n;
         credit_ = std::min(left / 4, kStride);
@@ -362,7 +466,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
       block = take_from_system(capacity);
     }
     if (!block) {
-      refuse(n, "the system gives no more memory, and " + amount(active_) +
+      refuse(n, "the system gives no more memory, and " + amount(ledger_.active()) +
                     " are in use here. Use smaller sizes.");
     }
     return block;
@@ -371,28 +475,30 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
   std::mutex mutex_;
   Cache cache_;
   size_t limit_, cache_limit_;
-  size_t active_ = 0, peak_ = 0;
-
-  // Between two drains the stream frees blocks at moments of its own. For the peak to be a property
-  // of the program, small blocks count as if none of them were freed before the next drain (which
-  // comes before they are more than a window); large ones are only taken after a drain, or in the
-  // stream's own order, and count exactly.
-  size_t window_peak() const { return base_small_ + window_small_ + window_large_; }
-  void close_window() {
-    peak_ = std::max(peak_, window_peak());
-    base_small_ = small_;
-    window_small_ = 0;
-    window_large_ = active_ - small_;
-  }
-  size_t small_ = 0;         // live bytes of small blocks
-  size_t base_small_ = 0;    // the same at the last drain
-  size_t window_small_ = 0;  // taken since then
-  size_t window_large_ = 0;  // the most live bytes of large blocks since then
+  Ledger ledger_;
   size_t credit_ = 0;
 };
 
 const lmxlab::kernels::detail::AllocatorHooks hooks{[] { return blocks_taken; }};
 const bool registered = (lmxlab::kernels::detail::register_allocator(&hooks), true);
+
+Rehearsed& rehearsed(void* rehearsal) {
+  return *static_cast<Rehearsed*>(rehearsal);
+}
+const lmxlab::kernels::detail::RehearsalHooks rehearsal_hooks{
+    []() -> void* { return Rehearsed::now = new Rehearsed; },
+    [](void* r) {
+      Rehearsed::now = nullptr;
+      rehearsed(r).end();
+    },
+    [] { return Rehearsed::now != nullptr; },
+    [](size_t bytes) {
+      if (Rehearsed::now) Rehearsed::now->workspace(bytes);
+    },
+    [](void* r) { return rehearsed(r).with_ledger([](Ledger& l) { return l.active(); }); },
+    [](void* r) { return rehearsed(r).with_ledger([](Ledger& l) { return l.peak(); }); },
+    [](void* r) { rehearsed(r).with_ledger([](Ledger& l) { return l.reset_peak(), 0; }); }};
+const bool rehearses = (lmxlab::kernels::detail::register_rehearsal(&rehearsal_hooks), true);
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 // nothing is registered.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace lmxlab::kernels::detail {
@@ -17,7 +18,19 @@ struct GemmHooks {
   const char* (*engine)();  // the library that computes the parts
 };
 
+// See kernels/rehearsal.h; of the calling thread.
+struct RehearsalHooks {
+  void* (*begin)();
+  void (*end)(void* rehearsal);
+  bool (*running)();
+  void (*workspace)(size_t bytes);
+  size_t (*active)(void* rehearsal);
+  size_t (*peak)(void* rehearsal);
+  void (*reset_peak)(void* rehearsal);
+};
+
 void register_allocator(const AllocatorHooks* hooks);
+void register_rehearsal(const RehearsalHooks* hooks);
 void register_gemm(const GemmHooks* hooks);
 
 }  // namespace lmxlab::kernels::detail

@@ -1,0 +1,57 @@
+#include "lmxlab/kernels/rehearsal.h"
+
+#include <mlx/mlx.h>
+
+#include <atomic>
+
+#include "lmxlab/base/error.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/overrides/hooks.h"
+
+namespace lmxlab::kernels {
+namespace {
+
+constinit std::atomic<const detail::RehearsalHooks*> hooks{nullptr};
+
+}  // namespace
+
+void detail::register_rehearsal(const RehearsalHooks* given) {
+  hooks = given;
+}
+
+bool can_rehearse() {
+  return hooks.load() && own_allocator() && !mlx::core::gpu::is_available();
+}
+
+bool rehearsing() {
+  const auto* h = hooks.load(std::memory_order_relaxed);
+  return h && h->running();
+}
+
+void expect_workspace(size_t bytes) {
+  if (const auto* h = hooks.load(std::memory_order_relaxed)) h->workspace(bytes);
+}
+
+Rehearsal::Rehearsal() {
+  if (!can_rehearse()) {
+    throw Error(Kind::unsupported,
+                "[rehearsal] the memory of a step is known beforehand where this program's "
+                "allocator serves MLX, which is on Linux without a GPU.");
+  }
+  if (rehearsing()) throw Error(Kind::internal, "[rehearsal] one inside another");
+  state_ = hooks.load()->begin();
+}
+Rehearsal::~Rehearsal() {
+  hooks.load()->end(state_);
+}
+size_t Rehearsal::active() const {
+  return hooks.load()->active(state_);
+}
+size_t Rehearsal::peak() const {
+  return hooks.load()->peak(state_);
+}
+void Rehearsal::reset_peak() {
+  hooks.load()->reset_peak(state_);
+}
+
+}  // namespace lmxlab::kernels

@@ -1,0 +1,40 @@
+// Steps of the graph without their work: everything happens as in a real evaluation (the order, who
+// takes whose buffer, when memory is given back), but memory is only counted and no kernel runs. So
+// the peak of a step is known before there is memory for it, to the byte, whatever its ops are.
+#pragma once
+
+#include <cstddef>
+
+namespace lmxlab::kernels {
+
+/// Whether this program can: where our allocator and our queue serve MLX (Linux, CPU). An
+/// evaluation elsewhere would do the work.
+bool can_rehearse();
+
+/// While one lives, this thread's arrays take no memory and its evaluations do no work: results
+/// hold zeros (up to 4 KiB) or nothing at all (beyond 1 MiB), and must not be read. Give it arrays
+/// and models of its own: what it evaluates is evaluated for good, without numbers.
+class Rehearsal {
+ public:
+  /// @throws Error(unsupported) where it cannot be, Error(internal) inside another.
+  Rehearsal();
+  ~Rehearsal();
+  Rehearsal(const Rehearsal&) = delete;
+  Rehearsal& operator=(const Rehearsal&) = delete;
+
+  /// As active_bytes() and peak_bytes() would count.
+  size_t active() const;
+  size_t peak() const;
+  void reset_peak();
+
+ private:
+  void* state_;
+};
+
+/// Whether this thread is inside one.
+bool rehearsing();
+
+/// Said by an op in eval_cpu of what its task will take for itself while it runs, and no earlier.
+void expect_workspace(size_t bytes);
+
+}  // namespace lmxlab::kernels
