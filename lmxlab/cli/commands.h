@@ -17,6 +17,7 @@ Command* make_template();
 Command* make_list();
 Command* make_info();
 Command* make_count();
+Command* make_fit();
 Command* make_quantize();
 Command* make_convert();
 Command* make_pull();

@@ -63,6 +63,11 @@ const std::vector<Entry>& table() {
       {"list", "Lists the presets and their families.", "list", make_list},
       {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
       {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},
+      {"fit",
+       "Says before anything runs whether a model fits in memory: the peak by part, what there is, "
+       "the "
+       "tokens a second that the memory allows, and what would make it fit.",
+       "fit gpt-small --mode train --batch 2", make_fit},
       {"quantize",
        "Packs a model's weights into a few bits each. Writes a folder that every command takes, "
        "and mlx-lm too; what lies beside the weights is copied.",

@@ -171,14 +171,16 @@ struct TokenStream::Impl {
   bool prefill() {
     const auto start = Clock::now();
     const int rows = static_cast<int>(prompts.size());
-    std::vector<int32_t> ids(static_cast<size_t>(rows * longest), 0), pads;
-    for (size_t r = 0; r < prompts.size(); ++r) {
-      std::copy(prompts[r].begin(), prompts[r].end(),
-                ids.begin() + static_cast<ptrdiff_t>((r + 1) * static_cast<size_t>(longest) -
-                                                     prompts[r].size()));
-      pads.push_back(longest - static_cast<int>(prompts[r].size()));
-    }
-    const mx::array tokens(ids.begin(), {rows, longest}, mx::int32);
+    std::vector<int32_t> pads;
+    for (const auto& p : prompts) pads.push_back(longest - static_cast<int>(p.size()));
+    // Columns of the prompts, padded at their left.
+    const auto columns_of = [&](int from, int to) {
+      std::vector<int32_t> ids;
+      for (size_t r = 0; r < prompts.size(); ++r)
+        for (int i = from; i < to; ++i)
+          ids.push_back(i < pads[r] ? 0 : prompts[r][static_cast<size_t>(i - pads[r])]);
+      return mx::array(ids.begin(), {rows, to - from}, mx::int32);
+    };
     const bool padded = std::any_of(pads.begin(), pads.end(), [](int n) { return n > 0; });
     std::optional<mx::array> padding;
     if (padded) padding = mx::array(pads.begin(), {rows}, mx::int32);
@@ -195,7 +197,7 @@ struct TokenStream::Impl {
     for (int from = known; from < longest; from += options.prefill_chunk) {
       if (options.stop.stop_requested()) return false;
       const int to = std::min(longest, from + options.prefill_chunk);
-      const auto piece = mx::slice(tokens, {0, from}, {rows, to});
+      const auto piece = columns_of(from, to);
       const kernels::WithActivations rounded(model.prompt_activations(int64_t{rows} * (to - from)));
       auto pass = model.make_pass(&cache);
       const auto hidden = model.transformer().hidden(piece, pass);

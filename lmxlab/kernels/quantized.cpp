@@ -51,6 +51,7 @@ array recoded(array from, void (*recode)(const uint32_t*, uint32_t*)) {
   array to(mx::allocator::malloc(from.nbytes()), from.shape(), mx::uint32);
   const auto* const a = from.data<uint32_t>();
   auto* const b = to.data<uint32_t>();
+  if (rehearsing()) return to;
   constexpr int64_t words = FiveBits::kWords;
   parallel_for(static_cast<int64_t>(from.size()) / words, 1024, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i++) recode(a + words * i, b + words * i);

@@ -50,6 +50,9 @@ size_t Rehearsal::active() const {
 size_t Rehearsal::peak() const {
   return hooks.load()->peak(state_);
 }
+size_t Rehearsal::workspace_at_peak() const {
+  return hooks.load()->workspace_at_peak(state_);
+}
 void Rehearsal::reset_peak() {
   hooks.load()->reset_peak(state_);
 }

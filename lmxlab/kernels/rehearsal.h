@@ -22,9 +22,11 @@ class Rehearsal {
   Rehearsal(const Rehearsal&) = delete;
   Rehearsal& operator=(const Rehearsal&) = delete;
 
-  /// As active_bytes() and peak_bytes() would count.
+  /// As active_bytes() and peak_bytes() count, which inside mean these.
   size_t active() const;
   size_t peak() const;
+  /// What of the peak a task takes for itself.
+  size_t workspace_at_peak() const;
   void reset_peak();
 
  private:

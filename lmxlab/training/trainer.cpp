@@ -102,6 +102,14 @@ std::unique_ptr<Callback> every(int64_t n, std::function<void(Trainer&, StepMetr
   return std::make_unique<Every>(n, std::move(action));
 }
 
+StepOptions step_options(const config::Model& config, const TrainOptions& o) {
+  StepOptions s;
+  s.clip = static_cast<float>(o.optimizer.clip);
+  s.dropout = config.dropout;
+  s.compute = o.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
+  return s;
+}
+
 struct Trainer::Impl {
   LanguageModel& model;
   TrainOptions options;
@@ -122,19 +130,11 @@ struct Trainer::Impl {
         batches(tokens, options.run.batch, options.run.context,
                 {.shuffle = true, .seed = options.run.seed, .epochs = 0}),
         validation(held),
-        step(m.transformer(), options.optimizer, step_options(m, options)),
+        step(m.transformer(), options.optimizer, step_options(m.config(), options)),
         arrays(step.initial(options.run.seed)),
         entries(core::collect_trainable(m.transformer())) {
     for (const auto& e : entries)
       placeholders.push_back(mx::zeros(e.param->value.shape(), e.param->value.dtype()));
-  }
-
-  static StepOptions step_options(LanguageModel& m, const TrainOptions& o) {
-    StepOptions s;
-    s.clip = static_cast<float>(o.optimizer.clip);
-    s.dropout = m.config().dropout;
-    s.compute = o.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
-    return s;
   }
 
   void give_weights_to_model() {

@@ -67,6 +67,10 @@ struct TrainOptions {
   RunConfig run = {};
 };
 
+struct StepOptions;
+/// Of the step that a run takes.
+StepOptions step_options(const config::Model& config, const TrainOptions& options);
+
 /// Everything that a resumed run needs besides the weights.
 struct TrainState {
   int64_t step = 0, tokens = 0;

@@ -33,6 +33,7 @@
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/overrides/hooks.h"
 #include "lmxlab/kernels/overrides/pages.h"
+#include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace {
@@ -181,7 +182,8 @@ class OwnStreams {
   // @return  false on a stream's own thread, which waits for nobody.
   static bool drain() {
     thread_local OwnStreams own;
-    if (on_stream_thread_ || lmxlab::kernels::in_part() || MemoryFor::now() == MemoryUse::task) {
+    if (lmxlab::kernels::rehearsing() || on_stream_thread_ || lmxlab::kernels::in_part() ||
+        MemoryFor::now() == MemoryUse::task) {
       return false;
     }
     own.update();
@@ -292,7 +294,9 @@ class Rehearsed {
     block->size = n;
     std::lock_guard<std::mutex> lock(mutex_);
     if (ledger_.ends_window(n)) ledger_.close_window();
+    const size_t before = ledger_.peak();
     block->small = ledger_.add(n);
+    if (ledger_.peak() > before) workspace_ = 0;
     blocks_++;
     return block;
   }
@@ -308,7 +312,9 @@ class Rehearsed {
   }
   void workspace(size_t n) {
     std::lock_guard<std::mutex> lock(mutex_);
+    const size_t before = ledger_.peak();
     ledger_.remove(n, ledger_.add(n));
+    if (ledger_.peak() > before) workspace_ = n;
   }
   void end() {
     {
@@ -318,15 +324,28 @@ class Rehearsed {
     }
     delete this;
   }
-  template <class F>
-  auto with_ledger(F f) {
+  size_t active() {
     std::lock_guard<std::mutex> lock(mutex_);
-    return f(ledger_);
+    return ledger_.active();
+  }
+  size_t peak() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return ledger_.peak();
+  }
+  size_t workspace_at_peak() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return workspace_;
+  }
+  void reset_peak() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ledger_.reset_peak();
+    workspace_ = 0;
   }
 
  private:
   std::mutex mutex_;
   Ledger ledger_;
+  size_t workspace_ = 0;  // at the peak
   size_t blocks_ = 0;
   bool over_ = false;
 };
@@ -385,13 +404,18 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     return buffer.ptr() ? *static_cast<const size_t*>(buffer.ptr()) : 0;
   }
 
-  size_t active() { return locked(ledger_.active()); }
+  size_t active() {
+    if (Rehearsed::now) return Rehearsed::now->active();
+    return locked(ledger_.active());
+  }
   size_t peak() {
+    if (Rehearsed::now) return Rehearsed::now->peak();
     std::lock_guard<std::mutex> lock(mutex_);
     return ledger_.peak();
   }
   size_t limit() { return locked(limit_); }
   void reset_peak() {
+    if (Rehearsed::now) return Rehearsed::now->reset_peak();
     OwnStreams::drain();
     std::lock_guard<std::mutex> lock(mutex_);
     ledger_.reset_peak();
@@ -495,9 +519,10 @@ const lmxlab::kernels::detail::RehearsalHooks rehearsal_hooks{
     [](size_t bytes) {
       if (Rehearsed::now) Rehearsed::now->workspace(bytes);
     },
-    [](void* r) { return rehearsed(r).with_ledger([](Ledger& l) { return l.active(); }); },
-    [](void* r) { return rehearsed(r).with_ledger([](Ledger& l) { return l.peak(); }); },
-    [](void* r) { rehearsed(r).with_ledger([](Ledger& l) { return l.reset_peak(), 0; }); }};
+    [](void* r) { return rehearsed(r).active(); },
+    [](void* r) { return rehearsed(r).peak(); },
+    [](void* r) { return rehearsed(r).workspace_at_peak(); },
+    [](void* r) { rehearsed(r).reset_peak(); }};
 const bool rehearses = (lmxlab::kernels::detail::register_rehearsal(&rehearsal_hooks), true);
 
 }  // namespace

@@ -26,6 +26,7 @@ struct RehearsalHooks {
   void (*workspace)(size_t bytes);
   size_t (*active)(void* rehearsal);
   size_t (*peak)(void* rehearsal);
+  size_t (*workspace_at_peak)(void* rehearsal);
   void (*reset_peak)(void* rehearsal);
 };
 

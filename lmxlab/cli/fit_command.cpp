@@ -1,0 +1,295 @@
+#include "lmxlab/base/text.h"
+#include "lmxlab/cli/commands.h"
+#include "lmxlab/cli/measure.h"
+#include "lmxlab/cli/model_argument.h"
+#include "lmxlab/cli/sampling_arguments.h"
+#include "lmxlab/config/count.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/governor/measure.h"
+#include "lmxlab/plan/chips.h"
+#include "lmxlab/plan/closed.h"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+
+namespace lmxlab::cli {
+namespace {
+
+// "16GB", "1.5 GiB", "800MB": bytes.
+int64_t parse_bytes(const std::string& text) {
+  double number = 0;
+  const auto [at, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit;
+  for (const char* p = at; p != text.data() + text.size(); ++p)
+    if (*p != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*p)));
+  double factor = 0;
+  if (unit == "gb" || unit == "g" || unit == "gib") factor = double(1 << 30);
+  if (unit == "mb" || unit == "m" || unit == "mib") factor = double(1 << 20);
+  if (code != std::errc() || factor == 0 || number <= 0 || number > 1e6)
+    throw Error(Kind::usage, "[fit] --memory \"" + text + "\": expected an amount, as in 16GB");
+  return static_cast<int64_t>(number * factor);
+}
+
+std::string rate_text(double per_second) {
+  char text[32];
+  std::snprintf(text, sizeof text, per_second < 100 ? "%.1f" : "%.0f", per_second);
+  return text;
+}
+
+// A table whose columns are as wide as what they hold; the first is of text.
+std::string table_text(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& r : rows)
+    for (size_t i = 0; i < r.size(); ++i) {
+      if (i >= widths.size()) widths.push_back(0);
+      widths[i] = std::max(widths[i], r[i].size());
+    }
+  std::string out;
+  for (const auto& r : rows) {
+    for (size_t i = 0; i < r.size(); ++i) {
+      const std::string pad(widths[i] - r[i].size(), ' ');
+      out += (i ? "  " : "") + (i ? pad + r[i] : r[i] + pad);
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+class Fit : public Command {
+  std::optional<std::string> model_, memory_, chip_, kv_bits_;
+  bool table_ = false, checkpointing_ = false;
+  std::string mode_ = "generate", dtype_, optimizer_ = "adamw";
+  int batch_ = 1, accumulate_ = 1;
+  std::optional<int> context_, bits_;
+  std::string state_bits_ = "32";
+
+  void declare(Options& o) override {
+    o.argument("MODEL", &model_,
+               "a model or run folder, a GGUF file, or a preset; none: what this machine can hold");
+    o.flag("--table", &table_, "chips with one memory, and what they can hold");
+    o.option("--mode", "MODE", &mode_, "what is planned")
+        .one_of({"generate", "train", "lora", "qlora"});
+    o.option("--batch", "N", &batch_, "rows computed together").range(1, 1 << 20);
+    o.option("--context", "N", &context_, "tokens of a row: of the prompt, or trained on")
+        .range(1, 1 << 24)
+        .otherwise("512, or what the model has room for");
+    o.option("--accumulate", "N", &accumulate_, "batches an update").range(1, 1 << 20);
+    o.option("--dtype", "TYPE", &dtype_, "of the computation")
+        .one_of({"f32", "bf16"})
+        .otherwise("f32; of a checkpoint, its own");
+    o.option("--bits", "N", &bits_, "quantize the weights first, to 2 to 6 or 8 bits").range(2, 8);
+    o.option("--kv-bits", "BITS", &kv_bits_,
+             "of the keys and values that are kept: 32 as computed, 8 or 4 packed")
+        .one_of({"32", "16", "8", "4"})
+        .otherwise("16 beside quantized weights, else as computed");
+    o.option("--optimizer", "NAME", &optimizer_, "of training").one_of({"adamw", "adafactor"});
+    o.option("--state-bits", "N", &state_bits_, "of the optimizer's state").one_of({"32", "8"});
+    o.flag("--gradient-checkpointing", &checkpointing_,
+           "of training: blocks are computed again in backward");
+    o.option("--memory", "AMOUNT", &memory_, "of a machine with so much memory, as in 16GB")
+        .otherwise("this machine");
+    o.option("--chip", "NAME", &chip_,
+             "of a machine with this chip, as in \"M4 Max\" or \"M2 Max 64GB\"");
+  }
+
+  // What is planned for: a budget, and how fast its memory is read.
+  struct Machine {
+    std::string name;
+    plan::Budget budget;
+    double bandwidth = 0;
+  };
+  Machine machine(bool measured) const {
+    if (memory_ && chip_)
+      throw Error(Kind::usage,
+                  "[fit] --memory and --chip exclude each other: a chip has its memory");
+    if (chip_) {
+      const auto chip = plan::find_chip(*chip_);
+      return {chip.name, plan::budget_of(chip), chip.bandwidth};
+    }
+    if (memory_) return {*memory_, memory_budget(parse_bytes(*memory_)), 0};
+    return {"this machine", machine_budget(), measured ? measure_rates().read : 0};
+  }
+
+  plan::Settings settings(const config::Model& config) const {
+    plan::Settings s;
+    s.mode = *enum_value<plan::Mode>(mode_);
+    s.batch = batch_, s.accumulate = accumulate_;
+    const auto* learned = std::get_if<config::Learned>(&config.position);
+    const int total = learned ? learned->length : config.context;
+    const bool generate = s.mode == plan::Mode::generate;
+    s.context =
+        context_.value_or(std::clamp(generate ? std::max(total - 128, total / 2) : total, 1, 512));
+    if (learned && s.context > learned->length)
+      throw Error(Kind::usage, "[fit] the model has " + std::to_string(learned->length) +
+                                   " learned positions: --context " + std::to_string(s.context) +
+                                   " does not fit. Give at most " +
+                                   std::to_string(learned->length) + ".");
+    s.bf16 = dtype_ == "bf16";
+    s.bits = bits_;
+    s.kv_bits = cache_bits(kv_bits_);
+    s.state_bits = std::stoi(state_bits_);
+    s.factored = optimizer_ == "adafactor";
+    s.checkpointing = checkpointing_;
+    if (s.bits && !generate)
+      throw Error(Kind::usage,
+                  "[fit] quantized weights are not trained: --bits goes with --mode generate; "
+                  "--mode qlora has 4 bits");
+    if (s.kv_bits && !generate)
+      throw Error(Kind::usage,
+                  "[fit] training keeps no keys and values: --kv-bits goes with --mode generate");
+    if (s.factored && s.state_bits == 8)
+      throw Error(Kind::usage,
+                  "[fit] Adafactor's state is small already: --state-bits 8 goes with adamw");
+    return s;
+  }
+
+  Json parts_json(const plan::Parts& p) const { return to_json(p); }
+
+  int run(Context& context) override {
+    if (table_) return print_table(context);
+    if (!model_) return print_largest(context);
+    const auto place = find_model(*model_, context);
+    Subject subject{read_config(place, context), place.path, dtype_argument(dtype_)};
+    const auto s = settings(subject.config);
+    const auto m = machine(true);
+    const auto plan = plan::make_plan(
+        s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },
+        place.path.empty() ? smaller_presets(subject.config) : plan::Smaller());
+    const double bound = s.mode == plan::Mode::generate && m.bandwidth > 0
+                             ? plan::decode_bound(decode_bytes(subject, s), m.bandwidth) * s.batch
+                             : 0;
+    if (context.json) {
+      auto advice = Json::array();
+      for (const auto& a : plan.advice)
+        advice.push_back(Json::object({{"change", Json(a.change)},
+                                       {"options", Json(a.options)},
+                                       {"cost", Json(a.cost)},
+                                       {"peak_bytes", Json(a.peak)}}));
+      context.print_json(Json::object({{"fits", Json(plan.fits())},
+                                       {"mode", Json(mode_)},
+                                       {"batch", Json(s.batch)},
+                                       {"context", Json(s.context)},
+                                       {"peak_bytes", Json(plan.parts.peak())},
+                                       {"parts", parts_json(plan.parts)},
+                                       {"budget_bytes", Json(m.budget.bytes)},
+                                       {"budget", Json(m.budget.reason)},
+                                       {"advice", advice},
+                                       {"decode_tokens_per_s_bound", Json(bound)}}));
+      return plan.fits() ? 0 : exit_code(Kind::resource);
+    }
+    context.print(plan::report(plan));
+    if (bound > 0)
+      context.print("the memory of " + m.name + " allows " + rate_text(bound) + " tokens/s\n");
+    return plan.fits() ? 0 : exit_code(Kind::resource);
+  }
+
+  int print_table(Context& context) {
+    std::vector<std::vector<std::string>> rows{{"chip", "memory", "GB/s", "usable", "16 bits",
+                                                "4 bits", "rule", "tokens/s 16", "tokens/s 4"}};
+    auto json = Json::array();
+    for (const auto& chip : plan::chips()) {
+      const auto budget = plan::budget_of(chip);
+      const auto half = plan::largest_that_fits(budget, 16),
+                 four = plan::largest_that_fits(budget, 4);
+      // Of all memory: 2 bytes a weight, or half a byte.
+      const double gb = double(chip.memory) / (1 << 30);
+      const double rule16 = gb / 2 * 0.9375, rule4 = gb * 2 * 0.9375;
+      const double t16 = plan::decode_bound(half.read, chip.bandwidth),
+                   t4 = plan::decode_bound(four.read, chip.bandwidth);
+      char rule[48];
+      std::snprintf(rule, sizeof rule, "%.0f/%.0f B", rule16, rule4);
+      rows.push_back({chip.name + (chip.discrete ? " (a card)" : ""),
+                      std::to_string(chip.memory >> 30) + " GB", rate_text(chip.bandwidth / 1e9),
+                      human_bytes(double(budget.bytes)), human_count(double(half.parameters)),
+                      human_count(double(four.parameters)), rule, rate_text(t16), rate_text(t4)});
+      json.push_back(Json::object({{"chip", Json(chip.name)},
+                                   {"memory_bytes", Json(chip.memory)},
+                                   {"bytes_per_s", Json(chip.bandwidth)},
+                                   {"discrete", Json(chip.discrete)},
+                                   {"budget_bytes", Json(budget.bytes)},
+                                   {"parameters_16_bits", Json(half.parameters)},
+                                   {"parameters_4_bits", Json(four.parameters)},
+                                   {"rule_16_bits", Json(rule16 * 1e9)},
+                                   {"rule_4_bits", Json(rule4 * 1e9)},
+                                   {"tokens_per_s_16_bits", Json(t16)},
+                                   {"tokens_per_s_4_bits", Json(t4)}}));
+    }
+    if (context.json) {
+      context.print_json(Json::object({{"chips", json}}));
+      return 0;
+    }
+    context.print(table_text(rows));
+    context.print(
+        "\n16 bits, 4 bits: parameters of the largest model of Llama 3's proportions that "
+        "generates in\n"
+        "what is usable, with scales, 4,096 positions of keys and values and activations. rule: 2 "
+        "bytes\n"
+        "or half a byte a weight over nearly all memory, which leaves no room for anything else.\n"
+        "tokens/s: at most, each token reading the weights and half the cache once.\n");
+    return 0;
+  }
+
+  // The largest presets for each use.
+  int print_largest(Context& context) {
+    const auto m = machine(false);
+    struct Use {
+      const char* name;
+      plan::Mode mode;
+      std::optional<int> bits;
+      bool bf16;
+    };
+    const Use uses[] = {{"chat, 16 bits", plan::Mode::generate, std::nullopt, true},
+                        {"chat, 4 bits", plan::Mode::generate, 4, true},
+                        {"LoRA", plan::Mode::lora, std::nullopt, true},
+                        {"QLoRA", plan::Mode::qlora, std::nullopt, true},
+                        {"train", plan::Mode::train, std::nullopt, false}};
+    std::vector<std::pair<int64_t, std::string>> all;
+    for (const auto& p : config::presets()) all.emplace_back(config::count(p.make()).total, p.name);
+    std::sort(all.rbegin(), all.rend());
+    auto json = Json::array();
+    std::vector<std::vector<std::string>> rows{{"use", "largest preset", "parameters", "peak"}};
+    for (const auto& use : uses) {
+      std::vector<std::string> row{use.name, "none", "", ""};
+      Json found;
+      for (const auto& [n, name] : all) {
+        Subject subject{
+            config::preset(name), {}, use.bf16 ? std::optional(DType::bf16) : std::nullopt};
+        plan::Settings s;
+        s.mode = use.mode, s.bits = use.bits, s.bf16 = use.bf16, s.batch = batch_;
+        const auto* learned = std::get_if<config::Learned>(&subject.config.position);
+        s.context = std::min(context_.value_or(512), learned ? learned->length : 1 << 24);
+        // Arithmetic first: most are far too large.
+        if (plan::weight_bytes(subject.config, use.bf16 ? 2 : 4,
+                               use.bits.value_or(use.mode == plan::Mode::qlora ? 4 : 0)) >
+            m.budget.bytes)
+          continue;
+        const auto parts = measure(subject, s);
+        if (parts.peak() > m.budget.bytes) continue;
+        row = {use.name, name, human_count(double(n)), human_bytes(double(parts.peak()))};
+        found = Json::object(
+            {{"preset", Json(name)}, {"parameters", Json(n)}, {"peak_bytes", Json(parts.peak())}});
+        break;
+      }
+      rows.push_back(row);
+      json.push_back(Json::object({{"use", Json(use.name)}, {"largest", found}}));
+    }
+    if (context.json) {
+      context.print_json(Json::object({{"budget_bytes", Json(m.budget.bytes)},
+                                       {"budget", Json(m.budget.reason)},
+                                       {"uses", json}}));
+      return 0;
+    }
+    context.print(m.name + ": " + human_bytes(double(m.budget.bytes)) + ", " + m.budget.reason +
+                  "\n\n" + table_text(rows));
+    return 0;
+  }
+};
+
+}  // namespace
+
+Command* make_fit() {
+  return new Fit;
+}
+
+}  // namespace lmxlab::cli

@@ -1,0 +1,156 @@
+#include "lmxlab/governor/measure.h"
+
+#include "lmxlab/base/text.h"
+#include "lmxlab/config/count.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/inference/rehearse.h"
+#include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/rehearsal.h"
+#include "lmxlab/models/quantize.h"
+#include "lmxlab/plan/chips.h"
+#include "lmxlab/plan/closed.h"
+#include "lmxlab/training/rehearse.h"
+
+#include <mlx/mlx.h>
+
+#include <algorithm>
+
+namespace lmxlab {
+namespace {
+
+int64_t whole(size_t n) {
+  return static_cast<int64_t>(n);
+}
+
+GenerateOptions generation_of(const Subject& subject, const plan::Settings& s) {
+  GenerateOptions o;
+  o.sampling.temperature = 0;
+  o.max_tokens = subject.new_tokens;
+  o.kv_bits = s.kv_bits;
+  return o;
+}
+
+TrainOptions training_of(const Subject& subject, const plan::Settings& s) {
+  auto o = subject.training;
+  o.run.batch = s.batch, o.run.context = s.context, o.run.accumulate = s.accumulate;
+  o.run.dtype = s.bf16 ? ComputeType::bf16 : ComputeType::f32;
+  if (s.factored) {
+    o.optimizer = {};
+    o.optimizer.name = OptimizerName::adafactor;
+  }
+  return o;
+}
+
+plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) {
+  // Mapped weights are read, not made; what is left to make of them is made in the rehearsal.
+  std::optional<LanguageModel> loaded;
+  if (!subject.weights.empty()) loaded = LanguageModel::load(subject.weights);
+  const kernels::Rehearsal rehearsal;
+  auto model = loaded ? std::move(*loaded)
+                      : LanguageModel(subject.config, 0, subject.dtype.value_or(DType::f32));
+  loaded.reset();
+  if (s.bits) {
+    quantize_model(model, {.bits = *s.bits});
+    interleave_model(model);
+  }
+  if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
+  plan::Parts p;
+  {
+    const Enter enter(model.runtime());
+    mx::eval(core::values(core::collect(model.transformer())));
+  }
+  const auto made = whole(kernels::active_bytes());
+  p.weights = std::max(made, model.parameter_bytes());
+  kernels::reset_peak();
+  const auto memory = rehearse_generation(model, s.batch, s.context, generation_of(subject, s));
+  p.kv_cache = whole(memory.cache_bytes);
+  p.workspace = whole(rehearsal.workspace_at_peak());
+  p.activations = std::max<int64_t>(0, whole(memory.peak) - made - p.kv_cache - p.workspace);
+  return p;
+}
+
+plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
+  const auto m = rehearse_training(subject.config, training_of(subject, s));
+  plan::Parts p;
+  p.weights = whole(m.weights), p.optimizer = whole(m.optimizer), p.workspace = whole(m.workspace);
+  const auto left = whole(m.peak) - p.weights - p.optimizer - p.workspace;
+  p.gradients = std::clamp<int64_t>(left, 0, whole(m.gradients));
+  p.activations = std::max<int64_t>(0, left - p.gradients) + whole(subject.held);
+  return p;
+}
+
+config::Model model_of(const Subject& subject, const plan::Settings& s) {
+  return s.preset.empty() ? subject.config : config::preset(s.preset);
+}
+
+}  // namespace
+
+plan::Budget memory_budget(int64_t bytes) {
+  return {static_cast<int64_t>(plan::kUsableShare * double(bytes)),
+          "75 % of " + human_bytes(double(bytes))};
+}
+
+plan::Budget machine_budget() {
+  if (mx::gpu::is_available()) {
+    const auto& info = mx::device_info(mx::Device::gpu);
+    const auto find = [&](const char* key) -> std::optional<int64_t> {
+      const auto at = info.find(key);
+      if (at == info.end() || !std::holds_alternative<size_t>(at->second)) return std::nullopt;
+      return whole(std::get<size_t>(at->second));
+    };
+    if (const auto n = find("max_recommended_working_set_size"))
+      return {*n, "Metal's recommended working set"};
+    if (const auto n = find("free_memory")) return {*n, "the card's free memory"};
+  }
+  const auto total = whole(kernels::memory_size());
+  const auto room = kernels::memory_room();
+  const auto left = static_cast<int64_t>(std::min(room.bytes, size_t{1} << 60));
+  if (room.bound == "RLIMIT_AS")  // threads' stacks and the C library's arenas come out of it too
+    return {left - left / 10, "nine tenths of what ulimit -v leaves, " + human_bytes(double(left))};
+  if (room.bound == "the cgroup")
+    return {left - left / 20,
+            "what the cgroup leaves, " + human_bytes(double(left)) + ", less 5 %"};
+  const auto share = memory_budget(total);
+  if (left - left / 20 < share.bytes)
+    return {left - left / 20, "what is free of " + human_bytes(double(total)) + ", less 5 %"};
+  return share;
+}
+
+plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
+  Subject subject = asked;
+  if (!settings.preset.empty()) subject.config = model_of(asked, settings), subject.weights.clear();
+  const bool rehearsed =
+      kernels::can_rehearse() && !settings.checkpointing && settings.state_bits == 32 &&
+      (settings.mode == plan::Mode::generate || settings.mode == plan::Mode::train);
+  if (!rehearsed) {
+    const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
+    return plan::estimate(subject.config, settings, element);
+  }
+  return settings.mode == plan::Mode::generate ? measure_generation(subject, settings)
+                                               : measure_training(subject, settings);
+}
+
+int64_t decode_bytes(const Subject& subject, const plan::Settings& settings) {
+  const auto model = model_of(subject, settings);
+  const auto parts = measure(subject, settings);
+  const auto count = config::count(model);
+  const auto table = model.tie_head ? 0 : count.embedding;
+  const double packed = double(parts.weights) / double(std::max<int64_t>(1, count.total));
+  return parts.weights - static_cast<int64_t>(packed * double(table)) + parts.kv_cache;
+}
+
+plan::Smaller smaller_presets(const config::Model& than) {
+  const auto most = config::count(than).total;
+  std::vector<std::pair<int64_t, std::string>> found;
+  for (const auto& p : config::presets())
+    if (const auto n = config::count(p.make()).total; n < most) found.emplace_back(n, p.name);
+  std::sort(found.rbegin(), found.rend());
+  plan::Smaller names;
+  for (auto& [n, name] : found) names.push_back(std::move(name));
+  return names;
+}
+
+}  // namespace lmxlab

@@ -1,0 +1,28 @@
+#include "lmxlab/inference/rehearse.h"
+
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/rehearsal.h"
+
+#include <algorithm>
+
+namespace lmxlab {
+
+GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int length,
+                                     GenerateOptions options) {
+  if (!kernels::rehearsing()) throw Error(Kind::internal, "[rehearse] outside a rehearsal");
+  constexpr int kTokens = 3;  // of a row: one by one, and one ahead
+  options.ignore_eos = true;
+  options.stop_strings.clear();
+  options.reuse = nullptr;
+  const std::vector<int> prompt(static_cast<size_t>(std::max(1, length)), 0);
+  TokenStream stream(model, std::vector<std::vector<int>>(static_cast<size_t>(rows), prompt),
+                     options);
+  for (int i = 0; i < kTokens * rows && stream.next(); ++i) {
+  }
+  GenerationMemory out;
+  out.peak = kernels::peak_bytes();
+  if (const auto* cache = stream.cache()) out.cache_bytes = cache->bytes();
+  return out;
+}
+
+}  // namespace lmxlab

@@ -1,0 +1,138 @@
+#include "lmxlab/plan/closed.h"
+
+#include "lmxlab/config/count.h"
+#include "lmxlab/config/presets.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lmxlab::plan {
+namespace {
+
+using config::Attention;
+using config::Mlp;
+using config::Model;
+
+constexpr int kGroup = 64, kChunk = 512, kGrowth = 256;
+
+// Widths of what a token's pass through a block makes.
+struct Widths {
+  int64_t dim = 0, q = 0, kv = 0, hidden = 0;
+  int gates = 0;
+};
+Widths widths_of(const Model& m, const config::Block& b) {
+  Widths w;
+  w.dim = m.dim;
+  if (const auto* a = std::get_if<Attention>(&b.mixer)) {
+    w.q = int64_t{a->heads} * a->head_dim, w.kv = int64_t{a->kv_heads} * a->head_dim;
+  }
+  if (const auto* f = std::get_if<Mlp>(&b.ffn)) w.hidden = f->hidden, w.gates = f->gated ? 2 : 1;
+  return w;
+}
+
+int64_t linear_parameters(const Model& m) {
+  const auto c = config::count(m);
+  return c.mixer + c.ffn + c.embedding + c.head;
+}
+
+}  // namespace
+
+int64_t weight_bytes(const Model& m, int element, int bits) {
+  const auto all = config::count(m).total;
+  if (bits == 0) return all * element;
+  const auto packed = linear_parameters(m);
+  return packed * bits / 8 + packed / kGroup * 2 * element + (all - packed) * element;
+}
+
+int64_t adapter_parameters(const Model& m, int rank) {
+  int64_t n = 0;
+  for (const auto& b : m.layers) {
+    const auto w = widths_of(m, b);
+    n += rank * ((w.dim + w.q) + 2 * (w.dim + w.kv) + (w.q + w.dim));
+    n += rank * (w.gates + 1) * (w.dim + w.hidden);
+  }
+  return n;
+}
+
+int64_t optimizer_bytes(const Model& m, const Settings& s) {
+  const bool adapters = s.mode == Mode::lora || s.mode == Mode::qlora;
+  const int64_t n = adapters ? adapter_parameters(m, s.rank) : config::count(m).total;
+  if (s.factored) {
+    // A row and a column of each matrix: next to nothing beside the matrix.
+    int64_t sum = m.vocab + m.dim;
+    for (const auto& b : m.layers) {
+      const auto w = widths_of(m, b);
+      sum += 2 * w.dim + 2 * w.q + 2 * (w.dim + w.kv) + (w.gates + 1) * (w.dim + w.hidden);
+    }
+    return 4 * sum;
+  }
+  return s.state_bits == 8 ? 2 * (n + n / 256 * 4) : 8 * n;
+}
+
+Parts estimate(const Model& m, const Settings& s, int element) {
+  Parts p;
+  const int64_t rows = s.batch, tokens = rows * s.context;
+  const int compute = s.bf16 ? 2 : 4;
+  if (s.mode == Mode::generate) {
+    p.weights = weight_bytes(m, element, s.bits.value_or(0));
+    const int64_t positions = (int64_t{s.context} + 128 + kGrowth - 1) / kGrowth * kGrowth;
+    p.kv_cache =
+        rows * config::kv_bytes(m, positions, compute, s.kv_bits.value_or(s.bits ? 16 : 0));
+    int64_t widest = 0;
+    for (const auto& b : m.layers) {
+      const auto w = widths_of(m, b);
+      widest = std::max(widest, 4 * w.dim + std::max(2 * w.q + 2 * w.kv, (w.gates + 1) * w.hidden));
+    }
+    p.activations = rows * std::min(s.context, kChunk) * widest * compute + rows * m.vocab * 8;
+    return p;
+  }
+  const bool adapters = s.mode != Mode::train;
+  const int64_t base = config::count(m).total;
+  const int64_t trained = adapters ? adapter_parameters(m, s.rank) : base;
+  p.weights = s.mode == Mode::train  ? 4 * base
+              : s.mode == Mode::lora ? element * base + 4 * trained
+                                     : weight_bytes(m, element, 4) + 4 * trained;
+  p.gradients = 4 * trained;
+  p.optimizer = optimizer_bytes(m, s);
+  // What backward needs of a block: its input and norms, q, k, v and the mixed values, the hidden
+  // values and what they were before the activation; one block's again where it is computed anew.
+  int64_t kept = 0, most = 0;
+  for (const auto& b : m.layers) {
+    const auto w = widths_of(m, b);
+    const int64_t block = 4 * w.dim + 2 * w.q + 2 * w.kv + (w.gates + 1) * w.hidden;
+    kept += s.checkpointing ? w.dim : block;
+    most = std::max(most, block + w.hidden * (w.gates + 1) + 2 * w.dim);
+  }
+  p.activations = tokens * (kept + most) * compute;
+  return p;
+}
+
+Model llama_of_width(int width) {
+  config::Llama form;
+  form.dim = width, form.depth = std::max(1, static_cast<int>(std::lround(width / 102.4)));
+  form.heads = std::max(1, width / 128), form.head_dim = 128;
+  form.kv_heads = form.heads % 8 == 0 ? 8 : 1;
+  form.hidden = (width * 7 / 2 + 255) / 256 * 256;
+  form.vocab = 128'256, form.context = 8192;
+  return config::llama(form);
+}
+
+Largest largest_that_fits(const Budget& budget, int bits) {
+  Settings s;
+  s.context = 4096 - 128;
+  if (bits < 16) s.bits = bits;
+  s.kv_bits = 16;
+  Largest best;
+  for (int width = 1024; width <= 32768; width += 128) {
+    if (width / 128 % 8 != 0) continue;  // eight key/value heads, as they have
+    const auto model = llama_of_width(width);
+    const auto parts = estimate(model, s, 2);
+    if (parts.peak() > budget.bytes) break;
+    const auto count = config::count(model);
+    const int64_t table = parts.weights * (count.embedding / 1000) / (count.total / 1000);
+    best = {count.total, parts.peak(), parts.weights - table + parts.kv_cache / 2};
+  }
+  return best;
+}
+
+}  // namespace lmxlab::plan

@@ -1,0 +1,34 @@
+// What a model takes by arithmetic on its config alone: exact for weights, caches, gradients and
+// optimizers; an estimate for activations. Rehearsals (governor/measure.h) say it to the byte where
+// they can be; this serves machines that are not here, and is their second opinion.
+#pragma once
+
+#include "lmxlab/config/model.h"
+#include "lmxlab/plan/plan.h"
+
+#include <cstdint>
+
+namespace lmxlab::plan {
+
+/// @param element  bytes of a number, or of a packed weight's scales and offsets.
+/// @param bits  of packed weights: every layer's and the embedding's, groups of 64; 0: none are.
+int64_t weight_bytes(const config::Model& model, int element, int bits = 0);
+
+/// Of state: adamw's two moments, Adafactor's rows and columns.
+int64_t optimizer_bytes(const config::Model& model, const Settings& settings);
+
+/// Of adapters on every linear layer of the blocks.
+int64_t adapter_parameters(const config::Model& model, int rank);
+
+/// @param element  bytes of a weight that is not packed.
+Parts estimate(const config::Model& model, const Settings& settings, int element);
+
+/// A model of Llama 3's proportions so wide: depth, heads and hidden follow.
+config::Model llama_of_width(int width);
+/// The largest of those that generates with this budget at 4,096 positions.
+struct Largest {
+  int64_t parameters = 0, peak = 0, read = 0;  // read: bytes a token of decode reads
+};
+Largest largest_that_fits(const Budget& budget, int bits);
+
+}  // namespace lmxlab::plan

@@ -1,0 +1,102 @@
+// Will it fit: what a use of a model takes, part by part, what there is, and if it is too much what
+// would make it fit. A value that `lmxlab fit`, the start of commands and the documents print.
+#pragma once
+
+#include "lmxlab/base/fields.h"
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lmxlab::plan {
+
+/// lora, qlora: weights stay, in their own type or packed, and low-rank adapters train.
+enum class Mode { generate, train, lora, qlora };
+
+/// Bytes at the peak.
+struct Parts {
+  int64_t weights = 0;      // packed ones with scales; of adapters too
+  int64_t kv_cache = 0;     // keys and values, as allocated
+  int64_t gradients = 0;    // of what trains; at the peak some may not be there yet
+  int64_t optimizer = 0;    // its state
+  int64_t activations = 0;  // everything else that lives then: results, what backward keeps
+  int64_t workspace = 0;    // of the largest kernel then
+  template <class V>
+  void visit(V& v) {
+    v("weights", weights), v("kv_cache", kv_cache), v("gradients", gradients);
+    v("optimizer", optimizer), v("activations", activations), v("workspace", workspace);
+  }
+  int64_t peak() const {
+    return weights + kv_cache + gradients + optimizer + activations + workspace;
+  }
+};
+
+/// What may be used, and why no more.
+struct Budget {
+  int64_t bytes = 0;
+  std::string reason;  // "75 % of 64 GB", "the 2.0 GB that ulimit -v leaves"
+};
+
+/// What decides what a use takes, besides the model.
+struct Settings {
+  Mode mode = Mode::generate;
+  int batch = 1, context = 512;
+  int accumulate = 1;               // batches an update, of training
+  bool bf16 = false;                // computes in bfloat16
+  std::optional<int> bits = {};     // of weights packed first; none: as they are
+  std::optional<int> kv_bits = {};  // none: the model's own way
+  int state_bits = 32;              // of an optimizer's state
+  bool factored = false;            // Adafactor in the place of AdamW
+  bool checkpointing = false;       // of gradients, a block each
+  int rank = 16;                    // of adapters
+  std::string preset = {};          // another model than the one asked for
+  bool operator==(const Settings&) const = default;
+};
+
+/// A way to make it fit.
+struct Advice {
+  std::string change;   // "gradient checkpointing"
+  std::string options;  // what to add on the command line; empty: there is none yet
+  std::string cost;     // what it costs
+  Settings settings;
+  int64_t peak = 0;  // predicted
+};
+
+struct Plan {
+  Settings settings;
+  Parts parts;
+  Budget budget;
+  std::vector<Advice> advice = {};  // those that fit, cheapest first; of one that fits none
+
+  bool fits() const { return parts.peak() <= budget.bytes; }
+};
+
+/// Bytes by part of a use; throws what it has to say of settings that cannot be.
+using Measure = std::function<Parts(const Settings&)>;
+/// Presets that may stand in, largest first.
+using Smaller = std::vector<std::string>;
+
+/// The plan, and where it does not fit the changes that make it fit: one of them alone where one
+/// does, else several together.
+/// @param smaller  of the same family, largest first; asked until one fits.
+Plan make_plan(const Settings& settings, const Budget& budget, const Measure& measure,
+               const Smaller& smaller = {});
+
+/// The lines of a report: parts, peak, budget, advice.
+std::string report(const Plan& plan);
+/// One error that says what is too much and ranks the ways out. @throws Error(resource) if the plan
+/// does not fit.
+void require_fit(const Plan& plan, const std::string& what);
+
+}  // namespace lmxlab::plan
+
+template <>
+struct lmxlab::EnumNames<lmxlab::plan::Mode> {
+  static constexpr std::pair<lmxlab::plan::Mode, const char*> table[] = {
+      {lmxlab::plan::Mode::generate, "generate"},
+      {lmxlab::plan::Mode::train, "train"},
+      {lmxlab::plan::Mode::lora, "lora"},
+      {lmxlab::plan::Mode::qlora, "qlora"}};
+};
