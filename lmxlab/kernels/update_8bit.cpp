@@ -61,30 +61,36 @@ HWY_INLINE VF decode(DF d, const T* codes, VF scale) {
   }
 }
 
-HWY_INLINE void encode(DF d, VF x, VF by, uint32_t, int8_t* codes) {
-  const VF root = hn::Mul(fourth_root(hn::Mul(hn::Abs(x), by)), hn::Set(d, 127.0f));
-  const hn::Rebind<int8_t, DF> d8;
-  hn::StoreU(hn::DemoteTo(d8, hn::NearestInt(hn::CopySign(root, x))), d8, codes);
+// Whole numbers from -128 to 255, or the nearest ones, as bytes: the last bits of a float32 whose
+// last bit is 1.
+HWY_INLINE void store_bytes(DF d, VF x, void* codes) {
+  const DU du;
+  const auto bits = hn::BitCast(du, hn::Add(x, hn::Set(d, 0x1.8p23f)));
+  const hn::Rebind<uint8_t, DF> d8;
+  hn::StoreU(hn::U8FromU32(hn::And(bits, hn::Set(du, 255u))), d8, static_cast<uint8_t*>(codes));
 }
 
-// In [0, 1), from the place and what the step adds to it.
-HWY_INLINE VF chance(DF d, uint32_t place) {
+HWY_INLINE void encode(DF d, VF x, VF by, hn::Vec<DU>, int8_t* codes) {
+  const VF root = hn::Mul(fourth_root(hn::Mul(hn::Abs(x), by)), hn::Set(d, 127.0f));
+  store_bytes(d, hn::CopySign(root, x), codes);
+}
+
+// In [0, 1). @param places  those of the elements and what the step adds to them, times kHash1
+HWY_INLINE VF chance(DF d, hn::Vec<DU> places) {
   const DU du;
-  auto x = hn::Mul(hn::Iota(du, place), hn::Set(du, kHash1));
-  x = hn::Mul(hn::Xor(x, hn::ShiftRight<15>(x)), hn::Set(du, kHash2));
+  auto x = hn::Mul(hn::Xor(places, hn::ShiftRight<15>(places)), hn::Set(du, kHash2));
   x = hn::ShiftRight<8>(hn::Xor(x, hn::ShiftRight<13>(x)));
   return hn::Mul(hn::ConvertTo(d, hn::BitCast(DI(), x)), hn::Set(d, 0x1p-24f));
 }
 
-HWY_INLINE void encode(DF d, VF x, VF by, uint32_t place, uint8_t* codes) {
+HWY_INLINE void encode(DF d, VF x, VF by, hn::Vec<DU> places, uint8_t* codes) {
   const VF one = hn::Set(d, 1.0f), y = hn::Mul(hn::Mul(x, by), hn::Set(d, kTop));
   const VF low = hn::Min(hn::Floor(fourth_root(y)), hn::Set(d, 254.0f));
-  const VF low4 = fourth_power(low), step = hn::Sub(fourth_power(hn::Add(low, one)), low4);
-  const auto up = hn::Lt(hn::Mul(chance(d, place), step), hn::Sub(y, low4));
-  VF c = hn::IfThenElse(up, hn::Add(low, one), low);
-  c = hn::IfThenElse(hn::Gt(y, hn::Zero(d)), hn::Max(c, one), c);
-  const hn::Rebind<uint8_t, DF> d8;
-  hn::StoreU(hn::DemoteTo(d8, hn::NearestInt(c)), d8, codes);
+  const VF high = hn::Add(low, one), low4 = fourth_power(low);
+  const VF gap = hn::Sub(fourth_power(high), low4);
+  const auto up = hn::Lt(hn::Mul(chance(d, places), gap), hn::Sub(y, low4));
+  const VF least = hn::IfThenElseZero(hn::Gt(y, hn::Zero(d)), one);
+  store_bytes(d, hn::Max(hn::IfThenElse(up, high, low), least), codes);
 }
 
 // One state of one block: numbers in a buffer between the pass that updates and the one that
@@ -92,37 +98,37 @@ HWY_INLINE void encode(DF d, VF x, VF by, uint32_t place, uint8_t* codes) {
 template <class T>
 struct Block {
   HWY_ALIGN float numbers[k8BitBlock];
-  HWY_ALIGN T
-      codes[k8BitBlock + HWY_MAX_BYTES / 4];  // a copy, where a part of the block is missing
+  HWY_ALIGN T part[k8BitBlock];  // codes of a block that is not whole
   const T* from;
-  VF scale, top;
+  T* to;
+  float* scale_to;
 
-  HWY_INLINE void start(const Tensor& t, int state, int64_t block, int64_t n) {
-    const DF d;
+  // Returns the scale.
+  HWY_INLINE float start(const Tensor& t, int state, int64_t block, int64_t n) {
     from = static_cast<const T*>(t.state_from[2 * state]) + block * k8BitBlock;
+    to = static_cast<T*>(t.state_to[2 * state]) + block * k8BitBlock;
+    scale_to = static_cast<float*>(t.state_to[2 * state + 1]) + block;
     if (n < k8BitBlock) {
-      std::memset(codes, 0, sizeof(codes));
-      std::memcpy(codes, from, static_cast<size_t>(n));
-      from = codes;
+      std::memset(part, 0, sizeof(part));
+      std::memcpy(part, from, static_cast<size_t>(n));
+      from = part;
     }
-    scale = hn::Set(d, static_cast<const float*>(t.state_from[2 * state + 1])[block]);
-    top = hn::Zero(d);
+    return static_cast<const float*>(t.state_from[2 * state + 1])[block];
   }
-  HWY_INLINE VF get(DF d, int64_t i) const { return decode(d, from + i, scale); }
-  HWY_INLINE void set(DF d, int64_t i, VF x) {
-    hn::Store(x, d, numbers + i);
-    top = hn::Max(top, hn::Abs(x));
-  }
-  HWY_INLINE void end(const Tensor& t, int state, int64_t block, int64_t n, uint32_t place) {
+  HWY_INLINE void end(VF top, int64_t n, uint32_t place) {
     const DF d;
+    const DU du;
     const float largest = hn::GetLane(hn::MaxOfLanes(d, top));
     const VF by = hn::Set(d, inverse(largest));
-    T* const to = static_cast<T*>(t.state_to[2 * state]) + block * k8BitBlock;
-    T* const out = n < k8BitBlock ? codes : to;
-    for (int64_t i = 0; i < n; i += lanes())
-      encode(d, hn::Load(d, numbers + i), by, place + static_cast<uint32_t>(i), out + i);
-    if (out != to) std::memcpy(to, out, static_cast<size_t>(n));
-    static_cast<float*>(t.state_to[2 * state + 1])[block] = largest;
+    auto places = hn::Mul(hn::Iota(du, place), hn::Set(du, kHash1));
+    const auto more = hn::Set(du, static_cast<uint32_t>(lanes()) * kHash1);
+    T* const codes = n < k8BitBlock ? part : to;
+    for (int64_t i = 0; i < n; i += lanes()) {
+      encode(d, hn::Load(d, numbers + i), by, places, codes + i);
+      places = hn::Add(places, more);
+    }
+    if (codes != to) std::memcpy(to, codes, static_cast<size_t>(n));
+    *scale_to = largest;
   }
 };
 
@@ -134,21 +140,22 @@ HWY_INLINE void blocks(const Tensor& t, const Constants& k, int64_t first, int64
   Block<uint8_t> vs;
   for (int64_t block = first; block < last; block++) {
     const int64_t begin = block * k8BitBlock, n = HWY_MIN(k8BitBlock, t.size - begin);
-    if (kStates > 0) ms.start(t, 0, block, n);
-    if (kStates > 1) vs.start(t, 1, block, n);
+    VF m_scale = hn::Zero(d), v_scale = m_scale, m_top = m_scale, v_top = m_scale;
+    if (kStates > 0) m_scale = hn::Set(d, ms.start(t, 0, block, n));
+    if (kStates > 1) v_scale = hn::Set(d, vs.start(t, 1, block, n));
     for (int64_t i = 0; i < n; i += lanes()) {
       const int64_t some = HWY_MIN(lanes(), n - i);
       VF p = load_as(t.type, d, t.from, begin + i, some), m = hn::Zero(d), v = hn::Zero(d);
       const VF g = hn::Mul(load_as(t.grad_type, d, t.grad, begin + i, some), scale);
-      if (kStates > 0) m = ms.get(d, i);
-      if (kStates > 1) v = vs.get(d, i);
+      if (kStates > 0) m = decode(d, ms.from + i, m_scale);
+      if (kStates > 1) v = decode(d, vs.from + i, v_scale);
       f(d, p, g, m, v);
       store_as(t.type, p, d, t.to, begin + i, some);
-      if (kStates > 0) ms.set(d, i, m);
-      if (kStates > 1) vs.set(d, i, v);
+      if (kStates > 0) hn::Store(m, d, ms.numbers + i), m_top = hn::Max(m_top, hn::Abs(m));
+      if (kStates > 1) hn::Store(v, d, vs.numbers + i), v_top = hn::Max(v_top, v);
     }
-    if (kStates > 0) ms.end(t, 0, block, n, 0);
-    if (kStates > 1) vs.end(t, 1, block, n, static_cast<uint32_t>(begin) + k.step * kHash2);
+    if (kStates > 0) ms.end(m_top, n, 0);
+    if (kStates > 1) vs.end(v_top, n, static_cast<uint32_t>(begin) + k.step * kHash2);
   }
 }
 
