@@ -97,11 +97,11 @@ void updates(bench::Bench& b) {
           [&] { plain.step(kernels::plain::global_norm, kernels::plain::update); },
           {.bytes = ours.bytes() + 4 * ours.elements()});
     }
-    Training packed(models[0].second, rule, 8), wide(models[0].second, rule);
+    Training packed(models[0].second, rule, 8), plain(models[0].second, rule, 8);
     b.run(
-        what + " and norm, 8 bits, against ours in 32, " + models[0].first,
+        what + " and norm, 8 bits, " + models[0].first,
         [&] { packed.step(kernels::global_norm, kernels::update_8bit); },
-        [&] { wide.step(kernels::global_norm, kernels::update); },
+        [&] { plain.step(kernels::plain::global_norm, kernels::plain::update_8bit); },
         {.bytes = packed.bytes() + 4 * packed.elements()});
   }
 }
