@@ -187,17 +187,18 @@ void check(const std::string& title, const Rule& rule, const Problem& before, Ar
       ASSERT_EQ(codes.dtype(), kind == 0 ? mx::int8 : mx::uint8);
       ASSERT_EQ(scales.shape(), mx::Shape{blocks_8bit(static_cast<int64_t>(codes.size()))});
       const double levels = kind == 0 ? 127 : 255;
+      const auto number = [&](size_t j) { return kind == 0 ? all[j].m : all[j].v; };
+      const auto terms = [&](size_t j) {  // what rounds on the way to the number
+        const double g = at(before.grads[t], j), p = at(before.params[t], j);
+        return std::abs(old(kind, j)) + g * g + (kind == 0 ? std::abs(g) + std::abs(p) : 0);
+      };
+      double top = 0, size = 0;  // of the block
       for (size_t i = 0; i < codes.size(); i++) {
-        const size_t block = i / k8BitBlock,
-                     end = std::min<size_t>((block + 1) * k8BitBlock, all.size());
-        const auto number = [&](size_t j) { return kind == 0 ? all[j].m : all[j].v; };
-        double top = 0, size = 0;  // what rounds: the terms of the largest
-        for (size_t j = block * k8BitBlock; j < end; j++) {
-          top = std::max(top, std::abs(number(j)));
-          const double g = at(before.grads[t], j);
-          size =
-              std::max(size, std::abs(old(kind, j)) + g * g +
-                                 (kind == 0 ? std::abs(g) + std::abs(at(before.params[t], j)) : 0));
+        const size_t block = i / k8BitBlock;
+        if (i % k8BitBlock == 0) {
+          top = size = 0;
+          for (size_t j = i; j < std::min(i + k8BitBlock, all.size()); j++)
+            top = std::max(top, std::abs(number(j))), size = std::max(size, terms(j));
         }
         const std::string what = "tensor " + std::to_string(t) + ", element " + std::to_string(i) +
                                  (kind == 0 ? ", m" : ", v");
@@ -208,7 +209,7 @@ void check(const std::string& title, const Rule& rule, const Problem& before, Ar
           continue;
         }
         // Float32 errors of the number itself move its root, by more where terms cancelled.
-        const double x = number(i), off = 6 * 0x1p-24 * size;
+        const double x = number(i), off = 6 * 0x1p-24 * terms(i);
         const double root = levels * std::pow(std::abs(x) / top, 0.25);
         const double moved = levels * std::pow((std::abs(x) + off) / top, 0.25) - root;
         const double slack = kSlack * root + std::min(moved, 1.0);
