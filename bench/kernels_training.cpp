@@ -3,6 +3,7 @@
 #include "lmxlab/kernels/cross_entropy.h"
 #include "lmxlab/kernels/sample.h"
 #include "lmxlab/kernels/update.h"
+#include "lmxlab/kernels/update_8bit.h"
 
 namespace mx = mlx::core;
 using mx::array;
@@ -20,15 +21,27 @@ array normal(mx::Shape shape, mx::Dtype dtype = mx::float32) {
 // Updates own their arrays, so that they are written in place as in training.
 class Training {
  public:
-  Training(const std::vector<mx::Shape>& shapes, kernels::Rule rule) : rule_(rule) {
+  Training(const std::vector<mx::Shape>& shapes, kernels::Rule rule, int bits = 32)
+      : rule_(rule), bits_(bits) {
     for (const auto& s : shapes) {
       params_.push_back(normal(s)), grads_.push_back(normal(s));
-      for (int i = 0; i < kernels::states(rule); i++) state_.push_back(mx::abs(normal(s)));
-      elements_ += static_cast<double>(params_.back().size());
+      const auto size = static_cast<int64_t>(params_.back().size());
+      elements_ += static_cast<double>(size);
+      for (int i = 0; i < kernels::states(rule); i++) {
+        if (bits == 32) {
+          state_.push_back(mx::abs(normal(s)));
+        } else {
+          state_.push_back(mx::zeros(s, i == 0 ? mx::int8 : mx::uint8));
+          state_.push_back(mx::zeros({kernels::blocks_8bit(size)}));
+        }
+      }
     }
     mx::eval(params_), mx::eval(grads_), mx::eval(state_);
   }
-  double bytes() const { return elements_ * 4 * (3 + 2 * kernels::states(rule_)); }
+  double bytes() const {
+    const double state = bits_ == 32 ? 4 : 1 + 4.0 / kernels::k8BitBlock;
+    return elements_ * (12 + 2 * state * kernels::states(rule_));
+  }
   double elements() const { return elements_; }
 
   template <class Norm, class Update>
@@ -45,6 +58,7 @@ class Training {
 
  private:
   kernels::Rule rule_;
+  int bits_;
   Arrays params_, grads_, state_;
   double elements_ = 0;
 };
@@ -83,6 +97,12 @@ void updates(bench::Bench& b) {
           [&] { plain.step(kernels::plain::global_norm, kernels::plain::update); },
           {.bytes = ours.bytes() + 4 * ours.elements()});
     }
+    Training packed(models[0].second, rule, 8), plain(models[0].second, rule, 8);
+    b.run(
+        what + " and norm, 8 bits, " + models[0].first,
+        [&] { packed.step(kernels::global_norm, kernels::update_8bit); },
+        [&] { plain.step(kernels::plain::global_norm, kernels::plain::update_8bit); },
+        {.bytes = packed.bytes() + 4 * packed.elements()});
   }
 }
 

@@ -10,6 +10,7 @@
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/thread_pool.h"
+#include "lmxlab/kernels/update_parts.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "lmxlab/kernels/update.cpp"
@@ -17,71 +18,10 @@
 // Highway's headers come after foreach_target.h.
 #include <hwy/highway.h>
 
-#include "lmxlab/kernels/simd-inl.h"
-
-#ifndef LMXLAB_KERNELS_UPDATE_TYPES
-#define LMXLAB_KERNELS_UPDATE_TYPES
-namespace lmxlab::kernels {
-
-// A parameter with its gradient and state: where they are read, and where they are written, which
-// is the same place for a buffer that was given away.
-struct Tensor {
-  int64_t size;
-  Type type, grad_type;
-  bool decays;
-  const void *from, *grad;
-  void* to;
-  const float* state_from[2];
-  float* state_to[2];
-};
-
-enum class Formula : uint8_t { keep, add, sgd, momentum, nesterov, adamw, lion };
-
-// The constants of one step.
-struct Constants {
-  Formula formula = Formula::keep;
-  float scale = 1;                       // of gradients
-  float rate = 0;                        // lr, for AdamW over 1 - beta1^step
-  float shrink = 1;                      // what a decaying parameter is multiplied by
-  float decay = 0;                       // Sgd's, of the gradient
-  float b1 = 0, c1 = 1, b2 = 0, c2 = 1;  // c = 1 - b
-  float root = 1, eps = 0;               // 1 / sqrt(1 - beta2^step)
-};
-
-}  // namespace lmxlab::kernels
-#endif
+#include "lmxlab/kernels/update-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lmxlab::kernels::HWY_NAMESPACE {
-
-template <class T>
-HWY_INLINE VF load_upto(DF d, const T* p, int64_t n) {
-  return n == lanes() ? load(d, p) : load_n(d, p, n);
-}
-template <class T>
-HWY_INLINE void store_upto(VF v, DF d, T* p, int64_t n) {
-  if (n == lanes()) {
-    store(v, d, p);
-  } else {
-    store_n(v, d, p, n);
-  }
-}
-
-// The branch on the type costs nothing beside the memory's time.
-HWY_INLINE VF load_as(Type type, DF d, const void* p, int64_t i, int64_t n) {
-  switch (type) {
-    case Type::bf16: return load_upto(d, static_cast<const Bf16*>(p) + i, n);
-    case Type::f16: return load_upto(d, static_cast<const F16*>(p) + i, n);
-    default: return load_upto(d, static_cast<const float*>(p) + i, n);
-  }
-}
-HWY_INLINE void store_as(Type type, VF v, DF d, void* p, int64_t i, int64_t n) {
-  switch (type) {
-    case Type::bf16: return store_upto(v, d, static_cast<Bf16*>(p) + i, n);
-    case Type::f16: return store_upto(v, d, static_cast<F16*>(p) + i, n);
-    default: return store_upto(v, d, static_cast<float*>(p) + i, n);
-  }
-}
 
 // p, g and as many state vectors as there are go through f, which rewrites all but g.
 template <int kStates, class F>
@@ -92,61 +32,19 @@ HWY_INLINE void each(const Tensor& t, const Constants& k, int64_t begin, int64_t
     const int64_t n = HWY_MIN(lanes(), end - i);
     VF p = load_as(t.type, d, t.from, i, n), m = hn::Zero(d), v = hn::Zero(d);
     const VF g = hn::Mul(load_as(t.grad_type, d, t.grad, i, n), scale);
-    if (kStates > 0) m = load_upto(d, t.state_from[0] + i, n);
-    if (kStates > 1) v = load_upto(d, t.state_from[1] + i, n);
+    if (kStates > 0) m = load_upto(d, static_cast<const float*>(t.state_from[0]) + i, n);
+    if (kStates > 1) v = load_upto(d, static_cast<const float*>(t.state_from[1]) + i, n);
     f(d, p, g, m, v);
     store_as(t.type, p, d, t.to, i, n);
-    if (kStates > 0) store_upto(m, d, t.state_to[0] + i, n);
-    if (kStates > 1) store_upto(v, d, t.state_to[1] + i, n);
+    if (kStates > 0) store_upto(m, d, static_cast<float*>(t.state_to[0]) + i, n);
+    if (kStates > 1) store_upto(v, d, static_cast<float*>(t.state_to[1]) + i, n);
   }
 }
 
 void update_some(const Tensor& t, const Constants& k, int64_t begin, int64_t end) {
-  const DF d0;
-  const VF rate = hn::Set(d0, k.rate), shrink = hn::Set(d0, t.decays ? k.shrink : 1.0f);
-  const VF decay = hn::Set(d0, t.decays ? k.decay : 0.0f);
-  const VF b1 = hn::Set(d0, k.b1), c1 = hn::Set(d0, k.c1);
-  const VF b2 = hn::Set(d0, k.b2), c2 = hn::Set(d0, k.c2);
-  switch (k.formula) {
-    case Formula::keep: break;
-    case Formula::add:
-      each<0>(t, k, begin, end, [&](DF, VF& p, VF g, VF&, VF&) { p = hn::Add(p, g); });
-      break;
-    case Formula::sgd:
-      each<0>(t, k, begin, end, [&](DF, VF& p, VF g, VF&, VF&) {
-        p = hn::NegMulAdd(rate, hn::MulAdd(decay, p, g), p);
-      });
-      break;
-    case Formula::momentum:
-    case Formula::nesterov: {
-      const bool ahead = k.formula == Formula::nesterov;
-      each<1>(t, k, begin, end, [&](DF, VF& p, VF g, VF& m, VF&) {
-        g = hn::MulAdd(decay, p, g);
-        m = hn::MulAdd(b1, m, g);
-        p = hn::NegMulAdd(rate, ahead ? hn::MulAdd(b1, m, g) : m, p);
-      });
-      break;
-    }
-    case Formula::adamw: {
-      const VF root = hn::Set(d0, k.root), eps = hn::Set(d0, k.eps);
-      each<2>(t, k, begin, end, [&](DF, VF& p, VF g, VF& m, VF& v) {
-        m = hn::MulAdd(b1, m, hn::Mul(c1, g));
-        v = hn::MulAdd(b2, v, hn::Mul(c2, hn::Mul(g, g)));
-        const VF size = hn::MulAdd(hn::Sqrt(v), root, eps);
-        p = hn::NegMulAdd(rate, hn::Div(m, size), hn::Mul(p, shrink));
-      });
-      break;
-    }
-    case Formula::lion:
-      each<1>(t, k, begin, end, [&](DF d, VF& p, VF g, VF& m, VF&) {
-        const VF blend = hn::MulAdd(b1, m, hn::Mul(c1, g)), zero = hn::Zero(d);
-        const VF sized = hn::CopySign(rate, blend);
-        const VF turn = hn::IfThenElse(hn::Eq(blend, zero), zero, sized);
-        p = hn::Sub(hn::Mul(p, shrink), turn);
-        m = hn::MulAdd(b2, m, hn::Mul(c2, g));
-      });
-      break;
-  }
+  with_formula(k, t.decays, [&](auto states, auto formula) {
+    each<decltype(states)::value>(t, k, begin, end, formula);
+  });
 }
 
 // Four accumulators hide the latency of the addition, and shorten the sums.
@@ -226,12 +124,24 @@ Constants constants(const AdamW& r, double lr, double step) {
   set_betas(k, r.beta1, r.beta2);
   return k;
 }
+Constants constants(const Blend& r, double, double) {
+  Constants k;
+  k.formula = r.nesterov ? Formula::blend_ahead : Formula::blend;
+  set_betas(k, r.momentum, 0);
+  return k;
+}
 Constants constants(const Lion& r, double lr, double) {
   Constants k;
   k.formula = Formula::lion;
   k.rate = static_cast<float>(lr);
   k.shrink = static_cast<float>(1 - lr * r.decay);
   set_betas(k, r.beta1, r.beta2);
+  return k;
+}
+
+Constants constants(const Rule& rule, float lr, float step, float scale) {
+  auto k = std::visit([&](const auto& r) { return constants(r, lr, step); }, rule);
+  k.scale = scale, k.step = static_cast<uint32_t>(step);
   return k;
 }
 
@@ -265,6 +175,10 @@ array next(const AdamW& r, const array& p, const array& g, array* s, bool decays
   }
   return shrunk(p, r.decay, decays, k.lr) - rate * (s[0] / (root + constant(r.eps)));
 }
+array next(const Blend& r, const array&, const array& g, array* s, bool, const StepNumbers&) {
+  s[0] = blend(s[0], g, r.momentum);
+  return r.nesterov ? blend(s[0], g, r.momentum) : s[0];
+}
 array next(const Lion& r, const array& p, const array& g, array* s, bool decays,
            const StepNumbers& k) {
   const array direction = mx::sign(blend(s[0], g, r.beta1));
@@ -272,26 +186,11 @@ array next(const Lion& r, const array& p, const array& g, array* s, bool decays,
   return shrunk(p, r.decay, decays, k.lr) - k.lr * direction;
 }
 
-// f(tensor, begin, end) for all elements of all tensors, cut as one long row.
-template <class F>
-void over_all(const std::vector<Tensor>& tensors, F f) {
-  std::vector<int64_t> ends;
-  int64_t total = 0;
-  for (const auto& t : tensors) ends.push_back(total += t.size);
-  parallel_for(total, kGrain, [&](int64_t begin, int64_t end) {
-    auto i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
-    for (; begin < end; i++) {
-      const int64_t start = ends[i] - tensors[i].size, stop = std::min(end, ends[i]);
-      f(tensors[i], begin - start, stop - start);
-      begin = stop;
-    }
-  });
-}
-
 class Update : public Op {  // params, grads, state, lr, step, scale, ok -> params, state
  public:
-  Update(const Rule& rule, std::vector<bool> decays) : rule_(rule), decays_(std::move(decays)) {}
-  const char* name() const override { return "lmxlab::Update"; }
+  Update(const UpdateWay& way, const Rule& rule, std::vector<bool> decays)
+      : way_(way), rule_(rule), decays_(std::move(decays)) {}
+  const char* name() const override { return way_.name; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const Update&>(other);
     return rule_ == op.rule_ && decays_ == op.decays_;
@@ -309,14 +208,14 @@ class Update : public Op {  // params, grads, state, lr, step, scale, ok -> para
     Arrays params(in.begin(), in.begin() + n), grads(in.begin() + n, in.begin() + 2 * n);
     Arrays state(in.begin() + 2 * n, in.end() - 4);
     const auto* k = &in.back() - 3;
-    plain::update(rule_, params, grads, state, decays_, {k[0], k[1], k[2], k[3]});
+    way_.plain(rule_, params, grads, state, decays_, {k[0], k[1], k[2], k[3]});
     params.insert(params.end(), state.begin(), state.end());
     return params;
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     release_inputs(in, out);
-    const size_t n = decays_.size(), kinds = static_cast<size_t>(states(rule_));
+    const size_t n = decays_.size(), kinds = arrays_of_state(way_, rule_);
     // In the order in which the task reads them: parameter, gradient, state of each tensor.
     std::vector<Dense> reads;
     std::vector<Tensor> tensors;
@@ -332,44 +231,55 @@ class Update : public Op {  // params, grads, state, lr, step, scale, ok -> para
         const auto& from = in[2 * n + kinds * i + s];
         auto& to = out[n + kinds * i + s];
         give(to, from);
-        t.state_to[s] = to.data<float>();
+        t.state_to[s] = to.data<void>();
+        t.state_bytes[s] = to.nbytes();
         reads.emplace_back(from);
       }
       tensors.push_back(t);
     }
     const auto* k = &in.back() - 3;
-    task([tensors = std::move(tensors), reads = std::move(reads), rule = rule_, kinds,
-          lr = k[0].data<float>(), step = k[1].data<float>(), scale = k[2].data<float>(),
+    task([tensors = std::move(tensors), reads = std::move(reads), rule = rule_, run = way_.run,
+          kinds, lr = k[0].data<float>(), step = k[1].data<float>(), scale = k[2].data<float>(),
           ok = k[3].data<bool>()]() mutable {
       auto next = reads.begin();
       for (auto& t : tensors) {
         t.from = (next++)->read(), t.grad = (next++)->read();
-        for (size_t s = 0; s < kinds; s++)
-          t.state_from[s] = static_cast<const float*>((next++)->read());
+        for (size_t s = 0; s < kinds; s++) t.state_from[s] = (next++)->read();
       }
-      if (!*ok) return keep(tensors, kinds);
-      auto now = std::visit([&](const auto& r) { return constants(r, *lr, *step); }, rule);
-      now.scale = *scale;
-      over_all(tensors, [&](const Tensor& t, int64_t begin, int64_t end) {
-        HWY_DYNAMIC_DISPATCH(update_some)(t, now, begin, end);
-      });
+      if (*ok) {
+        run(tensors, constants(rule, *lr, *step, *scale));
+      } else {
+        keep(tensors, kinds);
+      }
     });
+  }
+
+  static size_t arrays_of_state(const UpdateWay& way, const Rule& rule) {
+    return static_cast<size_t>(way.arrays * states(rule));
   }
 
  private:
   static void keep(const std::vector<Tensor>& tensors, size_t kinds) {
-    const auto copy = [](void* to, const void* from, int64_t bytes) {
-      if (to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
+    const auto copy = [](void* to, const void* from, size_t bytes) {
+      if (to != from) std::memcpy(to, from, bytes);
     };
     for (const auto& t : tensors) {
-      copy(t.to, t.from, t.size * size_of(t.type));
-      for (size_t s = 0; s < kinds; s++) copy(t.state_to[s], t.state_from[s], t.size * 4);
+      copy(t.to, t.from, static_cast<size_t>(t.size * size_of(t.type)));
+      for (size_t s = 0; s < kinds; s++) copy(t.state_to[s], t.state_from[s], t.state_bytes[s]);
     }
   }
 
+  const UpdateWay& way_;
   Rule rule_;
   std::vector<bool> decays_;
 };
+
+void run_float(const std::vector<Tensor>& tensors, const Constants& now) {
+  over_all(tensors, 1, kGrain, [&](const Tensor& t, int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(update_some)(t, now, begin, end);
+  });
+}
+constexpr UpdateWay kFloat{"lmxlab::Update", 1, run_float, plain::update};
 
 class GlobalNorm : public Op {
  public:
@@ -426,17 +336,23 @@ bool all_fused(const Arrays& arrays) {
 
 int states(const Rule& rule) {
   if (const auto* sgd = std::get_if<Sgd>(&rule)) return sgd->momentum != 0;
-  return std::holds_alternative<AdamW>(rule) ? 2 : std::holds_alternative<Lion>(rule) ? 1 : 0;
+  if (std::holds_alternative<AdamW>(rule)) return 2;
+  return std::holds_alternative<Accumulate>(rule) ? 0 : 1;
 }
 
 void update(const Rule& rule, Arrays& params, const Arrays& grads, Arrays& state,
             const std::vector<bool>& decays, const StepNumbers& numbers) {
-  const size_t n = params.size(), kinds = static_cast<size_t>(states(rule));
+  update(kFloat, rule, params, grads, state, decays, numbers);
+}
+
+void update(const UpdateWay& way, const Rule& rule, Arrays& params, const Arrays& grads,
+            Arrays& state, const std::vector<bool>& decays, const StepNumbers& numbers) {
+  const size_t n = params.size(), kinds = Update::arrays_of_state(way, rule);
   if (grads.size() != n || decays.size() != n || state.size() != kinds * n) {
     throw Error(Kind::internal, "[kernels] update: parameters, gradients and state do not match");
   }
   if (!all_fused(params) || !all_fused(grads)) {
-    return plain::update(rule, params, grads, state, decays, numbers);
+    return way.plain(rule, params, grads, state, decays, numbers);
   }
   for (size_t at = 0; at < n; at += kTensorsOfAnOp) {
     const size_t end = std::min(n, at + kTensorsOfAnOp);
@@ -455,8 +371,8 @@ void update(const Rule& rule, Arrays& params, const Arrays& grads, Arrays& state
       return std::vector<bool>(all.begin() + static_cast<std::ptrdiff_t>(from),
                                all.begin() + static_cast<std::ptrdiff_t>(to));
     };
-    const auto out = array::make_arrays(std::move(shapes), dtypes,
-                                        std::make_shared<Update>(rule, some(decays, at, end)), in);
+    const auto out = array::make_arrays(
+        std::move(shapes), dtypes, std::make_shared<Update>(way, rule, some(decays, at, end)), in);
     std::copy_n(out.begin(), end - at, params.begin() + static_cast<std::ptrdiff_t>(at));
     std::copy(out.begin() + static_cast<std::ptrdiff_t>(end - at), out.end(),
               state.begin() + static_cast<std::ptrdiff_t>(kinds * at));

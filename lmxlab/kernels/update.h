@@ -40,7 +40,15 @@ struct Lion {
   bool operator==(const Lion&) const = default;
 };
 
-using Rule = std::variant<Accumulate, Sgd, AdamW, Lion>;
+/// m <- momentum m + (1 - momentum) g;  p <- m, or with nesterov momentum m + (1 - momentum) g:
+/// the direction that Muon goes on with. State m.
+struct Blend {
+  double momentum = 0;
+  bool nesterov = false;
+  bool operator==(const Blend&) const = default;
+};
+
+using Rule = std::variant<Accumulate, Sgd, AdamW, Lion, Blend>;
 
 /// Arrays of state for each parameter.
 int states(const Rule& rule);

@@ -1,5 +1,7 @@
 #include "lmxlab/training/optimizer.h"
 
+#include "lmxlab/kernels/update_8bit.h"
+
 #include <mlx/linalg.h>
 #include <mlx/ops.h>
 
@@ -21,9 +23,11 @@ std::string text(const mx::Shape& shape) {
   return "[" + join(parts, ", ") + "]";
 }
 
-/// decay * mean + (1 - decay) * value, with 1 - decay rounded once.
-mx::array blend(const mx::array& mean, const mx::array& value, double decay) {
-  return mean * constant(decay) + value * constant(1 - decay);
+std::string text(mx::Dtype dtype) {
+  return dtype == mx::float32 ? "float32"
+         : dtype == mx::int8  ? "int8"
+         : dtype == mx::uint8 ? "uint8"
+                              : "another type";
 }
 
 /// The root of the mean square of all elements, 0-d.
@@ -32,9 +36,16 @@ mx::array rms(const mx::array& x) {
 }
 
 struct Slot {
-  const char* name;
+  std::string name;
   mx::Shape shape;
+  mx::Dtype dtype = mx::float32;
 };
+
+int64_t elements(const mx::Shape& shape) {
+  int64_t n = 1;
+  for (auto s : shape) n *= s;
+  return n;
+}
 
 /// The parameters that one rule updates.
 struct Share {
@@ -53,58 +64,74 @@ class Rule {
 /// One formula for every element: all of them in one pass.
 class ElementRule : public Rule {
  public:
-  ElementRule(const kernels::Rule& rule, std::vector<const char*> slots, double lr_ratio = 1)
-      : rule_(rule), slots_(std::move(slots)), lr_ratio_(lr_ratio) {}
+  /// @param bits  of the state, where the parameter is large enough
+  ElementRule(const kernels::Rule& rule, std::vector<const char*> slots, int bits,
+              double lr_ratio = 1)
+      : rule_(rule), slots_(std::move(slots)), bits_(bits), lr_ratio_(lr_ratio) {}
 
   std::vector<Slot> slots(const ParamInfo& info) const override {
     std::vector<Slot> out;
-    for (const auto* name : slots_) out.push_back({name, info.shape});
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const std::string name = slots_[i];
+      if (in_8_bits(info)) {
+        out.push_back({name, info.shape, i == 0 ? mx::int8 : mx::uint8});
+        out.push_back({name + "_scale", {kernels::blocks_8bit(elements(info.shape))}});
+      } else {
+        out.push_back({name, info.shape});
+      }
+    }
     return out;
   }
   void update(Share& share, const kernels::StepNumbers& numbers) const override {
-    std::vector<bool> decays;
-    for (const auto* info : share.infos) decays.push_back(info->decay);
     auto own = numbers;
     if (lr_ratio_ != 1) own.lr = own.lr * constant(lr_ratio_);
-    kernels::update(rule_, share.params, share.grads, share.state, decays, own);
+    update_those(share, false, kernels::update, own);
+    update_those(share, true, kernels::update_8bit, own);
   }
 
  private:
+  bool in_8_bits(const ParamInfo& info) const {
+    return bits_ == 8 && elements(info.shape) >= 4096 && !info.embedding;
+  }
+  /// Those in 8 bits, or the others.
+  template <class F>
+  void update_those(Share& share, bool in_8, F f, const kernels::StepNumbers& numbers) const {
+    std::vector<bool> decays;
+    Arrays params, grads, state;
+    std::vector<mx::array*> places;  // of params, then of state
+    for (size_t i = 0; i < share.params.size(); ++i)
+      if (in_8_bits(*share.infos[i]) == in_8) {
+        params.push_back(share.params[i]), grads.push_back(share.grads[i]);
+        decays.push_back(share.infos[i]->decay);
+        places.push_back(&share.params[i]);
+      }
+    auto* slot = share.state.data();
+    for (const auto* info : share.infos) {
+      const bool packed = in_8_bits(*info);
+      for (size_t n = slots_.size() * (packed ? 2 : 1); n > 0; --n, ++slot)
+        if (packed == in_8) state.push_back(*slot), places.push_back(slot);
+    }
+    f(rule_, params, grads, state, decays, numbers);
+    auto place = places.begin();
+    for (const auto& p : params) **place++ = p;
+    for (const auto& s : state) **place++ = s;
+  }
+
   kernels::Rule rule_;
   std::vector<const char*> slots_;
+  int bits_;
   double lr_ratio_;
 };
 
-/// A formula of whole parameters. `scalars` are computed once a step for all of them.
+/// A formula of whole parameters.
 class TensorRule : public Rule {
  public:
   explicit TensorRule(const OptimizerConfig& config) : config_(config) {}
-  virtual Arrays scalars(const mx::array& lr, const mx::array& step) const = 0;
-  /// @param p, g  float32. Returns the next p, rewrites the slots that `s` points at.
-  virtual mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& g,
-                          mx::array* s, const Arrays& scalars) const = 0;
-
-  void update(Share& share, const kernels::StepNumbers& numbers) const override {
-    const auto unless_ok = [&](mx::array& now, const mx::array& before) {
-      now = mx::where(numbers.ok, mx::astype(now, before.dtype()), before);
-    };
-    const Arrays k = scalars(numbers.lr, numbers.step);
-    auto* s = share.state.data();
-    for (size_t i = 0; i < share.params.size(); ++i) {
-      const auto& info = *share.infos[i];
-      auto& p = share.params[i];
-      const size_t n = slots(info).size();
-      const Arrays before(s, s + n);
-      const auto g = mx::astype(share.grads[i], mx::float32) * numbers.scale;
-      mx::array next = apply(info, mx::astype(p, mx::float32), g, s, k);
-      unless_ok(next, p);
-      p = next;
-      for (size_t j = 0; j < n; ++j) unless_ok(s[j], before[j]);
-      s += n;
-    }
-  }
 
  protected:
+  static void unless_ok(mx::array& now, const mx::array& before, const mx::array& ok) {
+    now = mx::where(ok, mx::astype(now, before.dtype()), before);
+  }
   /// What a decayed parameter is multiplied by.
   mx::array keep(const mx::array& lr) const {
     return constant(1) - lr * constant(*config_.weight_decay);
@@ -126,12 +153,29 @@ class Adafactor : public TensorRule {
     col[col.size() - 2] = 1;
     return {{"row", row}, {"col", col}};
   }
-  Arrays scalars(const mx::array& lr, const mx::array& step) const override {
-    const mx::array rate = mx::power(step, constant(*config_.adafactor_beta2_decay));
-    return {keep(lr), mx::minimum(lr, mx::rsqrt(step)), rate, constant(1) - rate};
+  void update(Share& share, const kernels::StepNumbers& numbers) const override {
+    const mx::array rate = mx::power(numbers.step, constant(*config_.adafactor_beta2_decay));
+    const Arrays k{keep(numbers.lr), mx::minimum(numbers.lr, mx::rsqrt(numbers.step)), rate,
+                   constant(1) - rate};  // computed once for all parameters
+    auto* s = share.state.data();
+    for (size_t i = 0; i < share.params.size(); ++i) {
+      const auto& info = *share.infos[i];
+      auto& p = share.params[i];
+      const size_t n = slots(info).size();
+      const Arrays before(s, s + n);
+      const auto g = mx::astype(share.grads[i], mx::float32) * numbers.scale;
+      mx::array next = apply(info, mx::astype(p, mx::float32), g, s, k);
+      unless_ok(next, p, numbers.ok);
+      p = next;
+      for (size_t j = 0; j < n; ++j) unless_ok(s[j], before[j], numbers.ok);
+      s += n;
+    }
   }
+
+ private:
+  /// @param p, g  float32. Returns the next p, rewrites the slots that `s` points at.
   mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& g, mx::array* s,
-                  const Arrays& k) const override {
+                  const Arrays& k) const {
     const auto [floor, scale_floor] = *config_.adafactor_eps;
     const auto average = [&](mx::array& slot, const mx::array& value) {
       slot = slot * k[3] + value * k[2];
@@ -171,30 +215,41 @@ mx::array orthogonalized(mx::array x, int steps) {
 
 class Muon : public TensorRule {
  public:
-  using TensorRule::TensorRule;
-  std::vector<Slot> slots(const ParamInfo& info) const override {
-    return {{"momentum", info.shape}};
+  explicit Muon(const OptimizerConfig& config)
+      : TensorRule(config),
+        momentum_(kernels::Blend{*config.momentum, *config.nesterov}, {"momentum"},
+                  config.state_bits) {}
+  std::vector<Slot> slots(const ParamInfo& info) const override { return momentum_.slots(info); }
+  void update(Share& share, const kernels::StepNumbers& numbers) const override {
+    Share momentum{share.infos, {}, share.grads, std::move(share.state)};
+    for (const auto& g : share.grads) momentum.params.push_back(mx::astype(g, mx::float32));
+    momentum_.update(momentum, numbers);
+    share.state = std::move(momentum.state);
+    const auto factor = keep(numbers.lr);
+    for (size_t i = 0; i < share.params.size(); ++i) {
+      const auto& info = *share.infos[i];
+      const double a = info.shape[0], b = info.shape[1];
+      const double ratio = *config_.muon_adjust_lr == MuonScale::original
+                               ? std::sqrt(std::max(1.0, a / b))
+                               : 0.2 * std::sqrt(std::max(a, b));
+      const auto direction = orthogonalized(momentum.params[i], *config_.muon_ns_steps);
+      auto& p = share.params[i];
+      mx::array next = decayed(info, mx::astype(p, mx::float32), factor) -
+                       (numbers.lr * constant(ratio)) * direction;
+      unless_ok(next, p, numbers.ok);
+      p = next;
+    }
   }
-  Arrays scalars(const mx::array& lr, const mx::array&) const override { return {keep(lr), lr}; }
-  mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& g, mx::array* s,
-                  const Arrays& k) const override {
-    const double momentum = *config_.momentum;
-    s[0] = blend(s[0], g, momentum);
-    const mx::array update = *config_.nesterov ? blend(g, s[0], 1 - momentum) : s[0];
-    const double a = info.shape[0], b = info.shape[1];
-    const double ratio = *config_.muon_adjust_lr == MuonScale::original
-                             ? std::sqrt(std::max(1.0, a / b))
-                             : 0.2 * std::sqrt(std::max(a, b));
-    const mx::array direction = orthogonalized(update, *config_.muon_ns_steps);
-    return decayed(info, p, k[0]) - (k[1] * constant(ratio)) * direction;
-  }
+
+ private:
+  ElementRule momentum_;
 };
 
 std::unique_ptr<Rule> make_adamw(const OptimizerConfig& c, double lr_ratio) {
   const auto [b1, b2] = *c.betas;
   const double decay = *c.weight_decay;
   return std::make_unique<ElementRule>(kernels::AdamW{b1, b2, *c.eps, decay, *c.bias_correction},
-                                       std::vector{"m", "v"}, lr_ratio);
+                                       std::vector{"m", "v"}, c.state_bits, lr_ratio);
 }
 
 std::unique_ptr<Rule> make_rule(const OptimizerConfig& c) {
@@ -204,10 +259,11 @@ std::unique_ptr<Rule> make_rule(const OptimizerConfig& c) {
     case OptimizerName::adamw: return make_adamw(c, 1);
     case OptimizerName::sgd:
       return std::make_unique<ElementRule>(kernels::Sgd{*c.momentum, decay, *c.nesterov},
-                                           *c.momentum == 0 ? Slots{} : Slots{"momentum"});
+                                           *c.momentum == 0 ? Slots{} : Slots{"momentum"},
+                                           c.state_bits);
     case OptimizerName::lion:
       return std::make_unique<ElementRule>(kernels::Lion{(*c.betas)[0], (*c.betas)[1], decay},
-                                           Slots{"m"});
+                                           Slots{"m"}, c.state_bits);
     case OptimizerName::adafactor: return std::make_unique<Adafactor>(c);
     case OptimizerName::muon: return std::make_unique<Muon>(c);
   }
@@ -231,7 +287,7 @@ class RuleOptimizer : public Optimizer {
       first_slot_.push_back(slots_.size());
       for (auto& slot : rule_of_.back()->slots(info)) {
         names_.push_back(info.path + "." + slot.name);
-        slots_.push_back(std::move(slot.shape));
+        slots_.push_back(std::move(slot.shape)), dtypes_.push_back(slot.dtype);
       }
     }
     first_slot_.push_back(slots_.size());
@@ -241,11 +297,12 @@ class RuleOptimizer : public Optimizer {
     require_shapes("parameter", params);
     Arrays state;
     state.reserve(slots_.size());
-    for (const auto& shape : slots_) state.push_back(mx::zeros(shape, mx::float32));
+    for (size_t i = 0; i < slots_.size(); ++i) state.push_back(mx::zeros(slots_[i], dtypes_[i]));
     return state;
   }
   std::vector<std::string> state_names() const override { return names_; }
   std::vector<mx::Shape> state_shapes() const override { return slots_; }
+  std::vector<mx::Dtype> state_dtypes() const override { return dtypes_; }
 
   using Optimizer::update;
   void update(Arrays& params, const Arrays& grads, Arrays& state,
@@ -298,10 +355,11 @@ class RuleOptimizer : public Optimizer {
       throw Error(Kind::mismatch, "[optimizer] state: expected " + std::to_string(slots_.size()) +
                                       " arrays, got " + std::to_string(state.size()) + ".");
     for (size_t i = 0; i < state.size(); ++i)
-      if (state[i].shape() != slots_[i] || state[i].dtype() != mx::float32)
-        throw Error(Kind::mismatch, "[optimizer] state " + names_[i] + ": expected float32 " +
-                                        text(slots_[i]) + ", got another type or " +
-                                        text(state[i].shape()) + ".");
+      if (state[i].shape() != slots_[i] || state[i].dtype() != dtypes_[i])
+        throw Error(Kind::mismatch, "[optimizer] state " + names_[i] + ": expected " +
+                                        text(dtypes_[i]) + " " + text(slots_[i]) + ", got " +
+                                        text(state[i].dtype()) + " " + text(state[i].shape()) +
+                                        ".");
   }
 
   std::vector<ParamInfo> params_;
@@ -310,14 +368,18 @@ class RuleOptimizer : public Optimizer {
   std::vector<size_t> first_slot_;  // and the number of all
   std::vector<std::string> names_;
   std::vector<mx::Shape> slots_;
+  std::vector<mx::Dtype> dtypes_;
 };
 
-bool embedding_or_head(const std::string& path) {
-  for (const auto& part : split(path, '.'))
-    if (part.find("embed") != std::string::npos || part == "wte" || part == "wpe" ||
-        part == "head" || part == "lm_head")
-      return true;
-  return false;
+bool any_part(const std::string& path, bool (*is)(const std::string&)) {
+  const auto parts = split(path, '.');
+  return std::any_of(parts.begin(), parts.end(), is);
+}
+bool is_embedding(const std::string& part) {
+  return part.find("embed") != std::string::npos || part == "wte" || part == "wpe";
+}
+bool is_head(const std::string& part) {
+  return part == "head" || part == "lm_head";
 }
 
 }  // namespace
@@ -327,9 +389,18 @@ void Optimizer::update(Arrays& params, const Arrays& grads, Arrays& state, const
   update(params, grads, state, {lr, step, mx::array(1.0f), mx::array(true)});
 }
 
+int64_t Optimizer::state_bytes() const {
+  const auto shapes = state_shapes();
+  const auto dtypes = state_dtypes();
+  int64_t bytes = 0;
+  for (size_t i = 0; i < shapes.size(); ++i) bytes += elements(shapes[i]) * mx::size_of(dtypes[i]);
+  return bytes;
+}
+
 ParamInfo param_info(std::string path, mx::Shape shape, const OptimizerConfig& config) {
   ParamInfo info{std::move(path), std::move(shape)};
-  const bool outer = embedding_or_head(info.path);
+  info.embedding = any_part(info.path, is_embedding);
+  const bool outer = info.embedding || any_part(info.path, is_head);
   switch (config.decay.value_or(DecayGroup::matrices)) {
     case DecayGroup::matrices: info.decay = info.shape.size() >= 2; break;
     case DecayGroup::hidden: info.decay = info.shape.size() >= 2 && !outer; break;

@@ -13,6 +13,10 @@
 //              min(lr, 1/sqrt(step)) times the RMS of the parameter
 //   muon       torch.optim.Muon (kellerjordan.github.io/posts/muon) in float32 for the hidden
 //              matrices [out, in]; adamw for the others
+//
+// With state_bits = 8 what is kept between steps has 8 bits a number (kernels/update_8bit.h),
+// except of parameters of fewer than 4096 numbers (norms, biases: next to nothing, and delicate)
+// and of embeddings, whose rows get gradients of very different sizes.
 #pragma once
 
 #include "lmxlab/kernels/update.h"
@@ -33,15 +37,17 @@ struct ParamInfo {
   mx::Shape shape;
   bool decay = false;   // weight decay acts on it
   bool matrix = false;  // a hidden 2-D weight [out, in]: Muon's domain
+  bool embedding = false;
 };
 
-/// Fills in `decay` by config.decay, and `matrix`: 2-D and neither embedding nor head. Those are
-/// recognized by a segment of the dotted path: one that contains "embed", or is wte, wpe, head or
-/// lm_head.
+/// Fills in `decay` by config.decay, `embedding`, and `matrix`: 2-D and neither embedding nor head.
+/// Those are recognized by a segment of the dotted path: one that contains "embed", or is wte, wpe;
+/// or head, lm_head.
 ParamInfo param_info(std::string path, mx::Shape shape, const OptimizerConfig& config);
 
-/// Stateless: the state is a flat list of float32 arrays that the caller owns, only those that the
-/// chosen optimizer needs for its parameters (sgd without momentum: none).
+/// Stateless: the state is a flat list of arrays that the caller owns, only those that the chosen
+/// optimizer needs for its parameters (sgd without momentum: none). They are float32; in 8 bits
+/// there are int8 or uint8 codes of that name, and their scales, NAME_scale, follow.
 ///
 ///                parameter of shape     state, in this order
 ///   adamw        any                    PATH.m, PATH.v
@@ -59,8 +65,11 @@ class Optimizer {
   virtual std::vector<mx::array> init(const std::vector<mx::array>& params) const = 0;
   /// One name for each array of the state, in order; for checkpoints.
   virtual std::vector<std::string> state_names() const = 0;
-  /// Shapes of the state, in the same order; four bytes an element.
+  /// Shapes and types of the state, in the same order.
   virtual std::vector<mx::Shape> state_shapes() const = 0;
+  virtual std::vector<mx::Dtype> state_dtypes() const = 0;
+  /// Bytes of the state, for a plan of memory.
+  int64_t state_bytes() const;
 
   /// Rewrites params and state by the next values, lazily. Old buffers are written in place once
   /// the caller holds no other reference to them at the evaluation.

@@ -63,6 +63,7 @@ void check(const OptimizerConfig& c, Problems& problems) {
   const auto positive = [](double v) { return v > 0 && std::isfinite(v); };
   checker.value("lr", c.lr, "0 or more", not_negative);
   checker.value("clip", c.clip, "0 (off) or more", not_negative);
+  checker.value("state_bits", c.state_bits, "32 or 8", [](int n) { return n == 32 || n == 8; });
   if (c.weight_decay) checker.value("weight_decay", *c.weight_decay, "0 or more", not_negative);
   checker.option("betas", c.betas, {Name::adamw, Name::lion, Name::muon}, "two numbers in [0, 1)",
                  [](const auto& b) { return below_one(b[0]) && below_one(b[1]); });
@@ -85,6 +86,13 @@ void check(const OptimizerConfig& c, Problems& problems) {
                  not_negative);
   if (c.name == Name::sgd && c.nesterov.value_or(false) && c.momentum.value_or(0) == 0)
     problems.add("optimizer.nesterov: needs a momentum above 0. Set optimizer.momentum.");
+  if (c.state_bits == 8 && c.name == Name::adafactor)
+    problems.add(
+        "optimizer.state_bits: adafactor keeps a number for each row and column of a matrix, not "
+        "for "
+        "each weight: fewer than with 8 bits. Leave it out, or take adamw, lion, muon or sgd.");
+  if (c.state_bits == 8 && c.name == Name::sgd && c.momentum.value_or(0) == 0)
+    problems.add("optimizer.state_bits: sgd without momentum keeps nothing. Leave it out.");
   const bool decays = c.name == Name::adamw || c.name == Name::muon;
   if (c.decay && c.weight_decay.value_or(decays ? 1 : 0) == 0)
     problems.add("optimizer.decay: weight_decay is 0, so nothing decays. Set one or leave both.");

@@ -45,6 +45,7 @@ struct OptimizerConfig {
   OptimizerName name = OptimizerName::adamw;
   double lr = 1e-3;   // the schedule's peak
   double clip = 1.0;  // largest global gradient norm, 0: no clipping
+  int state_bits = 32;
   std::optional<double> weight_decay = {};
   std::optional<DecayGroup> decay = {};
   std::optional<std::array<double, 2>> betas = {};
@@ -63,6 +64,7 @@ struct OptimizerConfig {
     v("name", name, "adamw, sgd, lion, adafactor or muon");
     v("lr", lr, "learning rate at the schedule's peak");
     v("clip", clip, "largest global norm of the gradients, 0 for no clipping");
+    v("state_bits", state_bits, "of each number kept between steps, 32 or 8");
     v("weight_decay", weight_decay, "adamw 0.01, muon 0.1, others 0");
     v("decay", decay, "what decays: matrices (2+ dimensions), hidden (no embeddings, head) or all");
     v("betas", betas, "adamw, muon's adamw: [0.9, 0.999]; lion: [0.9, 0.99]");

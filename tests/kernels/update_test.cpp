@@ -34,6 +34,8 @@ const std::vector<Case> kCases{
     {"adamw uncorrected", AdamW{0.9, 0.999, 1e-6, 0, false}},
     {"adamw without memory", AdamW{0, 0, 1e-8, 0.1, true}},
     {"lion", Lion{0.9, 0.99, 0.1}},
+    {"blend", Blend{0.95, false}},
+    {"blend ahead", Blend{0.95, true}},
 };
 constexpr float kLr = 0.01f, kStep = 3, kScale = 0.25f;
 
@@ -60,6 +62,9 @@ Element expected(const Rule& rule, Element e, double g, bool decays) {
     if (decays) e.p *= 1 - kLr * l->decay;
     e.p -= kLr * ((blend > 0) - (blend < 0));
     e.m = l->beta2 * e.m + (1 - l->beta2) * g;
+  } else if (const auto* b = std::get_if<Blend>(&rule)) {
+    e.m = b->momentum * e.m + (1 - b->momentum) * g;
+    e.p = b->nesterov ? b->momentum * e.m + (1 - b->momentum) * g : e.m;
   }
   return e;
 }
@@ -129,7 +134,8 @@ void check(const Rule& rule, const Problem& before, Arrays params, Arrays state)
       const auto want = expected(rule, {p, old(0), old(1)}, g, before.decays[t]);
       const std::string what = "tensor " + std::to_string(t) + ", element " + std::to_string(i);
       // A dozen float32 roundings, relative to the terms; one of the parameter's dtype.
-      const double terms = std::abs(p) + std::abs(g) + 20 * kLr;
+      const double terms = std::abs(p) + std::abs(g) + 20 * kLr +
+                           (std::holds_alternative<Blend>(rule) ? std::abs(old(0)) : 0);
       compare(at(params[t], i), want.p,
               12 * 0x1p-24 * terms + half_ulp(params[t].dtype()) * std::abs(want.p) * 1.01, what);
       const double size = std::abs(old(0)) + old(1) + std::abs(p) + std::abs(g) + g * g;

@@ -3,10 +3,13 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/json.h"
+#include "lmxlab/io/safetensors.h"
 #include "lmxlab/training/checkpoint.h"
 #include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 namespace lmxlab {
 namespace {
@@ -124,11 +127,13 @@ TEST(Run, ResumesBitForBit) {
 }
 
 TEST(Run, ResumesForEveryOptimizer) {
-  for (const char* name : {"sgd", "lion", "adafactor", "muon"}) {
+  for (const std::string name : {"sgd", "lion", "adafactor", "muon", "adamw 8", "muon 8"}) {
+    SCOPED_TRACE(name);
     const test::TemporaryFolder folder;
-    const std::vector<std::string> more = {std::string("optimizer.name=") + name,
-                                           "run.accumulate=2", "run.steps=6",
-                                           "run.checkpoint_every=2"};
+    std::vector<std::string> more = {"optimizer.name=" + name.substr(0, name.find(' ')),
+                                     "run.accumulate=2", "run.steps=6", "run.checkpoint_every=2"};
+    if (name.ends_with(" 8"))  // matrices large enough
+      more.insert(more.end(), {"optimizer.state_bits=8", "model.dim=64"});
     train_run(small_run(folder / "whole", more), {});
     std::stop_source stop;
     RunHooks hooks;
@@ -138,6 +143,17 @@ TEST(Run, ResumesForEveryOptimizer) {
     train_run(small_run(folder / "cut", more), hooks, stop.get_token());
     resume_run(folder / "cut", {}, {});
     expect_same_run(folder / "whole", folder / "cut");
+    if (name.ends_with(" 8")) {
+      const auto state = io::SafeTensors(RunFolder(folder / "cut").checkpoints().back().folder /
+                                         "state.safetensors")
+                             .all();
+      const auto codes = std::count_if(state.begin(), state.end(), [](const auto& entry) {
+        return entry.second.dtype() == mx::int8;
+      });
+      EXPECT_GT(codes, 0);
+      EXPECT_EQ(refused([&] { resume_run(folder / "cut", {"optimizer.state_bits=32"}, {}); }),
+                Kind::mismatch);
+    }
   }
 }
 
