@@ -139,6 +139,8 @@ class Bench : public Command {
 
   int run(Context& context) override {
     const bool train = mode_ == "train", decode = mode_ == "decode";
+    kernels::reset_peak_resident();
+    const int64_t before = int64_t(kernels::peak_resident());
     // Master weights are float32 whatever the computation.
     auto m =
         open_model(model_, 0, train ? std::optional(DType::f32) : dtype_argument(dtype_), context);
@@ -174,6 +176,7 @@ class Bench : public Command {
     Progress progress(context);
     context.log(context.styled("2", "measuring this machine"));
     const Rates rates = measure_rates();
+    kernels::clear_cache();
     const DType computed = !train             ? m.model.activations()
                            : dtype_ == "bf16" ? DType::bf16
                                               : DType::f32;
@@ -230,7 +233,8 @@ class Bench : public Command {
                                        {"best_gbytes_per_s", Json(bandwidth / 1e9)},
                                        {"best_gflops", Json(peak_flops / 1e9)},
                                        {"peak_bytes", Json(peak)},
-                                       {"peak_resident_bytes", Json(resident)}}));
+                                       {"peak_resident_bytes", Json(resident)},
+                                       {"resident_before_bytes", Json(before)}}));
       return 0;
     }
     char text[640];

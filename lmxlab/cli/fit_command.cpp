@@ -152,6 +152,10 @@ class Fit : public Command {
     const auto place = find_model(*model_, context);
     Subject subject{read_config(place, context), place.path, dtype_argument(dtype_)};
     const auto s = settings(subject.config);
+    // Data of a run: two batches at least, as `bench` has.
+    if (s.mode != plan::Mode::generate)
+      subject.held = 4 * (std::max<size_t>(size_t(s.batch) * size_t(s.context) * 2, 4096) + 1 +
+                          size_t(s.context));
     const auto m = machine(true);
     const auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },

@@ -10,7 +10,7 @@ namespace lmxlab {
 GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int length,
                                      GenerateOptions options) {
   if (!kernels::rehearsing()) throw Error(Kind::internal, "[rehearse] outside a rehearsal");
-  constexpr int kTokens = 3;  // of a row: one by one, and one ahead
+  constexpr int kTokens = 6;  // of a row: one by one, and one ahead
   options.ignore_eos = true;
   options.stop_strings.clear();
   options.reuse = nullptr;

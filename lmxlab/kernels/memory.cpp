@@ -93,6 +93,13 @@ uint64_t gemm_calls() {
   return hooks ? hooks->calls() : 0;
 }
 
+void step_begins() {
+  if (const auto* hooks = allocator_hooks.load()) hooks->step(true);
+}
+void steps_are_over() {
+  if (const auto* hooks = allocator_hooks.load()) hooks->step(false);
+}
+
 std::string allocator_name() {
   if (own_allocator()) {
     return "lmxlab";

@@ -62,6 +62,10 @@ class MemoryFor {
   MemoryUse before_;
 };
 
+/// Tell the allocator, for its peak: a step of generation begins; all but the last are over.
+void step_begins();
+void steps_are_over();
+
 /// One line for a report, e.g. "lmxlab" or "MLX (CPU)".
 std::string allocator_name();
 /// e.g. "lmxlab (amx), 2 threads", or the library's file name.

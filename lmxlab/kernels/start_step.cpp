@@ -238,6 +238,7 @@ void start_step(const std::vector<array>& outputs) {
   Order order;
   if (!order.find(outputs)) return mx::async_eval(outputs);
   if (order.empty()) return;
+  step_begins();
   mx::async_eval({array({}, mx::bool_, std::make_shared<Step>(order, order.stream()), {})});
 }
 
@@ -249,6 +250,7 @@ void wait_for(const array& output) {
   }
   a.eval();
   Batches::of_thread().tidy();
+  steps_are_over();
 }
 
 void finish_steps() {

@@ -107,11 +107,10 @@ Parts estimate(const Model& m, const Settings& s, int element) {
   return p;
 }
 
-Model llama_of_width(int width) {
+Model llama_like(int width, int depth) {
   config::Llama form;
-  form.dim = width, form.depth = std::max(1, static_cast<int>(std::lround(width / 102.4)));
-  form.heads = std::max(1, width / 128), form.head_dim = 128;
-  form.kv_heads = form.heads % 8 == 0 ? 8 : 1;
+  form.dim = width, form.depth = depth;
+  form.heads = std::max(8, width / 128), form.head_dim = 128, form.kv_heads = 8;
   form.hidden = (width * 7 / 2 + 255) / 256 * 256;
   form.vocab = 128'256, form.context = 8192;
   return config::llama(form);
@@ -123,14 +122,18 @@ Largest largest_that_fits(const Budget& budget, int bits) {
   if (bits < 16) s.bits = bits;
   s.kv_bits = 16;
   Largest best;
-  for (int width = 1024; width <= 32768; width += 128) {
-    if (width / 128 % 8 != 0) continue;  // eight key/value heads, as they have
-    const auto model = llama_of_width(width);
-    const auto parts = estimate(model, s, 2);
-    if (parts.peak() > budget.bytes) break;
-    const auto count = config::count(model);
-    const int64_t table = parts.weights * (count.embedding / 1000) / (count.total / 1000);
-    best = {count.total, parts.peak(), parts.weights - table + parts.kv_cache / 2};
+  for (int width = 1024; width <= 32768; width += 1024) {
+    // About 80 layers at 8,192, and what lies between this width's depth and the next one's.
+    for (int depth = width / 128; depth <= width / 85; depth++) {
+      const auto model = llama_like(width, depth);
+      const auto parts = estimate(model, s, 2);
+      if (parts.peak() > budget.bytes) break;
+      const auto count = config::count(model);
+      if (count.total < best.parameters) continue;
+      const double table = double(count.embedding) / double(count.total);
+      const auto read = static_cast<int64_t>(double(parts.weights) * (1 - table));
+      best = {count.total, parts.peak(), read + parts.kv_cache / 2};
+    }
   }
   return best;
 }

@@ -51,6 +51,7 @@ constexpr Small kSmall{size_t{64} << 10, size_t{64} << 10};
 constexpr Small kSmallInStep{size_t{256} << 10, size_t{8} << 20};
 constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
 constexpr size_t kStride = size_t{64} << 20;    // taken between two looks
+constexpr size_t kSlack = 40;                   // of the peak, one part for fresh blocks
 
 class Rehearsed;
 
@@ -61,7 +62,7 @@ struct alignas(64) Block {
   size_t capacity;       // bytes from the data on
   Block *newer, *older;  // all cached blocks, by age
   Block *above, *below;  // cached blocks of one class
-  size_t small;          // taken without waiting for the streams
+  size_t small;          // taken without waiting for the streams, in this step (Ledger)
   Rehearsed* rehearsed;  // whose it is, if it is not there
   size_t size;
 
@@ -225,8 +226,9 @@ thread_local bool OwnStreams::on_stream_thread_ = false;
 
 // Live bytes and their peak. Between two drains the stream frees blocks at moments of its own. For
 // the peak to be a property of the program, small blocks count as if none of them were freed before
-// the next drain (which comes before they are more than a window); large ones are only taken after
-// a drain, or in the stream's own order, and count exactly.
+// the next drain (which comes before they are more than a window), or before the end of the step of
+// generation after the one that took them; large ones are only taken after a drain, or in the
+// stream's own order, and count exactly.
 class Ledger {
  public:
   static const Small& small_ones() {
@@ -239,24 +241,35 @@ class Ledger {
   void close_window() {
     peak_ = std::max(peak_, window_peak());
     base_small_ = small_;
-    window_small_ = 0;
+    window_small_ = freed_in_step_ = 0;
     window_large_ = active_ - small_;
   }
-  /// @return  whether it counts as small.
-  bool add(size_t n) {
+  /// @return  the step that it belongs to if it counts as small, else 0.
+  size_t add(size_t n) {
     active_ += n;
-    const bool is_small = n <= small_ones().block;
-    if (is_small) {
+    if (n <= small_ones().block) {
       small_ += n;
       window_small_ += n;
-    } else {
-      window_large_ = std::max(window_large_, active_ - small_);
+      return step_;
     }
-    return is_small;
+    window_large_ = std::max(window_large_, active_ - small_);
+    return 0;
   }
-  void remove(size_t n, bool is_small) {
+  void remove(size_t n, size_t step) {
     active_ -= n;
-    if (is_small) small_ -= n;
+    if (step == 0) return;
+    small_ -= n;
+    if (step == step_) freed_in_step_ += n;
+  }
+  void begin_step() {
+    step_++;
+    freed_in_step_ = 0;
+  }
+  /// The steps before the last that began are over.
+  void end_steps() {
+    peak_ = std::max(peak_, window_peak());
+    base_small_ = small_ + freed_in_step_;
+    window_small_ = 0;
   }
   void reset_peak() {
     close_window();
@@ -269,10 +282,12 @@ class Ledger {
   size_t window_peak() const { return base_small_ + window_small_ + window_large_; }
 
   size_t active_ = 0, peak_ = 0;
-  size_t small_ = 0;         // live bytes of small blocks
-  size_t base_small_ = 0;    // the same at the last drain
-  size_t window_small_ = 0;  // taken since then
-  size_t window_large_ = 0;  // the most live bytes of large blocks since then
+  size_t small_ = 0;          // live bytes of small blocks
+  size_t base_small_ = 0;     // the same at the last drain
+  size_t window_small_ = 0;   // taken since then
+  size_t window_large_ = 0;   // the most live bytes of large blocks since then
+  size_t step_ = 1;           // of generation, the last that began
+  size_t freed_in_step_ = 0;  // small ones that it took itself, since the last drain
 };
 
 thread_local uint64_t blocks_taken = 0;
@@ -311,6 +326,7 @@ class Rehearsed {
     delete self;
   }
   void workspace(size_t n) {
+    const MemoryFor task(MemoryUse::task);
     std::lock_guard<std::mutex> lock(mutex_);
     const size_t before = ledger_.peak();
     ledger_.remove(n, ledger_.add(n));
@@ -340,6 +356,10 @@ class Rehearsed {
     std::lock_guard<std::mutex> lock(mutex_);
     ledger_.reset_peak();
     workspace_ = 0;
+  }
+  void step(bool begins) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    begins ? ledger_.begin_step() : ledger_.end_steps();
   }
 
  private:
@@ -420,6 +440,11 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     std::lock_guard<std::mutex> lock(mutex_);
     ledger_.reset_peak();
   }
+  void step(bool begins) {
+    if (Rehearsed::now) return Rehearsed::now->step(begins);
+    std::lock_guard<std::mutex> lock(mutex_);
+    begins ? ledger_.begin_step() : ledger_.end_steps();
+  }
   size_t set_limit(size_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
     return std::exchange(limit_, bytes);
@@ -462,10 +487,12 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
   // From the system, under the mutex. The machine's room is read at each large block and after each
   // kStride of small ones.
   Block* take(size_t n, size_t capacity) {
-    if (capacity + cache_.bytes() > limit_ - ledger_.active()) {
-      const size_t room = limit_ - ledger_.active();
-      cache_.shrink(room > capacity ? room - capacity : 0);
-    }
+    // Blocks and what is kept of them are together no more than the peak, and a little: what the
+    // process holds is then what its arrays need.
+    const size_t active = ledger_.active();
+    const size_t most = std::min(limit_, std::max(ledger_.peak(), active + n));
+    const size_t kept = most + most / kSlack - std::min(active + capacity, most);
+    cache_.shrink(std::min(kept, limit_ > active + capacity ? limit_ - active - capacity : 0));
     if (capacity >= kChecked) {
       if (capacity > credit_) {
         auto room = lmxlab::kernels::memory_room();
@@ -503,7 +530,8 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
   size_t credit_ = 0;
 };
 
-const lmxlab::kernels::detail::AllocatorHooks hooks{[] { return blocks_taken; }};
+const lmxlab::kernels::detail::AllocatorHooks hooks{
+    [] { return blocks_taken; }, [](bool begins) { OwnAllocator::get().step(begins); }};
 const bool registered = (lmxlab::kernels::detail::register_allocator(&hooks), true);
 
 Rehearsed& rehearsed(void* rehearsal) {

@@ -10,6 +10,7 @@ namespace lmxlab::kernels::detail {
 
 struct AllocatorHooks {
   uint64_t (*blocks_of_this_thread)();  // how many blocks this thread has asked of our allocator
+  void (*step)(bool begins);  // of generation: one begins, or all before the last are over
 };
 
 struct GemmHooks {
