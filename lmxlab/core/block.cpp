@@ -3,6 +3,7 @@
 #include "lmxlab/core/attention.h"
 #include "lmxlab/core/custom.h"
 #include "lmxlab/core/mlp.h"
+#include "lmxlab/core/recompute.h"
 
 namespace lmxlab::core {
 namespace {
@@ -37,6 +38,21 @@ std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
       ffn);
 }
 
+mx::array before(Residual& stream, const std::optional<Norm>& norm, const Pass& pass) {
+  return norm ? stream.normed(*norm, pass.training()) : stream.value();
+}
+// A part of the user's own may compute in another type: the stream keeps its own.
+template <class Part>
+mx::array output(const Part& part, const mx::array& x, mx::Dtype type, const char* name,
+                 Pass& pass) {
+  const auto y = pass.drop(kernels::cast(part(x, pass), type));
+  pass.show(name, y);
+  return y;
+}
+bool recomputes(const Pass& pass) {
+  return pass.recompute && !pass.tap && !pass.cache;
+}
+
 }  // namespace
 
 Block::Block(const config::Block& c, const Build& b)
@@ -63,33 +79,65 @@ void Block::visit(Visitor& v) {
 }
 
 void Block::operator()(Residual& stream, Pass& pass) const {
-  const auto before = [&](const std::optional<Norm>& n) {
-    return n ? stream.normed(*n) : stream.value();
+  if (!recomputes(pass)) return branches(stream, pass);
+  const Stage all = [this](const mx::array& x, Pass& p) {
+    Residual s(x);
+    branches(s, p);
+    return s.value();
   };
-  // A part of the user's own may compute in another type: the stream keeps its own.
-  const auto run = [&](const auto& part, const mx::array& a, const char* name) {
-    const auto y = pass.drop(kernels::cast((*part)(a, pass), stream.dtype()));
-    pass.show(name, y);
-    return y;
-  };
+  // One array lies between two blocks, not one and a branch that waits.
+  stream = Residual(recomputed(all, collect(const_cast<Block&>(*this)), stream.value(), pass));
+}
+
+void Block::branches(Residual& stream, Pass& pass) const {
   if (wiring_ == Wiring::parallel) {
-    const auto n = before(before_mixer_);
-    if (mixer_) stream.add(run(mixer_, n, "mixer"));
-    if (ffn_) stream.add(run(ffn_, n, "ffn"));
+    const auto n = before(stream, before_mixer_, pass);
+    const auto type = stream.dtype();
+    if (mixer_) stream.add(output(*mixer_, n, type, "mixer", pass));
+    if (!ffn_) return;
+    const Stage feed = [this, type](const mx::array& x, Pass& p) {
+      return output(*ffn_, x, type, "ffn", p);
+    };
+    stream.add(recomputes(pass) ? recomputed_by_rows(feed, ffn_parameters(), n, pass)
+                                : feed(n, pass));
     return;
   }
-  const auto join = [&](const mx::array& branch, const std::optional<Norm>& after) {
-    if (!after) {
-      stream.add(branch);
-    } else if (wiring_ == Wiring::post) {  // the norm is over the sum, not over the branch
-      stream.add(branch);
-      stream = Residual((*after)(stream.value()));
-    } else {
-      stream = Residual(after->onto(stream.value(), branch));
-    }
+  if (mixer_) {
+    const auto y =
+        output(*mixer_, before(stream, before_mixer_, pass), stream.dtype(), "mixer", pass);
+    join(stream, y, after_mixer_);
+  }
+  if (!ffn_) return;
+  const auto feed = [this](Residual& s, Pass& p) {
+    join(s, output(*ffn_, before(s, before_ffn_, p), s.dtype(), "ffn", p), after_ffn_);
   };
-  if (mixer_) join(run(mixer_, before(before_mixer_), "mixer"), after_mixer_);
-  if (ffn_) join(run(ffn_, before(before_ffn_), "ffn"), after_ffn_);
+  if (!recomputes(pass)) return feed(stream, pass);
+  const Stage rows = [feed](const mx::array& x, Pass& p) {
+    Residual s(x);
+    feed(s, p);
+    return s.value();
+  };
+  stream = Residual(recomputed_by_rows(rows, ffn_parameters(), stream.value(), pass));
+}
+
+void Block::join(Residual& stream, const mx::array& branch,
+                 const std::optional<Norm>& after) const {
+  if (!after) {
+    stream.add(branch);
+  } else if (wiring_ == Wiring::post) {  // the norm is over the sum, not over the branch
+    stream.add(branch);
+    stream = Residual((*after)(stream.value()));
+  } else {
+    stream = Residual(after->onto(stream.value(), branch));
+  }
+}
+
+std::vector<Entry> Block::ffn_parameters() const {
+  struct Parts {
+    Block& block;
+    void visit(Visitor& v) { v("", block.ffn_), v("", block.before_ffn_), v("", block.after_ffn_); }
+  } parts{const_cast<Block&>(*this)};
+  return collect(parts);
 }
 
 }  // namespace lmxlab::core

@@ -5,12 +5,17 @@
 #include "lmxlab/core/mixer.h"
 #include "lmxlab/core/residual.h"
 
+#include <memory>
+#include <optional>
+#include <vector>
+
 namespace lmxlab::core {
 
 class Block {
  public:
   Block(const config::Block& config, const Build& build);
-  /// Adds its branches; the last may still wait for the next norm.
+  /// Adds its branches; the last may still wait for the next norm. With pass.recompute, what they
+  /// compute is not kept for the backward pass.
   void operator()(Residual& stream, Pass& pass) const;
   void visit(Visitor& v);
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const {
@@ -18,6 +23,12 @@ class Block {
   }
 
  private:
+  void branches(Residual& stream, Pass& pass) const;
+  // How a branch meets the stream.
+  void join(Residual& stream, const mx::array& branch, const std::optional<Norm>& after) const;
+  // Of the FFN and its norms.
+  std::vector<Entry> ffn_parameters() const;
+
   config::Wiring wiring_;
   // A branch that is "none" has neither part nor norm: it adds nothing.
   std::unique_ptr<Mixer> mixer_;

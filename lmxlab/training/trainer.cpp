@@ -133,6 +133,7 @@ struct Trainer::Impl {
     StepOptions s;
     s.clip = static_cast<float>(o.optimizer.clip);
     s.dropout = m.config().dropout;
+    s.gradient_checkpointing = o.run.gradient_checkpointing;
     s.compute = o.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
     return s;
   }
