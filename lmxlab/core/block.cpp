@@ -41,17 +41,6 @@ std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
 mx::array before(Residual& stream, const std::optional<Norm>& norm, const Pass& pass) {
   return norm ? stream.normed(*norm, pass.training()) : stream.value();
 }
-// A part of the user's own may compute in another type: the stream keeps its own.
-template <class Part>
-mx::array output(const Part& part, const mx::array& x, mx::Dtype type, const char* name,
-                 Pass& pass) {
-  const auto y = pass.drop(kernels::cast(part(x, pass), type));
-  pass.show(name, y);
-  return y;
-}
-bool recomputes(const Pass& pass) {
-  return pass.recompute && !pass.tap && !pass.cache;
-}
 
 }  // namespace
 
@@ -79,45 +68,62 @@ void Block::visit(Visitor& v) {
 }
 
 void Block::operator()(Residual& stream, Pass& pass) const {
-  if (!recomputes(pass)) return branches(stream, pass);
-  const Stage all = [this](const mx::array& x, Pass& p) {
-    Residual s(x);
-    branches(s, p);
-    return s.value();
+  const bool again = pass.recomputes();
+  // Both as stages of whole arrays: what each position goes through by itself.
+  const Stage first = [this](const Arrays& in, Pass& p) {
+    Residual s(in[0]);
+    auto out = project(s, p);
+    out.insert(out.begin(), s.value());
+    return out;
   };
-  // One array lies between two blocks, not one and a branch that waits.
-  stream = Residual(recomputed(all, collect(const_cast<Block&>(*this)), stream.value(), pass));
+  const Stage last = [this](const Arrays& in, Pass& p) -> Arrays {
+    Residual s(in[0]);
+    finish(s, {in.begin() + 1, in.end()}, p);
+    return {s.value()};
+  };
+  Arrays parts;
+  if (!again) {
+    parts = project(stream, pass);
+  } else if (mixer_ || wiring_ == Wiring::parallel) {
+    parts = recomputed_by_rows(first, parameters_of(true), {stream.value()}, pass, true);
+    stream = Residual(parts[0]);
+    parts.erase(parts.begin());
+  }
+  Arrays rest;
+  if (wiring_ == Wiring::parallel) {
+    rest.push_back(parts[0]);
+    parts.erase(parts.begin());
+  }
+  if (mixer_) rest.push_back(mixer_->mix(parts, pass));
+  parts.clear();
+  if (!again) return finish(stream, rest, pass);
+  rest.insert(rest.begin(), stream.value());
+  stream = Residual(recomputed_by_rows(last, parameters_of(false), rest, pass)[0]);
 }
 
-void Block::branches(Residual& stream, Pass& pass) const {
-  if (wiring_ == Wiring::parallel) {
-    const auto n = before(stream, before_mixer_, pass);
-    const auto type = stream.dtype();
-    if (mixer_) stream.add(output(*mixer_, n, type, "mixer", pass));
-    if (!ffn_) return;
-    const Stage feed = [this, type](const mx::array& x, Pass& p) {
-      return output(*ffn_, x, type, "ffn", p);
-    };
-    stream.add(recomputes(pass) ? recomputed_by_rows(feed, ffn_parameters(), n, pass)
-                                : feed(n, pass));
-    return;
-  }
-  if (mixer_) {
-    const auto y =
-        output(*mixer_, before(stream, before_mixer_, pass), stream.dtype(), "mixer", pass);
-    join(stream, y, after_mixer_);
-  }
+// What both branches see, where they are parallel; then what the mixer mixes.
+Arrays Block::project(Residual& stream, Pass& pass) const {
+  if (!mixer_ && wiring_ != Wiring::parallel) return {};
+  const auto n = before(stream, before_mixer_, pass);
+  Arrays out;
+  if (wiring_ == Wiring::parallel) out.push_back(n);
+  if (mixer_)
+    for (const auto& a : mixer_->project(n, pass)) out.push_back(a);
+  return out;
+}
+
+// @param parts  what both branches see, where they are parallel; what the mixer has mixed.
+void Block::finish(Residual& stream, const Arrays& parts, Pass& pass) const {
+  // A part of the user's own may compute in another type: the stream keeps its own.
+  const auto branch = [&](const mx::array& y, const char* name) {
+    const auto out = pass.drop(kernels::cast(y, stream.dtype()));
+    pass.show(name, out);
+    return out;
+  };
+  if (mixer_) join(stream, branch(mixer_->finish(parts.back(), pass), "mixer"), after_mixer_);
   if (!ffn_) return;
-  const auto feed = [this](Residual& s, Pass& p) {
-    join(s, output(*ffn_, before(s, before_ffn_, p), s.dtype(), "ffn", p), after_ffn_);
-  };
-  if (!recomputes(pass)) return feed(stream, pass);
-  const Stage rows = [feed](const mx::array& x, Pass& p) {
-    Residual s(x);
-    feed(s, p);
-    return s.value();
-  };
-  stream = Residual(recomputed_by_rows(rows, ffn_parameters(), stream.value(), pass));
+  const auto x = wiring_ == Wiring::parallel ? parts[0] : before(stream, before_ffn_, pass);
+  join(stream, branch((*ffn_)(x, pass), "ffn"), after_ffn_);
 }
 
 void Block::join(Residual& stream, const mx::array& branch,
@@ -132,11 +138,17 @@ void Block::join(Residual& stream, const mx::array& branch,
   }
 }
 
-std::vector<Entry> Block::ffn_parameters() const {
+std::vector<Entry> Block::parameters_of(bool projection) const {
   struct Parts {
     Block& block;
-    void visit(Visitor& v) { v("", block.ffn_), v("", block.before_ffn_), v("", block.after_ffn_); }
-  } parts{const_cast<Block&>(*this)};
+    bool projection;
+    void visit(Visitor& v) {
+      if (block.mixer_) block.mixer_->visit_part(v, projection);
+      if (projection) return v("", block.before_mixer_);
+      v("", block.after_mixer_), v("", block.ffn_);
+      v("", block.before_ffn_), v("", block.after_ffn_);
+    }
+  } parts{const_cast<Block&>(*this), projection};
   return collect(parts);
 }
 

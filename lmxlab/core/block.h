@@ -14,8 +14,7 @@ namespace lmxlab::core {
 class Block {
  public:
   Block(const config::Block& config, const Build& build);
-  /// Adds its branches; the last may still wait for the next norm. With pass.recompute, what they
-  /// compute is not kept for the backward pass.
+  /// Adds its branches; the last may still wait for the next norm.
   void operator()(Residual& stream, Pass& pass) const;
   void visit(Visitor& v);
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const {
@@ -23,11 +22,13 @@ class Block {
   }
 
  private:
-  void branches(Residual& stream, Pass& pass) const;
+  // Before and after positions are mixed.
+  Arrays project(Residual& stream, Pass& pass) const;
+  void finish(Residual& stream, const Arrays& parts, Pass& pass) const;
   // How a branch meets the stream.
   void join(Residual& stream, const mx::array& branch, const std::optional<Norm>& after) const;
-  // Of the FFN and its norms.
-  std::vector<Entry> ffn_parameters() const;
+  // Of one of the two.
+  std::vector<Entry> parameters_of(bool projection) const;
 
   config::Wiring wiring_;
   // A branch that is "none" has neither part nor norm: it adds nothing.

@@ -26,6 +26,7 @@ struct Pass {
   int layer = 0;      // the block that runs now
   int first_row = 0;  // where a part sees some positions of all: how many come before
 
+  bool recomputes() const { return recompute && !tap && !cache; }
   bool training() const { return key.has_value(); }
   /// Positions that a query may look back at, itself included; 0: all.
   int max_kv() const { return cache ? cache->max_kv : 0; }

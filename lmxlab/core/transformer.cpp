@@ -2,6 +2,7 @@
 
 #include "lmxlab/core/mask.h"
 #include "lmxlab/core/position.h"
+#include "lmxlab/core/recompute.h"
 #include "lmxlab/kernels/elementwise.h"
 #include "lmxlab/kernels/embedding.h"
 
@@ -41,7 +42,7 @@ mx::Dtype Transformer::dtype() const {
   return norms.empty() ? mx::float32 : norms[0].param->value.dtype();
 }
 
-mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
+mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
   const int length = tokens.shape(1);
   auto x = embed_tokens(tokens, pass.dtype);
   if (config_.embed_scale != 1) x = kernels::scale(x, config_.embed_scale);
@@ -62,14 +63,43 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   }
   x = pass.drop(x);
   if (pass.tap) pass.tap("embedding", x);
-  Residual stream(x);
+  return x;
+}
+
+mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
+  if (pass.recomputes() && !layers.empty()) return norm(recomputed_hidden(tokens, pass));
+  Residual stream(embed(tokens, pass));
   for (size_t i = 0; i < layers.size(); ++i) {
     pass.layer = static_cast<int>(i);
     layers[i](stream, pass);
     if (pass.tap) pass.show("output", stream.value());
   }
-  if (pass.cache) pass.cache->advance(length);
+  if (pass.cache) pass.cache->advance(tokens.shape(1));
   return norm(stream.value());
+}
+
+// One array lies between two blocks, not one and a branch that waits; the first block begins with
+// the tokens.
+mx::array Transformer::recomputed_hidden(const mx::array& tokens, Pass& pass) const {
+  Arrays x;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    pass.layer = static_cast<int>(i);
+    const Stage stage = [this, i, tokens](const Arrays& in, Pass& p) -> Arrays {
+      Residual stream(i == 0 ? embed(tokens, p) : in[0]);
+      layers[i](stream, p);
+      return {stream.value()};
+    };
+    struct Parts {
+      Transformer& model;
+      size_t i;
+      void visit(Visitor& v) {
+        v("", model.layers[i]);
+        if (i == 0) v("", model.embed_tokens), v("", model.embed_positions);
+      }
+    } parts{const_cast<Transformer&>(*this), i};
+    x = recomputed(stage, collect(parts), x, pass);
+  }
+  return x[0];
 }
 
 mx::array Transformer::head(const mx::array& h) const {

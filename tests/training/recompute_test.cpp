@@ -72,9 +72,12 @@ struct Worst {
   double units = 0;
   std::string where;
 };
-Worst compare(const Gradients& a, const Gradients& b) {
+// @param without_noise  leaves out what is zero but for rounding: softmax does not see what all
+// keys share.
+Worst compare(const Gradients& a, const Gradients& b, bool without_noise = false) {
   Worst worst{0, "nothing"};
   for (size_t i = 0; i < a.values.size(); ++i) {
+    if (i > 0 && without_noise && a.entries[i - 1].path.ends_with("k_proj.bias")) continue;
     const auto x = to_vector<float>(mx::astype(a.values[i], mx::float32)),
                y = to_vector<float>(mx::astype(b.values[i], mx::float32));
     float most = 0;
@@ -120,8 +123,10 @@ TEST(Recompute, AParameterLeftOutWouldHaveNoGradient) {
       const std::vector<core::Entry> all{{"weight", &weight}};
       const core::Lend lend(all, in);
       core::Pass pass;
-      const core::Stage stage = [&](const mx::array& a, core::Pass&) { return a * weight.value; };
-      return {mx::sum(core::recomputed(stage, given, x, pass))};
+      const core::Stage stage = [&](const core::Arrays& a, core::Pass&) -> core::Arrays {
+        return {a[0] * weight.value};
+      };
+      return {mx::sum(core::recomputed(stage, given, {x}, pass)[0])};
     };
     return to_vector<float>(mx::value_and_grad(f, std::vector<int>{0})({weight.value}).second[0]);
   };
@@ -138,7 +143,7 @@ TEST(Recompute, LotsOfPositions) {
       const auto batch = batch_of(2, 1300);
       const auto kept = gradients(model, batch, false, dropout, mx::float32, true);
       const auto again = gradients(model, batch, true, dropout, mx::float32, true);
-      const auto worst = compare(kept, again);
+      const auto worst = compare(kept, again, true);
       std::cout << "wiring " << static_cast<int>(wiring) << ", dropout " << dropout << ": "
                 << worst.units << " units at " << worst.where << '\n';
       EXPECT_LE(worst.units, std::sqrt(2 * 1300) / 2);
@@ -151,7 +156,7 @@ TEST(Recompute, OrdinaryOps) {
     core::Transformer model(model_of(Wiring::pre, dropout), 1);
     const auto batch = batch_of(2, 700);
     const auto worst = compare(gradients(model, batch, false, dropout, mx::float32, false),
-                               gradients(model, batch, true, dropout, mx::float32, false));
+                               gradients(model, batch, true, dropout, mx::float32, false), true);
     EXPECT_LE(worst.units, std::sqrt(2 * 700) / 2) << worst.where;
   }
   kernels::set_fused(true);
