@@ -67,7 +67,8 @@ mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
 }
 
 mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
-  if (pass.recomputes() && !layers.empty()) return norm(recomputed_hidden(tokens, pass));
+  if (pass.recomputes() && !layers.empty())
+    return norm(recomputed_blocks(layers.size() - 1, tokens, pass));
   Residual stream(embed(tokens, pass));
   for (size_t i = 0; i < layers.size(); ++i) {
     pass.layer = static_cast<int>(i);
@@ -78,25 +79,29 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   return norm(stream.value());
 }
 
-// One array lies between two blocks, not one and a branch that waits; the first block begins with
-// the tokens.
-mx::array Transformer::recomputed_hidden(const mx::array& tokens, Pass& pass) const {
+// Blocks 0 to `last`. One array lies between two blocks, not one and a branch that waits; the first
+// begins with the tokens. Nor is the second one's input kept where there are many: that is computed
+// again from the tokens, too.
+mx::array Transformer::recomputed_blocks(size_t last, const mx::array& tokens, Pass& pass) const {
+  constexpr size_t kMany = 4;
   Arrays x;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    pass.layer = static_cast<int>(i);
+  for (size_t i = last > 0 && layers.size() >= kMany ? 1 : 0; i <= last; ++i) {
     const Stage stage = [this, i, tokens](const Arrays& in, Pass& p) -> Arrays {
-      Residual stream(i == 0 ? embed(tokens, p) : in[0]);
+      Residual stream(!in.empty() ? in[0]
+                      : i == 0    ? embed(tokens, p)
+                                  : recomputed_blocks(i - 1, tokens, p));
+      p.layer = static_cast<int>(i);
       layers[i](stream, p);
       return {stream.value()};
     };
     struct Parts {
       Transformer& model;
-      size_t i;
+      size_t first, last;
       void visit(Visitor& v) {
-        v("", model.layers[i]);
-        if (i == 0) v("", model.embed_tokens), v("", model.embed_positions);
+        for (size_t i = first; i <= last; ++i) v("", model.layers[i]);
+        if (first == 0) v("", model.embed_tokens), v("", model.embed_positions);
       }
-    } parts{const_cast<Transformer&>(*this), i};
+    } parts{const_cast<Transformer&>(*this), x.empty() ? 0 : i, i};
     x = recomputed(stage, collect(parts), x, pass);
   }
   return x[0];

@@ -22,10 +22,10 @@ namespace {
 
 using config::Wiring;
 
-// Three blocks: one before, one after, and one between two that are computed again.
+// Four: the input of the second is not kept, the others' are.
 config::Model model_of(Wiring wiring, float dropout = 0) {
   auto c = config::preset(
-      "gpt-tiny", {.depth = 3, .dim = 32, .heads = 4, .hidden = 48, .vocab = 11, .context = 4096});
+      "gpt-tiny", {.depth = 4, .dim = 32, .heads = 4, .hidden = 48, .vocab = 11, .context = 4096});
   c.dropout = dropout;
   for (auto& b : c.layers) b.wiring = wiring;
   return c;
