@@ -11,6 +11,37 @@
 #include <cmath>
 
 namespace lmxlab::core {
+namespace {
+
+constexpr size_t kManyPositions = 16384;  // of a batch
+
+// Blocks of a model as one stage.
+struct Blocks {
+  Transformer* model;
+  std::function<mx::array(Pass&)> embed;
+
+  /// @param in  what comes before the first; nothing before block 0
+  Arrays operator()(size_t first, size_t last, const Arrays& in, Pass& pass) const {
+    const Stage stage = [blocks = *this, first, last](const Arrays& before, Pass& p) -> Arrays {
+      const auto x = first < last ? blocks(first, last - 1, before, p) : before;
+      Residual stream(x.empty() ? blocks.embed(p) : x[0]);
+      p.layer = static_cast<int>(last);
+      blocks.model->layers[last](stream, p);
+      return {stream.value()};
+    };
+    struct Parts {
+      Transformer& model;
+      size_t first, last;
+      void visit(Visitor& v) {
+        for (size_t i = first; i <= last; ++i) v("", model.layers[i]);
+        if (first == 0) v("", model.embed_tokens), v("", model.embed_positions);
+      }
+    } parts{*model, first, last};
+    return recomputed(stage, collect(parts), in, pass);
+  }
+};
+
+}  // namespace
 
 Transformer::Transformer(const config::Model& config, uint64_t seed)
     : Transformer(config, Init(seed)) {}
@@ -67,8 +98,7 @@ mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
 }
 
 mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
-  if (pass.recomputes() && !layers.empty())
-    return norm(recomputed_blocks(layers.size() - 1, tokens, pass));
+  if (pass.recomputes() && !layers.empty()) return norm(recomputed_blocks(tokens, pass));
   Residual stream(embed(tokens, pass));
   for (size_t i = 0; i < layers.size(); ++i) {
     pass.layer = static_cast<int>(i);
@@ -79,30 +109,18 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   return norm(stream.value());
 }
 
-// Blocks 0 to `last`. One array lies between two blocks, not one and a branch that waits; the first
-// begins with the tokens. Nor is the second one's input kept where there are many: that is computed
-// again from the tokens, too.
-mx::array Transformer::recomputed_blocks(size_t last, const mx::array& tokens, Pass& pass) const {
-  constexpr size_t kMany = 4;
+// One array lies between two blocks, not one and a branch that waits; the first begins with the
+// tokens. Where positions are many, every other block's input is not kept either, but computed
+// again from the one before.
+mx::array Transformer::recomputed_blocks(const mx::array& tokens, Pass& pass) const {
+  const size_t n = layers.size();
+  const bool many = tokens.size() > kManyPositions;
+  const Blocks blocks{const_cast<Transformer*>(this),
+                      [this, tokens](Pass& p) { return embed(tokens, p); }};
   Arrays x;
-  for (size_t i = last > 0 && layers.size() >= kMany ? 1 : 0; i <= last; ++i) {
-    const Stage stage = [this, i, tokens](const Arrays& in, Pass& p) -> Arrays {
-      Residual stream(!in.empty() ? in[0]
-                      : i == 0    ? embed(tokens, p)
-                                  : recomputed_blocks(i - 1, tokens, p));
-      p.layer = static_cast<int>(i);
-      layers[i](stream, p);
-      return {stream.value()};
-    };
-    struct Parts {
-      Transformer& model;
-      size_t first, last;
-      void visit(Visitor& v) {
-        for (size_t i = first; i <= last; ++i) v("", model.layers[i]);
-        if (first == 0) v("", model.embed_tokens), v("", model.embed_positions);
-      }
-    } parts{const_cast<Transformer&>(*this), x.empty() ? 0 : i, i};
-    x = recomputed(stage, collect(parts), x, pass);
+  for (size_t first = 0, last; first < n; first = last + 1) {
+    last = many && first + 2 < n ? first + 1 : first;  // nothing comes after the last block's
+    x = blocks(first, last, x, pass);
   }
   return x[0];
 }
