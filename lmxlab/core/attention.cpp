@@ -49,20 +49,23 @@ std::unique_ptr<LayerCache> Attention::make_cache(const CacheOptions& options) c
   return most ? rotating_cache(*most, options) : plain_cache(options);
 }
 
-mx::array Attention::operator()(const mx::array& x, Pass& pass) const {
+Arrays Attention::project(const mx::array& x, Pass&) const {
   const auto& c = config_;
-  const auto projected = project(x, {&q_proj, &k_proj, &v_proj});
-  auto q = projected[0], k = projected[1];
+  auto qkv = core::project(x, {&q_proj, &k_proj, &v_proj});
   if (q_norm) {
     const auto norm_heads = [&](const Norm& norm, const mx::array& a) {
       if (c.qk_norm_joint) return norm(a);
       const auto heads = mx::reshape(a, {a.shape(0), a.shape(1), -1, c.head_dim});
       return mx::reshape(norm(heads), a.shape());
     };
-    q = norm_heads(*q_norm, q), k = norm_heads(*k_norm, k);
+    qkv[0] = norm_heads(*q_norm, qkv[0]), qkv[1] = norm_heads(*k_norm, qkv[1]);
   }
-  const auto in_place = attend_in_place(q, k, projected[2], pass);
-  return o_proj(in_place ? *in_place : attend(q, k, projected[2], pass));
+  return qkv;
+}
+
+mx::array Attention::mix(const Arrays& qkv, Pass& pass) const {
+  const auto in_place = attend_in_place(qkv[0], qkv[1], qkv[2], pass);
+  return in_place ? *in_place : attend(qkv[0], qkv[1], qkv[2], pass);
 }
 
 // Where the cache's buffers can be written directly.

@@ -14,9 +14,19 @@ namespace lmxlab::core {
 class Attention : public Mixer {
  public:
   Attention(const config::Attention& config, const Build& build);
-  mx::array operator()(const mx::array& x, Pass& pass) const override;
+  mx::array operator()(const mx::array& x, Pass& pass) const override {
+    return finish(mix(project(x, pass), pass), pass);
+  }
+  Arrays project(const mx::array& x, Pass& pass) const override;
+  mx::array mix(const Arrays& qkv, Pass& pass) const override;
+  mx::array finish(const mx::array& mixed, Pass&) const override { return o_proj(mixed); }
   void visit(Visitor& v) override {
     v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("o_proj", o_proj);
+    v("q_norm", q_norm), v("k_norm", k_norm);
+  }
+  void visit_part(Visitor& v, bool first) override {
+    if (!first) return v("o_proj", o_proj);
+    v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj);
     v("q_norm", q_norm), v("k_norm", k_norm);
   }
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;

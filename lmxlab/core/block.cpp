@@ -3,6 +3,7 @@
 #include "lmxlab/core/attention.h"
 #include "lmxlab/core/custom.h"
 #include "lmxlab/core/mlp.h"
+#include "lmxlab/core/recompute.h"
 
 namespace lmxlab::core {
 namespace {
@@ -37,6 +38,10 @@ std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
       ffn);
 }
 
+mx::array before(Residual& stream, const std::optional<Norm>& norm, const Pass& pass) {
+  return norm ? stream.normed(*norm, pass.training()) : stream.value();
+}
+
 }  // namespace
 
 Block::Block(const config::Block& c, const Build& b)
@@ -63,33 +68,88 @@ void Block::visit(Visitor& v) {
 }
 
 void Block::operator()(Residual& stream, Pass& pass) const {
-  const auto before = [&](const std::optional<Norm>& n) {
-    return n ? stream.normed(*n) : stream.value();
+  const bool again = pass.recomputes();
+  // Both as stages of whole arrays: what each position goes through by itself.
+  const Stage first = [this](const Arrays& in, Pass& p) {
+    Residual s(in[0]);
+    auto out = project(s, p);
+    out.insert(out.begin(), s.value());
+    return out;
   };
-  // A part of the user's own may compute in another type: the stream keeps its own.
-  const auto run = [&](const auto& part, const mx::array& a, const char* name) {
-    const auto y = pass.drop(kernels::cast((*part)(a, pass), stream.dtype()));
-    pass.show(name, y);
-    return y;
+  const Stage last = [this](const Arrays& in, Pass& p) -> Arrays {
+    Residual s(in[0]);
+    finish(s, {in.begin() + 1, in.end()}, p);
+    return {s.value()};
   };
-  if (wiring_ == Wiring::parallel) {
-    const auto n = before(before_mixer_);
-    if (mixer_) stream.add(run(mixer_, n, "mixer"));
-    if (ffn_) stream.add(run(ffn_, n, "ffn"));
-    return;
+  Arrays parts;
+  if (!again) {
+    parts = project(stream, pass);
+  } else if (mixer_ || wiring_ == Wiring::parallel) {
+    parts = recomputed_by_rows(first, parameters_of(true), {stream.value()}, pass, true);
+    stream = Residual(parts[0]);
+    parts.erase(parts.begin());
   }
-  const auto join = [&](const mx::array& branch, const std::optional<Norm>& after) {
-    if (!after) {
-      stream.add(branch);
-    } else if (wiring_ == Wiring::post) {  // the norm is over the sum, not over the branch
-      stream.add(branch);
-      stream = Residual((*after)(stream.value()));
-    } else {
-      stream = Residual(after->onto(stream.value(), branch));
-    }
+  Arrays rest;
+  if (wiring_ == Wiring::parallel) {
+    rest.push_back(parts[0]);
+    parts.erase(parts.begin());
+  }
+  if (mixer_) rest.push_back(mixer_->mix(parts, pass));
+  parts.clear();
+  if (!again) return finish(stream, rest, pass);
+  rest.insert(rest.begin(), stream.value());
+  stream = Residual(recomputed_by_rows(last, parameters_of(false), rest, pass)[0]);
+}
+
+// What both branches see, where they are parallel; then what the mixer mixes.
+Arrays Block::project(Residual& stream, Pass& pass) const {
+  if (!mixer_ && wiring_ != Wiring::parallel) return {};
+  const auto n = before(stream, before_mixer_, pass);
+  Arrays out;
+  if (wiring_ == Wiring::parallel) out.push_back(n);
+  if (mixer_)
+    for (const auto& a : mixer_->project(n, pass)) out.push_back(a);
+  return out;
+}
+
+// @param parts  what both branches see, where they are parallel; what the mixer has mixed.
+void Block::finish(Residual& stream, const Arrays& parts, Pass& pass) const {
+  // A part of the user's own may compute in another type: the stream keeps its own.
+  const auto branch = [&](const mx::array& y, const char* name) {
+    const auto out = pass.drop(kernels::cast(y, stream.dtype()));
+    pass.show(name, out);
+    return out;
   };
-  if (mixer_) join(run(mixer_, before(before_mixer_), "mixer"), after_mixer_);
-  if (ffn_) join(run(ffn_, before(before_ffn_), "ffn"), after_ffn_);
+  if (mixer_) join(stream, branch(mixer_->finish(parts.back(), pass), "mixer"), after_mixer_);
+  if (!ffn_) return;
+  const auto x = wiring_ == Wiring::parallel ? parts[0] : before(stream, before_ffn_, pass);
+  join(stream, branch((*ffn_)(x, pass), "ffn"), after_ffn_);
+}
+
+void Block::join(Residual& stream, const mx::array& branch,
+                 const std::optional<Norm>& after) const {
+  if (!after) {
+    stream.add(branch);
+  } else if (wiring_ == Wiring::post) {  // the norm is over the sum, not over the branch
+    stream.add(branch);
+    stream = Residual((*after)(stream.value()));
+  } else {
+    stream = Residual(after->onto(stream.value(), branch));
+  }
+}
+
+std::vector<Entry> Block::parameters_of(bool projection) const {
+  struct Parts {
+    Block& block;
+    bool projection;
+    void visit(Visitor& v) {
+      if (block.mixer_) block.mixer_->visit_part(v, projection);
+      if (projection) return v("", block.before_mixer_);
+      v("", block.after_mixer_), v("", block.ffn_);
+      v("", block.before_ffn_), v("", block.after_ffn_);
+    }
+  } parts{const_cast<Block&>(*this), projection};
+  return collect(parts);
 }
 
 }  // namespace lmxlab::core

@@ -5,6 +5,10 @@
 #include "lmxlab/core/mixer.h"
 #include "lmxlab/core/residual.h"
 
+#include <memory>
+#include <optional>
+#include <vector>
+
 namespace lmxlab::core {
 
 class Block {
@@ -18,6 +22,14 @@ class Block {
   }
 
  private:
+  // Before and after positions are mixed.
+  Arrays project(Residual& stream, Pass& pass) const;
+  void finish(Residual& stream, const Arrays& parts, Pass& pass) const;
+  // How a branch meets the stream.
+  void join(Residual& stream, const mx::array& branch, const std::optional<Norm>& after) const;
+  // Of one of the two.
+  std::vector<Entry> parameters_of(bool projection) const;
+
   config::Wiring wiring_;
   // A branch that is "none" has neither part nor norm: it adds nothing.
   std::unique_ptr<Mixer> mixer_;

@@ -15,6 +15,17 @@ class Mixer {
   /// [B, L, D] -> [B, L, D], dtype kept. Output at a position must not depend on later ones.
   virtual mx::array operator()(const mx::array& x, Pass& pass) const = 0;
   virtual void visit(Visitor& v) = 0;
+
+  /// The same in three steps, of which the first and the last see each position by itself: with
+  /// gradient checkpointing they are computed some positions at a time. [B, L, any], each of them.
+  virtual Arrays project(const mx::array& x, Pass&) const { return {x}; }
+  virtual mx::array mix(const Arrays& projected, Pass& pass) const {
+    return (*this)(projected[0], pass);
+  }
+  virtual mx::array finish(const mx::array& mixed, Pass&) const { return mixed; }
+  /// The parameters of the first step, or of the last.
+  virtual void visit_part(Visitor&, bool /*first*/) {}
+
   /// Its memory for generation; null: it keeps none, and can then not look back across passes.
   virtual std::unique_ptr<LayerCache> make_cache(const CacheOptions&) const { return nullptr; }
 };

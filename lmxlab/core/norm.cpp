@@ -44,4 +44,9 @@ kernels::AddedNorm Norm::of_sum(const mx::array& x, const mx::array& branch) con
   return {sum, (*custom_)(sum)};
 }
 
+kernels::AddedNorm Norm::passing(const mx::array& x) const {
+  if (custom_) return {x, (*custom_)(x)};
+  return kernels::norm_passing(kind_, x, weights(), eps_);
+}
+
 }  // namespace lmxlab::core

@@ -27,6 +27,8 @@ class Norm {
   mx::array onto(const mx::array& residual, const mx::array& x) const;
   /// x + branch and its norm, in one pass over memory.
   kernels::AddedNorm of_sum(const mx::array& x, const mx::array& branch) const;
+  /// x and its norm; of training: their gradients meet in one pass over memory.
+  kernels::AddedNorm passing(const mx::array& x) const;
   void visit(Visitor& v) {
     v("weight", weight_), v("bias", bias_);
     if (custom_) custom_->visit(v);

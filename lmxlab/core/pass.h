@@ -21,9 +21,12 @@ struct Pass {
   std::optional<mx::Dtype> dtype = {};  // of the activations; none: the embedding's own
   float dropout = 0;                    // 0 unless training
   std::optional<mx::array> key = {};    // of dropout; split for every use
+  bool recompute = false;  // blocks keep their input alone for the backward pass; not with a tap
   Tap tap = {};
-  int layer = 0;  // the block that runs now
+  int layer = 0;      // the block that runs now
+  int first_row = 0;  // where a part sees some positions of all: how many come before
 
+  bool recomputes() const { return recompute && !tap && !cache; }
   bool training() const { return key.has_value(); }
   /// Positions that a query may look back at, itself included; 0: all.
   int max_kv() const { return cache ? cache->max_kv : 0; }

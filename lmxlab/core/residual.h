@@ -20,9 +20,9 @@ class Residual {
     if (waiting_) sum_ = kernels::add(sum_, *waiting_), waiting_.reset();
     return sum_;
   }
-  mx::array normed(const Norm& norm) {
-    if (!waiting_) return norm(sum_);
-    const auto both = norm.of_sum(sum_, *waiting_);
+  mx::array normed(const Norm& norm, bool training) {
+    if (!waiting_ && !training) return norm(sum_);
+    const auto both = waiting_ ? norm.of_sum(sum_, *waiting_) : norm.passing(sum_);
     sum_ = both.sum, waiting_.reset();
     return both.normed;
   }

@@ -2,6 +2,7 @@
 
 #include "lmxlab/core/mask.h"
 #include "lmxlab/core/position.h"
+#include "lmxlab/core/recompute.h"
 #include "lmxlab/kernels/elementwise.h"
 #include "lmxlab/kernels/embedding.h"
 
@@ -10,6 +11,37 @@
 #include <cmath>
 
 namespace lmxlab::core {
+namespace {
+
+constexpr size_t kManyPositions = 16384;  // of a batch
+
+// Blocks of a model as one stage.
+struct Blocks {
+  Transformer* model;
+  std::function<mx::array(Pass&)> embed;
+
+  /// @param in  what comes before the first; nothing before block 0
+  Arrays operator()(size_t first, size_t last, const Arrays& in, Pass& pass) const {
+    const Stage stage = [blocks = *this, first, last](const Arrays& before, Pass& p) -> Arrays {
+      const auto x = first < last ? blocks(first, last - 1, before, p) : before;
+      Residual stream(x.empty() ? blocks.embed(p) : x[0]);
+      p.layer = static_cast<int>(last);
+      blocks.model->layers[last](stream, p);
+      return {stream.value()};
+    };
+    struct Parts {
+      Transformer& model;
+      size_t first, last;
+      void visit(Visitor& v) {
+        for (size_t i = first; i <= last; ++i) v("", model.layers[i]);
+        if (first == 0) v("", model.embed_tokens), v("", model.embed_positions);
+      }
+    } parts{*model, first, last};
+    return recomputed(stage, collect(parts), in, pass);
+  }
+};
+
+}  // namespace
 
 Transformer::Transformer(const config::Model& config, uint64_t seed)
     : Transformer(config, Init(seed)) {}
@@ -41,7 +73,7 @@ mx::Dtype Transformer::dtype() const {
   return norms.empty() ? mx::float32 : norms[0].param->value.dtype();
 }
 
-mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
+mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
   const int length = tokens.shape(1);
   auto x = embed_tokens(tokens, pass.dtype);
   if (config_.embed_scale != 1) x = kernels::scale(x, config_.embed_scale);
@@ -62,14 +94,35 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   }
   x = pass.drop(x);
   if (pass.tap) pass.tap("embedding", x);
-  Residual stream(x);
+  return x;
+}
+
+mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
+  if (pass.recomputes() && !layers.empty()) return norm(recomputed_blocks(tokens, pass));
+  Residual stream(embed(tokens, pass));
   for (size_t i = 0; i < layers.size(); ++i) {
     pass.layer = static_cast<int>(i);
     layers[i](stream, pass);
     if (pass.tap) pass.show("output", stream.value());
   }
-  if (pass.cache) pass.cache->advance(length);
+  if (pass.cache) pass.cache->advance(tokens.shape(1));
   return norm(stream.value());
+}
+
+// One array lies between two blocks, not one and a branch that waits; the first begins with the
+// tokens. Where positions are many, every other block's input is not kept either, but computed
+// again from the one before.
+mx::array Transformer::recomputed_blocks(const mx::array& tokens, Pass& pass) const {
+  const size_t n = layers.size();
+  const bool many = tokens.size() > kManyPositions;
+  const Blocks blocks{const_cast<Transformer*>(this),
+                      [this, tokens](Pass& p) { return embed(tokens, p); }};
+  Arrays x;
+  for (size_t first = 0, last; first < n; first = last + 1) {
+    last = many && first + 2 < n ? first + 1 : first;  // nothing comes after the last block's
+    x = blocks(first, last, x, pass);
+  }
+  return x[0];
 }
 
 mx::array Transformer::head(const mx::array& h) const {

@@ -40,6 +40,8 @@ class Transformer {
   std::optional<Linear> lm_head;
 
  private:
+  mx::array recomputed_blocks(const mx::array& tokens, Pass& pass) const;
+  mx::array embed(const mx::array& tokens, Pass& pass) const;
   Transformer(const config::Model& config, Init init);
   config::Model config_;
 };

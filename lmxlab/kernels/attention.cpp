@@ -129,15 +129,20 @@ class Heads {
   std::optional<Dense> copy_;
 };
 
-// An output [B, H, L, D] that lies in memory as [B, L, H, D].
-HeadView give_heads(array& out) {
+// An output [B, H, L, D] that lies in memory as [B, L, H, D]: an input's own, where it lies so and
+// nobody else will read it.
+HeadView give_heads(array& out, const array* in = nullptr) {
   const int64_t heads = out.shape(1), length = out.shape(2), width = out.shape(3);
   const mx::Strides strides{length * heads * width, width, heads * width, 1};
   array::Flags flags{};
   flags.contiguous = true;
   flags.row_contiguous = heads <= 1 || length <= 1 || out.size() == 0;
   flags.col_contiguous = out.size() <= 1;
-  out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), strides, flags);
+  if (in && in->is_donatable() && in->strides() == strides && in->data_size() == out.size()) {
+    out.copy_shared_buffer(*in);
+  } else {
+    out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), strides, flags);
+  }
   return {out.data<char>(), strides[0], strides[1], strides[2]};
 }
 
@@ -194,10 +199,11 @@ class AttentionGrad : public AttentionOp {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     const auto s = shape(in, in.size() > 6 ? &in[6] : nullptr);
+    release_inputs(in, out);
     AttentionGradViews views{};
-    views.dq = give_heads(out[0]);
-    views.dk = give_heads(out[1]);
-    views.dv = give_heads(out[2]);
+    views.dq = give_heads(out[0], &in[0]);
+    views.dk = give_heads(out[1], &in[1]);
+    views.dv = give_heads(out[2], &in[2]);
     views.lse = in[4].data<float>();
     if (s.batch == 0 || s.heads == 0 || s.queries == 0 || s.keys == 0) {
       for (auto& o : out) std::fill_n(o.data<char>(), o.nbytes(), char{0});

@@ -28,7 +28,8 @@ struct AttentionMask {
 /// @cost  O(B H L S (Dh + Dv)), what the mask hides left out in blocks; the gradient 2.5 times
 /// that. Working memory on the CPU, for each thread: forward, the keys and values of one head;
 /// backward, 8 S (Dh + Dv) bytes and about 30 KB times Dh + Dv, and where the B K heads are fewer
-/// than 4 times the threads, dq in float32 for each of up to 4 times as many pieces of the keys.
+/// than 4 times the threads (2 times, where dq is large), dq in float32 for each of up to as many
+/// pieces of the keys as that makes. Gradients are written over q, k and v that nobody else reads.
 /// Methods: FlashAttention-2 (Dao 2023, arXiv:2307.08691).
 mlx::core::array attention(const mlx::core::array& q, const mlx::core::array& k,
                            const mlx::core::array& v, float scale, const AttentionMask& mask = {});

@@ -413,6 +413,7 @@ HWY_EXPORT(backward_task);
 HWY_EXPORT(add_parts);
 
 constexpr int64_t kLeastKeys = 128;  // of a task, so that packing the queries is a small part
+constexpr int64_t kLarge = 8 << 20;  // bytes of dQ whose parts are worth avoiding
 
 }  // namespace
 
@@ -422,7 +423,10 @@ AttentionPlan plan_backward(const AttentionShape& s) {
   plan.columns = panels::format(s.type, panels::Order::columns);
   const int64_t heads = s.batch * s.groups, block = key_block(plan.rows);
   const int64_t most = std::max<int64_t>(1, s.keys / kLeastKeys);
-  const int64_t wanted = threads() == 1 ? 1 : (4 * threads() + heads - 1) / heads;
+  // Pieces of the keys keep the threads evenly busy, and cost a dQ in float32 each.
+  const bool large = s.batch * s.heads * s.queries * s.width * 4 > kLarge;
+  const int64_t tasks = (large ? 2 : 4) * threads();
+  const int64_t wanted = threads() == 1 ? 1 : (tasks + heads - 1) / heads;
   plan.piece = round_up((s.keys + std::min(most, wanted) - 1) / std::min(most, wanted), block);
   plan.pieces = (s.keys + plan.piece - 1) / plan.piece;
   plan.slots = std::min<int64_t>(threads(), heads * plan.pieces);

@@ -174,6 +174,8 @@ AttentionPlan plan_forward(const AttentionShape& s);
 void attention_forward(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,
                        HeadView v, HeadView out, float* lse, char* workspace);
 
+/// Each of dq, dk and dv may lie where its operand does: a task writes the rows that it alone
+/// reads, after it has read them.
 struct AttentionGradViews {
   HeadView q, k, v, out, cotangent, dq, dk, dv;
   const float* lse;

@@ -18,6 +18,7 @@ struct DropoutMask {
   uint32_t key[2];
   int32_t threshold;  // half words below it drop
   float factor;
+  int64_t before;  // elements that come before the array's, a multiple of a block
 };
 }  // namespace lmxlab::kernels
 #endif
@@ -81,7 +82,7 @@ void drop_run(Type type, const void* x, void* y, int64_t first, int64_t last, Dr
     constexpr int64_t kBlock = DropoutMask::kBlock, kHalf = DropoutMask::kCounters;
     HWY_ALIGN uint32_t words[kBlock / 2];
     for (int64_t at = first; at < last; at += kBlock) {
-      philox(static_cast<uint64_t>(at / kBlock * kHalf), mask.key, words);
+      philox(static_cast<uint64_t>((mask.before + at) / kBlock * kHalf), mask.key, words);
       for (int64_t i = 0; i < kBlock && at + i < last; i += kHalf) {
         const T* const in = static_cast<const T*>(x) + at + i;
         T* const out = static_cast<T*>(y) + at + i;
@@ -112,10 +113,11 @@ HWY_EXPORT(drop_run);
 
 class Dropout : public Op {  // x, key
  public:
-  explicit Dropout(float rate) : rate_(rate) {}
+  Dropout(float rate, int64_t first) : rate_(rate), first_(first) {}
   const char* name() const override { return "lmxlab::Dropout"; }
   bool same(const Op& other) const override {
-    return rate_ == static_cast<const Dropout&>(other).rate_;
+    const auto& op = static_cast<const Dropout&>(other);
+    return rate_ == op.rate_ && first_ == op.first_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[0].shape()}; }
 
@@ -129,12 +131,13 @@ class Dropout : public Op {  // x, key
   void eval_cpu(const Arrays& in, Arrays& out) override {
     give(out[0], in[0]);
     task([x = Dense(in[0]), key = Dense(in[1]), type = type_of(in[0].dtype()),
-          y = out[0].data<void>(), n = static_cast<int64_t>(in[0].size()), rate = rate_] {
+          y = out[0].data<void>(), n = static_cast<int64_t>(in[0].size()), rate = rate_,
+          before = first_] {
       const auto* const k = static_cast<const uint32_t*>(key.read());
       const void* const from = x.read();
       const auto threshold = static_cast<int32_t>(std::lround(rate * 0x1p16));
       const DropoutMask mask{
-          {k[0], k[1]}, threshold, 1 / (1 - static_cast<float>(threshold * 0x1p-16))};
+          {k[0], k[1]}, threshold, 1 / (1 - static_cast<float>(threshold * 0x1p-16)), before};
       constexpr int64_t kBlock = DropoutMask::kBlock;
       parallel_for((n + kBlock - 1) / kBlock, 8192 / kBlock, [&](int64_t first, int64_t last) {
         HWY_DYNAMIC_DISPATCH(drop_run)
@@ -148,23 +151,25 @@ class Dropout : public Op {  // x, key
              const Arrays&) override {
     Arrays out;
     for (const int i : argnums) {
-      out.push_back(i == 0 ? dropout(cotangents[0], rate_, primals[1])
+      out.push_back(i == 0 ? dropout(cotangents[0], rate_, primals[1], first_)
                            : mx::zeros_like(primals[1]));
     }
     return out;
   }
   Arrays jvp(const Arrays& primals, const Arrays& tangents,
              const std::vector<int>& argnums) override {
-    return {argnums[0] == 0 ? dropout(tangents[0], rate_, primals[1]) : mx::zeros_like(primals[0])};
+    return {argnums[0] == 0 ? dropout(tangents[0], rate_, primals[1], first_)
+                            : mx::zeros_like(primals[0])};
   }
 
  private:
   float rate_;
+  int64_t first_;
 };
 
 }  // namespace
 
-array dropout(const array& x, float rate, const array& key) {
+array dropout(const array& x, float rate, const array& key, int64_t first) {
   if (!(rate >= 0 && rate <= 1 - 0x1p-16)) {
     throw Error(Kind::usage, "[dropout] the rate is out of range: expected 0 to below 1, got " +
                                  std::to_string(rate) + ".");
@@ -172,8 +177,11 @@ array dropout(const array& x, float rate, const array& key) {
   if (key.dtype() != mx::uint32 || key.shape() != mx::Shape{2}) {
     throw Error(Kind::usage, "[dropout] expected a key of mx::random, uint32 [2].");
   }
+  if (first % DropoutMask::kBlock != 0 || first < 0 || (first > 0 && !fused(x.dtype()))) {
+    throw Error(Kind::usage, "[dropout] a part begins at a multiple of 128 elements, on the CPU.");
+  }
   if (rate == 0) return x;
-  auto op = std::make_shared<Dropout>(rate);
+  auto op = std::make_shared<Dropout>(rate, first);
   return fused(x.dtype()) ? output_like(x, op, {x, key}) : op->plain({x, key})[0];
 }
 

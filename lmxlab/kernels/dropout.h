@@ -3,6 +3,8 @@
 
 #include <mlx/array.h>
 
+#include <cstdint>
+
 namespace lmxlab::kernels {
 
 /// Zeroes each element with probability `rate`, scales the others by 1 / (1 - rate)
@@ -11,7 +13,10 @@ namespace lmxlab::kernels {
 /// dropped depends on `key` and its row-major number alone, not on threads, instruction set or
 /// dtype. Elsewhere the mask is mx::random::bernoulli's.
 /// @param key  uint32 [2], as mx::random::key gives
-/// @throws Error(usage) if rate is outside [0, 1 - 2^-16] or key is no key.
-mlx::core::array dropout(const mlx::core::array& x, float rate, const mlx::core::array& key);
+/// @param first  the number of x's first element, where x is a part of something; a multiple of
+/// 128. Not elsewhere.
+/// @throws Error(usage) if rate is outside [0, 1 - 2^-16], key is no key, or first no such number.
+mlx::core::array dropout(const mlx::core::array& x, float rate, const mlx::core::array& key,
+                         int64_t first = 0);
 
 }  // namespace lmxlab::kernels

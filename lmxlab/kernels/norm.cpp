@@ -139,7 +139,7 @@ using mx::array;
 HWY_EXPORT(norm_rows);
 HWY_EXPORT(norm_rows_grad);
 
-enum class With { nothing, residual, branch };  // what else there is: see norm_rows
+enum class With { nothing, residual, branch, itself };  // what else there is: see norm_rows
 
 struct Form {
   NormKind kind;
@@ -149,6 +149,8 @@ struct Form {
 
   bool operator==(const Form&) const = default;
   int other() const { return bias ? 3 : 2; }  // which input is the residual or the branch
+  // Whether x, or its sum with the branch, is an output before the norm.
+  bool passes() const { return with == With::branch || with == With::itself; }
 };
 
 // Inputs: x, weight, bias where there is one.
@@ -262,7 +264,7 @@ class NormGrad : public Op {  // x, weight, g, what passes by -> dx, dweight, db
   Form form_;
 };
 
-class Norm : public Op {  // x, weight, bias?, residual or branch? -> y, or sum and y
+class Norm : public Op {  // x, weight, bias?, residual or branch? -> y, or x or sum, and y
  public:
   explicit Norm(const Form& form) : form_(form) {}
   const char* name() const override { return "lmxlab::Norm"; }
@@ -270,11 +272,12 @@ class Norm : public Op {  // x, weight, bias?, residual or branch? -> y, or sum 
     return form_ == static_cast<const Norm&>(other).form_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    return std::vector<mx::Shape>(form_.with == With::branch ? 2 : 1, in[0].shape());
+    return std::vector<mx::Shape>(form_.passes() ? 2 : 1, in[0].shape());
   }
 
   Arrays plain(const Arrays& in) const override {
     if (form_.with == With::nothing) return {plain_norm(in, form_)};
+    if (form_.with == With::itself) return {in[0], plain_norm(in, form_)};
     const auto& other = in[form_.other()];
     if (form_.with == With::residual) return {mx::add(other, plain_norm(in, form_))};
     auto sum = in;
@@ -284,10 +287,16 @@ class Norm : public Op {  // x, weight, bias?, residual or branch? -> y, or sum 
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     release_inputs(in, out);
-    const bool alone = form_.with == With::nothing, adds = form_.with == With::branch;
+    const bool passes = form_.with == With::itself, adds = form_.with == With::branch;
+    const bool alone = passes || form_.with == With::nothing;
     const auto& other = in[alone ? 0 : form_.other()];
-    give(out[0], in[0].is_donatable() ? in[0] : other);
-    if (adds) give(out[1], other);
+    if (passes) {
+      out[0].copy_shared_buffer(in[0]);
+      give(out[1]);
+    } else {
+      give(out[0], in[0].is_donatable() ? in[0] : other);
+      if (adds) give(out[1], other);
+    }
     task([x = Dense(in[0]), w = FloatWeights(in[1], form_.offset),
           b = FloatWeights(in[form_.bias ? 2 : 1], 0), o = Dense(other), alone, adds,
           shape = rows_of(in[0], form_), rows = row_count(in[0]), bias = form_.bias,
@@ -312,7 +321,7 @@ class Norm : public Op {  // x, weight, bias?, residual or branch? -> y, or sum 
     Arrays in{adds ? outputs[0] : primals[0], primals[1], cotangents.back()};
     std::vector<mx::Shape> shapes{in[0].shape(), in[1].shape()};
     std::vector<mx::Dtype> dtypes{in[0].dtype(), in[1].dtype()};
-    if (adds) in.push_back(cotangents[0]);
+    if (form_.passes()) in.push_back(cotangents[0]);
     if (form_.bias) shapes.push_back(shapes[1]), dtypes.push_back(dtypes[1]);
     auto gradients = array::make_arrays(shapes, dtypes, std::make_shared<NormGrad>(form_), in);
     gradients.push_back(adds ? gradients[0] : cotangents[0]);  // of the branch or the residual
@@ -346,8 +355,8 @@ Arrays make(NormKind kind, const array& x, const NormWeights& w, float eps, With
   const auto op = std::make_shared<Norm>(Form{kind, eps, w.offset, w.bias.has_value(), with});
   const bool alike = !other || (other->shape() == x.shape() && other->dtype() == x.dtype());
   if (!fused(x.dtype()) || !alike) return op->plain(in);
-  const std::vector<mx::Dtype> dtypes(with == With::branch ? 2 : 1, x.dtype());
-  return array::make_arrays(op->output_shapes(in), dtypes, op, in);
+  const auto shapes = op->output_shapes(in);
+  return array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), x.dtype()), op, in);
 }
 
 }  // namespace
@@ -364,6 +373,11 @@ array norm_onto(NormKind kind, const array& residual, const array& x, const Norm
 AddedNorm add_norm(NormKind kind, const array& x, const array& branch, const NormWeights& w,
                    float eps) {
   const auto out = make(kind, x, w, eps, With::branch, branch);
+  return {out[0], out[1]};
+}
+
+AddedNorm norm_passing(NormKind kind, const array& x, const NormWeights& w, float eps) {
+  const auto out = make(kind, x, w, eps, With::itself, {});
   return {out[0], out[1]};
 }
 

@@ -36,6 +36,9 @@ struct AddedNorm {
 AddedNorm add_norm(NormKind kind, const mlx::core::array& x, const mlx::core::array& branch,
                    const NormWeights& w, float eps);
 
+/// x as it is and its norm: one pass backward, which adds x's own gradient.
+AddedNorm norm_passing(NormKind kind, const mlx::core::array& x, const NormWeights& w, float eps);
+
 inline mlx::core::array layer_norm(const mlx::core::array& x, const mlx::core::array& weight,
                                    const std::optional<mlx::core::array>& bias, float eps) {
   return norm(NormKind::layer, x, {weight, bias}, eps);

@@ -55,6 +55,7 @@ struct RunConfig {
   int accumulate = 1;
   uint32_t seed = 1337;
   ComputeType dtype = ComputeType::f32;
+  bool gradient_checkpointing = false;
   int64_t eval_every = 250, eval_batches = 20, log_every = 10, checkpoint_every = 500,
           sample_every = 0;
   int keep = 2, patience = 0;
@@ -69,6 +70,8 @@ struct RunConfig {
     v("accumulate", accumulate, "batches whose gradients are added up before an update");
     v("seed", seed, "of weights, order of data and dropout");
     v("dtype", dtype, "of the computation, f32 or bf16; master weights are always f32");
+    v("gradient_checkpointing", gradient_checkpointing,
+      "compute blocks again in the backward pass: less memory, more time");
     v("eval_every", eval_every, "steps between validations, 0: only at the end");
     v("eval_batches", eval_batches,
       "batches of a validation on the way, 0: all; the last takes all");

@@ -113,6 +113,7 @@ mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key) con
   core::Pass pass;
   pass.dtype = options_.compute;
   if (key) pass.key = *key, pass.dropout = options_.dropout;
+  pass.recompute = key && options_.gradient_checkpointing;
   return mx::sum(token_nll(model_, batch.inputs, batch.targets, pass));
 }
 

@@ -18,6 +18,7 @@ struct StepOptions {
   float dropout = 0;
   mx::Dtype compute = mx::float32;  // of activations; parameters keep their own
   bool compiled = true;
+  bool gradient_checkpointing = false;  // blocks are computed again in the backward pass
 };
 
 /// Built for one model and its present structure; holds no weights.

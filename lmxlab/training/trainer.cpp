@@ -106,6 +106,7 @@ StepOptions step_options(const config::Model& config, const TrainOptions& o) {
   StepOptions s;
   s.clip = static_cast<float>(o.optimizer.clip);
   s.dropout = config.dropout;
+  s.gradient_checkpointing = o.run.gradient_checkpointing;
   s.compute = o.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
   return s;
 }

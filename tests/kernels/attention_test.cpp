@@ -146,6 +146,31 @@ TEST_F(Attention, ReadsViewsAndWritesForTheNextProjection) {
   }
 }
 
+// Gradients are written over q, k and v that nobody else holds.
+TEST_F(Attention, GradientsInPlaceAreTheSame) {
+  for (const auto dtype : {mx::float32, mx::bfloat16}) {
+    for (const auto& c : cases()) {
+      const auto in = c.inputs(dtype);
+      const auto gradients = [&](bool held) {
+        Arrays qkv;
+        for (int i = 0; i < 3; i++) {  // as a projection lies in memory
+          qkv.push_back(mx::swapaxes(mx::contiguous(mx::swapaxes(in[i], 1, 2)), 1, 2));
+        }
+        const auto f = [&](const Arrays& x) -> Arrays {
+          return {attention(x[0], x[1], x[2], c.scale, c.full_mask())};
+        };
+        Arrays all = mx::vjp(f, qkv, {in[3]}).second;
+        if (!held) qkv.clear();
+        mx::eval(all);
+        return all;
+      };
+      const auto kept = gradients(true), given = gradients(false);
+      for (int i = 0; i < 3; i++)
+        EXPECT_TRUE(mx::array_equal(kept[i], given[i]).item<bool>()) << c.what() << " " << i;
+    }
+  }
+}
+
 TEST_F(Attention, SameBitsEachTime) {
   for (const auto& c : {Case{1, 2, 1, 300, 700, 16, 16, {.causal = true}},
                         Case{1, 2, 1, 1, 5000, 16, 16, {.causal = true}}}) {

@@ -112,6 +112,19 @@ TEST(Dropout, DependsOnNeitherThreadsNorLayout) {
   EXPECT_TRUE(same_bits(one, dropout(mx::multiply(x, array(1.0f)), 0.25f, key)));  // in place
 }
 
+TEST(Dropout, APartHasItsShareOfTheMask) {
+  const auto key = mx::random::key(3);
+  const auto x = noise({300, 256}, 1), whole = dropout(x, 0.25f, key);
+  for (const int row : {1, 128, 299}) {
+    const auto cut = [&](const array& a) { return mx::slice(a, {row, 0}, {300, 256}); };
+    EXPECT_TRUE(same_bits(dropout(cut(x), 0.25f, key, row * 256), cut(whole))) << row;
+    const auto f = [&](const array& v) { return mx::sum(dropout(v, 0.25f, key, row * 256)); };
+    EXPECT_TRUE(same_bits(mx::grad(f)(cut(x)), cut(dropout(mx::ones({300, 256}), 0.25f, key))));
+  }
+  EXPECT_THROW(dropout(x, 0.25f, key, 100), Error);
+  EXPECT_THROW(dropout(x, 0.25f, key, -128), Error);
+}
+
 TEST(Dropout, Edges) {
   const auto key = mx::random::key(3);
   const auto x = noise({8}, 1);

@@ -186,6 +186,28 @@ TEST(Norm, WithTheResidual) {
   EXPECT_EQ(mixed.sum.dtype(), mx::float32);
 }
 
+TEST(Norm, PassingItself) {
+  for (const auto dtype : {mx::float32, mx::bfloat16}) {
+    const auto x = mx::astype(noise({70, 33}, 1), dtype), t = mx::astype(noise({70, 33}, 3), dtype);
+    const auto none = mx::zeros({70, 33}, dtype);
+    for (const auto& c : kCases) {
+      const auto w = weights(c, 33);
+      const auto passing = [&](const Arrays& v) -> Arrays {
+        const auto y = norm_passing(c.kind, v[0], w, kEps);
+        return {y.sum, y.normed};
+      };
+      const auto added = [&](const Arrays& v) -> Arrays {
+        const auto y = add_norm(c.kind, v[0], none, w, kEps);
+        return {y.sum, y.normed};
+      };
+      const auto a = mx::vjp(passing, {x}, {t, x}), b = mx::vjp(added, {x}, {t, x});
+      EXPECT_TRUE(same_bits(a.first[0], x)) << c.name;
+      EXPECT_TRUE(same_bits(a.first[1], norm(c.kind, x, w, kEps))) << c.name;
+      EXPECT_TRUE(same_bits(a.second[0], b.second[0])) << c.name;
+    }
+  }
+}
+
 // Buffers handed on (inputs that nobody else holds) change nothing.
 TEST(Norm, DonatedInputsStayRight) {
   const auto x = noise({70, 33}, 1), branch = noise({70, 33}, 2), t = noise({70, 33}, 3);

@@ -12,10 +12,11 @@ import subprocess
 import sys
 
 import models
+from longest_context import context
 from report import Report
 from sides import Missing, Ours, Peer, median
 
-PARTS = ("train", "decode", "files", "kernels", "growth", "avx2")
+PARTS = ("train", "decode", "files", "kernels", "growth", "context", "avx2")
 # PyTorch and its two libraries held to it: float32 products are MKL's, which the first two do not reach.
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
@@ -249,7 +250,7 @@ def main():
         for cpu in ([None] if name in c.parts else []) + (forced if name in c.parts or c.parts == ["avx2"] else []):
             print(f"== {name}{' with ' + cpu if cpu else ''}", flush=True)
             part(c, report, cpu)
-    for name, part in (("files", files), ("kernels", kernels), ("growth", growth)):
+    for name, part in (("files", files), ("kernels", kernels), ("growth", growth), ("context", context)):
         if name in c.parts:
             print(f"== {name}", flush=True)
             part(c, report)
