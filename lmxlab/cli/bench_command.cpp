@@ -42,6 +42,9 @@ class Bench : public Command {
   int batch_ = 1, repeat_ = 5;
   std::optional<int> context_, bits_, group_size_, embedding_bits_;
   std::optional<std::string> kv_bits_;
+  int accumulate_ = 1;
+  std::string optimizer_ = "adamw", state_bits_ = "32";
+  bool checkpointing_ = false;
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
@@ -70,6 +73,11 @@ class Bench : public Command {
              "of the keys and values that are kept: 32 as computed, 8 or 4 packed")
         .one_of({"32", "16", "8", "4"})
         .otherwise("16 beside quantized weights, else as computed");
+    o.option("--accumulate", "N", &accumulate_, "batches an update, of training").range(1, 1 << 20);
+    o.option("--optimizer", "NAME", &optimizer_, "of training").one_of({"adamw", "adafactor"});
+    o.option("--state-bits", "N", &state_bits_, "of the optimizer's state").one_of({"32", "8"});
+    o.flag("--gradient-checkpointing", &checkpointing_,
+           "of training: blocks are computed again in backward");
   }
 
   // Seconds of each measurement after the first, which warms up.
@@ -80,6 +88,9 @@ class Bench : public Command {
     options.run.steps = kWarmTrain + repeat_;
     options.run.eval_every = 0, options.run.checkpoint_every = 0, options.run.log_every = 1;
     options.run.dtype = dtype_ == "bf16" ? ComputeType::bf16 : ComputeType::f32;
+    options.run.accumulate = accumulate_, options.run.gradient_checkpointing = checkpointing_;
+    options.optimizer.name = *enum_value<OptimizerName>(optimizer_);
+    options.optimizer.state_bits = std::stoi(state_bits_);
     options.schedule.warmup = 0;
     const size_t n =
         std::max<size_t>(size_t(batch_) * size_t(context) * 2, 4096) + 1 + size_t(context);
@@ -167,6 +178,11 @@ class Bench : public Command {
       throw Error(Kind::usage,
                   "[bench] training keeps no keys and values: --kv-bits goes with --mode prefill "
                   "or decode.");
+    if (!train &&
+        (accumulate_ > 1 || optimizer_ != "adamw" || state_bits_ != "32" || checkpointing_))
+      throw Error(Kind::usage,
+                  "[bench] --accumulate, --optimizer, --state-bits and --gradient-checkpointing go "
+                  "with --mode train.");
     if (bits_) {
       quantize_model(m.model, {.bits = *bits_,
                                .group_size = group_size_.value_or(64),
@@ -187,7 +203,7 @@ class Bench : public Command {
     if (context.stop.stop_requested()) throw Error(Kind::canceled, "[bench] interrupted");
 
     const auto& config = m.model.config();
-    const double rows = batch_;
+    const double rows = train ? batch_ * accumulate_ : batch_;
     const double tokens = rows * (decode ? decoded - 1 : length);
     std::sort(seconds.begin(), seconds.end());
     const size_t n = seconds.size();

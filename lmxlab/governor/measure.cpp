@@ -37,9 +37,12 @@ TrainOptions training_of(const Subject& subject, const plan::Settings& s) {
   auto o = subject.training;
   o.run.batch = s.batch, o.run.context = s.context, o.run.accumulate = s.accumulate;
   o.run.dtype = s.bf16 ? ComputeType::bf16 : ComputeType::f32;
+  o.run.gradient_checkpointing = s.checkpointing;
   if (s.factored) {
     o.optimizer = {};
     o.optimizer.name = OptimizerName::adafactor;
+  } else {
+    o.optimizer.state_bits = s.state_bits;
   }
   return o;
 }
@@ -122,9 +125,8 @@ plan::Budget machine_budget() {
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
   if (!settings.preset.empty()) subject.config = model_of(asked, settings), subject.weights.clear();
-  const bool rehearsed =
-      kernels::can_rehearse() && !settings.checkpointing && settings.state_bits == 32 &&
-      (settings.mode == plan::Mode::generate || settings.mode == plan::Mode::train);
+  const bool rehearsed = kernels::can_rehearse() && (settings.mode == plan::Mode::generate ||
+                                                     settings.mode == plan::Mode::train);
   if (!rehearsed) {
     const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
     return plan::estimate(subject.config, settings, element);

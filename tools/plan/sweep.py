@@ -32,6 +32,15 @@ def settings(rng, available):
     both = ["--batch", str(max(1, batch)), "--context", str(max(2, context))]
     dtype = rng.choice(["f32", "f32", "bf16"])
     both += ["--dtype", dtype]
+    if mode == "train":
+        if rng.random() < 0.4:
+            both.append("--gradient-checkpointing")
+        optimizer = rng.choice(["adamw", "adamw", "adafactor"])
+        both += ["--optimizer", optimizer]
+        if optimizer == "adamw" and rng.random() < 0.4:
+            both += ["--state-bits", "8"]
+        if rng.random() < 0.25:
+            both += ["--accumulate", "2"]
     if mode != "train" and rng.random() < 0.5 and not model.endswith("tiny"):
         both += ["--bits", str(rng.choice([2, 3, 4, 5, 6, 8]))]
         if rng.random() < 0.5:
