@@ -6,6 +6,7 @@
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/cli/sampling_arguments.h"
 #include "lmxlab/config/count.h"
+#include "lmxlab/config/presets.h"
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
@@ -28,6 +29,21 @@ constexpr int kWarmTrain = 2;
 void reset_peaks() {
   kernels::reset_peak();
   kernels::reset_peak_resident();
+}
+
+// A small model trains and generates: afterwards the process holds what it holds without the model,
+// threads, code and tables.
+void warm_up() {
+  LanguageModel model(config::preset("gpt-tiny"));
+  const std::vector<int32_t> ids(2048, 1);
+  TrainOptions options;
+  options.run.steps = 1, options.run.batch = 1, options.run.context = 64,
+  options.run.eval_every = 0;
+  Trainer trainer(model, mx::array(ids.begin(), {2048}, mx::int32),
+                  mx::array(ids.begin(), {0}, mx::int32), options);
+  trainer.run();
+  generate(model, std::vector<int>{1, 2, 3}, {.max_tokens = 4, .ignore_eos = true});
+  kernels::clear_cache();
 }
 
 std::vector<int> random_ids(size_t n, int vocab, uint64_t seed) {
@@ -150,6 +166,7 @@ class Bench : public Command {
 
   int run(Context& context) override {
     const bool train = mode_ == "train", decode = mode_ == "decode";
+    warm_up();
     kernels::reset_peak_resident();
     const int64_t before = int64_t(kernels::peak_resident());
     // Master weights are float32 whatever the computation.
@@ -190,16 +207,14 @@ class Bench : public Command {
       interleave_model(m.model);
     }
     Progress progress(context);
-    context.log(context.styled("2", "measuring this machine"));
-    const Rates rates = measure_rates();
-    kernels::clear_cache();
     const DType computed = !train             ? m.model.activations()
                            : dtype_ == "bf16" ? DType::bf16
                                               : DType::f32;
-    const double bandwidth = rates.read, peak_flops = rates.flops(computed);
     auto seconds = train ? time_training(m, length, context, progress)
                          : time_generation(m, length, decoded, decode, context, progress);
     progress.clear();
+    const int64_t peak = int64_t(kernels::peak_bytes());
+    const int64_t resident = int64_t(kernels::peak_resident());
     if (context.stop.stop_requested()) throw Error(Kind::canceled, "[bench] interrupted");
 
     const auto& config = m.model.config();
@@ -231,8 +246,9 @@ class Bench : public Command {
     else
       moved = std::ceil(double(length) / GenerateOptions{}.prefill_chunk) * weights + kept(length);
     const double gflops = rate * flops / 1e9, gbytes = moved / median / 1e9;
-    const int64_t peak = int64_t(kernels::peak_bytes());
-    const int64_t resident = int64_t(kernels::peak_resident());
+    context.log(context.styled("2", "measuring this machine"));
+    const Rates rates = measure_rates();
+    const double bandwidth = rates.read, peak_flops = rates.flops(computed);
     if (context.json) {
       context.print_json(Json::object({{"mode", Json(mode_)},
                                        {"batch", Json(batch_)},

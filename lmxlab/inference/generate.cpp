@@ -122,7 +122,7 @@ struct TokenStream::Impl {
   }
 
   ~Impl() {
-    if (pending) wait();  // nothing of a running step may outlive the cache, or the caller's `main`
+    if (started) wait();  // nothing of a step may outlive the cache, or the caller's `main`
   }
 
   void wait() noexcept {

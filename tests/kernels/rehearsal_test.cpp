@@ -100,7 +100,7 @@ TEST(Rehearsal, TakesNoMemory) {
     mx::eval(x);
     EXPECT_GE(rehearsal.peak(), size_t{3} << 32);
     EXPECT_LT(rehearsal.peak(), size_t{6} << 32);
-    EXPECT_EQ(active_bytes(), before);
+    EXPECT_EQ(active_bytes(), rehearsal.active()) << "inside they mean the rehearsal's";
     EXPECT_THROW(Rehearsal(), Error);
   }
   EXPECT_EQ(active_bytes(), before);

@@ -22,10 +22,12 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lmxlab/base/error.h"
@@ -74,22 +76,27 @@ struct alignas(64) Block {
 };
 static_assert(sizeof(Block) == 64 && offsetof(Block, size) == 56);
 
-// Eight classes an octave: at most an eighth of a block is not used.
+// Eight classes an octave, and from 1 MiB on 32: at most an eighth, or a 32nd, of a block is not
+// used. A block that is used again has all its pages, needed or not.
+constexpr int kFine = 20, kFirstFine = 8 + (kFine - 9) * 8;
 int class_of(size_t n) {
   if (n <= 512) {
     return static_cast<int>((std::max<size_t>(n, 1) - 1) / 64);
   }
   const int octave = std::bit_width(n - 1) - 1;  // 2^octave <= n - 1
-  return 8 + (octave - 9) * 8 + static_cast<int>((n - 1) >> (octave - 3) & 7);
+  if (octave < kFine) return 8 + (octave - 9) * 8 + static_cast<int>((n - 1) >> (octave - 3) & 7);
+  return kFirstFine + (octave - kFine) * 32 + static_cast<int>((n - 1) >> (octave - 5) & 31);
 }
 size_t capacity_of(int index) {
   if (index < 8) {
     return size_t(index + 1) * 64;
   }
-  const int octave = 9 + (index - 8) / 8;
-  return (size_t{1} << octave) + (size_t((index - 8) % 8 + 1) << (octave - 3));
+  const int bits = index < kFirstFine ? 3 : 5;
+  const int at = index < kFirstFine ? index - 8 : index - kFirstFine;
+  const int octave = (index < kFirstFine ? 9 : kFine) + (at >> bits);
+  return (size_t{1} << octave) + (size_t((at & ((1 << bits) - 1)) + 1) << (octave - bits));
 }
-constexpr int kClasses = 8 + (47 - 9) * 8;
+constexpr int kClasses = kFirstFine + (47 - kFine) * 32;
 constexpr size_t kLargest = size_t{1} << 46;
 
 std::string amount(size_t bytes) {
@@ -307,8 +314,10 @@ class Rehearsed {
     std::memset(block->data(), 0, std::min<size_t>(n, 4096));
     block->rehearsed = this;
     block->size = n;
+    const bool drains = ends_window(n);
+    if (drains) finish_tasks();
     std::lock_guard<std::mutex> lock(mutex_);
-    if (ledger_.ends_window(n)) ledger_.close_window();
+    if (drains) ledger_.close_window();
     const size_t before = ledger_.peak();
     block->small = ledger_.add(n);
     if (ledger_.peak() > before) workspace_ = 0;
@@ -340,6 +349,10 @@ class Rehearsed {
     }
     delete this;
   }
+  /// A task in the stream's queue: it holds buffers until the queue is waited for.
+  void defer(std::function<void()> task) { tasks_.push_back(std::move(task)); }
+  void finish_tasks() { std::exchange(tasks_, {}).clear(); }
+
   size_t active() {
     std::lock_guard<std::mutex> lock(mutex_);
     return ledger_.active();
@@ -363,6 +376,12 @@ class Rehearsed {
   }
 
  private:
+  bool ends_window(size_t n) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return ledger_.ends_window(n);
+  }
+
+  std::vector<std::function<void()>> tasks_;  // of the rehearsal's own thread
   std::mutex mutex_;
   Ledger ledger_;
   size_t workspace_ = 0;  // at the peak
@@ -540,6 +559,7 @@ Rehearsed& rehearsed(void* rehearsal) {
 const lmxlab::kernels::detail::RehearsalHooks rehearsal_hooks{
     []() -> void* { return Rehearsed::now = new Rehearsed; },
     [](void* r) {
+      rehearsed(r).finish_tasks();
       Rehearsed::now = nullptr;
       rehearsed(r).end();
     },
@@ -554,6 +574,13 @@ const lmxlab::kernels::detail::RehearsalHooks rehearsal_hooks{
 const bool rehearses = (lmxlab::kernels::detail::register_rehearsal(&rehearsal_hooks), true);
 
 }  // namespace
+
+void lmxlab::kernels::detail::defer_task(std::function<void()> task) {
+  if (Rehearsed::now) Rehearsed::now->defer(std::move(task));
+}
+void lmxlab::kernels::detail::finish_deferred_tasks() {
+  if (Rehearsed::now) Rehearsed::now->finish_tasks();
+}
 
 namespace mlx::core {
 

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 namespace lmxlab::kernels::detail {
 
@@ -30,6 +31,10 @@ struct RehearsalHooks {
   size_t (*workspace_at_peak)(void* rehearsal);
   void (*reset_peak)(void* rehearsal);
 };
+
+// Between the overrides: a rehearsal's tasks, dropped where a stream would have been waited for.
+void defer_task(std::function<void()> task);
+void finish_deferred_tasks();
 
 void register_allocator(const AllocatorHooks* hooks);
 void register_rehearsal(const RehearsalHooks* hooks);

@@ -59,6 +59,12 @@ struct alignas(kLine) Region {
 std::mutex mutex;
 Region* current = nullptr;
 
+// Whole pages of [begin, end), whose content is not needed.
+void drop(char* begin, char* end) {
+  begin = next(begin, kPage);
+  if (end > begin) madvise(begin, static_cast<size_t>(end - begin) / kPage * kPage, MADV_DONTNEED);
+}
+
 }  // namespace
 
 void allow(void* memory, size_t n, size_t bytes) noexcept {
@@ -77,6 +83,8 @@ void* take(size_t bytes) {
   if (!current || current->used + bytes > kRegion) {
     void* const memory = map(kRegion, kRegion);
     if (!memory) return nullptr;
+    // Its last huge page came whole, needed or not.
+    if (current) drop(current->begin() + current->used, current->begin() + kRegion);
     current = new (memory) Region;
   }
   void* const piece = current->begin() + current->used;
@@ -104,9 +112,7 @@ void give(void* memory, size_t bytes) noexcept {
     bytes = region->used - sizeof(Region), begin = region->begin() + sizeof(Region);
     region->used = sizeof(Region);
   }
-  auto* const end = begin + bytes;
-  auto* const first = next(begin, kPage);
-  if (end > first) madvise(first, static_cast<size_t>(end - first) / kPage * kPage, MADV_DONTNEED);
+  drop(begin, begin + bytes);
   allow(begin, 0, bytes);
 }
 
