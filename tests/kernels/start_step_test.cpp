@@ -83,8 +83,9 @@ TEST(StartStep, AViewOfWhatIsKeptKeepsNobodyFromWriting) {
   Arrays sums;
   for (int i = 0; i < kSteps; i++) {
     const int to = i % kRows;
-    ring = mx::slice_update(std::exchange(ring, array(0.0f)),
-                            mx::slice(rows, {i, 0}, {i + 1, kWidth}), {to, 0}, {to + 1, kWidth});
+    const auto row = mx::slice(rows, {i, 0}, {i + 1, kWidth});
+    ring = mx::slice_update(std::exchange(ring, row), row, mx::Shape{to, 0},
+                            mx::Shape{to + 1, kWidth});
     const auto seen = mx::slice(ring, {0, 0}, {std::min(i + 1, kRows), kWidth});
     sums.push_back(mx::sum(mx::exp(seen)));
     start_step({ring, sums.back()});
