@@ -16,6 +16,14 @@
 
 namespace lmxlab::test {
 
+/// Whether a process's own memory is what it asked for: the sanitizers keep shadows, and what was
+/// freed.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kOwnMemoryTells = false;
+#else
+inline constexpr bool kOwnMemoryTells = true;
+#endif
+
 /// A part of the address space, or sums over several. Bytes.
 struct MemoryMap {
   uintptr_t begin = 0, end = 0;
