@@ -45,7 +45,9 @@ Error current_error(Kind fallback) {
     const bool absent = e.code() == std::errc::no_such_file_or_directory;
     return Error(absent ? Kind::not_found : Kind::resource, e.what());
   } catch (const std::exception& e) {
-    return Error(fallback, e.what());
+    // MLX hands on what was thrown on a stream's thread as a text.
+    const bool memory = std::string_view(e.what()).starts_with("[memory] ");
+    return Error(memory ? Kind::resource : fallback, e.what());
   } catch (...) {
     return Error(Kind::internal, "an exception of unknown type");
   }

@@ -26,7 +26,8 @@ class Error : public std::runtime_error {
   Kind kind_;
 };
 
-/// The exception in flight as an Error: ours unchanged, bad_alloc as resource, others as internal.
+/// The exception in flight as an Error: ours unchanged, also where MLX has carried our allocator's
+/// from another thread; bad_alloc as resource, others as internal.
 /// @param fallback  the kind of a foreign exception whose type says nothing.
 Error current_error(Kind fallback = Kind::internal);
 
@@ -38,6 +39,16 @@ auto with_context(const std::string& context, F&& body) -> decltype(body()) {
   } catch (...) {
     Error e = current_error();
     throw Error(e.kind(), context + ": " + e.what());
+  }
+}
+
+/// Runs `body`; whatever it throws leaves as an Error.
+template <class F>
+auto as_error(F&& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (...) {
+    throw current_error();
   }
 }
 

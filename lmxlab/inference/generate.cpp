@@ -140,7 +140,7 @@ struct TokenStream::Impl {
       } catch (...) {
         auto error = current_error();
         wait();  // for what still writes into the cache
-        ended = true, pending.reset(), cache = Cache();
+        ended = true, pending.reset(), reading.reset(), running.clear(), cache = Cache();
         throw error;
       }
     }
@@ -270,13 +270,15 @@ struct TokenStream::Impl {
     if (options.stop.stop_requested()) return finish_all(StopReason::canceled);
     // Small arrays made here must not wait for the step that is running.
     const kernels::MemoryFor here(kernels::MemoryUse::step);
-    const Draw now = *pending;
-    pending.reset();
+    reading = std::exchange(pending, {});
+    const Draw& now = *reading;
     if (most_left() > 1) {
       const int rows = static_cast<int>(columns.size());
+      running = cache.arrays();
       auto [logits, grown] = model(mx::reshape(now.tokens, {rows, 1}), std::move(cache));
       cache = std::move(grown);
       pending = sampler->draw(mx::squeeze(logits, 1));
+      running.clear();  // or the step could not write into them
     }
     // One token ahead: the next step goes in before this one's token is read. A queue keeps its
     // order, and `start_step` lets a step write into the cache that the one before still works on.
@@ -398,6 +400,9 @@ struct TokenStream::Impl {
   std::deque<TokenEvent> events;
   Cache cache;
   std::optional<Draw> pending = {};  // running, not read yet
+  // What a step writes that may still run, for as long as nobody else has it.
+  std::optional<Draw> reading = {};
+  std::vector<mx::array> running = {};
   bool started = false, first_taken = false, ended = false;
   GenerateStats stats;
   double decoded = 0, decode_s = 0;

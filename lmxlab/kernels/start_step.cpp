@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <type_traits>
+#include <unordered_set>
 #include <utility>
 
 #include "lmxlab/kernels/memory.h"
@@ -134,6 +135,25 @@ class Batches {
   std::deque<std::unique_ptr<Batch>> all_;
 };
 
+// What the caller keeps until the step is done: its arrays, and their buffers once they are there.
+class Kept {
+ public:
+  explicit Kept(const std::vector<array>& outputs) {
+    ids_.reserve(outputs.size());
+    for (const auto& o : outputs) ids_.push_back(o.id());
+    std::sort(ids_.begin(), ids_.end());
+  }
+  void add(const array& output) {
+    if (std::binary_search(ids_.begin(), ids_.end(), output.id()))
+      buffers_.insert(output.data_shared_ptr().get());
+  }
+  bool has(const Data& data) const { return buffers_.count(data.get()) > 0; }
+
+ private:
+  std::vector<std::uintptr_t> ids_;
+  std::unordered_set<const void*> buffers_;
+};
+
 // Fills batches for a stream.
 class Queue {
  public:
@@ -170,7 +190,7 @@ class Queue {
   size_t bytes_ = 0;
 };
 
-void run(array a, const mx::Event& event, Queue& queue) {
+void run(array a, const mx::Event& event, Queue& queue, Kept& kept) {
   auto outputs = a.outputs();
   for (auto& o : outputs) o.attach_event(event);
   for (auto& in : a.inputs()) {
@@ -194,8 +214,11 @@ void run(array a, const mx::Event& event, Queue& queue) {
     return std::any_of(outputs.begin(), outputs.end(),
                        [&](const array& o) { return o.data_shared_ptr() == data; });
   };
+  // A view of what the caller keeps, such as of a cache, is not held either: the next step could
+  // not write into that.
+  for (const auto& o : outputs) kept.add(o);
   for (const auto& data : read) {
-    if (!given(data)) queue.hold(data);
+    if (!given(data) && !kept.has(data)) queue.hold(data);
   }
   read.clear();  // or an output in an input's buffer would seem to be someone's
   // An output that nobody asked for is written nevertheless.
@@ -207,7 +230,8 @@ void run(array a, const mx::Event& event, Queue& queue) {
 // All of it as one node for MLX, which makes an event for it and signals it when all has run.
 class Step : public mx::UnaryPrimitive {
  public:
-  Step(Order& order, mx::Stream stream) : UnaryPrimitive(stream), order_(order) {}
+  Step(Order& order, mx::Stream stream, const std::vector<array>& outputs)
+      : UnaryPrimitive(stream), order_(order), kept_(outputs) {}
   const char* name() const override { return "lmxlab::Step"; }
   void eval_cpu(const std::vector<array>&, array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
@@ -216,7 +240,7 @@ class Step : public mx::UnaryPrimitive {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     try {
       while (!order_.empty()) {
-        run(order_.take(), out.event(), queue);
+        run(order_.take(), out.event(), queue, kept_);
         queue.hold(encoder.temporaries());
       }
     } catch (...) {
@@ -230,6 +254,7 @@ class Step : public mx::UnaryPrimitive {
 
  private:
   Order& order_;
+  Kept kept_;
 };
 
 }  // namespace
@@ -240,7 +265,8 @@ void start_step(const std::vector<array>& outputs) {
   if (!order.find(outputs)) return mx::async_eval(outputs);
   if (order.empty()) return;
   step_begins();
-  mx::async_eval({array({}, mx::bool_, std::make_shared<Step>(order, order.stream()), {})});
+  mx::async_eval(
+      {array({}, mx::bool_, std::make_shared<Step>(order, order.stream(), outputs), {})});
 }
 
 void wait_for(const array& output) {

@@ -11,8 +11,9 @@ namespace lmxlab::kernels {
 /// elsewhere it is mx::async_eval. What MLX looks up in hash tables for every edge of the graph is
 /// left out, which is half of what a token of a small model costs the host.
 ///
-/// Outputs must be kept until they are available: buffers that they alone hold are not held by the
-/// queue, so that the next step may be started before this one is done and still write into them.
+/// Outputs must be kept until they are available, or given to a step that is started after this
+/// one: their buffers are not held by the queue, not for what reads them either, so that the next
+/// step may be started before this one is done and still write into them.
 /// @throws what an op throws while it is queued; outputs that were not reached stay unevaluated.
 void start_step(const std::vector<mlx::core::array>& outputs);
 

@@ -211,11 +211,11 @@ void eval(const mx::array& logits, const Cache& cache) {
   const Enter enter(cache.runtime());
   auto all = cache.arrays();
   all.push_back(logits);
-  mx::eval(all);
+  as_error([&] { mx::eval(all); });
 }
 void eval(const Cache& cache) {
   const Enter enter(cache.runtime());
-  mx::eval(cache.arrays());
+  as_error([&] { mx::eval(cache.arrays()); });
 }
 
 template <class T>

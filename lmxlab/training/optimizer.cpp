@@ -132,12 +132,12 @@ class TensorRule : public Rule {
   static void unless_ok(mx::array& now, const mx::array& before, const mx::array& ok) {
     now = mx::where(ok, mx::astype(now, before.dtype()), before);
   }
-  /// What a decayed parameter is multiplied by.
-  mx::array keep(const mx::array& lr) const {
-    return constant(1) - lr * constant(*config_.weight_decay);
-  }
-  mx::array decayed(const ParamInfo& info, const mx::array& p, const mx::array& factor) const {
-    return info.decay && *config_.weight_decay != 0 ? p * factor : p;
+  /// p <- p - lr (scale direction + decay p), where p lies.
+  static void subtract(mx::array& p, const mx::array& direction, double decay,
+                       const kernels::StepNumbers& numbers) {
+    Arrays params{p}, none;
+    kernels::update(kernels::Sgd{.decay = decay}, params, {direction}, none, {decay != 0}, numbers);
+    p = params[0];
   }
 
   OptimizerConfig config_;
@@ -155,7 +155,8 @@ class Adafactor : public TensorRule {
   }
   void update(Share& share, const kernels::StepNumbers& numbers) const override {
     const mx::array rate = mx::power(numbers.step, constant(*config_.adafactor_beta2_decay));
-    const Arrays k{keep(numbers.lr), mx::minimum(numbers.lr, mx::rsqrt(numbers.step)), rate,
+    const Arrays k{numbers.lr * constant(*config_.weight_decay),
+                   mx::minimum(numbers.lr, mx::rsqrt(numbers.step)), rate,
                    constant(1) - rate};  // computed once for all parameters
     auto* s = share.state.data();
     for (size_t i = 0; i < share.params.size(); ++i) {
@@ -164,18 +165,21 @@ class Adafactor : public TensorRule {
       const size_t n = slots(info).size();
       const Arrays before(s, s + n);
       const auto g = mx::astype(share.grads[i], mx::float32) * numbers.scale;
-      mx::array next = apply(info, mx::astype(p, mx::float32), g, s, k);
-      unless_ok(next, p, numbers.ok);
-      p = next;
+      auto [direction, size] = direction_of(info, mx::astype(p, mx::float32), g, s, k);
+      if (info.decay && *config_.weight_decay != 0)
+        direction = size * direction + k[0] * p, size = constant(1);
+      subtract(p, direction, 0, {constant(1), numbers.step, size, numbers.ok});
       for (size_t j = 0; j < n; ++j) unless_ok(s[j], before[j], numbers.ok);
       s += n;
     }
   }
 
  private:
-  /// @param p, g  float32. Returns the next p, rewrites the slots that `s` points at.
-  mx::array apply(const ParamInfo& info, const mx::array& p, const mx::array& g, mx::array* s,
-                  const Arrays& k) const {
+  /// What is subtracted from p, and the number it is multiplied by first.
+  /// @param p, g  float32. Rewrites the slots that `s` points at.
+  std::pair<mx::array, mx::array> direction_of(const ParamInfo& info, const mx::array& p,
+                                               const mx::array& g, mx::array* s,
+                                               const Arrays& k) const {
     const auto [floor, scale_floor] = *config_.adafactor_eps;
     const auto average = [&](mx::array& slot, const mx::array& value) {
       slot = slot * k[3] + value * k[2];
@@ -195,7 +199,7 @@ class Adafactor : public TensorRule {
     const mx::array size = mx::maximum(rms(p), constant(scale_floor)) * k[1];
     const mx::array excess =
         mx::maximum(rms(direction) * constant(1 / *config_.adafactor_d), constant(1));
-    return decayed(info, p, k[0]) - (size / excess) * direction;
+    return {direction, size / excess};
   }
 };
 
@@ -225,19 +229,15 @@ class Muon : public TensorRule {
     for (const auto& g : share.grads) momentum.params.push_back(mx::astype(g, mx::float32));
     momentum_.update(momentum, numbers);
     share.state = std::move(momentum.state);
-    const auto factor = keep(numbers.lr);
     for (size_t i = 0; i < share.params.size(); ++i) {
       const auto& info = *share.infos[i];
       const double a = info.shape[0], b = info.shape[1];
       const double ratio = *config_.muon_adjust_lr == MuonScale::original
                                ? std::sqrt(std::max(1.0, a / b))
                                : 0.2 * std::sqrt(std::max(a, b));
-      const auto direction = orthogonalized(momentum.params[i], *config_.muon_ns_steps);
-      auto& p = share.params[i];
-      mx::array next = decayed(info, mx::astype(p, mx::float32), factor) -
-                       (numbers.lr * constant(ratio)) * direction;
-      unless_ok(next, p, numbers.ok);
-      p = next;
+      subtract(share.params[i], orthogonalized(momentum.params[i], *config_.muon_ns_steps),
+               info.decay ? *config_.weight_decay : 0,
+               {numbers.lr, numbers.step, constant(ratio), numbers.ok});
     }
   }
 

@@ -239,7 +239,9 @@ std::optional<double> Trainer::validate(int64_t limit, std::stop_token stop) {
       return mx::as_strided(s.validation, {static_cast<int>(b), static_cast<int>(length)},
                             {length, 1}, static_cast<size_t>(from + shift));
     };
-    sum += static_cast<double>(s.step.evaluate({view(0), view(1)}).item<float>());
+    sum += static_cast<double>(as_error([&] {
+      return s.step.evaluate({view(0), view(1)}).item<float>();
+    }));
     tokens += static_cast<double>(b * length);
   };
   for (int64_t i = 0; i < count; ++i) {
@@ -282,7 +284,7 @@ TrainResult Trainer::run(std::stop_token stop) {
                                    s.state.step, run.steps);
     const auto key = s.arrays.key;
     s.take_weights_from_model();
-    const auto done = s.step(s.arrays, group, lr, s.state.step + 1);
+    const auto done = as_error([&] { return s.step(s.arrays, group, lr, s.state.step + 1); });
     s.give_weights_to_model();
     m.loss = static_cast<double>(done.loss.item<float>());
     m.grad_norm = static_cast<double>(done.grad_norm.item<float>());

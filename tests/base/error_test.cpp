@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <new>
 #include <system_error>
 
@@ -53,6 +54,25 @@ TEST(Error, ForeignExceptionsGetAKind) {
             Kind::bad_data);
   EXPECT_EQ(caught([] { throw std::invalid_argument("x"); }).kind(), Kind::internal);
   EXPECT_EQ(caught([] { throw 3; }).kind(), Kind::internal);
+  // What MLX makes of an Error of our allocator on a stream's thread.
+  EXPECT_EQ(
+      caught([] { throw std::runtime_error("[memory] cannot allocate"); }, Kind::bad_data).kind(),
+      Kind::resource);
+}
+
+TEST(Error, WhateverIsThrownLeavesAsOne) {
+  const auto kind_of = [](const std::function<void()>& body) {
+    try {
+      as_error(body);
+    } catch (const Error& e) {
+      return e.kind();
+    }
+    return Kind::usage;
+  };
+  EXPECT_EQ(kind_of([] { throw Error(Kind::mismatch, "x"); }), Kind::mismatch);
+  EXPECT_EQ(kind_of([] { throw std::runtime_error("[memory] none"); }), Kind::resource);
+  EXPECT_EQ(kind_of([] { throw 3; }), Kind::internal);
+  EXPECT_EQ(as_error([] { return 7; }), 7);
 }
 
 TEST(Error, ContextGoesInFrontAndTheKindStays) {

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <iostream>
 
 namespace lmxlab::test {
 namespace {
@@ -283,6 +284,42 @@ TEST_F(Train, DiskFullLosesNothing) {
   EXPECT_EQ(r.at("steps").as_integer(), 4);
   EXPECT_NE(read_file(folder / "r/model.safetensors"), before);
 }
+
+// macOS has no such limit, and the sanitizers map more address space than any lets through.
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Under limits from far too little to enough: one clear error or a run to its end, and what was
+// there before can always be gone on from.
+TEST_F(Train, RefusedMemoryLosesNothing) {
+  const auto steps = [&](const std::string& n) {
+    return tiny({"--steps", n, "--out", "r", "--json", "--set", "run.checkpoint_every=4", "--set",
+                 "run.batch=64", "--set", "run.context=64"});
+  };
+  auto whole = steps("8");
+  whole[std::find(whole.begin(), whole.end(), "r") - whole.begin()] = "whole";
+  ASSERT_EQ(go(whole).code, 0);
+  ASSERT_EQ(go(steps("4")).code, 0);
+  const auto begun = read_file(folder / "r/model.safetensors");
+  int refused = 0;
+  for (rlim_t limit = rlim_t{60} << 20;; limit += limit / 8) {
+    how.address_space = limit;
+    const auto o = go({"train", "--resume", "r", "--steps", "8", "--json"});
+    how.address_space = RLIM_INFINITY;
+    if (o.code == 0) break;
+    ASSERT_LT(limit, rlim_t{64} << 30) << o.err;
+    if (o.code == 127) continue;  // not even the program's libraries fit
+    ++refused;
+    SCOPED_TRACE(std::to_string(limit >> 20) + " MiB");
+    EXPECT_EQ(o.code, 7) << o.err;
+    EXPECT_EQ(json_of(o).at("error").at("kind").as_string(), "resource") << o.out;
+    EXPECT_TRUE(fs::exists(folder / "r/checkpoints/step-4/model.safetensors"));
+    EXPECT_EQ(read_file(folder / "r/model.safetensors"), begun);
+  }
+  std::cout << refused << " runs were refused memory\n";
+  EXPECT_GE(refused, 3);
+  EXPECT_TRUE(read_file(folder / "r/model.safetensors") ==
+              read_file(folder / "whole/model.safetensors"));
+}
+#endif
 
 TEST_F(Train, NeedsNoCompiler) {
   fs::create_directory(folder / "tmp");

@@ -4,9 +4,11 @@
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/start_step.h"
 #include "tests/inference/models.h"
+#include "tests/support/memory_map.h"
 
 #include <gtest/gtest.h>
 
+#include <iostream>
 #include <tuple>
 
 namespace lmxlab {
@@ -14,9 +16,30 @@ namespace {
 
 constexpr int kTokens = 2000;
 
-config::Model long_model(std::optional<int> window) {
-  config::Attention a{.heads = 2, .kv_heads = 1, .head_dim = 8};
-  a.window = window;
+// A layer's own window, or the one that a caller asks for; and how numbers are kept.
+struct Kept {
+  std::optional<int> window = {};
+  int bits = 0, max_kv = 0;
+};
+const Kept kKept[] = {{},
+                      {.window = 300},
+                      {.max_kv = 300},
+                      {.bits = 16},
+                      {.window = 300, .bits = 16},
+                      {.bits = 8},
+                      {.bits = 8, .max_kv = 300},
+                      {.bits = 4},
+                      {.window = 300, .bits = 4}};
+std::string text(const Kept& k) {
+  return (k.window   ? "a window"
+          : k.max_kv ? "max_kv"
+                     : "all positions") +
+         std::string(", ") + std::to_string(k.bits) + " bits";
+}
+
+config::Model long_model(const Kept& kept) {
+  config::Attention a{.heads = 2, .kv_heads = 1, .head_dim = kept.bits ? 32 : 8};
+  a.window = kept.window;
   auto m = testing_models::small(a);
   m.context = 4096;
   return m;
@@ -45,9 +68,11 @@ struct Watch {
 };
 
 TEST(CacheMemory, TheLiteralLoopMovesABufferOnlyWhereItGrows) {
-  for (const auto window : {std::optional<int>(), std::optional<int>(300)}) {
-    const LanguageModel model(long_model(window), 1);
-    auto [logits, cache] = model(mx::array({1, 2, 3}));
+  for (const auto& kept : kKept) {
+    SCOPED_TRACE(text(kept));
+    const LanguageModel model(long_model(kept), 1);
+    auto [logits, cache] = model(
+        mx::array({1, 2, 3}), model.make_cache({}, {.kv_bits = kept.bits, .max_kv = kept.max_kv}));
     eval(logits, cache);
     Watch watch;
     watch.look(cache, 0);
@@ -58,24 +83,27 @@ TEST(CacheMemory, TheLiteralLoopMovesABufferOnlyWhereItGrows) {
       watch.look(cache, step);
     }
     // 256 positions at first; each further 256, or once to the window.
-    EXPECT_EQ(watch.moves, window ? 1 : (kTokens + 3 - 1) / core::kGrowth);
+    const bool ring = kept.window || kept.max_kv;
+    EXPECT_EQ(watch.moves, ring ? 1 : (kTokens + 3 - 1) / core::kGrowth);
     EXPECT_LE(watch.most_bytes, watch.first_bytes + 4096) << "memory piles up";
   }
 }
 
 TEST(CacheMemory, GenerateAllocatesOnceAndMovesNothing) {
-  for (const auto window : {std::optional<int>(), std::optional<int>(300)}) {
+  for (const auto& kept : kKept) {
     for (const size_t rows : {1, 3}) {
-      const LanguageModel model(long_model(window), 1);
+      SCOPED_TRACE(text(kept) + ", rows " + std::to_string(rows));
+      const LanguageModel model(long_model(kept), 1);
       std::vector<std::vector<int>> prompts;
       for (size_t r = 0; r < rows; ++r) prompts.emplace_back(r + 1, 5);
-      TokenStream stream(model, prompts, {.max_tokens = kTokens});
+      TokenStream stream(model, prompts,
+                         {.max_tokens = kTokens, .kv_bits = kept.bits, .max_kv = kept.max_kv});
       Watch watch;
       int step = 0;
       while (const auto e = stream.next())
         if (e->row == 0 && stream.cache()) watch.look(*stream.cache(), step++);
       EXPECT_EQ(step, kTokens);
-      EXPECT_EQ(watch.moves, 0) << "last at step " << watch.last_move << ", rows " << rows;
+      EXPECT_EQ(watch.moves, 0) << "last at step " << watch.last_move;
       EXPECT_LE(watch.most_bytes, watch.first_bytes + 4096) << "memory piles up";
       EXPECT_EQ(stream.results()[0].tokens.size(), static_cast<size_t>(kTokens));
     }
@@ -90,17 +118,55 @@ TEST(CacheMemory, GenerateMovesNothingWhileStepsOverlap) {
   config.dim = 512, config.context = 2048;
   for (auto& layer : config.layers) layer.ffn = config::Mlp{.hidden = 1024};
   const LanguageModel model(config, 1);
-  TokenStream stream(model, {{1, 2, 3}}, {.max_tokens = 300});
-  std::vector<const void*> first;
-  int taken = 0, moves = 0;
-  while (const auto e = stream.next()) {
-    std::vector<const void*> now;
-    for (const auto& array : stream.cache()->arrays()) now.push_back(array.data<void>());
-    if (taken++ == 0) first = now;
-    moves += now != first;
+  for (const int bits : {0, 16, 8, 4}) {
+    for (const int max_kv : {0, 100}) {
+      SCOPED_TRACE(text({.bits = bits, .max_kv = max_kv}));
+      TokenStream stream(model, {{1, 2, 3}},
+                         {.max_tokens = 300, .kv_bits = bits, .max_kv = max_kv});
+      std::vector<const void*> first;
+      int taken = 0, moves = 0;
+      while (const auto e = stream.next()) {
+        std::vector<const void*> now;
+        for (const auto& array : stream.cache()->arrays()) now.push_back(array.data<void>());
+        if (taken++ == 0) first = now;
+        moves += now != first;
+      }
+      EXPECT_EQ(taken, 300);
+      EXPECT_EQ(moves, 0);
+    }
   }
-  EXPECT_EQ(taken, 300);
-  EXPECT_EQ(moves, 0);
+}
+
+// 10,000 tokens through a ring: nothing grows, whatever is counted.
+TEST(CacheMemory, TenThousandTokensTakeWhatAThousandTake) {
+  for (const int bits : {0, 8}) {
+    SCOPED_TRACE(text({.bits = bits, .max_kv = 128}));
+    const LanguageModel model(long_model({.bits = bits}), 1);
+    TokenStream stream(model, {{1, 2, 3}}, {.max_tokens = 10'000, .kv_bits = bits, .max_kv = 128});
+    struct Reading {
+      size_t active = 0, peak = 0, resident = 0;
+    };
+    const auto look = [] {
+      kernels::finish_steps();
+      Reading r{kernels::active_bytes(), kernels::peak_bytes()};
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+      r.resident = test::resident_bytes();
+#endif
+      return r;
+    };
+    Reading early, late;
+    int taken = 0;
+    while (const auto e = stream.next()) {
+      if (++taken == 1000) early = look();
+      if (taken == 9'990) late = look();
+    }
+    EXPECT_EQ(taken, 10'000);
+    std::cout << late.active << " bytes, peak " << late.peak << ", resident " << early.resident
+              << " and " << late.resident << "\n";
+    EXPECT_LE(late.active, early.active + 4096);
+    EXPECT_LE(late.peak, early.peak + 4096);
+    EXPECT_LE(late.resident, early.resident + (1 << 20));
+  }
 }
 
 }  // namespace

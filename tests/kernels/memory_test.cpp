@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/overrides/pages.h"
 #include "lmxlab/kernels/thread_pool.h"
+#include "tests/support/memory_map.h"
 
 namespace mx = mlx::core;
 using mx::array;
@@ -63,6 +65,30 @@ TEST(Memory, PiecesOfPagesAreApart) {
   }
   while (!pieces.empty()) give_back(pieces.size() / 2);
 }
+
+#ifdef __linux__  // others do not tell
+// A piece here and there does not keep the room between them.
+TEST(Memory, PagesGoBackWhenNothingLiesOnThem) {
+  constexpr size_t kPiece = 4160, kPieces = 5000;
+  const auto before = test::anonymous_bytes();
+  std::vector<void*> pieces;
+  for (size_t i = 0; i < kPieces; i++) {
+    pieces.push_back(pages::take(kPiece));
+    ASSERT_NE(pieces.back(), nullptr);
+    std::memset(pieces.back(), 1, kPiece);
+  }
+  EXPECT_GE(test::anonymous_bytes(), before + kPiece * kPieces / 10 * 9);
+  for (size_t i = 0; i < kPieces; i++)
+    if (i % 500 != 0) pages::give(pieces[i], kPiece);
+  if (test::kOwnMemoryTells) {
+    EXPECT_LE(test::anonymous_bytes(), before + (4 << 20)) << "ten pieces are left";
+  }
+  for (size_t i = 0; i < kPieces; i += 500) {
+    EXPECT_EQ(static_cast<char*>(pieces[i])[kPiece - 1], 1);
+    pages::give(pieces[i], kPiece);
+  }
+}
+#endif
 
 TEST(Memory, SizesAreCountedAsAskedFor) {
   mx::synchronize();

@@ -72,6 +72,32 @@ TEST(StartStep, StepsAheadWriteInPlace) {
   EXPECT_TRUE(mx::array_equal(keys, all.k).item<bool>());
 }
 
+// The same by MLX's own ops, where what reads the buffer is a view of it: as of a ring, or of
+// packed keys.
+TEST(StartStep, AViewOfWhatIsKeptKeepsNobodyFromWriting) {
+  constexpr int kSteps = 40, kRows = 8, kWidth = 256;
+  const auto rows = noise({kSteps, kWidth}, 1);
+  array ring = mx::zeros({kRows, kWidth});
+  mx::eval(rows, ring);
+  const auto* const at = ring.data<float>();
+  Arrays sums;
+  for (int i = 0; i < kSteps; i++) {
+    const int to = i % kRows;
+    const auto row = mx::slice(rows, {i, 0}, {i + 1, kWidth});
+    ring = mx::slice_update(std::exchange(ring, row), row, mx::Shape{to, 0},
+                            mx::Shape{to + 1, kWidth});
+    const auto seen = mx::slice(ring, {0, 0}, {std::min(i + 1, kRows), kWidth});
+    sums.push_back(mx::sum(mx::exp(seen)));
+    start_step({ring, sums.back()});
+    EXPECT_EQ(ring.data<float>(), at) << "step " << i;
+  }
+  for (int i = 0; i < kSteps; i++) {
+    const auto seen = mx::slice(rows, {std::max(0, i + 1 - kRows), 0}, {i + 1, kWidth});
+    const auto want = mx::sum(mx::exp(seen)).item<float>();
+    EXPECT_NEAR(sums[static_cast<size_t>(i)].item<float>(), want, 1e-5f * want) << "step " << i;
+  }
+}
+
 TEST(StartStep, WhatSpansStreamsIsLeftToMlx) {
   const auto x = noise({8, 8}, 1);
   const auto other = mx::new_stream(mx::Device::cpu);

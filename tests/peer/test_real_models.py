@@ -7,6 +7,7 @@ recorded results; without those nothing can be compared, which in CI is a failur
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,43 @@ def test_conversation(tmp_path):
     assert known > 30
     roles = [message["role"] for message in json.loads(saved.read_text())["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
+
+
+def mapped(pid, files):
+    """Sums over the mappings of files in a process, in bytes, as /proc/PID/smaps counts them."""
+    sums, inside = {}, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            inside = len(words) > 5 and line.split(maxsplit=5)[5] in files
+        elif inside and words[-1] == "kB":
+            sums[words[0][:-1]] = sums.get(words[0][:-1], 0) + 1024 * int(words[1])
+    return sums
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell what processes share")
+def test_two_processes_hold_the_weights_once(tmp_path):
+    file, cache = (MODELS / FILES["smollm2"]).resolve(), tmp_path / "weights"
+    command = [PROGRAM, "generate", file, "--prompt", "Once upon a time", "--max-tokens", "1000000", "--ignore-eos"]
+    running = []
+    try:
+        for seed in (1, 2):
+            running.append(subprocess.Popen([*map(str, command), "--seed", str(seed)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                            env=os.environ | {"LMXLAB_WEIGHT_CACHE": str(cache)}))
+            assert len(running[-1].stdout.read(40)) == 40  # some passes
+        files = {str(path) for path in (file, *cache.glob("*"))}
+        both = [mapped(process.pid, files) for process in running]
+        total = {key: both[0][key] + both[1][key] for key in both[0]}
+        print(f"{file.stat().st_size} bytes in the file, of both processes", total)
+        # What was laid out anew is read from the cache instead of the file: together they are one model.
+        assert total["Rss"] > 1.8 * file.stat().st_size
+        assert total["Pss"] < 1.1 * file.stat().st_size
+        assert total["Anonymous"] == 0
+        assert total["Private_Clean"] + total["Private_Dirty"] < 0.05 * file.stat().st_size
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
 
 
 def test_converted_folder_opens_in_transformers(tmp_path):

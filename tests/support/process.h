@@ -32,9 +32,10 @@ struct Spawn {
   /// Added to the environment; an empty value takes the name out.
   std::vector<std::pair<std::string, std::string>> environment = {};
   double timeout_s = 120;
-  std::string input = {};               // of standard input
-  rlim_t largest_file = RLIM_INFINITY;  // bytes
-  int terminal_columns = 0;             // standard error is a terminal of this width; 0: a pipe
+  std::string input = {};                // of standard input
+  rlim_t largest_file = RLIM_INFINITY;   // bytes
+  rlim_t address_space = RLIM_INFINITY;  // bytes
+  int terminal_columns = 0;              // standard error is a terminal of this width; 0: a pipe
 };
 
 struct Outcome {
@@ -99,6 +100,10 @@ class Child {
         const rlimit limit{how.largest_file, how.largest_file};
         ::setrlimit(RLIMIT_FSIZE, &limit);
       }
+      if (how.address_space != RLIM_INFINITY) {
+        const rlimit limit{how.address_space, how.address_space};
+        ::setrlimit(RLIMIT_AS, &limit);
+      }
       for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) ::signal(s, SIG_DFL);
       if (!how.folder.empty() && ::chdir(how.folder.c_str()) != 0) ::_exit(126);
       environ = envp.data();
@@ -116,6 +121,7 @@ class Child {
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
+  pid_t pid() const { return pid_; }
   void signal(int number) const { ::kill(pid_, number); }
   void close_output() { close_fd(out_); }
 

@@ -5,6 +5,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <new>
@@ -45,11 +46,26 @@ void* map(size_t bytes, size_t unit) {
 }
 
 // At its own beginning. Pieces are taken one behind another; the room of a piece given back is used
-// again when all of them are.
+// again when all of them are, and its pages go back to the system as soon as nothing lies on them.
 struct alignas(kLine) Region {
   size_t used = sizeof(Region), live = 0;
+  uint32_t on_page[kRegion / kPage] = {};  // bytes of pieces
 
   char* begin() { return reinterpret_cast<char*>(this); }
+  // f(page, bytes of the piece that lie on it)
+  template <class F>
+  void each_page(const void* piece, size_t bytes, F f) {
+    const auto from = static_cast<size_t>(static_cast<const char*>(piece) - begin());
+    for (size_t at = from; at < from + bytes;) {
+      const size_t page = at / kPage, end = std::min((page + 1) * kPage, from + bytes);
+      f(page, static_cast<uint32_t>(end - at));
+      at = end;
+    }
+  }
+  // Gives the pages from first to end - 1 back.
+  void drop(size_t first, size_t end) {
+    if (end > first) madvise(begin() + first * kPage, (end - first) * kPage, MADV_DONTNEED);
+  }
   static Region* of(void* piece) {
     auto* const p = static_cast<char*>(piece);
     return reinterpret_cast<Region*>(p - reinterpret_cast<uintptr_t>(p) % kRegion);
@@ -58,12 +74,6 @@ struct alignas(kLine) Region {
 
 std::mutex mutex;
 Region* current = nullptr;
-
-// Whole pages of [begin, end), whose content is not needed.
-void drop(char* begin, char* end) {
-  begin = next(begin, kPage);
-  if (end > begin) madvise(begin, static_cast<size_t>(end - begin) / kPage * kPage, MADV_DONTNEED);
-}
 
 }  // namespace
 
@@ -84,11 +94,12 @@ void* take(size_t bytes) {
     void* const memory = map(kRegion, kRegion);
     if (!memory) return nullptr;
     // Its last huge page came whole, needed or not.
-    if (current) drop(current->begin() + current->used, current->begin() + kRegion);
+    if (current) current->drop(current->used / kPage + 1, kRegion / kPage);
     current = new (memory) Region;
   }
   void* const piece = current->begin() + current->used;
   current->used += bytes, current->live += bytes;
+  current->each_page(piece, bytes, [](size_t page, uint32_t n) { current->on_page[page] += n; });
   allow(piece, bytes, bytes);
   return piece;
 }
@@ -107,13 +118,20 @@ void give(void* memory, size_t bytes) noexcept {
     munmap(region, kRegion);
     return;
   }
-  auto* begin = static_cast<char*>(memory);
-  if (region->live == 0) {  // the room of all that was taken
-    bytes = region->used - sizeof(Region), begin = region->begin() + sizeof(Region);
-    region->used = sizeof(Region);
-  }
-  drop(begin, begin + bytes);
-  allow(begin, 0, bytes);
+  // The first page has this, and the last one used gets the next piece.
+  const size_t open = region->used / kPage;
+  size_t first = 0, end = 0;
+  region->each_page(memory, bytes, [&](size_t page, uint32_t n) {
+    if ((region->on_page[page] -= n) > 0 || page == 0 || (page == open && region == current))
+      return;
+    if (end != page) region->drop(first, end), first = page;
+    end = page + 1;
+  });
+  region->drop(first, end);
+  allow(memory, 0, bytes);
+  if (region->live > 0) return;
+  region->used = sizeof(Region);  // the room of all that was taken
+  region->drop(std::max<size_t>(open, 1), open + (open < kRegion / kPage));
 }
 
 }  // namespace lmxlab::kernels::pages
