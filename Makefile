@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ARGS ?=
 export PRESET
 
-.PHONY: run chat build test test-peers mlx peers compare install mac cuda arm64 asan tsan fuzz format format-check clean help
+.PHONY: run chat build test test-peers mlx peers compare install mac cuda arm64 asan tsan fuzz docs-tables format format-check clean help
 
 run: ## install what is missing, build, train the default model, print a sample
 	@scripts/build.sh lmxlab_program
@@ -59,6 +59,9 @@ tsan: ## the kernels' tests under the thread sanitizer (all tests: PRESET=tsan m
 # TARGETS="gguf jinja": those alone; FUZZ_SECONDS=10: for each
 fuzz: ## feed made-up files to every reader under sanitizers, ten minutes of CPU each; FUZZ_SECONDS=10 TARGETS="gguf jinja"
 	@scripts/fuzz.sh $(TARGETS)
+
+docs-tables: ## write anew what the pages quote: tables of the program, outputs, files
+	@scripts/docs_tables.sh
 
 format: ## clang-format over our sources
 	@scripts/format.sh

@@ -1,4 +1,5 @@
 // What the documents say of the code, and the recipes: checked against the code.
+#include "lmxlab/base/text.h"
 #include "lmxlab/lmxlab.h"
 #include "tests/support/temp_folder.h"
 
@@ -6,6 +7,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <regex>
 #include <set>
 #include <sstream>
 
@@ -98,6 +100,82 @@ TEST(Documents, TheTableOfErrorsIsTheCodes) {
     EXPECT_EQ(n, 1) << "no row begins with " << start;
   }
   EXPECT_EQ(rows.size(), 2 + static_cast<size_t>(Kind::internal) + 1) << "a row of no kind";
+}
+
+// Without blank lines, comments and imports.
+std::vector<std::string> code_of(const fs::path& path) {
+  std::vector<std::string> out;
+  for (auto line : lines_of(kTop / path)) {
+    line = line.substr(0, line.find("//"));
+    const auto text = trim(line);
+    if (text.empty() || text.starts_with("#") || text.starts_with("\"\"\"") ||
+        text.starts_with("import ") || text.starts_with("from ") ||
+        text.starts_with("using namespace"))
+      continue;
+    out.push_back(line);
+  }
+  return out;
+}
+
+TEST(Documents, TheTableOfLinesIsCounted) {
+  const auto python = code_of("tests/peer/train_pytorch.py"), ours = code_of("examples/train.cpp");
+  const auto count = [](const std::vector<std::string>& lines, const std::string& pattern) {
+    const std::regex r(pattern);
+    return std::count_if(lines.begin(), lines.end(),
+                         [&](const auto& l) { return std::regex_search(l, r); });
+  };
+  // From the line with the one to the last before the other.
+  const auto between = [](const std::vector<std::string>& lines, const std::string& first,
+                          const std::string& behind) {
+    const auto from = std::find_if(lines.begin(), lines.end(),
+                                   [&](const auto& l) { return l.find(first) != l.npos; });
+    return std::find_if(from, lines.end(),
+                        [&](const auto& l) { return l.find(behind) != l.npos; }) -
+           from;
+  };
+  struct Row {
+    const char *what, *pattern;
+  };
+  const Row rows[] = {
+      {"a device or a transfer: `device`, `.to(`, `.cpu()`, `non_blocking`, `pin_memory`",
+       R"(device|\.to\(|\.cpu\(\)|non_blocking|pin_memory)"},
+      {"a loader: `Dataset`, `DataLoader`, `num_workers`, `__getitem__`, `__len__`",
+       R"(Dataset|DataLoader|num_workers|__getitem__|__len__)"},
+      {"gradients that are fields or recorded unasked: `zero_grad`, `no_grad`, `backward`",
+       R"(zero_grad|no_grad|backward)"},
+      {"a mode of the model: `.train()`, `.eval()`", R"(\.train\(\)|\.eval\(\))"},
+  };
+  std::vector<std::string> expected{"| lines that speak of | PyTorch | lmxlab |",
+                                    "| --- | ---: | ---: |"};
+  for (const auto& row : rows)
+    expected.push_back("| " + std::string(row.what) + " | " +
+                       std::to_string(count(python, row.pattern)) + " | " +
+                       std::to_string(count(ours, row.pattern)) + " |");
+  expected.push_back("| the model itself: `class Gpt`, `config::gpt` | " +
+                     std::to_string(between(python, "class Gpt", "def loader")) + " | " +
+                     std::to_string(between(ours, "LanguageModel model", "Trainer")) + " |");
+  expected.push_back("| anything at all | " + std::to_string(python.size()) + " | " +
+                     std::to_string(ours.size()) + " |");
+  EXPECT_EQ(joined(table("docs/unified-memory.md", "lines")), joined(expected));
+}
+
+// What docs/unified-memory.md promises: no device, transfer, pinned memory or workers anywhere.
+TEST(Documents, NoHeaderSpeaksOfADevice) {
+  const std::regex words(R"(device|streamor|pinned|pin_memory|non_blocking|workers|to_cpu|to_gpu)",
+                         std::regex::icase);
+  int headers = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(kTop / "lmxlab")) {
+    if (entry.path().extension() != ".h") continue;
+    const auto name = fs::relative(entry.path(), kTop).generic_string();
+    ++headers;
+    for (const auto& line : code_of(name)) {
+      // Where kernels of ours ask whether it is the CPU that computes.
+      if (name == "lmxlab/kernels/op.h" && line.find("default_stream") != std::string::npos)
+        continue;
+      EXPECT_FALSE(std::regex_search(line, words)) << name << ": " << line;
+    }
+  }
+  EXPECT_GT(headers, 50);
 }
 
 TEST(Documents, EveryPageIsInTheIndex) {

@@ -1,7 +1,10 @@
 """Tests every code block of README.md and docs/. A block that no rule below tests is a failure.
 
   snippets.py extract TOP OUT        writes the ```cpp blocks, whole programs, as OUT/NAME.cpp and prints the names
-  snippets.py run TOP PROGRAM OUT    runs the ```sh blocks and the recipes (```toml) of each page, in its order, for a few steps
+  snippets.py run TOP PROGRAM OUT    runs the ```sh blocks and the recipes (```toml) of each page, in its order, for a few steps,
+                                     and compares what a page quotes with what it quotes (below)
+  snippets.py quoted TOP             prints the targets of the programs whose output a page quotes
+  snippets.py quote TOP PROGRAM OUT  writes what the pages quote anew, and the commands of docs/cli.md
   snippets.py self-check             checks that the rules can fail
 
 What a block may be, by its info string:
@@ -11,7 +14,14 @@ What a block may be, by its info string:
   cmake    must stand word for word in tests/install/consumer/CMakeLists.txt, which a test builds
   json     must parse. With <!-- file: NAME --> above, it is written as NAME, for commands below
   jinja    a chat template; written as the NAME above it, for commands below
+  python   a quoted file
   text     what a program printed, or a picture of a folder: not code
+
+What a block quotes, by the comment above it:
+  <!-- source: FILE -->               a file of the tree, word for word; of any language
+  <!-- output: lmxlab WORDS -->       what this command prints
+  <!-- output: the program above -->  what the cpp block above it prints. Bytes and nodes are those of Linux's CPU build: compared
+                                      (and written) where the environment has LMXLAB_DOCS_OUTPUT=1
 """
 
 import json
@@ -26,7 +36,8 @@ import tempfile
 
 SETTINGS = ["run.eval_every=0", "run.eval_batches=1", "run.checkpoint_every=0", "run.sample_every=0",
             "data.validation=0.005"]
-KNOWN = ("cpp", "toml", "sh", "cmake", "json", "jinja", "text")
+KNOWN = ("cpp", "toml", "sh", "cmake", "json", "jinja", "python", "text")
+ABOVE = "the program above"
 
 
 def pages(top):
@@ -37,14 +48,20 @@ def pages(top):
 
 def blocks(path):
     """(language, name of the file or None, line number, text) of each block."""
-    out, inside, name, last = [], None, None, ""
+    return [(language, note[1] if note[0] == "file" else None, number, text)
+            for language, note, number, text in noted_blocks(path)]
+
+
+def noted_blocks(path):
+    """The same with the note above, ("file", NAME), ("source", NAME), ("output", COMMAND) or ("", ""), in the name's place."""
+    out, inside, last = [], None, ""
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.lstrip().startswith("```"):
             if inside is None:
-                file = re.fullmatch(r"<!-- file: (\S+) -->", last.strip())
-                inside = (line.strip()[3:].strip(), file and file.group(1), number, [])
+                note = re.fullmatch(r"<!-- (file|source|output): (.+) -->", last.strip())
+                inside = (line.strip()[3:].strip(), note.groups() if note else ("", ""), number, [])
             else:
-                out.append((*inside[:3], "\n".join(inside[3]) + "\n"))
+                out.append((*inside[:3], "".join(f"{line}\n" for line in inside[3])))
                 inside = None
         elif inside is not None:
             inside[3].append(line)
@@ -55,8 +72,68 @@ def blocks(path):
     return out
 
 
+def quotes(top, page, program=None, out=None):
+    """(line number, what it quotes, the text that stands there, the text that should) of each block that quotes. Without a
+    program the sources alone."""
+    above, n = None, 0
+    for language, (kind, what), number, text in noted_blocks(page):
+        if language == "cpp":
+            n += 1
+            above = f"snippet_{stem(page)}_{n}"
+        if kind == "source":
+            path = top / what
+            yield number, what, text, path.read_text() if path.is_file() else None
+        elif kind == "output" and program:
+            if what == ABOVE:
+                if os.environ.get("LMXLAB_DOCS_OUTPUT") != "1":
+                    continue
+                command = [str(out.resolve() / str(above))]
+            else:
+                command = [program, *shlex.split(what)[1:]]
+            try:
+                done = subprocess.run(command, env={**os.environ, "NO_COLOR": "1"}, stdin=subprocess.DEVNULL,
+                                      capture_output=True, text=True, timeout=300)
+                yield number, what, text, done.stdout if done.returncode == 0 else None
+            except OSError:
+                yield number, what, text, None
+
+
+def quoted(top):
+    for page in pages(top):
+        n = 0
+        for language, note, _, _ in noted_blocks(page):
+            n += language == "cpp"
+            if note == ("output", ABOVE):
+                yield f"snippet_{stem(page)}_{n}"
+
+
+def quote(top, program, out):
+    """Writes what the pages quote anew."""
+    page = top / "docs/cli.md"
+    if page.exists():
+        said = subprocess.run([program, "--help-markdown"], check=True, capture_output=True, text=True).stdout
+        page.write_text(page.read_text().split("## lmxlab train")[0] + said.strip() + "\n")
+    for page in pages(top):
+        lines = page.read_text().splitlines(keepends=True)
+        for number, what, old, new in reversed(list(quotes(top, page, program, out))):
+            if new is None:
+                raise SystemExit(f"{page}:{number}: {what} cannot be had")
+            if new != old:
+                lines[number:number + old.count("\n")] = [new]
+                print(f"{page.relative_to(top)}:{number}: {what}", flush=True)
+        page.write_text("".join(lines))
+
+
 def problems(top):
     for page in pages(top):
+        for number, what, old, new in quotes(top, page):
+            if new != old:
+                yield f"{page.relative_to(top)}:{number}: this is not {what}; scripts/docs_tables.sh writes it anew"
+        for language, (kind, what), number, text in noted_blocks(page):
+            if language == "python" and kind != "source":
+                yield f"{page.relative_to(top)}:{number}: a python block needs <!-- source: FILE --> above"
+            if kind == "output" and language == "text" and what != ABOVE and not what.startswith("lmxlab "):
+                yield f"{page.relative_to(top)}:{number}: no test for the output of `{what}`"
         for language, name, number, text in blocks(page):
             where = f"{page.relative_to(top)}:{number}"
             if language == "jinja" and not name:
@@ -85,14 +162,17 @@ def commands(text):
     return [line.split(" #")[0].strip() for line in joined.splitlines() if line.split("#")[0].strip()]
 
 
+def stem(page):
+    return "readme" if page.name == "README.md" else page.stem.replace("-", "_")
+
+
 def programs(top):
     for page in pages(top):
-        stem = "readme" if page.name == "README.md" else page.stem.replace("-", "_")
         n = 0
         for language, _, _, text in blocks(page):
             if language == "cpp":
                 n += 1
-                yield f"{stem}_{n}", text
+                yield f"{stem(page)}_{n}", text
 
 
 def extract(top, out):
@@ -166,6 +246,11 @@ def run_page(top, program, page, folder):
 def run(top, program, out):
     failures = list(problems(top))
     for page in pages(top):
+        for number, what, old, new in quotes(top, page, program, out):
+            where = f"{page.relative_to(top)}:{number}: what {what} gives"
+            print(f"{where}: {'ok' if new == old else 'differs'}", flush=True)
+            if new != old:
+                failures.append(f"{where}; scripts/docs_tables.sh writes it anew\n{new}")
         if not any(b[0] in ("sh", "toml") for b in blocks(page)):
             continue
         folder = out / ("README" if page.name == "README.md" else page.stem)
@@ -187,9 +272,17 @@ def self_check():
         (top / "docs/a.md").write_text(
             "```json\n{\n```\n```cmake\nfind_package(other)\n```\n```sh\nlmxlab list\ncurl x\n```\n"
             "```cmake\nfind_package(lmxlab)\n```\n```cpp\nint main() {}\n```\n")
-        found = sorted(p.split(": ")[0] for p in problems(top))
+        (top / "docs/b.md").write_text(
+            "<!-- source: f.py -->\n```python\n1\n```\n<!-- source: f.py -->\n```python\n2\n```\n"
+            "<!-- source: none.py -->\n```python\n1\n```\n<!-- output: ls -->\n```text\n```\n")
+        (top / "f.py").write_text("1\n")
         expected = ["README.md:1", "README.md:4", "README.md:7", "docs/a.md:1", "docs/a.md:4", "docs/a.md:7"]
-        assert found == expected, found
+        expected += ["docs/b.md:6", "docs/b.md:10", "docs/b.md:14"]
+        found = [p.split(": ")[0] for p in problems(top)]
+        assert sorted(found) == sorted(expected), found
+        (top / "docs/b.md").write_text("a\n<!-- output: lmxlab x  -->\n```text\nold\nold\n```\nb\n")
+        quote(top, "echo", top)
+        assert (top / "docs/b.md").read_text() == "a\n<!-- output: lmxlab x  -->\n```text\nx\n```\nb\n"
         assert [n for n, _ in programs(top)] == ["readme_1", "a_1"]
         # A command that fails makes the page fail.
         (top / "recipes").mkdir()
@@ -201,6 +294,10 @@ def self_check():
 if __name__ == "__main__":
     if sys.argv[1] == "extract":
         extract(pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3]))
+    elif sys.argv[1] == "quoted":
+        print(*quoted(pathlib.Path(sys.argv[2]).resolve()))
+    elif sys.argv[1] == "quote":
+        quote(pathlib.Path(sys.argv[2]).resolve(), sys.argv[3], pathlib.Path(sys.argv[4]))
     elif sys.argv[1] == "run":
         sys.exit(run(pathlib.Path(sys.argv[2]).resolve(), sys.argv[3], pathlib.Path(sys.argv[4]).resolve()))
     else:
