@@ -7,6 +7,7 @@
 #include "lmxlab/cli/sampling_arguments.h"
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/presets.h"
+#include "lmxlab/governor/govern.h"
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
@@ -110,6 +111,8 @@ class Bench : public Command {
     options.schedule.warmup = 0;
     const size_t n =
         std::max<size_t>(size_t(batch_) * size_t(context) * 2, 4096) + 1 + size_t(context);
+    GovernOptions govern;
+    govern_training(m.model.config(), options, n * sizeof(int32_t), govern);
     const auto ids = random_ids(n, m.model.config().vocab, 1);
     const std::vector<int32_t> values(ids.begin(), ids.end());
     const mx::array tokens(values.begin(), {int(n)}, mx::int32);
@@ -146,6 +149,9 @@ class Bench : public Command {
       options.ignore_eos = true;
       options.kv_bits = cache_bits(kv_bits_);
       options.stop = context_of_run.stop;
+      if (i < 0)
+        govern_generation({.config = m.model.config(), .weights = m.place.path},
+                          m.model.parameter_bytes(), batch_, context, options);
       TokenStream stream(m.model, std::move(prompts), options);
       const auto start = std::chrono::steady_clock::now();
       // The first tokens of all rows end the prefill.

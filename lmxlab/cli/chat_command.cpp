@@ -166,7 +166,10 @@ class Chat : public Command {
                                    "`generate`.");
     const auto values = template_variables(variables_, "chat");
     draws_.set_type(m);
-    draws_.options(m, context);  // faults before the first question
+    auto options = draws_.options(m, context);  // faults before the first question
+    constexpr int kConversation = 1024;         // tokens that there should be room for
+    draws_.govern(m, 1, std::min(kConversation, m.model.config().context), options, context);
+    if (options.kv_bits && *options.kv_bits > 0) draws_.kv_bits = std::to_string(*options.kv_bits);
     kept_ = draws_.read_cache(m.model);
     begin();
     if (context.interrupts) context.interrupts->fresh();  // Ctrl-C ends no conversation

@@ -96,6 +96,9 @@ class Generate : public Command {
           prompts.begin() + ptrdiff_t(first),
           prompts.begin() + ptrdiff_t(std::min(prompts.size(), first + kBatch)));
       GenerateOptions piece = options;
+      size_t longest = 0;
+      for (const auto& r : rows) longest = std::max(longest, r.size());
+      draws_.govern(m, int(rows.size()), int(longest), piece, context);
       piece.sampling.seed += first;  // a row's draws do not depend on how the file is cut
       GenerateStats stats;
       auto all = generate_batch(m.model, rows, piece, tokenizer, &stats);
@@ -143,6 +146,7 @@ class Generate : public Command {
       shown = prompt_ ? *prompt_ : read_file(*prompt_file_);
       prompt = encode(m, shown);
     }
+    draws_.govern(m, 1, int(prompt.size()), options, context);
     const int positions = learned_positions(m.model);
     if (positions > 0 && int64_t(prompt.size()) + draws_.max_tokens > positions &&
         int(prompt.size()) <= positions && positions > 1)

@@ -5,6 +5,7 @@
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/eval/perplexity.h"
+#include "lmxlab/governor/govern.h"
 #include "lmxlab/models/quantize.h"
 
 #include <algorithm>
@@ -99,6 +100,8 @@ class Quantize : public Command {
     expect_new_folder("quantize", out_);
     auto m = open_model(model_, uint64_t(seed_), dtype_argument(dtype_), context);
     const auto before = m.model.parameter_bytes();
+    govern_quantization(m.model.config(), m.place.path.empty() ? 0 : before,
+                        chosen.mode == QuantMode::affine ? chosen.bits : 8);
     const auto parameters = m.model.parameter_count();
     if (text_ && !m.tokenizer)
       throw Error(Kind::usage,

@@ -1,5 +1,7 @@
 #include "lmxlab/cli/sampling_arguments.h"
 
+#include "lmxlab/governor/govern.h"
+
 #include "lmxlab/base/files.h"
 #include "lmxlab/inference/generation_config.h"
 
@@ -41,6 +43,8 @@ void SamplingArguments::declare(Options& o) {
            "long texts, slightly other answers)")
       .one_of({"32", "16", "8", "4"})
       .otherwise("16 beside quantized weights, else as computed");
+  o.flag("--auto-fit", &auto_fit,
+         "where memory is short take the cheapest change that helps: keys and values of 8 bits");
   o.option("--max-kv", "N", &max_kv,
            "keep the last N positions only: memory that does not grow, and no look at what lies "
            "further back")
@@ -75,6 +79,16 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
   o.max_kv = max_kv.value_or(0);
   o.stop = context.stop;
   return o;
+}
+
+void SamplingArguments::govern(const OpenModel& m, int rows, int length, GenerateOptions& options,
+                               const Context& context) const {
+  const Subject subject{m.model.config(), m.place.path};
+  GovernOptions with;
+  with.auto_fit = auto_fit;
+  const auto change =
+      govern_generation(subject, m.model.parameter_bytes(), rows, length, options, with);
+  if (!change.empty()) context.warn("--auto-fit: " + change);
 }
 
 void SamplingArguments::set_type(OpenModel& m) const {

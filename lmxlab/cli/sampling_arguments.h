@@ -24,13 +24,17 @@ struct SamplingArguments {
   std::vector<std::string> stop;
   int64_t seed = 0;
   int max_tokens;
-  bool ignore_eos = false;
+  bool ignore_eos = false, auto_fit = false;
   std::string dtype;
 
   explicit SamplingArguments(int tokens) : max_tokens(tokens) {}
   void declare(Options& o);
   /// The model's own settings, then these. @throws Error(usage) for an empty --stop
   GenerateOptions options(const OpenModel& m, const Context& context) const;
+  /// Refuses what does not fit in memory, before it is allocated; with --auto-fit changes options.
+  /// @throws Error(resource) with the ways out.
+  void govern(const OpenModel& m, int rows, int length, GenerateOptions& options,
+              const Context& context) const;
   /// The type of the computation, if it was given.
   void set_type(OpenModel& m) const;
   /// What --prompt-cache holds; empty if it is not given or there is no such file yet.

@@ -7,6 +7,7 @@
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
+#include "lmxlab/governor/govern.h"
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
@@ -38,6 +39,8 @@ class Train : public Command {
   std::optional<std::string> recipe_, out_, resume_, data_;
   std::optional<int64_t> steps_;
   std::vector<std::string> set_;
+  bool auto_fit_ = false;
+  std::string planned_;  // the peak
 
   void declare(Options& o) override {
     o.argument(
@@ -50,6 +53,9 @@ class Train : public Command {
         .otherwise("the recipe's, else Tiny Shakespeare");
     o.option("--steps", "N", &steps_, "short for --set run.steps=N")
         .otherwise("the recipe's, else 2000");
+    o.flag("--auto-fit", &auto_fit_,
+           "where memory is short take the cheapest change that helps: a smaller batch with "
+           "accumulation, gradient checkpointing, 8-bit state");
   }
 
   void header(const Context& context, const RunHooks::Start& s) const {
@@ -116,7 +122,8 @@ class Train : public Command {
       if (val_loss) facts.push_back("val " + fixed(*val_loss, 3));
       const size_t losses = facts.size();
       facts.push_back(human_count(m.tokens_per_s) + " tok/s");
-      facts.push_back(human_bytes(double(m.active_bytes)));
+      facts.push_back(human_bytes(double(m.peak_bytes)) +
+                      (planned_.empty() ? "" : " of " + planned_));
       progress.update(m.step, steps, facts, losses);
       total = steps;
     };
@@ -127,6 +134,16 @@ class Train : public Command {
       progress.clear();
       context.log(context.styled("1", "after step " + std::to_string(step) + ":") + "\n" +
                   std::string(trim(text)) + "\n");
+    };
+    hooks.plan = [&](const config::Model& config, Recipe& recipe, size_t data_bytes, bool fixed) {
+      TrainOptions training{recipe.optimizer, recipe.schedule, recipe.run};
+      plan::Plan plan;
+      GovernOptions govern;
+      govern.auto_fit = auto_fit_ && !fixed;
+      const auto change = govern_training(config, training, data_bytes, govern, &plan);
+      recipe.optimizer = training.optimizer, recipe.run = training.run;
+      if (!change.empty()) context.warn("--auto-fit: " + change);
+      planned_ = human_bytes(double(plan.parts.peak()));
     };
     hooks.warn = [&](const std::string& text) {
       progress.clear();

@@ -54,6 +54,7 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   const kernels::Rehearsal rehearsal;
   auto model = loaded ? std::move(*loaded)
                       : LanguageModel(subject.config, 0, subject.dtype.value_or(DType::f32));
+  const bool mapped = !subject.weights.empty();
   loaded.reset();
   if (s.bits) {
     quantize_model(model, {.bits = *s.bits});
@@ -61,12 +62,12 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   }
   if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
   plan::Parts p;
-  {
+  p.weights = model.parameter_bytes();
+  if (mapped || s.bits) {  // in memory before anything is generated; new weights are made with it
     const Enter enter(model.runtime());
     mx::eval(core::values(core::collect(model.transformer())));
   }
-  const auto made = whole(kernels::active_bytes());
-  p.weights = std::max(made, model.parameter_bytes());
+  const auto made = mapped ? whole(kernels::active_bytes()) : p.weights;
   kernels::reset_peak();
   const auto memory = rehearse_generation(model, s.batch, s.context, generation_of(subject, s));
   p.kv_cache = whole(memory.cache_bytes);

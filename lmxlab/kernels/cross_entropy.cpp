@@ -7,6 +7,7 @@
 #include "lmxlab/kernels/cross_entropy_tiles.h"
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/rehearsal.h"
 
 namespace lmxlab::kernels {
 namespace {
@@ -34,7 +35,7 @@ class CrossEntropyGrad : public Op {  // logits, targets, lse, slopes of nll and
   void eval_cpu(const Arrays& in, Arrays& out) override {
     // The forward pass may still be queued, and hold the logits until it has run. They are large:
     // waiting for it is cheaper than memory for a second copy.
-    if (!in[0].is_donatable()) mx::synchronize(stream());
+    if (!in[0].is_donatable()) wait_for_stream(stream());
     give(out[0], in[0]);
     const int64_t n = static_cast<int64_t>(in[1].size()), vocabulary = in[0].shape(-1);
     task([n, vocabulary, logits = Dense(in[0]), targets = Dense(in[1]), lse = Dense(in[2]),

@@ -6,6 +6,7 @@
 
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/op.h"
+#include "lmxlab/kernels/rehearsal.h"
 
 namespace lmxlab::kernels {
 namespace {
@@ -32,7 +33,7 @@ class PutRows : public Op {  // part, to? -> to
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     const bool renews = in.size() > 1;
-    if (renews && !in[1].is_donatable()) mx::synchronize(stream());
+    if (renews && !in[1].is_donatable()) wait_for_stream(stream());
     if (renews) {
       give(out[0], in[1]);
     } else {

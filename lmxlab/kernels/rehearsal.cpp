@@ -28,6 +28,11 @@ bool rehearsing() {
   return h && h->running();
 }
 
+void wait_for_stream(const mlx::core::Stream& stream) {
+  if (!rehearsing()) return mlx::core::synchronize(stream);
+  hooks.load()->finish();
+}
+
 void expect_workspace(size_t bytes) {
   if (const auto* h = hooks.load(std::memory_order_relaxed)) h->workspace(bytes);
 }

@@ -3,6 +3,8 @@
 // the peak of a step is known before there is memory for it, to the byte, whatever its ops are.
 #pragma once
 
+#include <mlx/stream.h>
+
 #include <cstddef>
 
 namespace lmxlab::kernels {
@@ -35,6 +37,10 @@ class Rehearsal {
 
 /// Whether this thread is inside one.
 bool rehearsing();
+
+/// Waits for a stream as mx::synchronize does; in a rehearsal there is nothing to wait for but what
+/// the queue would hold.
+void wait_for_stream(const mlx::core::Stream& stream);
 
 /// Said by an op in eval_cpu of what its task will take for itself while it runs, and no earlier.
 void expect_workspace(size_t bytes);

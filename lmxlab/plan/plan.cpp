@@ -120,7 +120,11 @@ Plan make_plan(const Settings& settings, const Budget& budget, const Measure& me
   Plan plan{settings, measure(settings), budget};
   if (plan.fits()) return plan;
   const auto fits = [&](Advice& a) {
-    a.peak = measure(a.settings).peak();
+    try {
+      a.peak = measure(a.settings).peak();
+    } catch (const Error&) {  // a change that cannot be: too few positions, say
+      return false;
+    }
     return a.peak <= budget.bytes;
   };
   const auto try_all = [&](const Change& c, const Settings& from) -> std::optional<Advice> {
@@ -152,11 +156,14 @@ Plan make_plan(const Settings& settings, const Budget& budget, const Measure& me
       }
     }
   }
+  // What cannot be done yet comes last.
+  const auto first = std::stable_partition(plan.advice.begin(), plan.advice.end(),
+                                           [](const Advice& a) { return !a.options.empty(); });
   for (const auto& name : smaller) {
     Advice a{"a smaller model: " + name, name, "a smaller model", settings};
     a.settings.preset = name;
     if (!fits(a)) continue;
-    plan.advice.push_back(std::move(a));
+    plan.advice.insert(first, std::move(a));
     break;
   }
   return plan;

@@ -276,10 +276,12 @@ void compare(const Json& before, const Json& after, const std::string& path, Pro
 
 }  // namespace
 
-RunResult train_run(const Recipe& recipe, const RunHooks& hooks, std::stop_token stop,
+RunResult train_run(const Recipe& asked, const RunHooks& hooks, std::stop_token stop,
                     const fs::path& base) {
-  check(recipe);
-  const auto prepared = prepare(recipe, std::nullopt);
+  check(asked);
+  const auto prepared = prepare(asked, std::nullopt);
+  auto recipe = asked;
+  if (hooks.plan) hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), false);
   const bool theirs = !recipe.run.out.empty() && fs::exists(recipe.run.out);
   const auto out = new_folder(recipe.run, base);
   try {
@@ -306,7 +308,9 @@ RunResult resume_run(const fs::path& folder, const std::vector<std::string>& ove
   Problems problems;
   compare(to_json(saved), to_json(recipe), "", problems);
   problems.raise(Kind::mismatch, "[run] --set contradicts the run in " + folder.string());
-  return train_in(folder, recipe, prepare(recipe, folder), hooks, stop, true);
+  const auto prepared = prepare(recipe, folder);
+  if (hooks.plan) hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), true);
+  return train_in(folder, recipe, prepared, hooks, stop, true);
 }
 
 }  // namespace lmxlab

@@ -80,14 +80,14 @@ def main():
         errors = {"counter": predicted / measured - 1}
         resident = real["peak_resident_bytes"] - real.get("resident_before_bytes", 0)
         if predicted >= 256 * MIB:
-            errors["resident"] = predicted / resident - 1
+            errors["resident_error"] = predicted / resident - 1
         rows.append({"mode": mode, "model": model, "settings": both, "predicted": predicted, "measured": measured,
                      "resident": resident, **errors})
-        extra = f"  resident {resident / MIB:9.1f} {100 * errors['resident']:+6.2f} %" if "resident" in errors else ""
+        extra = f"  resident {resident / MIB:9.1f} {100 * errors['resident_error']:+6.2f} %" if "resident_error" in errors else ""
         print(f"{mode:8} {model:22} {' '.join(both):52} {predicted / MIB:9.1f} {measured / MIB:9.1f} MiB "
               f"{100 * errors['counter']:+6.2f} %{extra}", flush=True)
     good = True
-    for kind in ("counter", "resident"):
+    for kind in ("counter", "resident_error"):
         some = sorted(abs(r[kind]) for r in rows if kind in r)
         if not some:
             continue

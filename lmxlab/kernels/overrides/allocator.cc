@@ -564,6 +564,7 @@ const lmxlab::kernels::detail::RehearsalHooks rehearsal_hooks{
       rehearsed(r).end();
     },
     [] { return Rehearsed::now != nullptr; },
+    lmxlab::kernels::detail::finish_deferred_tasks,
     [](size_t bytes) {
       if (Rehearsed::now) Rehearsed::now->workspace(bytes);
     },

@@ -25,6 +25,7 @@ struct RehearsalHooks {
   void* (*begin)();
   void (*end)(void* rehearsal);
   bool (*running)();
+  void (*finish)();  // what is queued
   void (*workspace)(size_t bytes);
   size_t (*active)(void* rehearsal);
   size_t (*peak)(void* rehearsal);

@@ -1,0 +1,137 @@
+#include "lmxlab/plan/plan.h"
+
+#include "lmxlab/base/error.h"
+#include "lmxlab/config/count.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/plan/chips.h"
+#include "lmxlab/plan/closed.h"
+
+#include <gtest/gtest.h>
+
+namespace lmxlab::plan {
+namespace {
+
+constexpr int64_t kGB = int64_t{1} << 30;
+
+Settings chat(int bits) {
+  Settings s;
+  s.context = 4096 - 128, s.kv_bits = 16;
+  if (bits < 16) s.bits = bits;
+  return s;
+}
+
+// What everybody says of these machines.
+TEST(Fit, ThirtyBillionAtFourBitsFit64GB) {
+  const auto m1 = find_chip("M1 Max");
+  EXPECT_EQ(m1.memory, 64 * kGB);
+  EXPECT_GE(largest_that_fits(budget_of(m1), 4).parameters, 30'000'000'000);
+  EXPECT_LE(largest_that_fits(budget_of(m1), 4).parameters, 120'000'000'000) << "the rule's bound";
+}
+
+TEST(Fit, SeventyBillionFit192GB) {
+  const auto m2 = find_chip("m2-ultra");
+  EXPECT_EQ(m2.memory, 192 * kGB);
+  EXPECT_GE(largest_that_fits(budget_of(m2), 16).parameters, 70'000'000'000);
+  EXPECT_GE(largest_that_fits(budget_of(m2), 4).parameters, 200'000'000'000);
+  EXPECT_LE(largest_that_fits(budget_of(m2), 4).parameters, 360'000'000'000);
+}
+
+TEST(Fit, WhatIsAboveTheBudgetDoesNotFit) {
+  const Parts parts{.weights = 1000};
+  const auto measure = [&](const Settings&) { return parts; };
+  EXPECT_TRUE(make_plan({}, {1000, "all of it"}, measure).fits());
+  const auto plan = make_plan({}, {999, "a byte less"}, measure);
+  EXPECT_FALSE(plan.fits());
+  EXPECT_TRUE(plan.advice.empty());
+  EXPECT_THROW(require_fit(plan, "this"), Error);
+  require_fit(make_plan({}, {1000, ""}, measure), "that");
+}
+
+TEST(Fit, TheTableIsOfGrowingMachines) {
+  for (const auto& c : chips()) {
+    const auto budget = budget_of(c);
+    EXPECT_LT(budget.bytes, c.memory) << c.name;
+    const auto half = largest_that_fits(budget, 16), four = largest_that_fits(budget, 4);
+    EXPECT_LE(half.peak, budget.bytes) << c.name;
+    EXPECT_LE(four.peak, budget.bytes) << c.name;
+    EXPECT_GT(double(four.parameters), 2.5 * double(half.parameters)) << c.name;
+    EXPECT_LT(double(half.parameters), 0.5 * double(c.memory)) << c.name << ": two bytes each";
+  }
+  EXPECT_EQ(find_chip("M2 Max 64GB").memory, 64 * kGB);
+  EXPECT_THROW(find_chip("M2 Max 1000GB"), Error);
+  EXPECT_THROW(find_chip("Z9"), Error);
+  EXPECT_THROW(find_chip("M2 Max large"), Error);
+}
+
+// Advice is asked of a model of memory in which each part shrinks as it should.
+Parts simple(const Settings& s) {
+  Parts p;
+  p.weights = s.bits ? 100 * *s.bits / 16 : s.preset.empty() ? 100 : 30;
+  if (s.mode == Mode::generate) {
+    p.kv_cache = int64_t{s.batch} * s.context * s.kv_bits.value_or(16) / 64;
+    return p;
+  }
+  p.gradients = s.mode == Mode::train ? 100 : 1;
+  p.optimizer = s.mode != Mode::train ? 2 : s.factored ? 1 : s.state_bits == 8 ? 50 : 200;
+  p.activations = int64_t{s.batch} * s.context / (s.checkpointing ? 4 : 1);
+  return p;
+}
+
+TEST(Advice, EachChangeAloneThatFitsIsNamedCheapestFirst) {
+  Settings s;
+  s.mode = Mode::train, s.batch = 8, s.context = 50;  // 100 + 100 + 200 + 400
+  const auto plan = make_plan(s, {600, ""}, simple, {"small"});
+  ASSERT_FALSE(plan.fits());
+  ASSERT_GE(plan.advice.size(), 4u);
+  EXPECT_EQ(plan.advice[0].settings.batch, 4);
+  EXPECT_EQ(plan.advice[0].settings.accumulate, 2) << "as many rows an update as before";
+  EXPECT_TRUE(plan.advice[1].settings.checkpointing);
+  for (const auto& a : plan.advice) {
+    EXPECT_LE(a.peak, 600) << a.change;
+    EXPECT_EQ(a.peak, simple(a.settings).peak()) << a.change;
+    EXPECT_FALSE(a.cost.empty()) << a.change;
+  }
+  EXPECT_TRUE(plan.advice.back().options.empty()) << "what is not there yet comes last";
+  EXPECT_EQ(plan.advice.back().settings.mode, Mode::qlora);
+  const auto text = report(plan);
+  EXPECT_NE(text.find("it does not fit"), std::string::npos);
+  EXPECT_NE(text.find("run.accumulate=2"), std::string::npos);
+}
+
+TEST(Advice, WhereOneIsNotEnoughSeveralAreJoined) {
+  Settings s;
+  s.mode = Mode::train, s.batch = 8, s.context = 512;
+  const auto all = [](const Settings& t) {
+    auto p = simple(t);
+    if (t.mode != Mode::train) p.weights = 1 << 20;  // no adapters here
+    return p;
+  };
+  const auto plan = make_plan(s, {400, ""}, all);
+  ASSERT_EQ(plan.advice.size(), 1u);
+  const auto& a = plan.advice[0];
+  EXPECT_LE(a.peak, 400);
+  EXPECT_EQ(a.settings.batch, 1);
+  EXPECT_TRUE(a.settings.checkpointing);
+  EXPECT_NE(a.change.find(", "), std::string::npos);
+}
+
+TEST(Advice, GenerationShrinksItsCacheFirst) {
+  auto s = chat(16);
+  s.context = 2000;
+  const auto plan = make_plan(s, {360, ""}, simple);
+  ASSERT_FALSE(plan.advice.empty());
+  EXPECT_EQ(plan.advice[0].settings.kv_bits, 8);
+}
+
+TEST(Closed, WeightsAreCounted) {
+  const auto model = config::preset("llama-7b");
+  const auto n = config::count(model).total;
+  EXPECT_EQ(weight_bytes(model, 2), 2 * n);
+  const double four = double(weight_bytes(model, 2, 4)) / double(n);
+  EXPECT_NEAR(four, 4.5 / 8, 0.002) << "a scale and an offset of 16 bits for 64 weights";
+  // LLaMA-7B with rank 16 on every projection: 39,976,960 (PEFT's own count).
+  EXPECT_EQ(adapter_parameters(model, 16), 39'976'960);
+}
+
+}  // namespace
+}  // namespace lmxlab::plan
