@@ -36,7 +36,13 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   const Subject subject{.config = config, .training = training, .held = data_bytes};
   const auto settings = settings_of(training);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
-  auto plan = plan::make_plan(settings, options.budget, measured, smaller_presets(config));
+  plan::Plan plan;
+  try {
+    plan = plan::make_plan(settings, options.budget, measured, smaller_presets(config));
+  } catch (const Error& e) {  // too little even for a plan: what runs will say so, or fit
+    if (e.kind() != Kind::resource) throw;
+    return "";
+  }
   std::string change;
   if (!plan.fits()) {
     const auto found = std::find_if(plan.advice.begin(), plan.advice.end(),

@@ -108,6 +108,18 @@ TEST(Rehearsal, TakesNoMemory) {
   EXPECT_EQ(mx::sum(mx::ones({1000, 1000})).item<float>(), 1e6f) << "the queue works as before";
 }
 
+TEST(Rehearsal, WhatFailsIsAnErrorAsEver) {
+  const Rehearsal rehearsal;
+  auto x = mx::ones({300, 300});
+  for (int i = 0; i < 3; i++) x = mx::matmul(x, x);
+  const auto huge = mx::add(mx::zeros({1 << 30, 1 << 20}), mx::sum(x));  // no machine has it
+  EXPECT_THROW(mx::eval(mx::sum(mx::exp(huge))), Error);
+  mx::synchronize(mx::default_stream(mx::Device::cpu));
+  auto y = mx::ones({1000, 1000});
+  mx::eval(y);
+  EXPECT_GE(rehearsal.active(), size_t{4'000'000}) << "and the next goes on";
+}
+
 TEST(Rehearsal, ArraysMayOutliveIt) {
   std::optional<array> x;
   {

@@ -37,3 +37,12 @@ void Scheduler::signal_event(Stream stream, Event event, std::function<void(Even
 }
 
 }  // namespace mlx::core::scheduler
+
+// An evaluation that fails waits for its streams.
+void mlx::core::synchronize(Stream stream) {
+  if (lmxlab::kernels::rehearsing()) return lmxlab::kernels::detail::finish_deferred_tasks();
+  using Function = void (*)(Stream);
+  static const auto theirs =
+      reinterpret_cast<Function>(dlsym(RTLD_NEXT, "_ZN3mlx4core11synchronizeENS0_6StreamE"));
+  theirs(stream);
+}
