@@ -65,7 +65,7 @@ void expect_one_copy(const Two& two, const fs::path& file) {
   EXPECT_LE(m.rss - m.shared, size / 20);
   EXPECT_EQ(m.anonymous, 0u);
   if (kOwnMemoryTells) {
-    EXPECT_LT(two.own(), size / 2);
+    EXPECT_LT(two.own(), size / 4 * 3) << "arrays, and 24 MB that may be kept for reuse";
   }
 }
 
