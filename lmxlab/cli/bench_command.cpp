@@ -4,7 +4,7 @@
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
-#include "lmxlab/cli/sampling_arguments.h"
+#include "lmxlab/cli/step_arguments.h"
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/governor/govern.h"
@@ -59,9 +59,7 @@ class Bench : public Command {
   int batch_ = 1, repeat_ = 5;
   std::optional<int> context_, bits_, group_size_, embedding_bits_;
   std::optional<std::string> kv_bits_;
-  int accumulate_ = 1;
-  std::string optimizer_ = "adamw", state_bits_ = "32";
-  bool checkpointing_ = false;
+  StepArguments step_;
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
@@ -86,15 +84,8 @@ class Bench : public Command {
     o.option("--embedding-bits", "N", &embedding_bits_, "of the embedding and a head tied to it")
         .range(2, 8)
         .otherwise("as --bits");
-    o.option("--kv-bits", "BITS", &kv_bits_,
-             "of the keys and values that are kept: 32 as computed, 8 or 4 packed")
-        .one_of({"32", "16", "8", "4"})
-        .otherwise("16 beside quantized weights, else as computed");
-    o.option("--accumulate", "N", &accumulate_, "batches an update, of training").range(1, 1 << 20);
-    o.option("--optimizer", "NAME", &optimizer_, "of training").one_of({"adamw", "adafactor"});
-    o.option("--state-bits", "N", &state_bits_, "of the optimizer's state").one_of({"32", "8"});
-    o.flag("--gradient-checkpointing", &checkpointing_,
-           "of training: blocks are computed again in backward");
+    declare_kv_bits(o, &kv_bits_);
+    step_.declare(o);
   }
 
   // Seconds of each measurement after the first, which warms up.
@@ -105,14 +96,13 @@ class Bench : public Command {
     options.run.steps = kWarmTrain + repeat_;
     options.run.eval_every = 0, options.run.checkpoint_every = 0, options.run.log_every = 1;
     options.run.dtype = dtype_ == "bf16" ? ComputeType::bf16 : ComputeType::f32;
-    options.run.accumulate = accumulate_, options.run.gradient_checkpointing = checkpointing_;
-    options.optimizer.name = *enum_value<OptimizerName>(optimizer_);
-    options.optimizer.state_bits = std::stoi(state_bits_);
+    options.run.accumulate = step_.accumulate;
+    options.run.gradient_checkpointing = step_.checkpointing;
+    options.optimizer.name = *enum_value<OptimizerName>(step_.optimizer);
+    options.optimizer.state_bits = step_.bits();
     options.schedule.warmup = 0;
-    const size_t n =
-        std::max<size_t>(size_t(batch_) * size_t(context) * 2, 4096) + 1 + size_t(context);
-    GovernOptions govern;
-    govern_training(m.model.config(), options, n * sizeof(int32_t), govern);
+    const size_t n = StepArguments::tokens(batch_, context);
+    govern_training(m.model.config(), options, n * sizeof(int32_t));
     const auto ids = random_ids(n, m.model.config().vocab, 1);
     const std::vector<int32_t> values(ids.begin(), ids.end());
     const mx::array tokens(values.begin(), {int(n)}, mx::int32);
@@ -150,7 +140,7 @@ class Bench : public Command {
       options.kv_bits = cache_bits(kv_bits_);
       options.stop = context_of_run.stop;
       if (i < 0)
-        govern_generation({.config = m.model.config(), .weights = m.place.path},
+        govern_generation({.config = m.model.config(), .weights = m.place.path, .bits = bits_},
                           m.model.parameter_bytes(), batch_, context, options);
       TokenStream stream(m.model, std::move(prompts), options);
       const auto start = std::chrono::steady_clock::now();
@@ -201,11 +191,7 @@ class Bench : public Command {
       throw Error(Kind::usage,
                   "[bench] training keeps no keys and values: --kv-bits goes with --mode prefill "
                   "or decode.");
-    if (!train &&
-        (accumulate_ > 1 || optimizer_ != "adamw" || state_bits_ != "32" || checkpointing_))
-      throw Error(Kind::usage,
-                  "[bench] --accumulate, --optimizer, --state-bits and --gradient-checkpointing go "
-                  "with --mode train.");
+    if (!train) step_.expect_none("bench");
     if (bits_) {
       quantize_model(m.model, {.bits = *bits_,
                                .group_size = group_size_.value_or(64),
@@ -224,7 +210,7 @@ class Bench : public Command {
     if (context.stop.stop_requested()) throw Error(Kind::canceled, "[bench] interrupted");
 
     const auto& config = m.model.config();
-    const double rows = train ? batch_ * accumulate_ : batch_;
+    const double rows = train ? batch_ * step_.accumulate : batch_;
     const double tokens = rows * (decode ? decoded - 1 : length);
     std::sort(seconds.begin(), seconds.end());
     const size_t n = seconds.size();

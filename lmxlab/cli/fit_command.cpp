@@ -2,7 +2,7 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
-#include "lmxlab/cli/sampling_arguments.h"
+#include "lmxlab/cli/step_arguments.h"
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/governor/measure.h"
@@ -58,11 +58,11 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows) {
 
 class Fit : public Command {
   std::optional<std::string> model_, memory_, chip_, kv_bits_;
-  bool table_ = false, checkpointing_ = false;
-  std::string mode_ = "generate", dtype_, optimizer_ = "adamw";
-  int batch_ = 1, accumulate_ = 1;
+  bool table_ = false;
+  std::string mode_ = "generate", dtype_;
+  StepArguments step_;
+  int batch_ = 1;
   std::optional<int> context_, bits_;
-  std::string state_bits_ = "32";
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_,
@@ -74,19 +74,12 @@ class Fit : public Command {
     o.option("--context", "N", &context_, "tokens of a row: of the prompt, or trained on")
         .range(1, 1 << 24)
         .otherwise("512, or what the model has room for");
-    o.option("--accumulate", "N", &accumulate_, "batches an update").range(1, 1 << 20);
     o.option("--dtype", "TYPE", &dtype_, "of the computation")
         .one_of({"f32", "bf16"})
         .otherwise("f32; of a checkpoint, its own");
     o.option("--bits", "N", &bits_, "quantize the weights first, to 2 to 6 or 8 bits").range(2, 8);
-    o.option("--kv-bits", "BITS", &kv_bits_,
-             "of the keys and values that are kept: 32 as computed, 8 or 4 packed")
-        .one_of({"32", "16", "8", "4"})
-        .otherwise("16 beside quantized weights, else as computed");
-    o.option("--optimizer", "NAME", &optimizer_, "of training").one_of({"adamw", "adafactor"});
-    o.option("--state-bits", "N", &state_bits_, "of the optimizer's state").one_of({"32", "8"});
-    o.flag("--gradient-checkpointing", &checkpointing_,
-           "of training: blocks are computed again in backward");
+    declare_kv_bits(o, &kv_bits_);
+    step_.declare(o);
     o.option("--memory", "AMOUNT", &memory_, "of a machine with so much memory, as in 16GB")
         .otherwise("this machine");
     o.option("--chip", "NAME", &chip_,
@@ -114,7 +107,7 @@ class Fit : public Command {
   plan::Settings settings(const config::Model& config) const {
     plan::Settings s;
     s.mode = *enum_value<plan::Mode>(mode_);
-    s.batch = batch_, s.accumulate = accumulate_;
+    s.batch = batch_, s.accumulate = step_.accumulate;
     const auto* learned = std::get_if<config::Learned>(&config.position);
     const int total = learned ? learned->length : config.context;
     const bool generate = s.mode == plan::Mode::generate;
@@ -128,9 +121,10 @@ class Fit : public Command {
     s.bf16 = dtype_ == "bf16";
     s.bits = bits_;
     s.kv_bits = cache_bits(kv_bits_);
-    s.state_bits = std::stoi(state_bits_);
-    s.factored = optimizer_ == "adafactor";
-    s.checkpointing = checkpointing_;
+    s.state_bits = step_.bits();
+    s.factored = step_.optimizer == "adafactor";
+    s.checkpointing = step_.checkpointing;
+    if (generate) step_.expect_none("fit");
     if (s.bits && !generate)
       throw Error(Kind::usage,
                   "[fit] quantized weights are not trained: --bits goes with --mode generate; "
@@ -144,25 +138,31 @@ class Fit : public Command {
     return s;
   }
 
-  Json parts_json(const plan::Parts& p) const { return to_json(p); }
-
   int run(Context& context) override {
-    if (table_) return print_table(context);
-    if (!model_) return print_largest(context);
+    if (table_ && model_)
+      throw Error(Kind::usage, "[fit] --table is of all chips: it goes without MODEL");
+    if (!model_) {
+      step_.expect_none("fit");
+      if (mode_ != "generate" || bits_ || kv_bits_ || !dtype_.empty())
+        throw Error(Kind::usage,
+                    "[fit] without MODEL every use is answered: --mode, --bits, --kv-bits and "
+                    "--dtype need one");
+      return table_ ? print_table(context) : print_largest(context);
+    }
     const auto place = find_model(*model_, context);
     Subject subject{read_config(place, context), place.path, dtype_argument(dtype_)};
     const auto s = settings(subject.config);
     // Data of a run: two batches at least, as `bench` has.
     if (s.mode != plan::Mode::generate)
-      subject.held = 4 * (std::max<size_t>(size_t(s.batch) * size_t(s.context) * 2, 4096) + 1 +
-                          size_t(s.context));
+      subject.held = sizeof(int32_t) * StepArguments::tokens(s.batch, s.context);
     const auto m = machine(true);
     const auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },
         place.path.empty() ? smaller_presets(subject.config) : plan::Smaller());
-    const double bound = s.mode == plan::Mode::generate && m.bandwidth > 0
-                             ? plan::decode_bound(decode_bytes(subject, s), m.bandwidth) * s.batch
-                             : 0;
+    const double bound =
+        s.mode == plan::Mode::generate && m.bandwidth > 0
+            ? plan::decode_bound(decode_bytes(subject.config, plan.parts), m.bandwidth) * s.batch
+            : 0;
     if (context.json) {
       auto advice = Json::array();
       for (const auto& a : plan.advice)
@@ -175,7 +175,7 @@ class Fit : public Command {
                                        {"batch", Json(s.batch)},
                                        {"context", Json(s.context)},
                                        {"peak_bytes", Json(plan.parts.peak())},
-                                       {"parts", parts_json(plan.parts)},
+                                       {"parts", to_json(plan.parts)},
                                        {"budget_bytes", Json(m.budget.bytes)},
                                        {"budget", Json(m.budget.reason)},
                                        {"advice", advice},

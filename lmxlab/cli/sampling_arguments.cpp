@@ -1,8 +1,8 @@
 #include "lmxlab/cli/sampling_arguments.h"
 
-#include "lmxlab/governor/govern.h"
-
 #include "lmxlab/base/files.h"
+#include "lmxlab/cli/step_arguments.h"
+#include "lmxlab/governor/govern.h"
 #include "lmxlab/inference/generation_config.h"
 
 namespace lmxlab::cli {
@@ -38,11 +38,7 @@ void SamplingArguments::declare(Options& o) {
   o.option("--dtype", "TYPE", &dtype, "of the computation: bf16 reads prompts faster, less exactly")
       .one_of({"f32", "bf16"})
       .otherwise("f32 on a CPU, else that of the weights");
-  o.option("--kv-bits", "BITS", &kv_bits,
-           "of the keys and values that are kept: 32 as computed, 8 or 4 packed (less memory for "
-           "long texts, slightly other answers)")
-      .one_of({"32", "16", "8", "4"})
-      .otherwise("16 beside quantized weights, else as computed");
+  declare_kv_bits(o, &kv_bits);
   o.flag("--auto-fit", &auto_fit,
          "where memory is short take the cheapest change that helps: keys and values of 8 bits");
   o.option("--max-kv", "N", &max_kv,
@@ -83,7 +79,8 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
 
 void SamplingArguments::govern(const OpenModel& m, int rows, int length, GenerateOptions& options,
                                const Context& context) const {
-  const Subject subject{m.model.config(), m.place.path};
+  Subject subject{m.model.config(), m.place.path};
+  subject.max_kv = options.max_kv;
   GovernOptions with;
   with.auto_fit = auto_fit;
   const auto change =

@@ -11,12 +11,6 @@
 
 namespace lmxlab::cli {
 
-/// What a cache is told of --kv-bits 32, 16, 8 or 4.
-inline std::optional<int> cache_bits(const std::optional<std::string>& option) {
-  if (!option) return std::nullopt;
-  return *option == "32" ? 0 : std::stoi(*option);
-}
-
 struct SamplingArguments {
   std::optional<double> temperature, top_p, min_p, repetition, presence, frequency;
   std::optional<int> top_k, max_kv;

@@ -143,7 +143,7 @@ class Train : public Command {
       const auto change = govern_training(config, training, data_bytes, govern, &plan);
       recipe.optimizer = training.optimizer, recipe.run = training.run;
       if (!change.empty()) context.warn("--auto-fit: " + change);
-      planned_ = human_bytes(double(plan.parts.peak()));
+      if (plan.parts.peak() > 0) planned_ = human_bytes(double(plan.parts.peak()));
     };
     hooks.warn = [&](const std::string& text) {
       progress.clear();

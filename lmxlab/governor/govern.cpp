@@ -67,10 +67,12 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   s.batch = rows, s.context = std::max(1, length), s.kv_bits = generation.kv_bits;
   Subject all = subject;
   all.new_tokens = std::max(1, generation.max_tokens);
-  auto rough = plan::estimate(all.config, s, 4);
+  s.bits = all.bits;
+  auto whole = s;
+  whole.context = s.context + all.new_tokens;
+  if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
+  auto rough = plan::estimate(all.config, whole, 4);
   rough.weights = bytes;
-  rough.kv_cache = rough.kv_cache / s.context *
-                   std::min<int64_t>(int64_t{s.context} + all.new_tokens, int64_t{1} << 24);
   if (kClear * double(rough.peak()) < double(options.budget.bytes)) return "";
   const auto measured = [&](const plan::Settings& t) { return measure(all, t); };
   const auto plan =

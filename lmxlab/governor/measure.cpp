@@ -30,6 +30,7 @@ GenerateOptions generation_of(const Subject& subject, const plan::Settings& s) {
   o.sampling.temperature = 0;
   o.max_tokens = subject.new_tokens;
   o.kv_bits = s.kv_bits;
+  o.max_kv = subject.max_kv;
   return o;
 }
 
@@ -86,10 +87,6 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   return p;
 }
 
-config::Model model_of(const Subject& subject, const plan::Settings& s) {
-  return s.preset.empty() ? subject.config : config::preset(s.preset);
-}
-
 }  // namespace
 
 plan::Budget memory_budget(int64_t bytes) {
@@ -125,7 +122,8 @@ plan::Budget machine_budget() {
 
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
-  if (!settings.preset.empty()) subject.config = model_of(asked, settings), subject.weights.clear();
+  if (!settings.preset.empty())
+    subject.config = config::preset(settings.preset), subject.weights.clear();
   const bool rehearsed = kernels::can_rehearse() && (settings.mode == plan::Mode::generate ||
                                                      settings.mode == plan::Mode::train);
   if (!rehearsed) {
@@ -136,9 +134,7 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
                                                : measure_training(subject, settings);
 }
 
-int64_t decode_bytes(const Subject& subject, const plan::Settings& settings) {
-  const auto model = model_of(subject, settings);
-  const auto parts = measure(subject, settings);
+int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
   const auto count = config::count(model);
   const auto table = model.tie_head ? 0 : count.embedding;
   const double packed = double(parts.weights) / double(std::max<int64_t>(1, count.total));

@@ -24,14 +24,16 @@ struct Subject {
   std::optional<DType> dtype = {};     // of new weights: float32; of computing, where it is given
   TrainOptions training = {};          // the rest of a run's settings
   int new_tokens = 128;                // that a generation has room for
+  int max_kv = 0;                      // GenerateOptions
+  std::optional<int> bits = {};        // weights are packed to first; none: as they are
   size_t held = 0;                     // bytes besides, tokens of a run's data
 };
 
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
-/// Bytes that a token of decode reads: the weights without the embedding's other rows, and the
-/// cache.
-int64_t decode_bytes(const Subject& subject, const plan::Settings& settings);
+/// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
+/// and the cache.
+int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
 
 /// Smaller presets of a family, largest first; those with so many parameters at most.
 plan::Smaller smaller_presets(const config::Model& than);

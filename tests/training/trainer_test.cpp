@@ -306,7 +306,7 @@ TEST(Trainer, MemoryDoesNotGrow) {
   std::cout << active_20 << " bytes, peak " << peak_20 << ", resident " << resident_200 << " and "
             << resident_2000 << "\n";
   // Which blocks share a page is a matter of timing.
-  EXPECT_LE(resident_2000, resident_200 + (8 << 20));
+  EXPECT_LE(resident_2000, resident_200 + (4 << 20));
 }
 
 TEST(Trainer, StopsEarly) {

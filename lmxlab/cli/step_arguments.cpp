@@ -1,0 +1,33 @@
+#include "lmxlab/cli/step_arguments.h"
+
+namespace lmxlab::cli {
+
+void declare_kv_bits(Options& o, std::optional<std::string>* target) {
+  o.option("--kv-bits", "BITS", target,
+           "of the keys and values that are kept: 32 as computed, 8 or 4 packed (less memory for "
+           "long texts, slightly other answers)")
+      .one_of({"32", "16", "8", "4"})
+      .otherwise("16 beside quantized weights, else as computed");
+}
+
+std::optional<int> cache_bits(const std::optional<std::string>& option) {
+  if (!option) return std::nullopt;
+  return *option == "32" ? 0 : std::stoi(*option);
+}
+
+void StepArguments::declare(Options& o) {
+  o.option("--accumulate", "N", &accumulate, "batches an update, of training").range(1, 1 << 20);
+  o.option("--optimizer", "NAME", &optimizer, "of training").one_of({"adamw", "adafactor"});
+  o.option("--state-bits", "N", &state_bits, "of the optimizer's state").one_of({"32", "8"});
+  o.flag("--gradient-checkpointing", &checkpointing,
+         "of training: blocks are computed again in backward");
+}
+
+void StepArguments::expect_none(const std::string& command) const {
+  if (accumulate > 1 || optimizer != "adamw" || state_bits != "32" || checkpointing)
+    throw Error(Kind::usage, "[" + command +
+                                 "] --accumulate, --optimizer, --state-bits and "
+                                 "--gradient-checkpointing go with training, --mode train.");
+}
+
+}  // namespace lmxlab::cli
