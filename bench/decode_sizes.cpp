@@ -41,7 +41,7 @@ struct Case {
   double best = 0;
 };
 
-int measure(int rounds, bool quick) {
+int print_table(int rounds, bool quick) {
   const std::vector<Size> sizes{{64, 256, 4},   {128, 512, 4},    {256, 768, 4},
                                 {256, 768, 8},  {384, 1024, 8},   {512, 1536, 8},
                                 {768, 2048, 8}, {1024, 2816, 10}, {1024, 2816, 20}};
@@ -50,9 +50,9 @@ int measure(int rounds, bool quick) {
     const auto config = model_of(size);
     plan::Settings settings;
     settings.context = kPrompt + kTokens;
-    const auto bytes = decode_bytes({config}, settings);
+    const auto bytes = decode_bytes(config, lmxlab::measure(Subject{config}, settings));
     if (quick && bytes > 50'000'000) break;
-    cases.push_back({size, LanguageModel(config, 1), bytes});
+    cases.push_back(Case{size, LanguageModel(config, 1), bytes});
   }
   // In turn, so that a slow minute of the machine is nobody's.
   const std::vector<int> prompt(kPrompt, 7);
@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
       if (std::string(argv[i]) == "--quick") quick = true;
       if (std::string(argv[i]) == "--rounds" && i + 1 < argc) rounds = std::stoi(argv[++i]);
     }
-    return measure(rounds, quick);
+    return print_table(rounds, quick);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 1;
