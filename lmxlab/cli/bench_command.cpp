@@ -60,6 +60,10 @@ class Bench : public Command {
   std::optional<int> context_, bits_, group_size_, embedding_bits_;
   std::optional<std::string> kv_bits_;
   StepArguments step_;
+  int64_t peak_ = 0;
+
+  // Every text counts from zero, and the first makes what new weights are made of.
+  void note_peak() { peak_ = std::max(peak_, int64_t(kernels::peak_bytes())); }
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
@@ -128,6 +132,7 @@ class Bench : public Command {
     std::vector<double> seconds;
     reset_peaks();
     for (int i = -1; i < repeat_; ++i) {
+      note_peak();
       if (context_of_run.stop.stop_requested()) break;
       std::vector<std::vector<int>> prompts;
       for (int b = 0; b < batch_; ++b)
@@ -205,7 +210,8 @@ class Bench : public Command {
     auto seconds = train ? time_training(m, length, context, progress)
                          : time_generation(m, length, decoded, decode, context, progress);
     progress.clear();
-    const int64_t peak = int64_t(kernels::peak_bytes());
+    note_peak();
+    const int64_t peak = peak_;
     const int64_t resident = int64_t(kernels::peak_resident());
     if (context.stop.stop_requested()) throw Error(Kind::canceled, "[bench] interrupted");
 

@@ -15,13 +15,16 @@ GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int l
   options.stop_strings.clear();
   options.reuse = nullptr;
   const std::vector<int> prompt(static_cast<size_t>(std::max(1, length)), 0);
-  TokenStream stream(model, std::vector<std::vector<int>>(static_cast<size_t>(rows), prompt),
-                     options);
-  for (int i = 0; i < kTokens * rows && stream.next(); ++i) {
-  }
   GenerationMemory out;
-  out.peak = kernels::peak_bytes();
-  if (const auto* cache = stream.cache()) out.cache_bytes = cache->bytes();
+  // The first text also makes what is made once; behind it the second begins elsewhere.
+  for (int text = 0; text < 2; ++text) {
+    TokenStream stream(model, std::vector<std::vector<int>>(static_cast<size_t>(rows), prompt),
+                       options);
+    for (int i = 0; i < kTokens * rows && stream.next(); ++i) {
+    }
+    out.peak = std::max(out.peak, kernels::peak_bytes());
+    if (const auto* cache = stream.cache()) out.cache_bytes = cache->bytes();
+  }
   return out;
 }
 

@@ -10,6 +10,7 @@
 #include "lmxlab/kernels/gemm.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/panels.h"
+#include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace lmxlab::kernels {
@@ -79,18 +80,15 @@ class HeadInputs {
     if (bias) bias_.emplace(*bias);
   }
   /// Once, in the task.
-  Head read() const {
-    return {tokens_,
-            width_,
-            vocabulary_,
-            {x_.read(), x_type_, width_, 1},
-            {w_.read(), w_type_, width_, 1},
-            bias_ ? bias_->read() : nullptr,
-            bias_type_,
-            options_};
-  }
+  Head read() const { return on(x_.read(), w_.read(), bias_ ? bias_->read() : nullptr); }
+  /// Without its memory.
+  Head shape() const { return on(nullptr, nullptr, nullptr); }
 
  private:
+  Head on(const void* x, const void* w, const void* bias) const {
+    return {tokens_, width_,     vocabulary_, {x, x_type_, width_, 1}, {w, w_type_, width_, 1},
+            bias,    bias_type_, options_};
+  }
   int64_t tokens_, width_, vocabulary_;
   Type x_type_, w_type_, bias_type_;
   Dense x_, w_;
@@ -98,20 +96,45 @@ class HeadInputs {
   HeadOptions options_;
 };
 
+// What the product of a tile takes for itself; the first tile is the largest.
+size_t logits_workspace(const Head& head, const Cut& cut) {
+  return gemm_workspace(1, cut.rows, cut.columns, head.width, head.x, head.w.transposed(),
+                        {nullptr, Type::f32, cut.columns});
+}
+
 // Where gradients go; null: not wanted.
 struct Gradients {
   void *dx, *dw, *dbias;
   float *dx_sums, *bias_sums;  // of a chunk, where dx is no float32; of the words
 };
 
+// As bfloat16 a product of logits' gradients reads half as much; it would round to that anyway.
+Type gradient_type(const Head& head) {
+  const bool narrow = head.x.type == Type::bf16 && head.w.type != Type::f16 && packs_bf16();
+  return narrow ? Type::bf16 : Type::f32;
+}
+
+// The same of the products of gradients().
+size_t gradients_workspace(const Head& head, const Cut& cut, bool kept, const Gradients& to) {
+  const Type type = gradient_type(head);
+  const MatrixView p{nullptr, type, cut.columns * (type == Type::bf16 ? 2 : 1), 1};
+  const Type sums = to.dx_sums ? Type::f32 : head.x.type;
+  size_t most = kept ? 0 : logits_workspace(head, cut);
+  if (to.dx)
+    most = std::max(most, gemm_workspace(1, cut.rows, head.width, cut.columns, p, head.w,
+                                         {nullptr, sums, head.width}));
+  if (to.dw)
+    most = std::max(most, gemm_workspace(1, cut.columns, head.width, cut.rows, p.transposed(),
+                                         head.x, {nullptr, head.w.type, head.width}));
+  return most;
+}
+
 // kept: all logits, or null; memory: for the gradient by a tile, or null for the place of its
 // logits.
 void gradients(const Head& head, const Cut& cut, const TileGradient& k, float* kept, float* memory,
                const Gradients& to) {
   const int64_t width = head.width, vocabulary = head.vocabulary;
-  // As bfloat16 a product reads half as much; it would round to that anyway.
-  const bool narrow = head.x.type == Type::bf16 && head.w.type != Type::f16 && packs_bf16();
-  const Type type = narrow ? Type::bf16 : Type::f32;
+  const Type type = gradient_type(head);
   const MatrixOut dx{to.dx, head.x.type, width}, dw{to.dw, head.w.type, width};
   if (to.bias_sums) std::fill_n(to.bias_sums, vocabulary, 0.0f);
   for (int64_t row = 0; row < head.tokens; row += cut.rows) {
@@ -123,7 +146,7 @@ void gradients(const Head& head, const Cut& cut, const TileGradient& k, float* k
       rows = z.rows;
       if (!kept) head.fill(z, row);
       const Tile place = memory ? head.place(row, word, cut, nullptr, memory) : z;
-      const int64_t ld = place.ld * (narrow ? 2 : 1);
+      const int64_t ld = place.ld * (type == Type::bf16 ? 2 : 1);
       tile_gradient(z, k.from(row), place.data, type, ld);
       const MatrixView p{place.data, type, ld, 1};
       if (to.bias_sums) {
@@ -213,8 +236,9 @@ class LinearCrossEntropyGrad : public Op {
     if (apart) to.dx_sums = sums.get();
     if (wanted_.bias) to.bias_sums = bias_sums.get();
     float* const logits = kept_ ? const_cast<float*>(in.back().data<float>()) : nullptr;
-    task([cut, to, over_logits, tile, logits, vocabulary,
-          inputs = HeadInputs(in[0], in[1], bias_of(in), head_), targets = Dense(in[2]),
+    const HeadInputs inputs(in[0], in[1], bias_of(in), head_);
+    expect_workspace(gradients_workspace(inputs.shape(), cut, kept_, to));
+    task([cut, to, over_logits, tile, logits, vocabulary, inputs, targets = Dense(in[2]),
           lse = Dense(in[3]), nll_slope = Dense(in[4]), lse_slope = Dense(in[5]), head = head_,
           options = options_, held = std::tuple{sums, bias_sums}] {
       const TileGradient k{static_cast<const int32_t*>(targets.read()),
@@ -280,8 +304,9 @@ class LinearCrossEntropy : public Op {
     const Cut cut(tokens, in[1].shape(0), 0);
     const Scratch<float> tile(keep_ ? 0 : cut.rows * cut.columns);
     const Scratch<LogitSums> memory(tokens);
-    task([cut, tile, memory, tokens, kept = keep_ ? out[2].data<float>() : nullptr,
-          inputs = HeadInputs(in[0], in[1], in.size() > 3 ? &in[3] : nullptr, head_),
+    const HeadInputs inputs(in[0], in[1], in.size() > 3 ? &in[3] : nullptr, head_);
+    expect_workspace(logits_workspace(inputs.shape(), cut));
+    task([cut, tile, memory, tokens, kept = keep_ ? out[2].data<float>() : nullptr, inputs,
           targets = Dense(in[2]), nll = out[0].data<float>(), lse = out[1].data<float>(),
           options = options_] {
       const Head head = inputs.read();

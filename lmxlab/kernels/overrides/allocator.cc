@@ -335,13 +335,9 @@ class Rehearsed {
     std::free(block);
     delete self;
   }
-  void workspace(size_t n) {
-    const MemoryFor task(MemoryUse::task);
-    std::lock_guard<std::mutex> lock(mutex_);
-    const size_t before = ledger_.peak();
-    ledger_.remove(n, ledger_.add(n));
-    if (ledger_.peak() > before) workspace_ = n;
-  }
+  /// Of the task that is queued next: taken when the queue comes to it, and what earlier tasks
+  /// held is given back.
+  void workspace(size_t n) { tasks_.push_back({nullptr, n}); }
   void end() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -351,8 +347,13 @@ class Rehearsed {
     delete this;
   }
   /// A task in the stream's queue: it holds buffers until the queue is waited for.
-  void defer(std::function<void()> task) { tasks_.push_back(std::move(task)); }
-  void finish_tasks() { std::exchange(tasks_, {}).clear(); }
+  void defer(std::function<void()> task) { tasks_.push_back({std::move(task), 0}); }
+  void finish_tasks() {
+    for (auto& task : std::exchange(tasks_, {})) {
+      if (task.workspace) take_workspace(task.workspace);
+      task.holds = nullptr;
+    }
+  }
 
   size_t active() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -382,7 +383,19 @@ class Rehearsed {
     return ledger_.ends_window(n);
   }
 
-  std::vector<std::function<void()>> tasks_;  // of the rehearsal's own thread
+  void take_workspace(size_t n) {
+    const MemoryFor task(MemoryUse::task);
+    std::lock_guard<std::mutex> lock(mutex_);
+    const size_t before = ledger_.peak();
+    ledger_.remove(n, ledger_.add(n));
+    if (ledger_.peak() > before) workspace_ = n;
+  }
+
+  struct Task {
+    std::function<void()> holds;  // its buffers, and never runs
+    size_t workspace;
+  };
+  std::vector<Task> tasks_;  // of the rehearsal's own thread
   std::mutex mutex_;
   Ledger ledger_;
   size_t workspace_ = 0;  // at the peak
