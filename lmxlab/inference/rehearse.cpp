@@ -10,7 +10,9 @@ namespace lmxlab {
 GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int length,
                                      GenerateOptions options) {
   if (!kernels::rehearsing()) throw Error(Kind::internal, "[rehearse] outside a rehearsal");
-  constexpr int kTokens = 6;  // of a row: one by one, and one ahead
+  // Of a row: one by one, and one ahead. And until what grows with a text has grown: a plan of
+  // thousands of tokens takes the first of them for all.
+  constexpr int kTokens = 6, kAll = 256;
   options.ignore_eos = true;
   options.stop_strings.clear();
   options.reuse = nullptr;
@@ -20,7 +22,8 @@ GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int l
   for (int text = 0; text < 2; ++text) {
     TokenStream stream(model, std::vector<std::vector<int>>(static_cast<size_t>(rows), prompt),
                        options);
-    for (int i = 0; i < kTokens * rows && stream.next(); ++i) {
+    const int tokens = text == 0 ? kTokens : kAll;
+    for (int i = 0; i < tokens * rows && stream.next(); ++i) {
     }
     out.peak = std::max(out.peak, kernels::peak_bytes());
     if (const auto* cache = stream.cache()) out.cache_bytes = cache->bytes();

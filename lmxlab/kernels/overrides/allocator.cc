@@ -235,8 +235,8 @@ thread_local bool OwnStreams::on_stream_thread_ = false;
 // Live bytes and their peak. Between two drains the stream frees blocks at moments of its own. For
 // the peak to be a property of the program, small blocks count as if none of them were freed before
 // the next drain (which comes before they are more than a window), or before the end of the step of
-// generation after the one that took them; large ones are only taken after a drain, or in the
-// stream's own order, and count exactly.
+// generation after the one that took them; large ones are only taken after a drain, and what tasks
+// take is in the stream's own order: both count exactly.
 class Ledger {
  public:
   static const Small& small_ones() {
@@ -255,7 +255,7 @@ class Ledger {
   /// @return  the step that it belongs to if it counts as small, else 0.
   size_t add(size_t n) {
     active_ += n;
-    if (n <= small_ones().block) {
+    if (n <= small_ones().block && MemoryFor::now() != MemoryUse::task) {
       small_ += n;
       window_small_ += n;
       return step_;
@@ -306,10 +306,19 @@ class Rehearsed {
  public:
   static thread_local Rehearsed* now;
 
+  ~Rehearsed() {
+    for (void* const memory : free_) std::free(memory);
+  }
+
   Block* take(size_t n) {
-    constexpr size_t kThere = size_t{1} << 20;
-    const size_t bytes = sizeof(Block) + std::min(n, kThere);
-    void* const memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    const bool large = n > kLargeFrom;
+    void* memory = nullptr;
+    if (large) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) memory = free_.back(), free_.pop_back();
+    }
+    if (!memory)
+      memory = std::aligned_alloc(64, sizeof(Block) + (large ? kThere : (n + 63) / 64 * 64));
     if (!memory) refuse(n, "the system gives no more memory.");
     auto* const block = new (memory) Block{};
     std::memset(block->data(), 0, std::min<size_t>(n, 4096));
@@ -330,9 +339,12 @@ class Rehearsed {
     {
       std::lock_guard<std::mutex> lock(self->mutex_);
       self->ledger_.remove(block->size, block->small);
+      if (block->size > kLargeFrom)
+        self->free_.push_back(block);
+      else
+        std::free(block);
       if (--self->blocks_ > 0 || !self->over_) self = nullptr;
     }
-    std::free(block);
     delete self;
   }
   /// Of the task that is queued next: taken when the queue comes to it, and what earlier tasks
@@ -383,6 +395,9 @@ class Rehearsed {
     return ledger_.ends_window(n);
   }
 
+  static constexpr size_t kThere = size_t{1} << 20;       // of a block, at most
+  static constexpr size_t kLargeFrom = size_t{64} << 10;  // all of it, and used again
+
   void take_workspace(size_t n) {
     const MemoryFor task(MemoryUse::task);
     std::lock_guard<std::mutex> lock(mutex_);
@@ -397,6 +412,7 @@ class Rehearsed {
   };
   std::vector<Task> tasks_;  // of the rehearsal's own thread
   std::mutex mutex_;
+  std::vector<void*> free_;  // large ones: the system maps and unmaps them slowly
   Ledger ledger_;
   size_t workspace_ = 0;  // at the peak
   size_t blocks_ = 0;
