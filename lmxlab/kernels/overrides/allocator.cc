@@ -51,10 +51,10 @@ struct Small {
 };
 constexpr Small kSmall{size_t{64} << 10, size_t{64} << 10};
 constexpr Small kSmallInStep{size_t{256} << 10, size_t{8} << 20};
-constexpr size_t kChecked = size_t{256} << 10;    // from here on the machine's room is looked at
-constexpr size_t kStride = size_t{64} << 20;      // taken between two looks
-constexpr size_t kSlack = 40;                     // of the peak, one part for fresh blocks,
-constexpr size_t kLeastSlack = size_t{24} << 20;  // or so much
+constexpr size_t kChecked = size_t{256} << 10;   // from here on the machine's room is looked at
+constexpr size_t kStride = size_t{64} << 20;     // taken between two looks
+constexpr size_t kSlack = 100;                   // of the peak, one part for fresh blocks,
+constexpr size_t kLeastSlack = size_t{8} << 20;  // or so much
 
 class Rehearsed;
 
