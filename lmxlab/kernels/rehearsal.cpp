@@ -20,7 +20,7 @@ void detail::register_rehearsal(const RehearsalHooks* given) {
 }
 
 bool can_rehearse() {
-  return hooks.load() && own_allocator() && !mlx::core::gpu::is_available();
+  return hooks.load() && (own_allocator() || mlx::core::gpu::is_available());
 }
 
 bool rehearsing() {
@@ -40,8 +40,8 @@ void expect_workspace(size_t bytes) {
 Rehearsal::Rehearsal() {
   if (!can_rehearse()) {
     throw Error(Kind::unsupported,
-                "[rehearsal] the memory of a step is known beforehand where this program's "
-                "allocator serves MLX, which is on Linux without a GPU.");
+                "[rehearsal] the memory of a step is known beforehand where the program's own "
+                "allocator stands in front of MLX's, which is on Linux.");
   }
   if (rehearsing()) throw Error(Kind::internal, "[rehearsal] one inside another");
   state_ = hooks.load()->begin();

@@ -42,7 +42,7 @@ void expect_same(const std::string& what, const std::function<array()>& step) {
   really(step);  // once for what stays: streams, compiled graphs
   const auto a = really(step), b = rehearsed(step);
   // A block of less than a window whose reader is still queued is not written over (allocator.cc).
-  EXPECT_NEAR(double(a.peak), double(b.peak), a.peak < (1 << 22) ? 1 << 16 : 0) << what;
+  EXPECT_EQ(a.peak, b.peak) << what;
   EXPECT_EQ(a.active, b.active) << what;
 }
 
