@@ -8,8 +8,8 @@
 
 namespace lmxlab::kernels {
 
-/// Inside a rehearsal (rehearsal.h), which counts the buffers. Ops that a GPU has kernels of its own
-/// for are known by name; the others allocate as on a CPU.
+/// Inside a rehearsal (rehearsal.h), which counts the buffers. Ops that a GPU has kernels of its
+/// own for are known by name; the others allocate as on a CPU.
 void walk_graph(std::vector<mlx::core::array> outputs);
 
 }  // namespace lmxlab::kernels

@@ -195,7 +195,8 @@ TEST(Tekken, SpecialTokensComeFirst) {
                                 {"default_num_special_tokens", 10}})},
        {"vocab", vocab},
        {"special_tokens",
-        Json::array({Json::object({{"rank", 1}, {"token_str", "<s>"}, {"is_control", true}})})}});
+        Json::array({Json::object({{"rank", 1}, {"token_str", "<s>"}, {"is_control", true}}),
+                     Json::object({{"rank", 2}, {"token_str", "</s>"}, {"is_control", true}})})}});
   const auto t = Tokenizer::from_bytes(root.dump(), "tekken.json");
   EXPECT_THAT(t.encode_ids("ab"), ElementsAre(266));
   EXPECT_THAT(t.encode_ids("cd"), ElementsAre('c' + 10, 'd' + 10));  // beyond the size in use
@@ -206,7 +207,9 @@ TEST(Tekken, SpecialTokensComeFirst) {
            {"config.default_vocab_size", Json()},
            {"vocab.3.rank", Json(-1)},
            {"vocab.3.token_bytes", Json("?")},
-           {"special_tokens.0.rank", Json(10)}}) {
+           {"special_tokens.0.rank", Json(10)},
+           {"special_tokens.1.rank", Json(1)},
+           {"special_tokens.1.token_str", Json("<s>")}}) {
     Json broken = root;
     set_path(broken, path, value);
     EXPECT_EQ(error_of([&] { Tokenizer::from_bytes(broken.dump(), "tekken.json"); }).kind(),

@@ -51,6 +51,7 @@ Parts parts_of_ranks(const std::vector<Ranked>& ranked, int offset, const Tiktok
   add_ranked_merges(model, std::move(tokens), false);
   parts.model = std::move(model);
   std::unordered_map<int, std::string_view> names;
+  std::unordered_set<std::string_view> seen;
   for (const auto& [name, id] : rules.special_tokens) {
     if (name.empty() || invalid_utf8_at(name) != std::string::npos || id < 0 || id >= kLargestId)
       throw Error(Kind::usage, "[tokenizer] the special token \"" + name + "\" with the id " +
@@ -59,6 +60,9 @@ Parts parts_of_ranks(const std::vector<Ranked>& ranked, int offset, const Tiktok
     if (!names.emplace(id, name).second)
       throw Error(Kind::usage, "[tokenizer] two special tokens have the id " + std::to_string(id) +
                                    ": \"" + std::string(names[id]) + "\" and \"" + name + "\"");
+    if (!seen.insert(name).second)
+      throw Error(Kind::usage,
+                  "[tokenizer] the special token \"" + name + "\" stands twice. Name it once.");
     AddedToken token;
     token.id = id, token.content = name;
     parts.added.push_back(std::move(token));
@@ -158,7 +162,8 @@ Parts parts_from_tekken(const Json& root, const TiktokenRules& rules) {
   }
   if (const Json* list = root.find("special_tokens"); list && !list->is_null()) {
     const std::string where = inside(path, "special_tokens");
-    std::unordered_set<int> given;
+    std::unordered_set<int> given, ids;
+    std::unordered_set<std::string_view> names;
     for (const auto& s : used.special_tokens) given.insert(s.second);
     for (const Json& item : Reader::list_of(*list, where)) {
       const int id = Reader::id_of(member(item, "rank", where), where);
@@ -166,6 +171,9 @@ Parts parts_from_tekken(const Json& root, const TiktokenRules& rules) {
       if (id >= special)
         bad_place(where, "expected an id below " + std::to_string(special) + ", got " +
                              std::to_string(id));
+      if (!ids.insert(id).second || !names.insert(name).second)
+        bad_place(where, "the special token \"" + name + "\" or its id, " + std::to_string(id) +
+                             ", stands twice");
       if (given.insert(id).second) used.special_tokens.emplace_back(name, id);
     }
   }

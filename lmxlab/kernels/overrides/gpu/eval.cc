@@ -15,8 +15,8 @@ namespace {
 
 // Buffers that a command graph of the card reads are held until it has run. Short graphs keep what
 // is held near to what is needed; MLX's own for large cards hold a hundred ops, or 1,000 MB.
-const bool short_graphs = (setenv("MLX_MAX_OPS_PER_BUFFER", "20", 0),
-                           setenv("MLX_MAX_MB_PER_BUFFER", "50", 0), true);
+const bool short_graphs =
+    (setenv("MLX_MAX_OPS_PER_BUFFER", "20", 0), setenv("MLX_MAX_MB_PER_BUFFER", "50", 0), true);
 
 template <class Function>
 Function next(const char* symbol) {
@@ -29,14 +29,14 @@ namespace mlx::core {
 
 void eval(std::vector<array> outputs) {
   if (lmxlab::kernels::rehearsing()) return lmxlab::kernels::walk_graph(std::move(outputs));
-  static const auto theirs = next<void (*)(std::vector<array>)>(
-      "_ZN3mlx4core4evalESt6vectorINS0_5arrayESaIS2_EE");
+  static const auto theirs =
+      next<void (*)(std::vector<array>)>("_ZN3mlx4core4evalESt6vectorINS0_5arrayESaIS2_EE");
   theirs(std::move(outputs));
 }
 void async_eval(std::vector<array> outputs) {
   if (lmxlab::kernels::rehearsing()) return lmxlab::kernels::walk_graph(std::move(outputs));
-  static const auto theirs = next<void (*)(std::vector<array>)>(
-      "_ZN3mlx4core10async_evalESt6vectorINS0_5arrayESaIS2_EE");
+  static const auto theirs =
+      next<void (*)(std::vector<array>)>("_ZN3mlx4core10async_evalESt6vectorINS0_5arrayESaIS2_EE");
   theirs(std::move(outputs));
 }
 
