@@ -170,9 +170,7 @@ class Bench : public Command {
         open_model(model_, 0, train ? std::optional(DType::f32) : dtype_argument(dtype_), context);
     if (const auto dtype = dtype_argument(dtype_)) m.model.set_activations(*dtype);
     const int positions = learned_positions(m.model);
-    const int total = positions > 0 ? positions : m.model.config().context;
-    const int fits = train ? total : std::max(total - kDecode, total / 2);
-    const int length = context_.value_or(std::clamp(fits, 1, 512));
+    const int length = context_.value_or(usual_length(m.model.config(), train));
     // A short model decodes fewer tokens: as many as it has positions for.
     const int decoded = positions > 0 ? std::min(kDecode, positions - length) : kDecode;
     if (positions > 0 && (train ? length > positions : decoded < 2))

@@ -109,10 +109,8 @@ class Fit : public Command {
     s.mode = *enum_value<plan::Mode>(mode_);
     s.batch = batch_, s.accumulate = step_.accumulate;
     const auto* learned = std::get_if<config::Learned>(&config.position);
-    const int total = learned ? learned->length : config.context;
     const bool generate = s.mode == plan::Mode::generate;
-    s.context =
-        context_.value_or(std::clamp(generate ? std::max(total - 128, total / 2) : total, 1, 512));
+    s.context = context_.value_or(usual_length(config, !generate));
     if (learned && s.context > learned->length)
       throw Error(Kind::usage, "[fit] the model has " + std::to_string(learned->length) +
                                    " learned positions: --context " + std::to_string(s.context) +

@@ -124,4 +124,43 @@ void govern_quantization(const config::Model& config, int64_t bytes, int bits,
   plan::require_fit(plan, "quantizing to " + std::to_string(bits) + " bits");
 }
 
+void govern_pull(const std::string& name, int64_t bytes,
+                 const std::function<std::optional<config::Model>()>& config,
+                 const std::vector<OtherWeights>& others, const GovernOptions& options) {
+  constexpr int kFarBelow = 4;  // no cache of so short a text is three times its model
+  if (bytes <= options.budget.bytes / kFarBelow) return;
+  const auto model = config();
+  plan::Settings s;
+  if (model) s.context = usual_length(*model, false);
+  // Packed ones, which keep 16 bits of keys and values.
+  if (model && bytes < 3 * config::count(*model).total / 2) s.kv_bits = 16;
+  const auto measured = [&](const plan::Settings& t) {
+    plan::Parts parts;
+    if (model) parts = plan::estimate(*model, t, 2);
+    parts.weights = bytes;
+    // Packing them first is no way out: it needs both.
+    if (t.bits && model) parts.weights += plan::weight_bytes(*model, 2, *t.bits);
+    return parts;
+  };
+  auto plan = plan::make_plan(s, options.budget, measured);
+  if (plan.fits()) return;
+  for (auto& a : plan.advice) a.options = "--no-plan, and then " + a.options;
+  const OtherWeights* best = nullptr;
+  const auto peak_of = [&](const OtherWeights& o) {
+    return plan.parts.peak() - bytes + o.bytes;
+  };
+  for (const auto& o : others)
+    if (o.bytes < bytes && peak_of(o) <= options.budget.bytes && (!best || o.bytes > best->bytes))
+      best = &o;
+  if (best)
+    plan.advice.insert(plan.advice.begin(), {"a smaller file of the same repository", best->name,
+                                             "other answers", s, peak_of(*best)});
+  try {
+    plan::require_fit(plan, name);
+  } catch (const Error& e) {
+    throw Error(e.kind(), std::string(e.what()) + " `lmxlab pull " + name +
+                              " --no-plan` fetches it all the same, for another machine.");
+  }
+}
+
 }  // namespace lmxlab

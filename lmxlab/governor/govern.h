@@ -5,7 +5,10 @@
 #include "lmxlab/governor/measure.h"
 #include "lmxlab/inference/generate.h"
 
+#include <functional>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace lmxlab {
 
@@ -32,5 +35,17 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
 /// Quantizing: packed weights are held together, dense ones one at a time.
 void govern_quantization(const config::Model& config, int64_t bytes, int bits,
                          const GovernOptions& options = {});
+
+/// What may be had in the place of weights: another file of the repository.
+struct OtherWeights {
+  std::string name;
+  int64_t bytes = 0;
+};
+
+/// Weights that are not here yet: a text of usual length beside them.
+/// @param config  asked where bytes alone do not tell; none: it is not known
+void govern_pull(const std::string& name, int64_t bytes,
+                 const std::function<std::optional<config::Model>()>& config,
+                 const std::vector<OtherWeights>& others, const GovernOptions& options = {});
 
 }  // namespace lmxlab

@@ -141,6 +141,13 @@ int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
   return parts.weights - static_cast<int64_t>(packed * double(table)) + parts.kv_cache;
 }
 
+int usual_length(const config::Model& model, bool training) {
+  constexpr int kUsual = 512, kMore = 128;
+  const auto* learned = std::get_if<config::Learned>(&model.position);
+  const int total = learned ? learned->length : model.context;
+  return std::clamp(training ? total : std::max(total - kMore, total / 2), 1, kUsual);
+}
+
 plan::Smaller smaller_presets(const config::Model& than) {
   const auto most = config::count(than).total;
   std::vector<std::pair<int64_t, std::string>> found;

@@ -35,6 +35,10 @@ plan::Parts measure(const Subject& subject, const plan::Settings& settings);
 /// and the cache.
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
 
+/// Tokens of a row where nobody says how many: 512, or what the model has room for; of a prompt
+/// with 128 more to come.
+int usual_length(const config::Model& model, bool training);
+
 /// Smaller presets of a family, largest first; those with so many parameters at most.
 plan::Smaller smaller_presets(const config::Model& than);
 

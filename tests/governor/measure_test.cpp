@@ -97,5 +97,40 @@ TEST(Govern, GenerationOfASmallModelIsNotRehearsed) {
   EXPECT_GT(machine_budget().bytes, 0);
 }
 
+TEST(Govern, WeightsThatAreNotHereYet) {
+  const auto config = config::preset("llama-7b");
+  const int64_t gb = int64_t{1} << 30, bytes = 13 * gb;
+  int asked = 0;
+  const auto pull = [&](int64_t budget, const std::vector<OtherWeights>& others) -> std::string {
+    try {
+      govern_pull(
+          "org/name", bytes,
+          [&] {
+            ++asked;
+            return std::optional(config);
+          },
+          others, {{budget, "so much"}});
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), Kind::resource);
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(pull(60 * gb, {}), "");
+  EXPECT_EQ(asked, 0) << "far below";
+  EXPECT_EQ(pull(16 * gb, {}), "");
+  EXPECT_EQ(asked, 1);
+  const auto none = pull(12 * gb, {{"larger", 14 * gb}, {"too large", 12 * gb}});
+  EXPECT_NE(none.find("org/name does not fit"), std::string::npos) << none;
+  EXPECT_NE(none.find("Nothing known here"), std::string::npos) << none;
+  EXPECT_NE(none.find("pull org/name --no-plan"), std::string::npos) << none;
+  EXPECT_EQ(none.find("quantize"), std::string::npos) << "it would need both: " << none;
+  const auto some = pull(12 * gb, {{"two", 2 * gb}, {"eight", 8 * gb}, {"four", 4 * gb}});
+  EXPECT_NE(some.find("1) a smaller file of the same repository, eight"), std::string::npos) << some;
+  // Beside keys and values of 8 bits it fits.
+  const auto close = pull(bytes + bytes / 40, {});
+  EXPECT_NE(close.find("--no-plan, and then"), std::string::npos) << close;
+}
+
 }  // namespace
 }  // namespace lmxlab
