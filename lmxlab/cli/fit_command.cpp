@@ -149,13 +149,15 @@ class Fit : public Command {
     }
     const auto place = find_model(*model_, context);
     Subject subject{read_config(place, context), place.path, dtype_argument(dtype_)};
+    subject.bits = bits_;
     const auto s = settings(subject.config);
     // Data of a run: two batches at least, as `bench` has.
     if (s.mode != plan::Mode::generate)
       subject.held = sizeof(int32_t) * StepArguments::tokens(s.batch, s.context);
     const auto m = machine(true);
+    const int64_t bytes = place.path.empty() ? 0 : mapped_bytes(place.path);
     const auto plan = plan::make_plan(
-        s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },
+        s, m.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
         place.path.empty() ? smaller_presets(subject.config) : plan::Smaller());
     const double bound =
         s.mode == plan::Mode::generate && m.bandwidth > 0

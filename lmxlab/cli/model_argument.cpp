@@ -115,6 +115,7 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   if (place.path.empty())
     return {LanguageModel(config::preset(place.preset), seed, dtype.value_or(DType::f32)),
             std::nullopt, std::move(place)};
+  expect_mappable(place.path);
   auto model = LanguageModel::load(place.path);
   for (const auto& w : model.warnings()) context.warn(w);
   // What is cast is not what the folder holds.

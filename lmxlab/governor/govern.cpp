@@ -29,21 +29,6 @@ bool applies(const plan::Settings& from, const plan::Settings& to) {
          to.factored == from.factored;
 }
 
-// A rehearsal maps the weights once more: where there is no room for that, arithmetic.
-plan::Parts measured_or_estimated(const Subject& subject, int64_t bytes,
-                                  const plan::Settings& settings) {
-  expect_packing(subject, settings);
-  try {
-    return measure(subject, settings);
-  } catch (const Error& e) {
-    if (e.kind() != Kind::resource || subject.weights.empty() || !settings.preset.empty()) throw;
-    auto parts = subject.pass ? estimate_pass(subject, settings, 4)
-                              : plan::estimate(subject.config, settings, 4);
-    if (!settings.bits) parts.weights = bytes;
-    return parts;
-  }
-}
-
 void say(plan::Plan& plan, const GovernOptions& options) {
   if (!options.words) return;
   for (auto& a : plan.advice)
@@ -134,9 +119,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   auto rough = plan::estimate(all.config, whole, 4);
   rough.weights = bytes;
   if (kClear * double(rough.peak()) < double(options.budget.bytes)) return "";
-  const auto measured = [&](const plan::Settings& t) {
-    return measured_or_estimated(all, bytes, t);
-  };
+  const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
   auto plan = plan::make_plan(s, options.budget, measured,
                               all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
   if (plan.fits()) return "";
@@ -163,8 +146,7 @@ void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,
   rough.weights = bytes;
   if (kClear * double(rough.peak()) < double(options.budget.bytes)) return;
   auto plan = plan::make_plan(
-      s, options.budget,
-      [&](const plan::Settings& t) { return measured_or_estimated(subject, bytes, t); },
+      s, options.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
       subject.weights.empty() ? smaller_presets(subject.config) : plan::Smaller());
   std::erase_if(plan.advice, [&](const auto& a) { return a.settings.batch != rows; });
   for (auto& a : plan.advice) {

@@ -147,18 +147,53 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
                                                : measure_training(subject, settings);
 }
 
-void expect_packing(const Subject& subject, const plan::Settings& settings) {
-  const auto& made = settings.preset.empty() ? subject.config : config::preset(settings.preset);
-  if (!subject.packs && settings.bits != subject.bits && !can_save_packed(made))
-    throw Error(Kind::unsupported, "[plan] packed weights of this form cannot be saved");
-}
-
 plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element) {
   constexpr int kPiece = 512;  // that a prompt is read in, and a pass is not
   auto p = plan::estimate(subject.config, settings, element);
   p.activations *= (settings.context + kPiece - 1) / kPiece;
   p.activations += whole(subject.held);
   return p;
+}
+
+plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings) {
+  const auto& made = settings.preset.empty() ? subject.config : config::preset(settings.preset);
+  const bool folder = !subject.packs && settings.bits != subject.bits;
+  if (folder && !can_save_packed(made))
+    throw Error(Kind::unsupported, "[plan] packed weights of this form cannot be saved");
+  const bool mapped = !subject.weights.empty() && settings.preset.empty();
+  plan::Parts parts;
+  try {
+    parts = measure(subject, settings);
+  } catch (const Error& e) {
+    if (e.kind() != Kind::resource || !mapped) throw;
+    parts = subject.pass ? estimate_pass(subject, settings, 4)
+                         : plan::estimate(subject.config, settings, 4);
+    if (!settings.bits) parts.weights = bytes;
+  }
+  if (folder && mapped && settings.bits) {
+    const auto both = bytes + plan::weight_bytes(made, 2, *settings.bits);
+    parts.activations += std::max<int64_t>(0, both - parts.peak());
+  }
+  return parts;
+}
+
+int64_t mapped_bytes(const std::filesystem::path& weights) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (!fs::is_directory(weights, ignored)) return whole(fs::file_size(weights));
+  int64_t sum = 0;
+  for (const auto& e : fs::directory_iterator(weights))
+    if (e.path().extension() == ".safetensors") sum += whole(e.file_size());
+  return sum;
+}
+
+void expect_mappable(const std::filesystem::path& weights) {
+  const auto room = kernels::memory_room();
+  const auto bytes = mapped_bytes(weights);
+  if (room.bound != "RLIMIT_AS" || bytes < whole(room.bytes)) return;
+  plan::Plan plan;
+  plan.parts.weights = bytes, plan.budget = machine_budget();
+  plan::require_fit(plan, weights.string());
 }
 
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {

@@ -39,8 +39,16 @@ struct Subject {
 
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
-/// Of packing as a way out, which makes a folder. @throws Error(unsupported) if there can be none.
-void expect_packing(const Subject& subject, const plan::Settings& settings);
+/// As measure, of a way out: packing makes a folder first, and that counts too; where weights have
+/// no room to be mapped once more, arithmetic.
+/// @param bytes  of the weights as they are
+plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings);
+
+/// Bytes of the files that weights are mapped from.
+int64_t mapped_bytes(const std::filesystem::path& weights);
+/// @throws Error(resource) if RLIMIT_AS leaves no room to map them.
+void expect_mappable(const std::filesystem::path& weights);
+
 /// The same of a pass, by arithmetic. @param element  bytes of a weight that is not packed
 plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element);
 /// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
