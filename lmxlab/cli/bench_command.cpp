@@ -92,6 +92,15 @@ class Bench : public Command {
     step_.declare(o);
   }
 
+  GenerateOptions generation(int decoded) const {
+    GenerateOptions options;
+    options.sampling.temperature = 0;
+    options.max_tokens = decoded;
+    options.ignore_eos = true;
+    options.kv_bits = cache_bits(kv_bits_);
+    return options;
+  }
+
   // Seconds of each measurement after the first, which warms up.
   std::vector<double> time_training(OpenModel& m, int context, Context& context_of_run,
                                     Progress& progress) {
@@ -106,7 +115,8 @@ class Bench : public Command {
     options.optimizer.state_bits = step_.bits();
     options.schedule.warmup = 0;
     const size_t n = StepArguments::tokens(batch_, context);
-    govern_training(m.model.config(), options, n * sizeof(int32_t));
+    govern_training(m.model.config(), options, n * sizeof(int32_t),
+                    {.budget = machine_budget(), .words = StepArguments::words});
     const auto ids = random_ids(n, m.model.config().vocab, 1);
     const std::vector<int32_t> values(ids.begin(), ids.end());
     const mx::array tokens(values.begin(), {int(n)}, mx::int32);
@@ -138,15 +148,8 @@ class Bench : public Command {
       for (int b = 0; b < batch_; ++b)
         prompts.push_back(
             random_ids(size_t(context), m.model.config().vocab, uint64_t((i + 1) * batch_ + b)));
-      GenerateOptions options;
-      options.sampling.temperature = 0;
-      options.max_tokens = decoded;
-      options.ignore_eos = true;
-      options.kv_bits = cache_bits(kv_bits_);
+      auto options = generation(decoded);
       options.stop = context_of_run.stop;
-      if (i < 0)
-        govern_generation({.config = m.model.config(), .weights = m.place.path, .bits = bits_},
-                          m.model.parameter_bytes(), batch_, context, options);
       TokenStream stream(m.model, std::move(prompts), options);
       const auto start = std::chrono::steady_clock::now();
       // The first tokens of all rows end the prefill.
@@ -175,9 +178,7 @@ class Bench : public Command {
         open_model(model_, 0, train ? std::optional(DType::f32) : dtype_argument(dtype_), context);
     if (const auto dtype = dtype_argument(dtype_)) m.model.set_activations(*dtype);
     const int positions = learned_positions(m.model);
-    const int total = positions > 0 ? positions : m.model.config().context;
-    const int fits = train ? total : std::max(total - kDecode, total / 2);
-    const int length = context_.value_or(std::clamp(fits, 1, 512));
+    const int length = context_.value_or(usual_length(m.model.config(), train));
     // A short model decodes fewer tokens: as many as it has positions for.
     const int decoded = positions > 0 ? std::min(kDecode, positions - length) : kDecode;
     if (positions > 0 && (train ? length > positions : decoded < 2))
@@ -197,10 +198,22 @@ class Bench : public Command {
                   "[bench] training keeps no keys and values: --kv-bits goes with --mode prefill "
                   "or decode.");
     if (!train) step_.expect_none("bench");
+    const QuantizeOptions packing{.bits = bits_.value_or(0),
+                                  .group_size = group_size_.value_or(64),
+                                  .embedding_bits = embedding_bits_.value_or(0)};
+    if (!train) {
+      auto options = generation(decoded);
+      govern_generation({.config = m.model.config(),
+                         .weights = m.place.path,
+                         .dtype = dtype_argument(dtype_),
+                         .bits = bits_,
+                         .packing = packing,
+                         .packs = true},
+                        m.model.parameter_bytes(), batch_, length, options,
+                        {.budget = budget_beside(m), .words = StepArguments::words});
+    }
     if (bits_) {
-      quantize_model(m.model, {.bits = *bits_,
-                               .group_size = group_size_.value_or(64),
-                               .embedding_bits = embedding_bits_.value_or(0)});
+      quantize_model(m.model, packing);
       interleave_model(m.model);
     }
     Progress progress(context);

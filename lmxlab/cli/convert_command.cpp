@@ -5,6 +5,7 @@
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/core/transformer.h"
+#include "lmxlab/governor/govern.h"
 #include "lmxlab/models/convert.h"
 #include "lmxlab/models/gguf_save.h"
 
@@ -35,6 +36,19 @@ class Convert : public Command {
     return m.model.dtype();
   }
 
+  // Not every tokenizer can be said there.
+  static bool can_be_gguf(const OpenModel& m, Context quiet) {
+    quiet.quiet = true;
+    try {
+      io::GgufWriter nowhere;
+      write_gguf_companions(m, nowhere, quiet);
+      return true;
+    } catch (const Error& e) {
+      if (e.kind() != Kind::unsupported) throw;
+      return false;
+    }
+  }
+
   int run(Context& context) override {
     const bool gguf = format_ == "gguf";
     if (gguf) {
@@ -51,6 +65,9 @@ class Convert : public Command {
     if (m.place.path.empty())
       throw Error(Kind::usage,
                   "[convert] " + in_ + " is a preset: expected a model folder or a GGUF file");
+    govern_conversion(m.model.config(), m.model.parameter_bytes(),
+                      gguf ? std::nullopt : std::optional(type_of(m)),
+                      [&] { return can_be_gguf(m, context); }, {budget_beside(m)});
     return gguf ? to_gguf(m, context) : to_folder(m, context);
   }
 

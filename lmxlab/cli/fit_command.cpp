@@ -109,10 +109,8 @@ class Fit : public Command {
     s.mode = *enum_value<plan::Mode>(mode_);
     s.batch = batch_, s.accumulate = step_.accumulate;
     const auto* learned = std::get_if<config::Learned>(&config.position);
-    const int total = learned ? learned->length : config.context;
     const bool generate = s.mode == plan::Mode::generate;
-    s.context =
-        context_.value_or(std::clamp(generate ? std::max(total - 128, total / 2) : total, 1, 512));
+    s.context = context_.value_or(usual_length(config, !generate));
     if (learned && s.context > learned->length)
       throw Error(Kind::usage, "[fit] the model has " + std::to_string(learned->length) +
                                    " learned positions: --context " + std::to_string(s.context) +
@@ -151,13 +149,15 @@ class Fit : public Command {
     }
     const auto place = find_model(*model_, context);
     Subject subject{read_config(place, context), place.path, dtype_argument(dtype_)};
+    subject.bits = bits_;
     const auto s = settings(subject.config);
     // Data of a run: two batches at least, as `bench` has.
     if (s.mode != plan::Mode::generate)
       subject.held = sizeof(int32_t) * StepArguments::tokens(s.batch, s.context);
     const auto m = machine(true);
+    const int64_t bytes = place.path.empty() ? 0 : mapped_bytes(place.path);
     const auto plan = plan::make_plan(
-        s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },
+        s, m.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
         place.path.empty() ? smaller_presets(subject.config) : plan::Smaller());
     const double bound =
         s.mode == plan::Mode::generate && m.bandwidth > 0

@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <span>
 
 namespace lmxlab::cli {
 namespace {
@@ -68,6 +69,23 @@ class Generate : public Command {
     return exit_code(Kind::canceled);
   }
 
+  // Of these prompts, the first: as many as fit, a batch at most.
+  size_t rows_that_fit(const OpenModel& m, std::span<const std::vector<int>> prompts,
+                       GenerateOptions& options, const Context& context) const {
+    auto draws = draws_;
+    for (size_t n = std::min(prompts.size(), kBatch);; n = (n + 1) / 2) {
+      draws.auto_fit = draws_.auto_fit && n == 1;  // fewer rows cost no answer anything
+      size_t longest = 0;
+      for (size_t i = 0; i < n; ++i) longest = std::max(longest, prompts[i].size());
+      try {
+        draws.govern(m, int(n), int(longest), options, context);
+        return n;
+      } catch (const Error& e) {
+        if (e.kind() != Kind::resource || n == 1) throw;
+      }
+    }
+  }
+
   int run_file(Context& context, const OpenModel& m, const GenerateOptions& options) {
     const auto* tokenizer = m.tokenizer ? &*m.tokenizer : nullptr;
     std::vector<std::vector<int>> prompts;
@@ -91,14 +109,11 @@ class Generate : public Command {
         }
       });
     }
-    for (size_t first = 0; first < prompts.size(); first += kBatch) {
-      const std::vector<std::vector<int>> rows(
-          prompts.begin() + ptrdiff_t(first),
-          prompts.begin() + ptrdiff_t(std::min(prompts.size(), first + kBatch)));
+    for (size_t first = 0, n = 0; first < prompts.size(); first += n) {
       GenerateOptions piece = options;
-      size_t longest = 0;
-      for (const auto& r : rows) longest = std::max(longest, r.size());
-      draws_.govern(m, int(rows.size()), int(longest), piece, context);
+      n = rows_that_fit(m, std::span(prompts).subspan(first), piece, context);
+      const std::vector<std::vector<int>> rows(prompts.begin() + ptrdiff_t(first),
+                                               prompts.begin() + ptrdiff_t(first + n));
       piece.sampling.seed += first;  // a row's draws do not depend on how the file is cut
       GenerateStats stats;
       auto all = generate_batch(m.model, rows, piece, tokenizer, &stats);

@@ -1,7 +1,10 @@
 #include "lmxlab/cli/hub_argument.h"
 
 #include "lmxlab/base/text.h"
+#include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
+#include "lmxlab/governor/govern.h"
+#include "lmxlab/models/gguf_config.h"
 
 #include <chrono>
 #include <cstdlib>
@@ -13,6 +16,37 @@ std::string size_of(int64_t bytes) {
   return human_bytes(double(bytes));
 }
 
+// Of a model whose weights are elsewhere; nothing for a form that is not known here: other programs
+// share the cache, and may know it.
+std::optional<config::Model> config_of(const io::HubWeights& weights, Context quiet) {
+  quiet.quiet = true;  // who opens it warns
+  constexpr int64_t kFirst = int64_t{1} << 20, kMost = int64_t{64} << 20;
+  for (int64_t bytes = kFirst; bytes <= kMost; bytes *= 4) {
+    try {
+      if (!weights.head) {
+        if (weights.config.empty()) return std::nullopt;
+        return read_config({weights.config.parent_path(), ""}, quiet);
+      }
+      const auto head = weights.head(bytes);
+      if (!head) return std::nullopt;
+      return read_gguf_config(*head).model;
+    } catch (const Error& e) {
+      if (e.kind() == Kind::canceled || e.kind() == Kind::resource) throw;
+      if (e.kind() != Kind::bad_data || !weights.head) return std::nullopt;
+    }
+  }
+  return std::nullopt;
+}
+
+void expect_fit(const io::HubName& name, const io::HubWeights& weights, const Context& context) {
+  std::vector<OtherWeights> others;
+  for (const auto& f : weights.ggufs)  // parts of a model, and what stands beside one, are none
+    if (f.name.find("-of-") == f.name.npos && f.name.find("mmproj") == f.name.npos)
+      others.push_back({name.repository + ":" + f.name, f.bytes});
+  govern_pull(
+      name.text(), weights.bytes, [&] { return config_of(weights, context); }, others);
+}
+
 }  // namespace
 
 io::HubSettings hub_settings() {
@@ -22,19 +56,20 @@ io::HubSettings hub_settings() {
   });
 }
 
-io::Pulled pull(const io::HubName& name, io::HubPart part, const Context& context) {
+io::Pulled pull(const io::HubName& name, io::HubPart part, const Context& context, bool plan) {
   using Clock = std::chrono::steady_clock;
   Progress progress(context, 10, size_of);
   auto began = Clock::now();
   int64_t first = -1;
   io::HubEvents events;
-  events.plan = [&](const io::HubPlan& plan) {
-    if (plan.missing_bytes == 0) return;
-    const bool all = plan.missing_bytes == plan.bytes;
-    context.log("fetching " + name.text() + ": " + size_of(plan.missing_bytes) +
-                (all ? "" : " of " + size_of(plan.bytes)) + ", " + std::to_string(plan.files) +
-                (plan.files == 1 ? " file" : " files"));
+  events.plan = [&](const io::HubPlan& p) {
+    if (p.missing_bytes == 0) return;
+    const bool all = p.missing_bytes == p.bytes;
+    context.log("fetching " + name.text() + ": " + size_of(p.missing_bytes) +
+                (all ? "" : " of " + size_of(p.bytes)) + ", " + std::to_string(p.files) +
+                (p.files == 1 ? " file" : " files"));
   };
+  if (plan) events.weights = [&](const io::HubWeights& w) { expect_fit(name, w, context); };
   events.progress = [&](int64_t done, int64_t total, const std::string& file) {
     if (first < 0) first = done, began = Clock::now();
     std::vector<std::string> facts;

@@ -2,6 +2,7 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/core/runtime.h"
+#include "lmxlab/governor/govern.h"
 #include "lmxlab/io/safetensors.h"
 #include "lmxlab/kernels/quantized.h"
 
@@ -35,6 +36,8 @@ class Logits : public Command {
     o.option("--seed", "N", &seed_, "of a preset's weights").range(0);
   }
 
+  static int rows_of(int B, int T) { return std::clamp(kTokensAPass / T, 1, B); }
+
   mx::array read_ids(int vocab) const {
     const io::SafeTensors file(tokens_file_);
     if (!file.contains("input_ids"))
@@ -64,6 +67,56 @@ class Logits : public Command {
     return out;
   }
 
+  // In one pass a row or a few, or in pieces of so many tokens.
+  static mx::array compute(const LanguageModel& model, const mx::array& ids,
+                           std::optional<int> pieces_of, const std::function<void()>& go_on) {
+    const int B = ids.shape(0), T = ids.shape(1);
+    const int rows = rows_of(B, T);
+    std::vector<mx::array> parts;
+    for (int b = 0; b < B; b += rows) {
+      const int end = std::min(B, b + rows);
+      if (!pieces_of) {
+        go_on();
+        auto piece = mx::astype(model.forward(mx::slice(ids, {b, 0}, {end, T})), mx::float32);
+        mx::eval(piece);
+        parts.push_back(piece);
+        continue;
+      }
+      Cache cache = model.make_cache();
+      cache.text_length = T;
+      std::vector<mx::array> pieces;
+      for (int t = 0; t < T; t += *pieces_of) {
+        go_on();
+        auto [logits, next] =
+            model(mx::slice(ids, {b, t}, {end, std::min(T, t + *pieces_of)}), std::move(cache));
+        auto piece = mx::astype(logits, mx::float32);
+        eval(piece, next);
+        pieces.push_back(piece), cache = std::move(next);
+      }
+      auto joined = mx::concatenate(pieces, 1);
+      mx::eval(joined);
+      parts.push_back(joined);
+    }
+    auto logits = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
+    mx::eval(logits);
+    return logits;
+  }
+
+  void govern(const OpenModel& m, int B, int T) const {
+    Subject subject{m.model.config(), m.place.path};
+    subject.pass = [&](const LanguageModel& model, const plan::Settings& s) {
+      const bool pieces = cached_ || s.context < T;
+      compute(model, mx::zeros({B, T}, mx::int32), pieces ? std::optional(s.context) : std::nullopt,
+              [] {});
+    };
+    // Pieces, and all of them joined.
+    subject.held = 2 * sizeof(float) * size_t(B) * size_t(T) * size_t(m.model.config().vocab);
+    govern_pass(subject, m.model.parameter_bytes(), rows_of(B, T), std::min(T, cached_.value_or(T)),
+                "logits of " + std::to_string(B) + " x " + std::to_string(T) + " tokens",
+                {"pieces of fewer tokens", "--cached", "the same answers, more passes", true},
+                {budget_beside(m)});
+  }
+
   int run(Context& context) override {
     if (out_.empty()) throw Error(Kind::usage, "[logits] --out: expected a file, got \"\"");
     const auto parent = fs::absolute(out_).parent_path();
@@ -77,39 +130,13 @@ class Logits : public Command {
     const kernels::WithActivations exact(kernels::Activations::float32);
     const auto ids = read_ids(model.config().vocab);
     const int B = ids.shape(0), T = ids.shape(1);
+    govern(opened, B, T);
     const auto start = std::chrono::steady_clock::now();
     const auto go_on = [&] {
       if (context.stop.stop_requested())
         throw Error(Kind::canceled, "[logits] interrupted; nothing was written");
     };
-    const int rows = std::clamp(kTokensAPass / T, 1, B);
-    std::vector<mx::array> parts;
-    for (int b = 0; b < B; b += rows) {
-      const int end = std::min(B, b + rows);
-      if (!cached_) {
-        go_on();
-        auto piece = mx::astype(model.forward(mx::slice(ids, {b, 0}, {end, T})), mx::float32);
-        mx::eval(piece);
-        parts.push_back(piece);
-        continue;
-      }
-      Cache cache = model.make_cache();
-      cache.text_length = T;
-      std::vector<mx::array> pieces;
-      for (int t = 0; t < T; t += *cached_) {
-        go_on();
-        auto [logits, next] =
-            model(mx::slice(ids, {b, t}, {end, std::min(T, t + *cached_)}), std::move(cache));
-        auto piece = mx::astype(logits, mx::float32);
-        eval(piece, next);
-        pieces.push_back(piece), cache = std::move(next);
-      }
-      auto joined = mx::concatenate(pieces, 1);
-      mx::eval(joined);
-      parts.push_back(joined);
-    }
-    auto logits = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
-    mx::eval(logits);
+    const auto logits = compute(model, ids, cached_, go_on);
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     io::write_safetensors(out_, {{"logits", logits}});

@@ -80,7 +80,8 @@ const std::vector<Entry>& table() {
       {"pull",
        "Fetches a model from the Hugging Face hub into the cache that other tools share. What is "
        "there is not fetched again, what was cut off goes on where it ended, and every file's "
-       "checksum is compared.",
+       "checksum is compared. A model that does not fit in this machine's memory is refused "
+       "before its weights are asked for.",
        "pull HuggingFaceTB/SmolLM2-135M-Instruct", make_pull},
       {"bench",
        "Times training, prefill or decoding of a model. The model is warm and its tokens are "

@@ -9,6 +9,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/core/tree.h"
+#include "lmxlab/kernels/memory.h"
 #include "lmxlab/models/gguf_model.h"
 #include "lmxlab/models/quantization_config.h"
 #include "lmxlab/models/quantize.h"
@@ -114,6 +115,7 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   if (place.path.empty())
     return {LanguageModel(config::preset(place.preset), seed, dtype.value_or(DType::f32)),
             std::nullopt, std::move(place)};
+  expect_mappable(place.path);
   auto model = LanguageModel::load(place.path);
   for (const auto& w : model.warnings()) context.warn(w);
   // What is cast is not what the folder holds.
@@ -133,6 +135,12 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
                 "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
                     " tokens, the model a vocabulary of " + std::to_string(model.config().vocab));
   return {std::move(model), std::move(tokenizer), std::move(place)};
+}
+
+plan::Budget budget_beside(const OpenModel& m) {
+  const int64_t weights = m.model.parameter_bytes();
+  if (!m.place.path.empty()) return machine_budget(weights);
+  return machine_budget(0, std::min(weights, static_cast<int64_t>(kernels::active_bytes())));
 }
 
 std::optional<DType> dtype_argument(const std::string& text) {

@@ -5,6 +5,7 @@
 #include "lmxlab/cli/context.h"
 #include "lmxlab/config/model.h"
 #include "lmxlab/data/tokenizer.h"
+#include "lmxlab/governor/measure.h"
 #include "lmxlab/io/hub_cache.h"
 #include "lmxlab/models/language_model.h"
 
@@ -39,6 +40,9 @@ struct OpenModel {
 /// @throws as find_model, LanguageModel::load, Tokenizer::load.
 OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
                      const Context& context);
+
+/// What this process may still take, its weights included.
+plan::Budget budget_beside(const OpenModel& m);
 
 /// "f32", "bf16" or empty. (The option's choices have checked it.)
 std::optional<DType> dtype_argument(const std::string& text);

@@ -4,6 +4,7 @@
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/eval/perplexity.h"
+#include "lmxlab/governor/govern.h"
 
 #include <cmath>
 #include <cstdio>
@@ -36,6 +37,20 @@ class PerplexityCommand : public Command {
         .otherwise("f32 on a CPU, else that of the weights");
   }
 
+  void govern(const OpenModel& m, size_t tokens) const {
+    const int longest = context_.value_or(usual_context(m.model));
+    Subject subject{m.model.config(), m.place.path};
+    subject.dtype = dtype_argument(dtype_);
+    subject.pass = [&](const LanguageModel& model, const plan::Settings& s) {
+      const std::vector<int> ids(size_t(s.context), 0);
+      perplexity(model, ids, {.context = s.context, .stride = stride_.value_or(0)});
+    };
+    govern_pass(subject, m.model.parameter_bytes(), 1,
+                int(std::min<size_t>(size_t(longest), tokens)),
+                "a window of " + std::to_string(longest) + " tokens",
+                {"shorter windows", "--context", "less is seen at a time"}, {budget_beside(m)});
+  }
+
   int run(Context& context) override {
     auto m = open_model(model_, 0, std::nullopt, context);
     if (!m.tokenizer)
@@ -49,6 +64,7 @@ class PerplexityCommand : public Command {
     });
     if (max_tokens_ && static_cast<int64_t>(ids.size()) > *max_tokens_)
       ids.resize(static_cast<size_t>(*max_tokens_));
+    govern(m, ids.size());
     Progress progress(context);
     const auto result = perplexity(
         m.model, ids,

@@ -9,6 +9,7 @@ namespace {
 class Pull : public Command {
   std::string name_, revision_ = "main";
   std::optional<std::string> file_;
+  bool no_plan_ = false;
 
   void declare(Options& o) override {
     o.argument("NAME", &name_,
@@ -17,6 +18,8 @@ class Pull : public Command {
     o.option("--revision", "R", &revision_, "a branch, a tag or a commit");
     o.option("--file", "F", &file_, "one file of it, by its whole name")
         .otherwise("config, tokenizer, templates and safetensors");
+    o.flag("--no-plan", &no_plan_,
+           "fetch also a model that does not fit in this machine's memory, as for another one");
   }
 
   io::HubName wanted() const {
@@ -39,7 +42,7 @@ class Pull : public Command {
   }
 
   int run(Context& context) override {
-    const auto pulled = pull(wanted(), io::HubPart::whole, context);
+    const auto pulled = pull(wanted(), io::HubPart::whole, context, !no_plan_);
     if (context.json)
       context.print_json(Json::object({{"path", Json(pulled.path.string())},
                                        {"files", Json(pulled.files)},

@@ -18,7 +18,7 @@ class Quantize : public Command {
   std::string model_, out_, bits_ = "4", group_size_ = "64", mode_ = "affine", dtype_;
   std::optional<std::string> embedding_bits_, text_;
   std::vector<std::string> layer_bits_;
-  bool report_ = false;
+  bool report_ = false, auto_fit_ = false;
   int64_t seed_ = 0;
 
   void declare(Options& o) override {
@@ -42,6 +42,8 @@ class Quantize : public Command {
              "other bits for layers whose path fits, 0 to leave them as they are: "
              "\"*.down_proj=8\"");
     o.flag("--report", &report_, "also the error of each layer");
+    o.flag("--auto-fit", &auto_fit_,
+           "where memory is short take the cheapest change that helps: fewer bits");
     o.option("--text", "FILE", &text_, "also the perplexity on a text, before and after");
     o.option("--dtype", "TYPE", &dtype_, "of scales, norms and activations")
         .one_of({"f32", "bf16"})
@@ -96,12 +98,20 @@ class Quantize : public Command {
   }
 
   int run(Context& context) override {
-    const auto chosen = options();
+    auto chosen = options();
     expect_new_folder("quantize", out_);
     auto m = open_model(model_, uint64_t(seed_), dtype_argument(dtype_), context);
+    if (!can_save_packed(m.model.config()))
+      throw Error(Kind::unsupported,
+                  "[quantize] " + model_ +
+                      ": packed weights cannot be written in GPT-2's layout, which has its "
+                      "matrices transposed. `bench` and `fit` take --bits without a folder.");
     const auto before = m.model.parameter_bytes();
-    govern_quantization(m.model.config(), m.place.path.empty() ? 0 : before,
-                        chosen.mode == QuantMode::affine ? chosen.bits : 8);
+    GovernOptions with{budget_beside(m)};
+    with.auto_fit = auto_fit_;
+    const auto change =
+        govern_quantization(m.model, m.place.path.empty() ? 0 : before, chosen, with);
+    if (!change.empty()) context.warn("--auto-fit: " + change);
     const auto parameters = m.model.parameter_count();
     if (text_ && !m.tokenizer)
       throw Error(Kind::usage,

@@ -81,7 +81,7 @@ void SamplingArguments::govern(const OpenModel& m, int rows, int length, Generat
                                const Context& context) const {
   Subject subject{m.model.config(), m.place.path};
   subject.max_kv = options.max_kv;
-  GovernOptions with;
+  GovernOptions with{budget_beside(m)};
   with.auto_fit = auto_fit;
   const auto change =
       govern_generation(subject, m.model.parameter_bytes(), rows, length, options, with);

@@ -30,4 +30,21 @@ void StepArguments::expect_none(const std::string& command) const {
                                  "--gradient-checkpointing go with training, --mode train.");
 }
 
+std::string StepArguments::words(const plan::Settings& from, const plan::Settings& to) {
+  std::string out;
+  const auto add = [&](bool changed, const std::string& text) {
+    if (changed) out += (out.empty() ? "" : " ") + text;
+  };
+  const auto number = [](int n) { return std::to_string(n); };
+  add(to.batch != from.batch, "--batch " + number(to.batch));
+  add(to.accumulate != from.accumulate, "--accumulate " + number(to.accumulate));
+  add(to.context != from.context, "--context " + number(to.context));
+  add(to.bits != from.bits, "--bits " + number(to.bits.value_or(16)));
+  add(to.kv_bits != from.kv_bits, "--kv-bits " + number(to.kv_bits.value_or(32)));
+  add(to.checkpointing != from.checkpointing, "--gradient-checkpointing");
+  add(to.state_bits != from.state_bits, "--state-bits " + number(to.state_bits));
+  add(to.factored != from.factored, "--optimizer adafactor");
+  return out;
+}
+
 }  // namespace lmxlab::cli

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lmxlab/cli/options.h"
+#include "lmxlab/plan/plan.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -23,6 +24,9 @@ struct StepArguments {
   void declare(Options& o);
   /// @throws Error(usage) if any was given, for a use that is no training.
   void expect_none(const std::string& command) const;
+
+  /// What options make of one use another, of `bench`.
+  static std::string words(const plan::Settings& from, const plan::Settings& to);
 
   int bits() const { return std::stoi(state_bits); }
   /// Tokens of data that `bench` trains on: two batches at least.

@@ -4,6 +4,10 @@
 #include "lmxlab/kernels/linear.h"
 
 #include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <vector>
 
 namespace lmxlab::core {
 
@@ -101,9 +105,17 @@ void can_be_packed(const Weight& w, int group_size) {
 void Weight::quantize(kernels::FloatFormat to) {
   const auto [name, group_size, bit_width] = kernels::float_groups(to);
   can_be_packed(*this, group_size);
-  const auto parts = mx::quantize(w.value, group_size, bit_width, name);
-  w = {parts[0], false};
-  scales = Param{parts[1], false};
+  const int rows = w.value.shape(0), columns = w.value.shape(1);
+  const int step = std::max(1, kAtATime / columns);
+  std::vector<mx::array> packed, all_scales;
+  for (int from = 0; from < rows; from += step) {
+    const auto some = mx::slice(w.value, {from, 0}, {std::min(rows, from + step), columns});
+    auto parts = mx::quantize(some, group_size, bit_width, name);
+    mx::eval(parts);
+    packed.push_back(std::move(parts[0])), all_scales.push_back(std::move(parts[1]));
+  }
+  w = {packed.size() == 1 ? packed[0] : mx::concatenate(packed, 0), false};
+  scales = Param{all_scales.size() == 1 ? all_scales[0] : mx::concatenate(all_scales, 0), false};
   group = group_size, bits = bit_width, floats = to;
 }
 

@@ -10,6 +10,10 @@ namespace lmxlab::core {
 /// A matrix [out, in], dense or quantized along `in`: in one of MLX's layouts, or in blocks of a
 /// GGUF file.
 struct Weight {
+  /// Numbers that are packed into small floats at a time: MLX compares each with all that there
+  /// are, sixteen times its bytes.
+  static constexpr int kAtATime = 1 << 18;
+
   Param w;  // [out, in] float; affine: packed uint32; blocks: uint8 [out, bytes of a row]
   std::optional<Param> scales = {}, biases = {};  // [out, in / group]
   int group = 0, bits = 0;

@@ -3,6 +3,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/kernels/cross_entropy.h"
+#include "lmxlab/kernels/rehearsal.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -28,8 +29,7 @@ Sizes check(const LanguageModel& model, std::span<const int> tokens, const Perpl
   const auto say = [&](const char* name, int value, const std::string& expected) {
     problems.add(std::string(name) + ": expected " + expected + ", got " + std::to_string(value));
   };
-  const int own = learned ? learned->length : std::min(config.context, kMostContext);
-  const int context = o.context != 0 ? o.context : std::max(own, 2);
+  const int context = o.context != 0 ? o.context : usual_context(model);
   const int stride = o.stride != 0 ? o.stride : std::max(context / 2, 1);
   if (context < 2) say("context", context, "at least 2 tokens");
   if (learned && context > learned->length)
@@ -51,6 +51,12 @@ Sizes check(const LanguageModel& model, std::span<const int> tokens, const Perpl
 
 }  // namespace
 
+int usual_context(const LanguageModel& model) {
+  const auto& config = model.config();
+  const auto* learned = std::get_if<config::Learned>(&config.position);
+  return std::max(learned ? learned->length : std::min(config.context, kMostContext), 2);
+}
+
 double Perplexity::perplexity() const {
   return std::exp(nll);
 }
@@ -67,7 +73,7 @@ Perplexity perplexity(const LanguageModel& model, std::span<const int> tokens,
     if (options.stop.stop_requested()) throw Error(Kind::canceled, "[perplexity] interrupted");
     const int64_t end = std::min(all, begin + context);
     const auto length = static_cast<int>(end - begin - 1);  // the last token is only predicted
-    const mx::array inputs(tokens.data() + begin, {1, length}, mx::int32);
+    const auto inputs = kernels::host_array(tokens.data() + begin, {1, length});
     auto pass = model.make_pass();
     const auto hidden = model.transformer().hidden(inputs, pass);
     mx::eval(hidden);

@@ -16,6 +16,9 @@ struct PerplexityOptions {
   std::stop_token stop = {};
 };
 
+/// Tokens of a window where nobody says how many.
+int usual_context(const LanguageModel& model);
+
 struct Perplexity {
   double nll = 0;      // mean negative log-likelihood of a token, in nats
   int64_t tokens = 0;  // that were predicted: all but the first

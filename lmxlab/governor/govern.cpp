@@ -29,6 +29,49 @@ bool applies(const plan::Settings& from, const plan::Settings& to) {
          to.factored == from.factored;
 }
 
+void say(plan::Plan& plan, const GovernOptions& options) {
+  if (!options.words) return;
+  for (auto& a : plan.advice)
+    if (!a.options.empty() && a.settings.preset.empty())
+      a.options = options.words(plan.settings, a.settings);
+}
+
+std::string bits_text(const QuantizeOptions& how) {
+  return how.mode == QuantMode::affine ? std::to_string(how.bits) + " bits" : enum_name(how.mode);
+}
+
+// The same with fewer bits, and what that is on the command line.
+struct FewerBits {
+  QuantizeOptions how;
+  std::string change, options;
+};
+
+// Mildest first; bits that were given to the embedding go last.
+std::vector<FewerBits> fewer_bits(const QuantizeOptions& how) {
+  std::vector<FewerBits> out;
+  const bool floats = how.mode != QuantMode::affine;
+  if (how.mode == QuantMode::mxfp8) {
+    auto to = how;
+    to.mode = QuantMode::mxfp4;
+    out.push_back({to, bits_text(to), "--mode mxfp4"});
+  }
+  const auto add = [&](int bits, bool embedding) {
+    auto to = how;
+    to.mode = QuantMode::affine, to.bits = bits;
+    if (embedding) to.embedding_bits = bits;
+    const auto n = std::to_string(bits);
+    out.push_back({to, bits_text(to) + (embedding ? ", the embedding too" : ""),
+                   (floats ? "--mode affine " : "") + ("--bits " + n) +
+                       (embedding ? " --embedding-bits " + n : "")});
+  };
+  const int from = floats ? 4 : how.bits;
+  for (const bool embedding : {false, true})
+    for (const int bits : {8, 6, 5, 4, 3, 2}) {
+      if (embedding ? bits <= from && bits < how.embedding_bits : bits < from) add(bits, embedding);
+    }
+  return out;
+}
+
 }  // namespace
 
 std::string govern_training(const config::Model& config, TrainOptions& training, size_t data_bytes,
@@ -47,9 +90,11 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   if (!plan.fits()) {
     const auto found = std::find_if(plan.advice.begin(), plan.advice.end(),
                                     [&](const auto& a) { return applies(settings, a.settings); });
-    if (!options.auto_fit || found == plan.advice.end())
+    if (!options.auto_fit || found == plan.advice.end()) {
+      say(plan, options);
       plan::require_fit(plan, "training with batches of " + std::to_string(settings.batch) + " x " +
                                   std::to_string(settings.context) + " tokens");
+    }
     const auto& to = found->settings;
     training.run.batch = to.batch, training.run.accumulate = to.accumulate;
     training.run.gradient_checkpointing = to.checkpointing;
@@ -74,54 +119,164 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   auto rough = plan::estimate(all.config, whole, 4);
   rough.weights = bytes;
   if (kClear * double(rough.peak()) < double(options.budget.bytes)) return "";
-  const auto measured = [&](const plan::Settings& t) { return measure(all, t); };
-  const auto plan =
-      plan::make_plan(s, options.budget, measured,
-                      all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
+  const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
+  auto plan = plan::make_plan(s, options.budget, measured,
+                              all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
   if (plan.fits()) return "";
   const auto found = std::find_if(plan.advice.begin(), plan.advice.end(), [&](const auto& a) {
     auto t = a.settings;
     t.kv_bits = s.kv_bits;
     return t == s;
   });
-  if (!options.auto_fit || found == plan.advice.end())
+  if (!options.auto_fit || found == plan.advice.end()) {
+    say(plan, options);
     plan::require_fit(plan, "a text of " + std::to_string(s.context) + " tokens and " +
                                 std::to_string(all.new_tokens) + " more");
+  }
   generation.kv_bits = found->settings.kv_bits;
   return found->change;
 }
 
-void govern_quantization(const config::Model& config, int64_t bytes, int bits,
-                         const GovernOptions& options) {
+void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,
+                 const std::string& what, const FewerTokens& fewer, const GovernOptions& options) {
+  plan::Settings s;
+  s.batch = rows, s.context = std::max(1, length), s.bits = subject.bits;
+  s.kv_bits = 8;  // a pass keeps none: nothing is gained there
+  auto rough = estimate_pass(subject, s, 4);
+  rough.weights = bytes;
+  if (kClear * double(rough.peak()) < double(options.budget.bytes)) return;
+  auto plan = plan::make_plan(
+      s, options.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
+      subject.weights.empty() ? smaller_presets(subject.config) : plan::Smaller());
+  std::erase_if(plan.advice, [&](const auto& a) { return a.settings.batch != rows; });
+  for (auto& a : plan.advice) {
+    if (a.settings.context == s.context) continue;
+    const bool packed = a.settings.bits != s.bits;
+    a.change = (packed ? "weights of 4 bits, " : "") + fewer.change;
+    a.options = (packed ? "quantize --bits 4, then its folder and " : "") + fewer.option + " " +
+                std::to_string(a.settings.context);
+    if (!packed) a.cost = fewer.cost;
+  }
+  if (fewer.same_answers)
+    std::stable_partition(plan.advice.begin(), plan.advice.end(), [&](const plan::Advice& a) {
+      return a.settings.context != s.context && a.settings.bits == s.bits;
+    });
+  plan::require_fit(plan, what);
+}
+
+void govern_conversion(const config::Model& config, int64_t bytes, std::optional<DType> made,
+                       const std::function<bool()>& gguf, const GovernOptions& options) {
   const auto count = config::count(config);
+  int64_t largest = count.embedding;
+  for (const auto& b : config.layers)
+    if (const auto* f = std::get_if<config::Mlp>(&b.ffn))
+      largest = std::max(largest, int64_t{f->hidden} * config.dim);
+  const auto parts_of = [&](int64_t element) {
+    plan::Parts parts;
+    parts.weights = bytes + element * count.total;
+    parts.activations = 8 * largest;  // as numbers, and once more on the way
+    return parts;
+  };
+  const int64_t element = !made ? 0 : *made == DType::f32 ? 4 : 2;
   plan::Plan plan;
   plan.budget = options.budget;
-  plan.parts.weights = bytes + plan::weight_bytes(config, 4, bits);
-  // The largest matrix as numbers, and once more on the way.
-  plan.parts.activations =
-      8 * std::max(count.embedding, count.layers.empty() ? 0 : count.layers[0].ffn);
-  for (int fewer = bits - 1; !plan.fits() && fewer >= 2; fewer--) {
-    if (fewer == 7) continue;
-    auto parts = plan.parts;
-    parts.weights = bytes + plan::weight_bytes(config, 4, fewer);
-    if (parts.peak() > options.budget.bytes) continue;
-    plan.advice.push_back({std::to_string(fewer) + " bits",
-                           "--bits " + std::to_string(fewer),
+  plan.parts = parts_of(element);
+  const auto offer = [&](int64_t less, const char* change, const char* option, const char* cost) {
+    if (less < element && parts_of(less).peak() <= options.budget.bytes)
+      plan.advice.push_back({change, option, cost, {}, parts_of(less).peak()});
+  };
+  offer(2, "weights of 16 bits", "--dtype bf16", "rounded ones");
+  if (made && !plan.fits() && gguf())
+    offer(0, "a GGUF file, written matrix by matrix", "--format gguf", "another format");
+  plan::require_fit(plan, "converting");
+}
+
+std::string govern_quantization(LanguageModel& model, int64_t mapped, QuantizeOptions& how,
+                                const GovernOptions& options) {
+  const auto parts_of = [&](const PackedBytes& b) {
+    plan::Parts parts;
+    parts.weights = b.packed + (mapped > 0 ? mapped : b.left);
+    parts.activations = b.work;
+    return parts;
+  };
+  plan::Plan plan;
+  plan.budget = options.budget;
+  plan.parts = parts_of(packed_bytes(model, how));
+  if (plan.fits()) return "";
+  const auto ways = fewer_bits(how);
+  const auto found = std::find_if(ways.begin(), ways.end(), [&](const FewerBits& way) {
+    try {
+      return parts_of(packed_bytes(model, way.how)).peak() <= options.budget.bytes;
+    } catch (const Error&) {  // rows that are no whole groups of that mode
+      return false;
+    }
+  });
+  if (found != ways.end()) {
+    if (options.auto_fit) {
+      how = found->how;
+      return found->change;
+    }
+    plan.advice.push_back({found->change,
+                           found->options,
                            "other answers",
                            {},
-                           parts.peak()});
-    break;
+                           parts_of(packed_bytes(model, found->how)).peak()});
   }
-  if (!plan.fits()) {
-    for (const auto& name : smaller_presets(config)) {
-      const auto model = config::preset(name);
-      const auto peak = plan::weight_bytes(model, 4, bits) + plan.parts.activations;
-      if (peak > options.budget.bytes) continue;
-      plan.advice.push_back({"a smaller model: " + name, name, "a smaller model", {}, peak});
+  if (mapped == 0) {
+    for (const auto& name : smaller_presets(model.config())) {
+      if (!can_save_packed(config::preset(name))) continue;
+      LanguageModel smaller(config::preset(name));
+      plan::Parts parts;
+      try {
+        parts = parts_of(packed_bytes(smaller, how));
+      } catch (const Error&) {
+        continue;
+      }
+      if (parts.peak() > options.budget.bytes) continue;
+      plan.advice.push_back(
+          {"a smaller model: " + name, name, "a smaller model", {}, parts.peak()});
       break;
     }
   }
-  plan::require_fit(plan, "quantizing to " + std::to_string(bits) + " bits");
+  plan::require_fit(plan, "quantizing to " + bits_text(how));
+  return "";
+}
+
+void govern_pull(const std::string& name, int64_t bytes,
+                 const std::function<std::optional<config::Model>()>& config,
+                 const std::vector<OtherWeights>& others, const GovernOptions& options) {
+  constexpr int kFarBelow = 4;  // no cache of so short a text is three times its model
+  if (bytes <= options.budget.bytes / kFarBelow) return;
+  const auto model = config();
+  plan::Settings s;
+  if (model) s.context = usual_length(*model, false);
+  // Packed ones, which keep 16 bits of keys and values.
+  if (model && bytes < 3 * config::count(*model).total / 2) s.kv_bits = 16;
+  const auto measured = [&](const plan::Settings& t) {
+    plan::Parts parts;
+    if (model) parts = plan::estimate(*model, t, 2);
+    parts.weights = bytes;
+    // Packing them first is no way out: it needs both.
+    if (t.bits && model) parts.weights += plan::weight_bytes(*model, 2, *t.bits);
+    return parts;
+  };
+  auto plan = plan::make_plan(s, options.budget, measured);
+  if (plan.fits()) return;
+  for (auto& a : plan.advice) a.options = "--no-plan, and then " + a.options;
+  const OtherWeights* best = nullptr;
+  const auto peak_of = [&](const OtherWeights& o) { return plan.parts.peak() - bytes + o.bytes; };
+  for (const auto& o : others)
+    if (o.bytes < bytes && peak_of(o) <= options.budget.bytes && (!best || o.bytes > best->bytes))
+      best = &o;
+  if (best)
+    plan.advice.insert(plan.advice.begin(), {"a smaller file of the same repository", best->name,
+                                             "other answers", s, peak_of(*best)});
+  try {
+    plan::require_fit(plan, name);
+  } catch (const Error& e) {
+    throw Error(e.kind(), std::string(e.what()) + " `lmxlab pull " + name +
+                              " --no-plan` fetches it all the same, for another machine.");
+  }
 }
 
 }  // namespace lmxlab

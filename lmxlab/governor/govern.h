@@ -4,14 +4,20 @@
 
 #include "lmxlab/governor/measure.h"
 #include "lmxlab/inference/generate.h"
+#include "lmxlab/models/quantize.h"
 
+#include <functional>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace lmxlab {
 
 struct GovernOptions {
   plan::Budget budget = machine_budget();
   bool auto_fit = false;  // take the cheapest change that this can apply
+  /// What a change is called on the command line; none: as recipes and `generate` call it.
+  std::function<std::string(const plan::Settings& from, const plan::Settings& to)> words = {};
 };
 
 /// @return  what was changed, "gradient checkpointing"; empty: nothing had to be.
@@ -29,8 +35,42 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
 std::string govern_generation(const Subject& subject, int64_t bytes, int rows, int length,
                               GenerateOptions& generation, const GovernOptions& options = {});
 
-/// Quantizing: packed weights are held together, dense ones one at a time.
-void govern_quantization(const config::Model& config, int64_t bytes, int bits,
-                         const GovernOptions& options = {});
+/// A way to do a pass with fewer tokens at a time.
+struct FewerTokens {
+  std::string change, option, cost;  // "shorter windows", "--context"
+  bool same_answers = false;         // then it is the first thing to do
+};
+
+/// What subject.pass does with rows of `length` tokens, and its results (subject.held).
+/// @param bytes  of the weights as they are
+void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,
+                 const std::string& what, const FewerTokens& fewer,
+                 const GovernOptions& options = {});
+
+/// Converting: all weights are made anew beside those there are, or one at a time.
+/// @param bytes  of the weights as they are
+/// @param made  the type of all of them; none: one matrix at a time, as a GGUF file is written
+/// @param gguf  whether it can be one, where that is not asked for
+void govern_conversion(const config::Model& config, int64_t bytes, std::optional<DType> made,
+                       const std::function<bool()>& gguf, const GovernOptions& options = {});
+
+/// Quantizing: packed weights are held together, dense ones one at a time. Of changes fewer bits
+/// can be applied.
+/// @param mapped  bytes of weights that are in a file; 0: they are made
+/// @throws also what quantize_model throws of its options.
+std::string govern_quantization(LanguageModel& model, int64_t mapped, QuantizeOptions& how,
+                                const GovernOptions& options = {});
+
+/// What may be had in the place of weights: another file of the repository.
+struct OtherWeights {
+  std::string name;
+  int64_t bytes = 0;
+};
+
+/// Weights that are not here yet: a text of usual length beside them.
+/// @param config  asked where bytes alone do not tell; none: it is not known
+void govern_pull(const std::string& name, int64_t bytes,
+                 const std::function<std::optional<config::Model>()>& config,
+                 const std::vector<OtherWeights>& others, const GovernOptions& options = {});
 
 }  // namespace lmxlab

@@ -58,7 +58,9 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   const bool mapped = !subject.weights.empty();
   loaded.reset();
   if (s.bits) {
-    quantize_model(model, {.bits = *s.bits});
+    auto how = subject.packing;
+    how.bits = *s.bits;
+    quantize_model(model, how);
     interleave_model(model);
   }
   if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
@@ -70,10 +72,16 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   }
   const auto made = mapped ? whole(kernels::active_bytes()) : p.weights;
   kernels::reset_peak();
-  const auto memory = rehearse_generation(model, s.batch, s.context, generation_of(subject, s));
-  p.kv_cache = whole(memory.cache_bytes);
+  if (subject.pass) {
+    const Enter enter(model.runtime());
+    subject.pass(model, s);
+  } else {
+    p.kv_cache = whole(
+        rehearse_generation(model, s.batch, s.context, generation_of(subject, s)).cache_bytes);
+  }
   p.workspace = whole(rehearsal.workspace_at_peak());
-  p.activations = std::max<int64_t>(0, whole(memory.peak) - made - p.kv_cache - p.workspace);
+  p.activations =
+      std::max<int64_t>(0, whole(kernels::peak_bytes()) - made - p.kv_cache - p.workspace);
   return p;
 }
 
@@ -94,7 +102,7 @@ plan::Budget memory_budget(int64_t bytes) {
           "75 % of " + human_bytes(double(bytes))};
 }
 
-plan::Budget machine_budget() {
+plan::Budget machine_budget(int64_t mapped, int64_t made) {
   if (mx::gpu::is_available()) {
     const auto& info = mx::device_info(mx::Device::gpu);
     const auto find = [&](const char* key) -> std::optional<int64_t> {
@@ -108,9 +116,13 @@ plan::Budget machine_budget() {
   }
   const auto total = whole(kernels::memory_size());
   const auto room = kernels::memory_room();
-  const auto left = static_cast<int64_t>(std::min(room.bytes, size_t{1} << 60));
+  // Freed blocks that are kept serve what comes next.
+  const auto left = static_cast<int64_t>(std::min(room.bytes, size_t{1} << 60)) +
+                    whole(kernels::cache_bytes()) + made;
   if (room.bound == "RLIMIT_AS")  // threads' stacks and the C library's arenas come out of it too
-    return {left - left / 10, "nine tenths of what ulimit -v leaves, " + human_bytes(double(left))};
+    return {std::min(left - left / 10 + mapped, memory_budget(total).bytes),
+            "nine tenths of what ulimit -v leaves, " + human_bytes(double(left)) +
+                (mapped > 0 ? ", beside weights that are mapped" : "")};
   if (room.bound == "the cgroup")
     return {left - left / 20,
             "what the cgroup leaves, " + human_bytes(double(left)) + ", less 5 %"};
@@ -128,10 +140,60 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
                                                      settings.mode == plan::Mode::train);
   if (!rehearsed) {
     const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
-    return plan::estimate(subject.config, settings, element);
+    return subject.pass ? estimate_pass(subject, settings, element)
+                        : plan::estimate(subject.config, settings, element);
   }
   return settings.mode == plan::Mode::generate ? measure_generation(subject, settings)
                                                : measure_training(subject, settings);
+}
+
+plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element) {
+  constexpr int kPiece = 512;  // that a prompt is read in, and a pass is not
+  auto p = plan::estimate(subject.config, settings, element);
+  p.activations *= (settings.context + kPiece - 1) / kPiece;
+  p.activations += whole(subject.held);
+  return p;
+}
+
+plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings) {
+  const auto& made = settings.preset.empty() ? subject.config : config::preset(settings.preset);
+  const bool folder = !subject.packs && settings.bits != subject.bits;
+  if (folder && !can_save_packed(made))
+    throw Error(Kind::unsupported, "[plan] packed weights of this form cannot be saved");
+  const bool mapped = !subject.weights.empty() && settings.preset.empty();
+  plan::Parts parts;
+  try {
+    parts = measure(subject, settings);
+  } catch (const Error& e) {
+    if (e.kind() != Kind::resource || !mapped) throw;
+    parts = subject.pass ? estimate_pass(subject, settings, 4)
+                         : plan::estimate(subject.config, settings, 4);
+    if (!settings.bits) parts.weights = bytes;
+  }
+  if (folder && mapped && settings.bits) {
+    const auto both = bytes + plan::weight_bytes(made, 2, *settings.bits);
+    parts.activations += std::max<int64_t>(0, both - parts.peak());
+  }
+  return parts;
+}
+
+int64_t mapped_bytes(const std::filesystem::path& weights) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (!fs::is_directory(weights, ignored)) return whole(fs::file_size(weights));
+  int64_t sum = 0;
+  for (const auto& e : fs::directory_iterator(weights))
+    if (e.path().extension() == ".safetensors") sum += whole(e.file_size());
+  return sum;
+}
+
+void expect_mappable(const std::filesystem::path& weights) {
+  const auto room = kernels::memory_room();
+  const auto bytes = mapped_bytes(weights);
+  if (room.bound != "RLIMIT_AS" || bytes < whole(room.bytes)) return;
+  plan::Plan plan;
+  plan.parts.weights = bytes, plan.budget = machine_budget();
+  plan::require_fit(plan, weights.string());
 }
 
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
@@ -139,6 +201,13 @@ int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
   const auto table = model.tie_head ? 0 : count.embedding;
   const double packed = double(parts.weights) / double(std::max<int64_t>(1, count.total));
   return parts.weights - static_cast<int64_t>(packed * double(table)) + parts.kv_cache;
+}
+
+int usual_length(const config::Model& model, bool training) {
+  constexpr int kUsual = 512, kMore = 128;
+  const auto* learned = std::get_if<config::Learned>(&model.position);
+  const int total = learned ? learned->length : model.context;
+  return std::clamp(training ? total : std::max(total - kMore, total / 2), 1, kUsual);
 }
 
 plan::Smaller smaller_presets(const config::Model& than) {

@@ -2,18 +2,22 @@
 // (Linux, CPU) and by arithmetic elsewhere, against what the machine has.
 #pragma once
 
-#include "lmxlab/models/language_model.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/plan.h"
 #include "lmxlab/training/trainer.h"
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 namespace lmxlab {
 
 /// What this process may still take. RAM: three quarters of it, and what is free now; a limit set
 /// from outside: nearly all it leaves; Metal: its recommended working set; CUDA: free memory.
-plan::Budget machine_budget();
+/// What a plan counts and is here already does not count twice.
+/// @param mapped  bytes of weights in files: RLIMIT_AS has counted them
+/// @param made  bytes of arrays
+plan::Budget machine_budget(int64_t mapped = 0, int64_t made = 0);
 /// Of a machine with so much memory.
 plan::Budget memory_budget(int64_t bytes);
 
@@ -26,14 +30,34 @@ struct Subject {
   int new_tokens = 128;                // that a generation has room for
   int max_kv = 0;                      // GenerateOptions
   std::optional<int> bits = {};        // weights are packed to first; none: as they are
-  size_t held = 0;                     // bytes besides, tokens of a run's data
+  QuantizeOptions packing = {};        // how they are, but for the bits
+  /// What is done with it in the place of a generation; the settings say with how many tokens.
+  std::function<void(const LanguageModel&, const plan::Settings&)> pass = {};
+  bool packs = false;  // packing makes no folder here
+  size_t held = 0;     // bytes besides: tokens of a run's data, results of a pass
 };
 
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
+/// As measure, of a way out: packing makes a folder first, and that counts too; where weights have
+/// no room to be mapped once more, arithmetic.
+/// @param bytes  of the weights as they are
+plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings);
+
+/// Bytes of the files that weights are mapped from.
+int64_t mapped_bytes(const std::filesystem::path& weights);
+/// @throws Error(resource) if RLIMIT_AS leaves no room to map them.
+void expect_mappable(const std::filesystem::path& weights);
+
+/// The same of a pass, by arithmetic. @param element  bytes of a weight that is not packed
+plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element);
 /// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
 /// and the cache.
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
+
+/// Tokens of a row where nobody says how many: 512, or what the model has room for; of a prompt
+/// with 128 more to come.
+int usual_length(const config::Model& model, bool training);
 
 /// Smaller presets of a family, largest first; those with so many parameters at most.
 plan::Smaller smaller_presets(const config::Model& than);

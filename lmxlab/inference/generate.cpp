@@ -4,6 +4,7 @@
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/inference/stop_strings.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/start_step.h"
 
 #include <mlx/ops.h>
@@ -179,7 +180,7 @@ struct TokenStream::Impl {
       for (size_t r = 0; r < prompts.size(); ++r)
         for (int i = from; i < to; ++i)
           ids.push_back(i < pads[r] ? 0 : prompts[r][static_cast<size_t>(i - pads[r])]);
-      return mx::array(ids.begin(), {rows, to - from}, mx::int32);
+      return kernels::host_array(ids.data(), {rows, to - from});
     };
     const bool padded = std::any_of(pads.begin(), pads.end(), [](int n) { return n > 0; });
     std::optional<mx::array> padding;

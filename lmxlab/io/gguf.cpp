@@ -240,7 +240,8 @@ std::string GgufValue::bytes() const {
   return out.append(rest_);
 }
 
-Gguf::Gguf(const fs::path& path) : file_(std::make_shared<MappedFile>(path)) {
+Gguf::Gguf(const fs::path& path, std::optional<size_t> bytes)
+    : file_(std::make_shared<MappedFile>(path)) {
   with_context("[gguf] " + path.string(), [&] {
     const auto text = file_->text();
     GgufReader in(text);
@@ -311,9 +312,10 @@ Gguf::Gguf(const fs::path& path) : file_(std::make_shared<MappedFile>(path)) {
     // The data begin on the next multiple of the alignment; offsets count from there.
     const size_t read = text.size() - in.left();
     const size_t data = (read + alignment_ - 1) / alignment_ * alignment_;
+    const size_t end = bytes.value_or(text.size());
     std::vector<std::pair<size_t, size_t>> ranges;
     for (auto& [name, t] : tensors_) {
-      const size_t available = data <= text.size() ? text.size() - data : 0;
+      const size_t available = data <= end ? end - data : 0;
       if (t.begin > available || t.bytes > available - t.begin)
         throw bad("tensor " + name + ": bytes " + std::to_string(t.begin) + " and the " +
                   std::to_string(t.bytes) + " behind are not in the file, whose data are " +
@@ -346,8 +348,15 @@ const Gguf::Tensor& Gguf::tensor(std::string_view name) const {
   return it->second;
 }
 
+void Gguf::expect_here(std::string_view name, const Tensor& t) const {
+  if (t.begin + t.bytes > file_->size())
+    throw bad("[gguf] " + file_->path().string() + ", tensor " + std::string(name) +
+              ": its bytes lie behind the beginning that is here");
+}
+
 mx::array Gguf::get(std::string_view name) const {
   const auto& t = tensor(name);
+  expect_here(name, t);
   if (const auto dtype = plain_dtype(*t.type)) return mapped_array(file_, t.begin, t.shape, *dtype);
   throw Error(Kind::unsupported, "[gguf] " + file_->path().string() + ", tensor " +
                                      std::string(name) + ": expected plain numbers, got " +
@@ -356,6 +365,7 @@ mx::array Gguf::get(std::string_view name) const {
 
 mx::array Gguf::raw(std::string_view name) const {
   const auto& t = tensor(name);
+  expect_here(name, t);
   auto shape = t.shape;
   if (shape.empty()) shape.push_back(1);
   const int64_t row = int64_t{shape.back()} / t.type->weights * t.type->bytes;

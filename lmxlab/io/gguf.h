@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -79,7 +80,7 @@ class GgufValue {
 };
 
 /// An open file: metadata and table are checked whole (lengths, types, ranges inside the file, no
-/// overlap), bytes of tensors are not read.
+/// overlap), bytes of tensors are not read. Of a file that is elsewhere its beginning will do.
 class Gguf {
  public:
   struct Tensor {
@@ -91,7 +92,8 @@ class Gguf {
   /// @throws Error(not_found), Error(bad_data) naming the file, the key or tensor and what is
   /// wrong,
   ///   Error(unsupported) for other versions, byte orders and tensor types.
-  explicit Gguf(const fs::path& path);
+  /// @param bytes  of the whole file, where `path` holds the first of them alone
+  explicit Gguf(const fs::path& path, std::optional<size_t> bytes = {});
 
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
@@ -105,12 +107,14 @@ class Gguf {
   /// @throws Error(not_found)
   const Tensor& tensor(std::string_view name) const;
   /// A tensor of plain numbers, mapped. @throws Error(not_found), Error(unsupported) for a packed
-  /// one.
+  /// one, Error(bad_data) for one that lies behind a beginning.
   mx::array get(std::string_view name) const;
   /// The bytes of any tensor, mapped: uint8, the last axis being a row's bytes.
   mx::array raw(std::string_view name) const;
 
  private:
+  void expect_here(std::string_view name, const Tensor& t) const;
+
   std::shared_ptr<MappedFile> file_;
   uint32_t version_ = 0;
   uint64_t alignment_ = 32;

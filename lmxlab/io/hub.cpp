@@ -103,8 +103,7 @@ class Client {
                         [&] { note(file.name + ": waiting for another process that fetches it"); });
     if (cache.holds(file)) return;
     BlobFile blob(cache.partial(file), file.name, file.bytes, file.etag(), stop_);
-    const auto url = settings_.endpoint + "/" + name_.repository + "/resolve/" + commit + "/" +
-                     percent_encoded(file.name, "/");
+    const auto url = file_url(commit, file);
     int tries = settings_.tries;
     double wait = settings_.first_wait_s;
     int64_t best = blob.at();
@@ -133,7 +132,37 @@ class Client {
     told(file.bytes);
   }
 
+  /// Adds what `head` lacks of the file's first bytes. False: the server knows no parts.
+  bool add_head(const std::string& commit, const HubFile& file, int64_t bytes, std::string& head) {
+    const auto wanted = static_cast<size_t>(std::min(bytes, file.bytes));
+    int tries = std::min(settings_.tries, 3);
+    for (double wait = settings_.first_wait_s; head.size() < wanted; wait *= 2) {
+      const HttpHeaders headers{
+          {"Accept-Encoding", "identity"},
+          {"Range", "bytes=" + std::to_string(head.size()) + "-" + std::to_string(wanted - 1)}};
+      const auto before = static_cast<int64_t>(head.size());
+      const auto answer =
+          follow(file_url(commit, file), headers, [&](const HttpAnswer& a, std::string_view piece) {
+            if (a.status != 206 || content_range(a).first != before) return false;
+            const auto room = wanted - head.size();
+            head += piece.substr(0, room);
+            return piece.size() <= room;
+          });
+      if (answer.status == 200 || answer.status == 416 ||
+          (answer.status == 206 && content_range(answer).first != before))
+        return false;
+      if (answer.status == 206 && (head.size() >= wanted || answer.problem.empty())) break;
+      if (!wait_after(answer, --tries, wait, file.name)) refuse(answer, file.name);
+    }
+    return true;
+  }
+
  private:
+  std::string file_url(const std::string& commit, const HubFile& file) const {
+    return settings_.endpoint + "/" + name_.repository + "/resolve/" + commit + "/" +
+           percent_encoded(file.name, "/");
+  }
+
   // One request for what the blob lacks.
   HttpAnswer fetch_rest(BlobFile& blob, const std::string& url,
                         const std::function<void(int64_t)>& told) {
@@ -283,10 +312,52 @@ void expect_room(const HubName& name, const fs::path& cache, int64_t bytes) {
                                   " are free. Make room, or set HF_HOME to a folder elsewhere.");
 }
 
+bool is_gguf_name(const std::string& name) {
+  return name.ends_with(".gguf");
+}
+
+// Asks whether the weights are wanted, if these files are a model's and some are not here.
+void ask(const HubName& name, const HubEvents& events, Client& client, const HubCache& cache,
+         const HubListing& listing, const std::vector<HubFile>& files) {
+  if (!events.weights || (!name.file.empty() && !is_gguf_name(name.file))) return;
+  HubWeights weights;
+  bool missing = false;
+  for (const auto& f : files) {
+    if (f.name == "config.json") weights.config = cache.snapshot(listing.commit) / f.name;
+    if (!f.name.ends_with(".safetensors") && !is_gguf_name(f.name)) continue;
+    weights.bytes += f.bytes;
+    missing = missing || !(cache.has(listing.commit, f) || cache.holds(f));
+  }
+  if (!missing) return;
+  for (const auto& f : listing.files)
+    if (is_gguf_name(f.name) && f.name != name.file) weights.ggufs.push_back(f);
+  std::string head;
+  if (is_gguf_name(name.file))
+    weights.head = [&](int64_t bytes) -> std::optional<Gguf> {
+      const auto& file = files[0];
+      if (!client.add_head(listing.commit, file, bytes, head)) return std::nullopt;
+      const auto path = cache.temporary(file);
+      make_directory(path.parent_path());
+      write_file_atomic(path, head);
+      std::error_code ignored;
+      try {
+        Gguf out(path, static_cast<size_t>(file.bytes));
+        fs::remove(path, ignored);  // it is mapped
+        return out;
+      } catch (...) {
+        fs::remove(path, ignored);
+        throw;
+      }
+    };
+  events.weights(weights);
+}
+
 Pulled fetch(const HubName& name, HubPart part, const HubSettings& settings,
              const HubEvents& events, Client& client, const HubCache& cache,
              const HubListing& listing) {
-  const auto files = choose_files(name, listing, part);
+  auto files = choose_files(name, listing, part);
+  std::stable_partition(files.begin(), files.end(),
+                        [](const HubFile& f) { return f.name == "config.json"; });
   const auto& commit = listing.commit;
   HubPlan plan;
   int64_t total = 0, done = 0;
@@ -299,7 +370,10 @@ Pulled fetch(const HubName& name, HubPart part, const HubSettings& settings,
   make_directory(settings.cache);
   expect_room(name, settings.cache, plan.missing_bytes);
   if (events.plan) events.plan(plan);
+  bool asked = false;
   for (const auto& f : files) {
+    if (f.name != "config.json" && !std::exchange(asked, true))
+      ask(name, events, client, cache, listing, files);
     if (cache.has(commit, f)) continue;
     const bool counts = missing.erase(f.etag()) > 0;
     if (!cache.holds(f))

@@ -3,6 +3,7 @@
 // name before its checksum was right.
 #pragma once
 
+#include "lmxlab/io/gguf.h"
 #include "lmxlab/io/http.h"
 #include "lmxlab/io/hub_cache.h"
 
@@ -10,6 +11,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 namespace lmxlab::io {
 
@@ -38,9 +40,21 @@ struct HubPlan {
   int64_t missing_bytes = 0;  // that will be asked for
 };
 
-/// What a pull tells while it works; any may be empty.
+/// What is known of a model before its weights are asked for.
+struct HubWeights {
+  int64_t bytes = 0;                // of their files
+  fs::path config = {};             // config.json, which is here by now; empty: there is none
+  std::vector<HubFile> ggufs = {};  // the other GGUF files of the repository
+  /// Of a GGUF file, fetched so far; nothing if the server knows no parts of files.
+  /// @throws Error(bad_data) if it needs more bytes, or is none.
+  std::function<std::optional<Gguf>(int64_t bytes)> head = {};
+};
+
+/// What a pull tells while it works; any may be empty. What one throws ends the pull.
 struct HubEvents {
   std::function<void(const HubPlan&)> plan;  // before the first byte of a file is asked for
+  /// Of a model with weights that are not all here, before anything but its config is asked for.
+  std::function<void(const HubWeights&)> weights;
   std::function<void(int64_t done, int64_t total, const std::string& file)> progress;
   std::function<void(const std::string&)> note;  // a line on what went wrong and is tried again
 };

@@ -264,6 +264,10 @@ int64_t HubCache::partial_bytes(const HubFile& file) const {
   return code || size > static_cast<uintmax_t>(file.bytes) ? 0 : static_cast<int64_t>(size);
 }
 
+fs::path HubCache::temporary(const HubFile& file) const {
+  return folder_ / "blobs" / own_name(file.etag());
+}
+
 void HubCache::link(const std::string& commit, const HubFile& file) const {
   const auto path = snapshot(commit) / file.name;
   const auto target = blob(file).lexically_relative(path.parent_path());

@@ -84,6 +84,8 @@ class HubCache {
   /// It is in the snapshot, in full length.
   bool has(const std::string& commit, const HubFile& file) const;
   int64_t partial_bytes(const HubFile& file) const;
+  /// A new name for what is looked at and removed.
+  fs::path temporary(const HubFile& file) const;
   /// Puts a file whose blob is there into a snapshot, unless it is in it. @throws Error(resource)
   void link(const std::string& commit, const HubFile& file) const;
   /// From now on the revision is at this commit.

@@ -3,9 +3,11 @@
 // the peak of a step is known before there is memory for it, to the byte, whatever its ops are.
 #pragma once
 
+#include <mlx/array.h>
 #include <mlx/stream.h>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace lmxlab::kernels {
 
@@ -37,6 +39,9 @@ class Rehearsal {
 
 /// Whether this thread is inside one.
 bool rehearsing();
+
+/// An array of the host's numbers; in a rehearsal, which has no place for many, of zeros.
+mlx::core::array host_array(const int32_t* numbers, mlx::core::Shape shape);
 
 /// Waits for a stream as mx::synchronize does; in a rehearsal there is nothing to wait for but what
 /// the queue would hold.

@@ -10,6 +10,7 @@
 #include "lmxlab/models/gguf_model.h"
 #include "lmxlab/models/names.h"
 #include "lmxlab/models/quantization_config.h"
+#include "lmxlab/models/quantize.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -190,7 +191,7 @@ void LanguageModel::save(const std::filesystem::path& folder) const {
                                          " lies in blocks of a GGUF file, which a folder cannot "
                                          "hold.");
   const auto quantization = quantization_of(*transformer_);
-  if (quantization && form.model_type == "gpt2")
+  if (quantization && !can_save_packed(config()))
     throw Error(Kind::unsupported,
                 "[save] packed weights cannot be written in GPT-2's layout: it has its matrices "
                 "transposed. Save the model before it is quantized.");

@@ -1,5 +1,6 @@
 #include "lmxlab/models/quantize.h"
 
+#include "lmxlab/config/hf.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 
@@ -53,8 +54,12 @@ kernels::FloatFormat float_format(QuantMode mode) {
 struct Packing {
   int bits, group;  // bits 0: nothing
   kernels::FloatFormat floats;
-  int columns() const {
-    return floats == kernels::FloatFormat::none ? group : kernels::float_groups(floats).group;
+  bool affine() const { return floats == kernels::FloatFormat::none; }
+  int columns() const { return affine() ? group : kernels::float_groups(floats).group; }
+  // Of a matrix of so many numbers, each of `element` bytes until now.
+  int64_t bytes(int64_t numbers, int64_t element) const {
+    const int64_t each = affine() ? bits : kernels::float_groups(floats).bits;
+    return numbers * each / 8 + numbers / columns() * (affine() ? 2 * element : 1);
   }
 };
 
@@ -92,6 +97,10 @@ LayerError compare(const std::string& path, const mx::array& before, const core:
 
 }  // namespace
 
+bool can_save_packed(const config::Model& config) {
+  return config::hf_form(config).model_type != "gpt2";
+}
+
 void interleave_model(LanguageModel& model) {
   change_packed(model, [](core::Weight& w) { w.interleave(); });
 }
@@ -99,16 +108,15 @@ void separate_model(LanguageModel& model) {
   change_packed(model, [](core::Weight& w) { w.separate(); });
 }
 
-void quantize_model(LanguageModel& model, const QuantizeOptions& options,
-                    const std::function<void(int, int)>& progress,
-                    std::vector<LayerError>* errors) {
+namespace {
+
+std::vector<Packing> packings(const std::vector<core::LayerWeight>& all,
+                              const QuantizeOptions& options) {
   expect("bits", options.bits, 2, 3, 4, 5, 6, 8);
   expect("embedding bits", options.embedding_bits, 0, 2, 3, 4, 5, 6, 8);
   expect("group size", options.group_size, 32, 64, 128);
   for (const auto& l : options.layers) expect("bits of layers", l.bits, 0, 2, 3, 4, 5, 6, 8);
   const auto floats = float_format(options.mode);
-  const Enter enter(model.runtime());
-  const auto all = core::weights_of(model.transformer());
   std::vector<Packing> plan;
   std::vector<bool> used(options.layers.size(), false);
   for (const auto& p : all) {
@@ -134,11 +142,40 @@ void quantize_model(LanguageModel& model, const QuantizeOptions& options,
     if (!used[i])
       throw Error(Kind::usage, "[quantize] the pattern \"" + options.layers[i].pattern +
                                    "\" fits no layer; one is " + all.back().path);
+  return plan;
+}
+
+}  // namespace
+
+PackedBytes packed_bytes(LanguageModel& model, const QuantizeOptions& options) {
+  const auto all = core::weights_of(model.transformer());
+  const auto plan = packings(all, options);
+  PackedBytes out{.left = model.parameter_bytes()};
+  for (size_t i = 0; i < all.size(); ++i) {
+    const auto& w = all[i].weight->w.value;
+    const auto numbers = static_cast<int64_t>(w.size());
+    // Float32, and once more; of small floats, eighteen times for as many as are packed at a time.
+    const int64_t again =
+        plan[i].affine() ? numbers : 18 * std::min<int64_t>(numbers, core::Weight::kAtATime);
+    out.work = std::max(out.work, 4 * (numbers + std::max(numbers, again)));
+    if (plan[i].bits == 0) continue;
+    out.packed += plan[i].bytes(numbers, static_cast<int64_t>(w.itemsize()));
+    out.left -= static_cast<int64_t>(w.nbytes());
+  }
+  return out;
+}
+
+void quantize_model(LanguageModel& model, const QuantizeOptions& options,
+                    const std::function<void(int, int)>& progress,
+                    std::vector<LayerError>* errors) {
+  const Enter enter(model.runtime());
+  const auto all = core::weights_of(model.transformer());
+  const auto plan = packings(all, options);
   for (size_t i = 0; i < all.size(); ++i) {
     if (progress) progress(static_cast<int>(i), static_cast<int>(all.size()));
     auto& weight = *all[i].weight;
     const auto before = weight.w.value;
-    if (plan[i].floats != kernels::FloatFormat::none)
+    if (!plan[i].affine())
       weight.quantize(plan[i].floats);
     else if (plan[i].bits != 0)
       weight.quantize(plan[i].group, plan[i].bits);

@@ -48,6 +48,19 @@ void quantize_model(LanguageModel& model, const QuantizeOptions& options = {},
                     const std::function<void(int, int)>& progress = {},
                     std::vector<LayerError>* errors = nullptr);
 
+/// Whether a folder can hold this model's packed weights: GPT-2's cannot, whose matrices lie
+/// across.
+bool can_save_packed(const config::Model& config);
+
+/// What quantize_model would leave behind, without doing it.
+struct PackedBytes {
+  int64_t packed = 0;  // of what it packs, with scales and offsets
+  int64_t left = 0;    // of what stays as it is
+  int64_t work = 0;    // on the way, at most: a matrix as numbers, and what packing it takes
+};
+/// @throws as quantize_model
+PackedBytes packed_bytes(LanguageModel& model, const QuantizeOptions& options);
+
 /// Lays packed weights as this machine's kernels read them fastest, one after another; answers and
 /// sizes stay, but for rounding. `separate_model` undoes it: before a model is saved for others.
 void interleave_model(LanguageModel& model);

@@ -127,6 +127,14 @@ Plan make_plan(const Settings& settings, const Budget& budget, const Measure& me
     }
     return a.peak <= budget.bytes;
   };
+  const auto can_be = [&](const Settings& s) {
+    try {
+      measure(s);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
   const auto try_all = [&](const Change& c, const Settings& from) -> std::optional<Advice> {
     for (const auto& s : c.apply(from)) {
       Advice a{c.name, c.options(s), c.cost, s};
@@ -146,6 +154,7 @@ Plan make_plan(const Settings& settings, const Budget& budget, const Measure& me
         if (!more.empty()) to += (to.empty() ? "" : between) + more;
       };
       auto chosen = try_all(c, sum.settings);
+      if (!chosen && !can_be(some.back())) continue;
       sum.settings = chosen ? chosen->settings : some.back();
       join(sum.change, c.name, ", "), join(sum.options, c.options(sum.settings), " ");
       join(sum.cost, c.cost, ", ");

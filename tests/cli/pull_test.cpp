@@ -12,10 +12,17 @@ class Pull : public testing::Test {
   // A small model with a tokenizer, made once.
   static void SetUpTestSuite() {
     made_ = new TemporaryFolder;
-    const auto done =
-        lmxlab_run({"train", "--quiet", "--out", (*made_ / "run").string(), "--steps", "1", "--set",
-                    "model.preset=gpt-tiny", "--set", "run.eval_batches=1"});
+    const auto done = lmxlab_run({"train", "--quiet", "--out", (*made_ / "run").string(), "--steps",
+                                  "1", "--set", "model.preset=gpt-tiny", "--set",
+                                  "data.tokenizer=byte", "--set", "run.eval_batches=1"});
     ASSERT_EQ(done.code, 0) << done.err;
+    make_directory(*made_ / "bare");
+    for (const char* name : {"config.json", "model.safetensors"})
+      fs::copy_file(*made_ / "run" / name, *made_ / "bare" / name);
+    const auto packed =
+        lmxlab_run({"convert", (*made_ / "bare").string(), (*made_ / "x.gguf").string(), "--format",
+                    "gguf", "--dtype", "q8_0"});
+    ASSERT_EQ(packed.code, 0) << packed.err;
   }
   static void TearDownTestSuite() { delete std::exchange(made_, nullptr); }
 
@@ -34,6 +41,7 @@ class Pull : public testing::Test {
                        {"no_proxy", "127.0.0.1"}};
     how.folder = folder.path();
   }
+  static std::string gguf() { return read_file(*made_ / "x.gguf"); }
   Outcome go(const std::vector<std::string>& arguments) { return lmxlab_run(arguments, how); }
   void slowly(const std::string& part, int milliseconds) {
     hub.instead = [this, part, milliseconds](const HttpRequest& r) -> std::optional<HttpReply> {
@@ -121,6 +129,53 @@ TEST_F(Pull, WhatExistsHereIsNotAskedFor) {
   for (const char* name : {"runs/run-7", "a/b/c", "./a/b", "x/model.gguf", "llama-tinny"})
     expect_error({"info", name}, 3, "not_found", {name}, how);
   EXPECT_TRUE(hub.server().requests().empty());
+}
+
+TEST_F(Pull, WhatDoesNotFitIsRefusedBeforeItsWeights) {
+  how.address_space = rlim_t{2} << 30;
+  hub.files["model.safetensors"].claims = int64_t{3} << 30;
+  const std::vector<std::string> says{"org/name does not fit", "it needs 3.", "ulimit -v leaves",
+                                      "pull org/name --no-plan"};
+  expect_error({"pull", "org/name"}, 7, "resource", says, how);
+  expect_error({"generate", "org/name", "--prompt", "a"}, 7, "resource", says, how);
+  EXPECT_TRUE(hub.server().requests("model.safetensors").empty());
+  EXPECT_TRUE(hub.server().requests("tokenizer.json").empty());
+  EXPECT_EQ(hub.server().requests("config.json").size(), 1u);
+  hub.files["config.json"].content = R"({"model_type": "of another program"})";
+  expect_error({"pull", "org/name"}, 7, "resource", says, how);
+  // Its parts, its texts and what is asked for all the same are fetched.
+  EXPECT_EQ(go({"pull", "org/name", "--file", "tokenizer.json"}).code, 0);
+  expect_error({"pull", "org/name", "--no-plan"}, 4, "bad_data", {"model.safetensors"}, how);
+  EXPECT_FALSE(hub.server().requests("model.safetensors").empty());
+}
+
+TEST_F(Pull, OfAGgufFileTheHeaderIsAskedFor) {
+  how.address_space = rlim_t{2} << 30;
+  hub.files["a-q8.gguf"] = {gguf(), true, int64_t{3} << 30};
+  hub.files["a-q6.gguf"] = {gguf(), true, int64_t{2} << 30};
+  hub.files["a-q4.gguf"] = {gguf(), true};
+  hub.files["a-q2.gguf"] = {"GGUF", true};
+  hub.files["mmproj.gguf"] = {"GGUF", true, int64_t{1} << 20};
+  const std::vector<std::string> says{
+      "org/name:a-q8.gguf does not fit",
+      "1) a smaller file of the same repository, org/name:a-q4.gguf"};
+  expect_error({"pull", "org/name:a-q8.gguf"}, 7, "resource", says, how);
+  for (const auto& r : hub.server().requests("q8.gguf"))
+    EXPECT_EQ(r.header("range"), "bytes=0-1048575");
+  EXPECT_EQ(hub.server().requests("q8.gguf").size(), 2u) << "once plainly, once for JSON";
+  for (const auto& e : fs::recursive_directory_iterator(folder.path()))
+    EXPECT_FALSE(e.is_regular_file()) << e.path();
+  // A header that is longer than what was asked for, a server that knows no parts of files.
+  hub.files["a-q8.gguf"].content.replace(8, 8, std::string(8, '\x7f'));
+  expect_error({"pull", "org/name:a-q8.gguf"}, 7, "resource", says, how);
+  hub.instead = [](const HttpRequest& r) -> std::optional<HttpReply> {
+    if (r.path.find("q8.gguf") == std::string::npos) return std::nullopt;
+    return HttpReply{.body = std::string(5 << 20, 'x')};
+  };
+  expect_error({"pull", "org/name:a-q8.gguf"}, 7, "resource", says, how);
+  // The first advice is taken.
+  EXPECT_EQ(go({"pull", "org/name:a-q4.gguf"}).code, 0);
+  EXPECT_EQ(go({"info", "org/name:a-q4.gguf"}).code, 0);
 }
 
 TEST_F(Pull, ErrorsAndTheirCodes) {

@@ -93,8 +93,106 @@ TEST(Govern, GenerationOfASmallModelIsNotRehearsed) {
   EXPECT_EQ(govern_generation({.config = config}, 366'592, 1, 10, options), "");
   const GovernOptions none{{1000, "next to nothing"}};
   EXPECT_THROW(govern_generation({.config = config}, 366'592, 1, 10, options, none), Error);
-  EXPECT_THROW(govern_quantization(config, 366'592, 4, none), Error);
   EXPECT_GT(machine_budget().bytes, 0);
+}
+
+TEST(Govern, PackingTakesWhatIsPlanned) {
+  const auto config = config::preset("gpt-10m");
+  const std::vector<QuantizeOptions> all{
+      {.bits = 4},
+      {.bits = 3, .group_size = 32, .embedding_bits = 8},
+      {.bits = 8, .layers = {{"*.down_proj", 0}, {"*.up_proj", 6}}},
+      {.mode = QuantMode::mxfp4},
+      {.mode = QuantMode::mxfp8},
+      {.mode = QuantMode::nvfp4, .embedding_bits = 6}};
+  for (const auto& how : all) {
+    LanguageModel model(config, 1);
+    const auto planned = packed_bytes(model, how);
+    const size_t before = kernels::active_bytes();
+    kernels::reset_peak();
+    quantize_model(model, how);
+    const auto what = std::string(enum_name(how.mode)) + ", " + std::to_string(how.bits);
+    EXPECT_EQ(planned.packed + planned.left, model.parameter_bytes()) << what;
+    EXPECT_LE(int64_t(kernels::peak_bytes() - before), planned.packed + planned.left + planned.work)
+        << what;
+  }
+}
+
+TEST(Govern, QuantizingWithFewerBits) {
+  LanguageModel model(config::preset("gpt-10m"), 1);
+  const auto peak = [&](QuantizeOptions how) {
+    const auto b = packed_bytes(model, how);
+    return b.packed + b.left + b.work;
+  };
+  const auto fit = [&](QuantizeOptions& how, int64_t budget, bool auto_fit = true) {
+    GovernOptions with{{budget, "so much"}};
+    with.auto_fit = auto_fit;
+    return govern_quantization(model, 0, how, with);
+  };
+  QuantizeOptions how{.bits = 8};
+  EXPECT_EQ(fit(how, peak(how)), "");
+  EXPECT_EQ(how.bits, 8);
+  try {
+    fit(how, peak({.bits = 5}), false);
+    FAIL() << "it does not fit";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("1) 5 bits, --bits 5: "), std::string::npos) << e.what();
+    EXPECT_EQ(how.bits, 8);
+  }
+  EXPECT_EQ(fit(how, peak({.bits = 5})), "5 bits");
+  EXPECT_EQ(how.bits, 5);
+  how = {.mode = QuantMode::mxfp8};
+  EXPECT_EQ(fit(how, peak({.mode = QuantMode::mxfp4})), "mxfp4");
+  EXPECT_EQ(how.mode, QuantMode::mxfp4);
+  how = {.mode = QuantMode::mxfp4};
+  EXPECT_EQ(fit(how, peak({.bits = 3})), "3 bits");
+  EXPECT_EQ(how.mode, QuantMode::affine);
+  // The embedding's own bits go last.
+  how = {.bits = 4, .embedding_bits = 8};
+  EXPECT_EQ(fit(how, peak({.bits = 2, .embedding_bits = 8})), "2 bits");
+  EXPECT_EQ(how.embedding_bits, 8);
+  how = {.bits = 4, .embedding_bits = 8};
+  EXPECT_EQ(fit(how, peak({.bits = 4})), "4 bits, the embedding too");
+  EXPECT_EQ(how.embedding_bits, 4);
+  how = {.bits = 4};
+  EXPECT_THROW(fit(how, 1000), Error) << "nothing that can be applied helps";
+  how = {.bits = 4, .layers = {{"none", 8}}};
+  EXPECT_THROW(fit(how, peak({.bits = 8})), Error) << "a pattern that fits no layer";
+}
+
+TEST(Govern, WeightsThatAreNotHereYet) {
+  const auto config = config::preset("llama-7b");
+  const int64_t gb = int64_t{1} << 30, bytes = 13 * gb;
+  int asked = 0;
+  const auto pull = [&](int64_t budget, const std::vector<OtherWeights>& others) -> std::string {
+    try {
+      govern_pull("org/name", bytes,
+                  [&] {
+                    ++asked;
+                    return std::optional(config);
+                  },
+                  others, {{budget, "so much"}});
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), Kind::resource);
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(pull(60 * gb, {}), "");
+  EXPECT_EQ(asked, 0) << "far below";
+  EXPECT_EQ(pull(16 * gb, {}), "");
+  EXPECT_EQ(asked, 1);
+  const auto none = pull(12 * gb, {{"larger", 14 * gb}, {"too large", 12 * gb}});
+  EXPECT_NE(none.find("org/name does not fit"), std::string::npos) << none;
+  EXPECT_NE(none.find("Nothing known here"), std::string::npos) << none;
+  EXPECT_NE(none.find("pull org/name --no-plan"), std::string::npos) << none;
+  EXPECT_EQ(none.find("quantize"), std::string::npos) << "it would need both: " << none;
+  const auto some = pull(12 * gb, {{"two", 2 * gb}, {"eight", 8 * gb}, {"four", 4 * gb}});
+  EXPECT_NE(some.find("1) a smaller file of the same repository, eight"), std::string::npos)
+      << some;
+  // Beside keys and values of 8 bits it fits.
+  const auto close = pull(bytes + bytes / 40, {});
+  EXPECT_NE(close.find("--no-plan, and then"), std::string::npos) << close;
 }
 
 }  // namespace

@@ -53,6 +53,29 @@ std::string some() {
           bytes_of(6.0f) + std::string(8, '\0') + std::string(68, 'q'));
 }
 
+TEST(Gguf, ABeginningWillDo) {
+  const test::TemporaryFolder folder;
+  const auto whole = some();
+  const size_t data = whole.size() - 100;
+  for (size_t n = 0; n < data + 24; ++n) {
+    write_file_atomic(folder / "x.gguf", whole.substr(0, n));
+    try {
+      const Gguf file(folder / "x.gguf", whole.size());
+      EXPECT_GT(n, data - 32) << "all but the gap before the data";
+      EXPECT_EQ(file.at("n").as_integer(), 7);
+      EXPECT_EQ(file.tensor("q").bytes, 68u);
+      EXPECT_THROW(file.raw("q"), Error);
+      EXPECT_THROW(file.get("w"), Error);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), Kind::bad_data) << e.what();
+      EXPECT_LE(n, data) << e.what();
+    }
+  }
+  write_file_atomic(folder / "x.gguf", whole.substr(0, data + 24));
+  EXPECT_EQ(Gguf(folder / "x.gguf", whole.size()).get("w").shape(), (mx::Shape{3, 2}));
+  EXPECT_THROW(Gguf(folder / "x.gguf", whole.size() - 1), Error) << "a tensor beyond the whole";
+}
+
 TEST(Gguf, ReadsValuesAndTensors) {
   const test::TemporaryFolder folder;
   write_file_atomic(folder / "x.gguf", some());

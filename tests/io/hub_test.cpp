@@ -132,6 +132,73 @@ TEST_F(Hub, OneFileAlsoInAFolderAlsoAnEmptyOne) {
   EXPECT_EQ(go("org/name:README.md").files, 1);
 }
 
+TEST_F(Hub, WhoRefusesTheWeightsIsAskedBeforeThem) {
+  hub.files["x.gguf"] = {"GGUF", true};
+  events.weights = [&](const HubWeights& w) {
+    EXPECT_EQ(w.bytes, int64_t{kLarge});
+    EXPECT_EQ(read_file(w.config), hub.files["config.json"].content);
+    ASSERT_EQ(w.ggufs.size(), 1u);
+    EXPECT_EQ(w.ggufs[0].name, "x.gguf");
+    EXPECT_FALSE(w.head);
+    throw Error(Kind::resource, "too large");
+  };
+  EXPECT_THAT(error(Kind::resource), HasSubstr("too large"));
+  EXPECT_EQ(hub.server().requests("/resolve/").size(), 1u) << "the config";
+  EXPECT_FALSE(fs::exists(settings.cache / "models--org--name/refs/main"));
+  EXPECT_EQ(go("org/name", HubPart::texts).files, 2) << "no weights";
+  EXPECT_EQ(go("org/name:model.safetensors").files, 1) << "a part of a model";
+  EXPECT_EQ(go().files, 3) << "all is here";
+}
+
+TEST_F(Hub, TheHeadOfAFileIsAskedForInPieces) {
+  const size_t header = 5000;
+  auto file = "GGUF" + std::string("\3\0\0\0", 4) + std::string(8, '\0') + "\1" +
+              std::string(7, '\0') + "\1" + std::string(7, '\0') + "k" + "\x8" +
+              std::string(3, '\0');
+  const uint64_t length = header - file.size() - 8;
+  file.append(reinterpret_cast<const char*>(&length), sizeof length);
+  file += std::string(length, 'v') + weights;
+  hub.files["x.gguf"] = {file, true};
+  int64_t wanted = 0;
+  std::optional<size_t> got;
+  events.weights = [&](const HubWeights& w) {
+    EXPECT_EQ(w.bytes, int64_t(file.size()));
+    EXPECT_TRUE(w.config.empty());
+    EXPECT_THROW(w.head(1000), Error);
+    EXPECT_THROW(w.head(1000), Error) << "and nothing is asked for again";
+    const auto head = w.head(wanted);
+    got = head ? std::optional(head->at("k").as_string().size()) : std::nullopt;
+    throw Error(Kind::resource, "enough");
+  };
+  wanted = int64_t(header);
+  EXPECT_THAT(error(Kind::resource, "org/name:x.gguf"), HasSubstr("enough"));
+  EXPECT_EQ(got, length);
+  const auto asked = hub.server().requests("x.gguf");
+  ASSERT_EQ(asked.size(), 2u);
+  EXPECT_EQ(asked[0].header("range"), "bytes=0-999");
+  EXPECT_EQ(asked[1].header("range"), "bytes=1000-4999");
+  EXPECT_EQ(files_below(blobs()).size(), 0u);
+  // More than there is; a connection that is cut; a server that gives the whole file.
+  wanted = int64_t(file.size()) + 1;
+  error(Kind::resource, "org/name:x.gguf");
+  EXPECT_EQ(got, length);
+  answer("x.gguf", {[&](const HttpRequest& r) {
+                      auto reply = HubServer::content(r, file);
+                      reply.cut_after = 300;
+                      return std::optional(reply);
+                    },
+                    nullptr});
+  error(Kind::resource, "org/name:x.gguf");
+  EXPECT_EQ(got, length);
+  EXPECT_FALSE(notes.empty());
+  answer("x.gguf", {always({.body = file})});
+  events.weights = [&](const HubWeights& w) {
+    EXPECT_FALSE(w.head(1000));
+    throw Error(Kind::resource, "enough");
+  };
+  error(Kind::resource, "org/name:x.gguf");
+}
+
 TEST_F(Hub, WhatIsThereIsNotFetchedAgain) {
   const auto first = go();
   hub.server().forget();

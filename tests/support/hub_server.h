@@ -212,7 +212,8 @@ class HubServer {
  public:
   struct File {
     std::string content;
-    bool large = false;  // kept outside git: its checksum is a SHA-256
+    bool large = false;   // kept outside git: its checksum is a SHA-256
+    int64_t claims = -1;  // the size that the listing tells; -1: as it is
   };
 
   std::string repository = "org/name";
@@ -229,7 +230,8 @@ class HubServer {
   Json listing() const {
     Json siblings = Json::array();
     for (const auto& [name, file] : files) {
-      const auto bytes = static_cast<int64_t>(file.content.size());
+      const auto size = static_cast<int64_t>(file.content.size());
+      const auto bytes = file.claims < 0 ? size : file.claims;
       Json item = Json::object({{"rfilename", Json(name)},
                                 {"size", Json(bytes)},
                                 {"blobId", Json(checksum(file.content, false))}});
@@ -248,11 +250,14 @@ class HubServer {
     if (range.empty()) return {.body = bytes};
     const auto from = static_cast<size_t>(std::stoull(range.substr(range.find('=') + 1)));
     if (from >= bytes.size()) return {.status = 416};
+    const auto last = range.substr(range.find('-') + 1);
+    const auto end =
+        last.empty() ? bytes.size() : std::min<size_t>(bytes.size(), std::stoull(last) + 1);
     return {.status = 206,
             .headers = {{"Content-Range", "bytes " + std::to_string(from) + "-" +
-                                              std::to_string(bytes.size() - 1) + "/" +
+                                              std::to_string(end - 1) + "/" +
                                               std::to_string(bytes.size())}},
-            .body = bytes.substr(from)};
+            .body = bytes.substr(from, end - from)};
   }
 
  private:
