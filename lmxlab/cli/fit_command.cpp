@@ -196,13 +196,11 @@ class Fit : public Command {
       const auto budget = plan::budget_of(chip);
       const auto half = plan::largest_that_fits(budget, 16),
                  four = plan::largest_that_fits(budget, 4);
-      // Of all memory: 2 bytes a weight, or half a byte.
-      const double gb = double(chip.memory) / (1 << 30);
-      const double rule16 = gb / 2 * 0.9375, rule4 = gb * 2 * 0.9375;
+      const auto said = plan::rule_of_thumb(chip.memory);
       const double t16 = plan::decode_bound(half.read, chip.bandwidth),
                    t4 = plan::decode_bound(four.read, chip.bandwidth);
-      char rule[48];
-      std::snprintf(rule, sizeof rule, "%.0f/%.0f B", rule16, rule4);
+      const auto billions = [](int64_t n) { return std::to_string(n / 1'000'000'000); };
+      const auto rule = billions(said.sixteen_bits) + "/" + billions(said.four_bits) + " B";
       rows.push_back({chip.name + (chip.discrete ? " (a card)" : ""),
                       std::to_string(chip.memory >> 30) + " GB", rate_text(chip.bandwidth / 1e9),
                       human_bytes(double(budget.bytes)), human_count(double(half.parameters)),
@@ -214,8 +212,8 @@ class Fit : public Command {
                                    {"budget_bytes", Json(budget.bytes)},
                                    {"parameters_16_bits", Json(half.parameters)},
                                    {"parameters_4_bits", Json(four.parameters)},
-                                   {"rule_16_bits", Json(rule16 * 1e9)},
-                                   {"rule_4_bits", Json(rule4 * 1e9)},
+                                   {"rule_16_bits", Json(said.sixteen_bits)},
+                                   {"rule_4_bits", Json(said.four_bits)},
                                    {"tokens_per_s_16_bits", Json(t16)},
                                    {"tokens_per_s_4_bits", Json(t4)}}));
     }
@@ -227,9 +225,9 @@ class Fit : public Command {
     context.print(
         "\n16 bits, 4 bits: parameters of the largest model of Llama 3's proportions that "
         "generates in\n"
-        "what is usable, with scales, 4,096 positions of keys and values and activations. rule: 2 "
-        "bytes\n"
-        "or half a byte a weight over nearly all memory, which leaves no room for anything else.\n"
+        "what is usable, with scales, 4,096 positions of keys and values and activations. rule:\n"
+        "what goes round, 2 bytes or half a byte a weight over nearly all memory: an upper\n"
+        "bound, which leaves no room for anything else.\n"
         "tokens/s: at most, each token reading the weights and half the cache once.\n");
     return 0;
   }

@@ -36,6 +36,22 @@ TEST(Fit, SeventyBillionFit192GB) {
   EXPECT_LE(largest_that_fits(budget_of(m2), 4).parameters, 360'000'000'000);
 }
 
+TEST(Fit, TheRuleOfThumbIsWhatIsSaid) {
+  struct Said {
+    const char* chip;
+    int64_t sixteen, four;  // billions
+  };
+  for (const Said& s : {Said{"M1", 7, 28}, Said{"M1 Max", 30, 120}, Said{"M2 Ultra", 90, 360},
+                        Said{"M3 Max", 60, 240}, Said{"M4 Max", 60, 240}}) {
+    const auto chip = find_chip(s.chip);
+    const auto rule = rule_of_thumb(chip.memory);
+    EXPECT_EQ(rule.sixteen_bits, s.sixteen * 1'000'000'000) << s.chip;
+    EXPECT_EQ(rule.four_bits, s.four * 1'000'000'000) << s.chip;
+    EXPECT_LT(largest_that_fits(budget_of(chip), 16).parameters, rule.sixteen_bits) << s.chip;
+    EXPECT_LT(largest_that_fits(budget_of(chip), 4).parameters, rule.four_bits) << s.chip;
+  }
+}
+
 TEST(Fit, WhatIsAboveTheBudgetDoesNotFit) {
   const Parts parts{.weights = 1000};
   const auto measure = [&](const Settings&) { return parts; };
