@@ -100,8 +100,7 @@ class Quantize : public Command {
     expect_new_folder("quantize", out_);
     auto m = open_model(model_, uint64_t(seed_), dtype_argument(dtype_), context);
     const auto before = m.model.parameter_bytes();
-    govern_quantization(m.model.config(), m.place.path.empty() ? 0 : before,
-                        chosen.mode == QuantMode::affine ? chosen.bits : 8);
+    govern_quantization(m.model.config(), m.place.path.empty() ? 0 : before, chosen);
     const auto parameters = m.model.parameter_count();
     if (text_ && !m.tokenizer)
       throw Error(Kind::usage,

@@ -67,7 +67,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   s.batch = rows, s.context = std::max(1, length), s.kv_bits = generation.kv_bits;
   Subject all = subject;
   all.new_tokens = std::max(1, generation.max_tokens);
-  s.bits = all.bits;
+  s.bits = all.bits, s.group_size = all.group_size, s.embedding_bits = all.embedding_bits;
   auto whole = s;
   whole.context = s.context + all.new_tokens;
   if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
@@ -91,19 +91,24 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   return found->change;
 }
 
-void govern_quantization(const config::Model& config, int64_t bytes, int bits,
+void govern_quantization(const config::Model& config, int64_t bytes, const QuantizeOptions& packing,
                          const GovernOptions& options) {
+  // The small floats of other modes take 8 bits at most.
+  const int bits = packing.mode == QuantMode::affine ? packing.bits : 8;
+  const auto packed = [&](const config::Model& model, int to) {
+    return plan::weight_bytes(model, 4, to, packing.group_size, packing.embedding_bits);
+  };
   const auto count = config::count(config);
   plan::Plan plan;
   plan.budget = options.budget;
-  plan.parts.weights = bytes + plan::weight_bytes(config, 4, bits);
+  plan.parts.weights = bytes + packed(config, bits);
   // The largest matrix as numbers, and once more on the way.
   plan.parts.activations =
       8 * std::max(count.embedding, count.layers.empty() ? 0 : count.layers[0].ffn);
   for (int fewer = bits - 1; !plan.fits() && fewer >= 2; fewer--) {
     if (fewer == 7) continue;
     auto parts = plan.parts;
-    parts.weights = bytes + plan::weight_bytes(config, 4, fewer);
+    parts.weights = bytes + packed(config, fewer);
     if (parts.peak() > options.budget.bytes) continue;
     plan.advice.push_back({std::to_string(fewer) + " bits",
                            "--bits " + std::to_string(fewer),
@@ -115,7 +120,7 @@ void govern_quantization(const config::Model& config, int64_t bytes, int bits,
   if (!plan.fits()) {
     for (const auto& name : smaller_presets(config)) {
       const auto model = config::preset(name);
-      const auto peak = plan::weight_bytes(model, 4, bits) + plan.parts.activations;
+      const auto peak = packed(model, bits) + plan.parts.activations;
       if (peak > options.budget.bytes) continue;
       plan.advice.push_back({"a smaller model: " + name, name, "a smaller model", {}, peak});
       break;

@@ -4,6 +4,7 @@
 
 #include "lmxlab/governor/measure.h"
 #include "lmxlab/inference/generate.h"
+#include "lmxlab/models/quantize.h"
 
 #include <string>
 
@@ -30,7 +31,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
                               GenerateOptions& generation, const GovernOptions& options = {});
 
 /// Quantizing: packed weights are held together, dense ones one at a time.
-void govern_quantization(const config::Model& config, int64_t bytes, int bits,
+void govern_quantization(const config::Model& config, int64_t bytes, const QuantizeOptions& packing,
                          const GovernOptions& options = {});
 
 }  // namespace lmxlab

@@ -55,20 +55,18 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   const kernels::Rehearsal rehearsal;
   auto model = loaded ? std::move(*loaded)
                       : LanguageModel(subject.config, 0, subject.dtype.value_or(DType::f32));
-  const bool mapped = !subject.weights.empty();
   loaded.reset();
   if (s.bits) {
-    quantize_model(model, {.bits = *s.bits});
+    quantize_model(
+        model, {.bits = *s.bits, .group_size = s.group_size, .embedding_bits = s.embedding_bits});
     interleave_model(model);
   }
   if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
   plan::Parts p;
   p.weights = model.parameter_bytes();
-  if (mapped || s.bits) {  // in memory before anything is generated; new weights are made with it
-    const Enter enter(model.runtime());
-    mx::eval(core::values(core::collect(model.transformer())));
-  }
-  const auto made = mapped ? whole(kernels::active_bytes()) : p.weights;
+  evaluate_weights(model);  // in memory before anything is generated
+  const auto made = whole(kernels::active_bytes());
+  p.mapped = std::max<int64_t>(0, p.weights - made);
   kernels::reset_peak();
   const auto memory = rehearse_generation(model, s.batch, s.context, generation_of(subject, s));
   p.kv_cache = whole(memory.cache_bytes);
@@ -118,6 +116,11 @@ plan::Budget machine_budget() {
   if (left - left / 20 < share.bytes)
     return {left - left / 20, "what is free of " + human_bytes(double(total)) + ", less 5 %"};
   return share;
+}
+
+void evaluate_weights(LanguageModel& model) {
+  const Enter enter(model.runtime());
+  as_error([&] { mx::eval(core::values(core::collect(model.transformer()))); });
 }
 
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {

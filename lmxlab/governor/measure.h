@@ -26,8 +26,12 @@ struct Subject {
   int new_tokens = 128;                // that a generation has room for
   int max_kv = 0;                      // GenerateOptions
   std::optional<int> bits = {};        // weights are packed to first; none: as they are
-  size_t held = 0;                     // bytes besides, tokens of a run's data
+  int group_size = 64, embedding_bits = 0;  // of those (QuantizeOptions)
+  size_t held = 0;                          // bytes besides, tokens of a run's data
 };
+
+/// New weights are made now, and not with the first result that needs them: plans count them whole.
+void evaluate_weights(LanguageModel& model);
 
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);

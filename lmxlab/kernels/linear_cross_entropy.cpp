@@ -10,6 +10,7 @@
 #include "lmxlab/kernels/gemm.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/panels.h"
+#include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 namespace lmxlab::kernels {
@@ -79,18 +80,15 @@ class HeadInputs {
     if (bias) bias_.emplace(*bias);
   }
   /// Once, in the task.
-  Head read() const {
-    return {tokens_,
-            width_,
-            vocabulary_,
-            {x_.read(), x_type_, width_, 1},
-            {w_.read(), w_type_, width_, 1},
-            bias_ ? bias_->read() : nullptr,
-            bias_type_,
-            options_};
-  }
+  Head read() const { return of(x_.read(), w_.read(), bias_ ? bias_->read() : nullptr); }
+  /// Its form alone.
+  Head form() const { return of(nullptr, nullptr, nullptr); }
 
  private:
+  Head of(const void* x, const void* w, const void* bias) const {
+    return {tokens_, width_,     vocabulary_, {x, x_type_, width_, 1}, {w, w_type_, width_, 1},
+            bias,    bias_type_, options_};
+  }
   int64_t tokens_, width_, vocabulary_;
   Type x_type_, w_type_, bias_type_;
   Dense x_, w_;
@@ -104,14 +102,38 @@ struct Gradients {
   float *dx_sums, *bias_sums;  // of a chunk, where dx is no float32; of the words
 };
 
+// The slopes of a tile. As bfloat16 a product reads half as much; it would round to that anyway.
+Type slope_type(const Head& head) {
+  const bool narrow = head.x.type == Type::bf16 && head.w.type != Type::f16 && packs_bf16();
+  return narrow ? Type::bf16 : Type::f32;
+}
+
+// Bytes that the products of a tile take for themselves, one after another.
+size_t logits_workspace(const Head& head, const Cut& cut) {
+  return gemm_workspace(1, std::min(cut.rows, head.tokens), cut.columns, head.width, head.x,
+                        head.w.transposed(), {nullptr, Type::f32, cut.columns});
+}
+size_t gradients_workspace(const Head& head, const Cut& cut, const Gradients& to) {
+  const int64_t rows = std::min(cut.rows, head.tokens), columns = cut.columns, width = head.width;
+  const MatrixView p{nullptr, slope_type(head), columns, 1};
+  size_t most = 0;
+  if (to.dx) {
+    const Type type = to.dx_sums ? Type::f32 : head.x.type;
+    most = gemm_workspace(1, rows, width, columns, p, head.w, {nullptr, type, width});
+  }
+  if (to.dw) {
+    const MatrixOut dw{nullptr, head.w.type, width};
+    most = std::max(most, gemm_workspace(1, columns, width, rows, p.transposed(), head.x, dw));
+  }
+  return most;
+}
+
 // kept: all logits, or null; memory: for the gradient by a tile, or null for the place of its
 // logits.
 void gradients(const Head& head, const Cut& cut, const TileGradient& k, float* kept, float* memory,
                const Gradients& to) {
   const int64_t width = head.width, vocabulary = head.vocabulary;
-  // As bfloat16 a product reads half as much; it would round to that anyway.
-  const bool narrow = head.x.type == Type::bf16 && head.w.type != Type::f16 && packs_bf16();
-  const Type type = narrow ? Type::bf16 : Type::f32;
+  const Type type = slope_type(head);
   const MatrixOut dx{to.dx, head.x.type, width}, dw{to.dw, head.w.type, width};
   if (to.bias_sums) std::fill_n(to.bias_sums, vocabulary, 0.0f);
   for (int64_t row = 0; row < head.tokens; row += cut.rows) {
@@ -123,7 +145,7 @@ void gradients(const Head& head, const Cut& cut, const TileGradient& k, float* k
       rows = z.rows;
       if (!kept) head.fill(z, row);
       const Tile place = memory ? head.place(row, word, cut, nullptr, memory) : z;
-      const int64_t ld = place.ld * (narrow ? 2 : 1);
+      const int64_t ld = place.ld * (type == Type::bf16 ? 2 : 1);
       tile_gradient(z, k.from(row), place.data, type, ld);
       const MatrixView p{place.data, type, ld, 1};
       if (to.bias_sums) {
@@ -213,8 +235,13 @@ class LinearCrossEntropyGrad : public Op {
     if (apart) to.dx_sums = sums.get();
     if (wanted_.bias) to.bias_sums = bias_sums.get();
     float* const logits = kept_ ? const_cast<float*>(in.back().data<float>()) : nullptr;
-    task([cut, to, over_logits, tile, logits, vocabulary,
-          inputs = HeadInputs(in[0], in[1], bias_of(in), head_), targets = Dense(in[2]),
+    const HeadInputs inputs(in[0], in[1], bias_of(in), head_);
+    if (rehearsing()) {
+      const Head form = inputs.form();
+      expect_workspace(
+          std::max(kept_ ? 0 : logits_workspace(form, cut), gradients_workspace(form, cut, to)));
+    }
+    task([cut, to, over_logits, tile, logits, vocabulary, inputs, targets = Dense(in[2]),
           lse = Dense(in[3]), nll_slope = Dense(in[4]), lse_slope = Dense(in[5]), head = head_,
           options = options_, held = std::tuple{sums, bias_sums}] {
       const TileGradient k{static_cast<const int32_t*>(targets.read()),
@@ -280,8 +307,9 @@ class LinearCrossEntropy : public Op {
     const Cut cut(tokens, in[1].shape(0), 0);
     const Scratch<float> tile(keep_ ? 0 : cut.rows * cut.columns);
     const Scratch<LogitSums> memory(tokens);
-    task([cut, tile, memory, tokens, kept = keep_ ? out[2].data<float>() : nullptr,
-          inputs = HeadInputs(in[0], in[1], in.size() > 3 ? &in[3] : nullptr, head_),
+    const HeadInputs inputs(in[0], in[1], in.size() > 3 ? &in[3] : nullptr, head_);
+    if (rehearsing()) expect_workspace(logits_workspace(inputs.form(), cut));
+    task([cut, tile, memory, tokens, kept = keep_ ? out[2].data<float>() : nullptr, inputs,
           targets = Dense(in[2]), nll = out[0].data<float>(), lse = out[1].data<float>(),
           options = options_] {
       const Head head = inputs.read();
