@@ -145,6 +145,10 @@ TEST(Closed, WeightsAreCounted) {
   EXPECT_EQ(weight_bytes(model, 2), 2 * n);
   const double four = double(weight_bytes(model, 2, 4)) / double(n);
   EXPECT_NEAR(four, 4.5 / 8, 0.002) << "a scale and an offset of 16 bits for 64 weights";
+  EXPECT_NEAR(double(weight_bytes(model, 2, 4, 128)) / double(n), 4.25 / 8, 0.002);
+  EXPECT_EQ(weight_bytes(model, 2, 4, 64, 8) - weight_bytes(model, 2, 4),
+            int64_t{model.vocab} * model.dim / 2)
+      << "four more bits for the embedding, the head is its own";
   // LLaMA-7B with rank 16 on every projection: 39,976,960 (PEFT's own count).
   EXPECT_EQ(adapter_parameters(model, 16), 39'976'960);
 }
