@@ -77,15 +77,17 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
   return o;
 }
 
-void SamplingArguments::govern(const OpenModel& m, int rows, int length, GenerateOptions& options,
-                               const Context& context) const {
+int64_t SamplingArguments::govern(const OpenModel& m, int rows, int length,
+                                  GenerateOptions& options, const Context& context) const {
   Subject subject{m.model.config(), m.place.path};
   subject.max_kv = options.max_kv;
   GovernOptions with;
   with.auto_fit = auto_fit;
+  plan::Plan plan;
   const auto change =
-      govern_generation(subject, m.model.parameter_bytes(), rows, length, options, with);
+      govern_generation(subject, m.model.parameter_bytes(), rows, length, options, with, &plan);
   if (!change.empty()) context.warn("--auto-fit: " + change);
+  return plan.parts.arrays();
 }
 
 void SamplingArguments::set_type(OpenModel& m) const {

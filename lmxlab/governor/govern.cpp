@@ -2,6 +2,7 @@
 
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/presets.h"
+#include "lmxlab/kernels/memory.h"
 #include "lmxlab/plan/closed.h"
 
 #include <algorithm>
@@ -62,7 +63,8 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
 }
 
 std::string govern_generation(const Subject& subject, int64_t bytes, int rows, int length,
-                              GenerateOptions& generation, const GovernOptions& options) {
+                              GenerateOptions& generation, const GovernOptions& options,
+                              plan::Plan* made) {
   plan::Settings s;
   s.batch = rows, s.context = std::max(1, length), s.kv_bits = generation.kv_bits;
   Subject all = subject;
@@ -73,12 +75,25 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
   auto rough = plan::estimate(all.config, whole, 4);
   rough.weights = bytes;
-  if (kClear * double(rough.peak()) < double(options.budget.bytes)) return "";
+  // What is not in the allocator's count by now lies in a mapping.
+  const auto mapped =
+      all.weights.empty() ? 0 : std::max<int64_t>(0, bytes - int64_t(kernels::active_bytes()));
+  const auto tell = [&](plan::Plan plan) {
+    plan.parts.mapped = mapped;
+    if (made) *made = std::move(plan);
+  };
+  if (kClear * double(rough.peak()) < double(options.budget.bytes)) {
+    tell({s, rough, options.budget});
+    return "";
+  }
   const auto measured = [&](const plan::Settings& t) { return measure(all, t); };
   const auto plan =
       plan::make_plan(s, options.budget, measured,
                       all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
-  if (plan.fits()) return "";
+  if (plan.fits()) {
+    tell(plan);
+    return "";
+  }
   const auto found = std::find_if(plan.advice.begin(), plan.advice.end(), [&](const auto& a) {
     auto t = a.settings;
     t.kv_bits = s.kv_bits;
@@ -88,6 +103,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
     plan::require_fit(plan, "a text of " + std::to_string(s.context) + " tokens and " +
                                 std::to_string(all.new_tokens) + " more");
   generation.kv_bits = found->settings.kv_bits;
+  if (made) tell({found->settings, measured(found->settings), options.budget});
   return found->change;
 }
 
