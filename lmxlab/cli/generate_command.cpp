@@ -73,7 +73,7 @@ class Generate : public Command {
     return exit_code(Kind::canceled);
   }
 
-  int run_file(Context& context, const OpenModel& m, const GenerateOptions& options) {
+  int run_file(Context& context, OpenModel& m, const GenerateOptions& options) {
     const auto* tokenizer = m.tokenizer ? &*m.tokenizer : nullptr;
     std::vector<std::vector<int>> prompts;
     size_t line_number = 0;

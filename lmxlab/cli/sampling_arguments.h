@@ -28,7 +28,7 @@ struct SamplingArguments {
   /// Refuses what does not fit in memory, before it is allocated; with --auto-fit changes options.
   /// @return  the bytes of arrays that are planned
   /// @throws Error(resource) with the ways out.
-  int64_t govern(const OpenModel& m, int rows, int length, GenerateOptions& options,
+  int64_t govern(OpenModel& m, int rows, int length, GenerateOptions& options,
                  const Context& context) const;
   /// The type of the computation, if it was given.
   void set_type(OpenModel& m) const;

@@ -2,7 +2,6 @@
 
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/presets.h"
-#include "lmxlab/kernels/memory.h"
 #include "lmxlab/plan/closed.h"
 
 #include <algorithm>
@@ -75,15 +74,8 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
   auto rough = plan::estimate(all.config, whole, 4);
   rough.weights = bytes;
-  // What is not in the allocator's count by now lies in a mapping.
-  const auto mapped =
-      all.weights.empty() ? 0 : std::max<int64_t>(0, bytes - int64_t(kernels::active_bytes()));
-  const auto tell = [&](plan::Plan plan) {
-    plan.parts.mapped = mapped;
-    if (made) *made = std::move(plan);
-  };
   if (kClear * double(rough.peak()) < double(options.budget.bytes)) {
-    tell({s, rough, options.budget});
+    if (made) *made = {s, rough, options.budget};
     return "";
   }
   const auto measured = [&](const plan::Settings& t) { return measure(all, t); };
@@ -91,7 +83,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
       plan::make_plan(s, options.budget, measured,
                       all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
   if (plan.fits()) {
-    tell(plan);
+    if (made) *made = plan;
     return "";
   }
   const auto found = std::find_if(plan.advice.begin(), plan.advice.end(), [&](const auto& a) {
@@ -103,7 +95,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
     plan::require_fit(plan, "a text of " + std::to_string(s.context) + " tokens and " +
                                 std::to_string(all.new_tokens) + " more");
   generation.kv_bits = found->settings.kv_bits;
-  if (made) tell({found->settings, measured(found->settings), options.budget});
+  if (made) *made = {found->settings, measured(found->settings), options.budget};
   return found->change;
 }
 

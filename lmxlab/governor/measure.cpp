@@ -123,6 +123,13 @@ void evaluate_weights(LanguageModel& model) {
   as_error([&] { mx::eval(core::values(core::collect(model.transformer()))); });
 }
 
+int64_t mapped_bytes(LanguageModel& model) {
+  int64_t there = 0;  // what is not has yet to be made, transposed for instance
+  for (const auto& e : core::collect(model.transformer()))
+    if (e.param->value.is_available()) there += whole(e.param->value.nbytes());
+  return std::max<int64_t>(0, there - whole(kernels::active_bytes()));
+}
+
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
   if (!settings.preset.empty())

@@ -33,6 +33,9 @@ struct Subject {
 /// New weights are made now, and not with the first result that needs them: plans count them whole.
 void evaluate_weights(LanguageModel& model);
 
+/// Of its weights, those in a file's mapping and as they lie there: before anything is computed.
+int64_t mapped_bytes(LanguageModel& model);
+
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
 /// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
