@@ -173,6 +173,7 @@ class Fit : public Command {
                                        {"batch", Json(s.batch)},
                                        {"context", Json(s.context)},
                                        {"peak_bytes", Json(plan.parts.peak())},
+                                       {"resident_bytes", Json(resident_bytes(plan.parts))},
                                        {"parts", to_json(plan.parts)},
                                        {"budget_bytes", Json(m.budget.bytes)},
                                        {"budget", Json(m.budget.reason)},

@@ -144,6 +144,12 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
                                                : measure_training(subject, settings);
 }
 
+int64_t resident_bytes(const plan::Parts& parts) {
+  if (!kernels::own_allocator()) return parts.peak();
+  // A fortieth, or 24 MB: the allocator's bound (docs/memory.md).
+  return parts.peak() + std::max<int64_t>(parts.arrays() / 40, int64_t{24} << 20);
+}
+
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
   const auto count = config::count(model);
   const auto table = model.tie_head ? 0 : count.embedding;

@@ -38,6 +38,8 @@ int64_t mapped_bytes(LanguageModel& model);
 
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
+/// What the process has in RAM for it: the peak, and what our allocator keeps for reuse beside it.
+int64_t resident_bytes(const plan::Parts& parts);
 /// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
 /// and the cache.
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);

@@ -34,6 +34,7 @@ TEST(Fit, AConfigAloneIsPlannedAndMeasured) {
                  measured = json_of(o).at("peak_bytes").as_number();
     EXPECT_NEAR(planned, measured, 0.08 * measured);
     EXPECT_EQ(plan.at("parts").at("mapped").as_integer(), 0);
+    EXPECT_GE(plan.at("resident_bytes").as_number(), planned);
   }
   // Where answers are looked at, weights are needed.
   expect_error({"generate", model, "--tokens", "1"}, 3, "not_found", {"holds no weights"});
