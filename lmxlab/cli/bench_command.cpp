@@ -57,16 +57,17 @@ std::vector<int> random_ids(size_t n, int vocab, uint64_t seed) {
 class Bench : public Command {
   std::string model_, mode_ = "decode", dtype_;
   int batch_ = 1, repeat_ = 5;
-  std::optional<int> context_, bits_, group_size_, embedding_bits_;
-  std::optional<std::string> kv_bits_;
+  std::optional<int> context_;
+  PackArguments pack_;
   StepArguments step_;
   int64_t peak_ = 0;
 
-  // Every text counts from zero, and the first makes what new weights are made of.
+  // Every text counts from zero.
   void note_peak() { peak_ = std::max(peak_, int64_t(kernels::peak_bytes())); }
 
   void declare(Options& o) override {
-    o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
+    o.argument("MODEL", &model_,
+               "a model or run folder, or a preset or config.json, for random weights")
         .require();
     o.option("--mode", "MODE", &mode_, "what is timed").one_of({"train", "prefill", "decode"});
     o.option("--batch", "N", &batch_, "rows computed together").range(1, 1 << 20);
@@ -82,13 +83,7 @@ class Bench : public Command {
     o.option("--dtype", "TYPE", &dtype_, "of the computation")
         .one_of({"f32", "bf16"})
         .otherwise("f32; of a checkpoint, its own");
-    o.option("--bits", "N", &bits_, "quantize the weights first, to 2 to 6 or 8 bits").range(2, 8);
-    o.option("--group-size", "N", &group_size_, "weights that share a scale: 32, 64 or 128")
-        .otherwise("64");
-    o.option("--embedding-bits", "N", &embedding_bits_, "of the embedding and a head tied to it")
-        .range(2, 8)
-        .otherwise("as --bits");
-    declare_kv_bits(o, &kv_bits_);
+    pack_.declare(o);
     step_.declare(o);
   }
 
@@ -97,7 +92,7 @@ class Bench : public Command {
     options.sampling.temperature = 0;
     options.max_tokens = decoded;
     options.ignore_eos = true;
-    options.kv_bits = cache_bits(kv_bits_);
+    options.kv_bits = cache_bits(pack_.kv_bits);
     return options;
   }
 
@@ -173,10 +168,14 @@ class Bench : public Command {
     warm_up();
     kernels::reset_peak_resident();
     const int64_t before = int64_t(kernels::peak_resident());
-    // Master weights are float32 whatever the computation.
-    auto m =
-        open_model(model_, 0, train ? std::optional(DType::f32) : dtype_argument(dtype_), context);
-    if (const auto dtype = dtype_argument(dtype_)) m.model.set_activations(*dtype);
+    auto place = find_model(model_, context);
+    const auto dtype = dtype_argument(dtype_);
+    // Master weights are float32 whatever the computation; a checkpoint's are as they are.
+    const auto master = train ? std::optional(DType::f32) : std::nullopt;
+    const auto made = train ? DType::f32 : dtype.value_or(DType::f32);
+    auto m = weights_of(place).empty() ? new_model(std::move(place), 0, made, context)
+                                       : open_model(std::move(place), 0, master, context);
+    if (dtype) m.model.set_activations(*dtype);
     const int positions = learned_positions(m.model);
     const int length = context_.value_or(usual_length(m.model.config(), train));
     // A short model decodes fewer tokens: as many as it has positions for.
@@ -187,35 +186,27 @@ class Bench : public Command {
                                    (train ? " does not fit" : " leaves no room to decode") +
                                    ". Give at most " +
                                    std::to_string(train ? positions : positions - 2) + ".");
-    if (!bits_ && (group_size_ || embedding_bits_))
-      throw Error(Kind::usage, "[bench] --group-size and --embedding-bits need --bits.");
-    if (bits_ && train)
-      throw Error(Kind::usage,
-                  "[bench] quantized weights are not trained: --bits goes with "
-                  "--mode prefill or decode.");
-    if (kv_bits_ && train)
-      throw Error(Kind::usage,
-                  "[bench] training keeps no keys and values: --kv-bits goes with --mode prefill "
-                  "or decode.");
+    pack_.check("bench", train, "--mode prefill or decode");
     if (!train) step_.expect_none("bench");
-    const QuantizeOptions packing{.bits = bits_.value_or(0),
-                                  .group_size = group_size_.value_or(64),
-                                  .embedding_bits = embedding_bits_.value_or(0)};
     if (!train) {
       auto options = generation(decoded);
+      const auto how = pack_.packing();
       govern_generation({.config = m.model.config(),
-                         .weights = m.place.path,
+                         .weights = weights_of(m.place),
                          .dtype = dtype_argument(dtype_),
-                         .bits = bits_,
-                         .packing = packing,
+                         .bits = pack_.bits,
+                         .group_size = how.group_size,
+                         .embedding_bits = how.embedding_bits,
                          .packs = true},
                         m.model.parameter_bytes(), batch_, length, options,
                         {.budget = budget_beside(m), .words = StepArguments::words});
     }
-    if (bits_) {
-      quantize_model(m.model, packing);
+    if (pack_.bits) {
+      quantize_model(m.model, pack_.packing());
       interleave_model(m.model);
     }
+    if (!train) evaluate_weights(m.model);
+    kernels::clear_cache();  // of what making them left
     Progress progress(context);
     const DType computed = !train             ? m.model.activations()
                            : dtype_ == "bf16" ? DType::bf16
@@ -245,7 +236,7 @@ class Bench : public Command {
     // and the cache read or written.
     const double weights = double(m.model.parameter_bytes());
     const int64_t element = m.model.activations() == DType::f32 ? 4 : 2;
-    const int kv_bits = cache_bits(kv_bits_).value_or(m.model.kv_bits());
+    const int kv_bits = cache_bits(pack_.kv_bits).value_or(m.model.kv_bits());
     const auto kept = [&](int seen) {
       return rows * double(config::kv_bytes(config, seen, element, kv_bits));
     };

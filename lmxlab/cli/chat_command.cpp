@@ -4,6 +4,7 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/line_editor.h"
 #include "lmxlab/cli/model_argument.h"
+#include "lmxlab/cli/progress.h"
 #include "lmxlab/cli/sampling_arguments.h"
 #include "lmxlab/cli/signals.h"
 #include "lmxlab/data/chat_template.h"
@@ -36,6 +37,7 @@ class Chat : public Command {
   PromptCache kept_;
   GenerateStats stats_;
   Generation last_;
+  int64_t planned_ = 0;  // bytes of arrays
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a GGUF file, with a chat template")
@@ -83,13 +85,13 @@ class Chat : public Command {
     if (!all.empty()) all.pop_back();
   }
   std::string statistics() const {
-    char text[256];
+    char text[320];
     std::snprintf(text, sizeof text,
                   "%d prompt tokens (%d known already), %.0f/s; %zu generated, %.1f/s; first after "
-                  "%.2f s; memory %s",
+                  "%.2f s; memory %s, %s",
                   last_.prompt_tokens, stats_.reused_tokens, stats_.prefill_tokens_per_s,
                   last_.tokens.size(), stats_.decode_tokens_per_s, stats_.time_to_first_token_s,
-                  human_bytes(double(stats_.peak_bytes)).c_str());
+                  of_planned(stats_.peak_bytes, planned_).c_str(), held_text().c_str());
     return text;
   }
   /// @return  false to leave
@@ -168,7 +170,8 @@ class Chat : public Command {
     draws_.set_type(m);
     auto options = draws_.options(m, context);  // faults before the first question
     constexpr int kConversation = 1024;         // tokens that there should be room for
-    draws_.govern(m, 1, std::min(kConversation, m.model.config().context), options, context);
+    planned_ =
+        draws_.govern(m, 1, std::min(kConversation, m.model.config().context), options, context);
     if (options.kv_bits && *options.kv_bits > 0) draws_.kv_bits = std::to_string(*options.kv_bits);
     kept_ = draws_.read_cache(m.model);
     begin();

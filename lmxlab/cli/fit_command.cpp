@@ -57,16 +57,19 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows) {
 }
 
 class Fit : public Command {
-  std::optional<std::string> model_, memory_, chip_, kv_bits_;
+  std::optional<std::string> model_, memory_, chip_;
   bool table_ = false;
   std::string mode_ = "generate", dtype_;
+  PackArguments pack_;
   StepArguments step_;
   int batch_ = 1;
-  std::optional<int> context_, bits_;
+  std::optional<int> context_;
 
   void declare(Options& o) override {
-    o.argument("MODEL", &model_,
-               "a model or run folder, a GGUF file, or a preset; none: what this machine can hold");
+    o.argument(
+        "MODEL", &model_,
+        "a model or run folder, a GGUF file, a preset or a folder of config.json alone; none: "
+        "what this machine can hold");
     o.flag("--table", &table_, "chips with one memory, and what they can hold");
     o.option("--mode", "MODE", &mode_, "what is planned")
         .one_of({"generate", "train", "lora", "qlora"});
@@ -77,8 +80,7 @@ class Fit : public Command {
     o.option("--dtype", "TYPE", &dtype_, "of the computation")
         .one_of({"f32", "bf16"})
         .otherwise("f32; of a checkpoint, its own");
-    o.option("--bits", "N", &bits_, "quantize the weights first, to 2 to 6 or 8 bits").range(2, 8);
-    declare_kv_bits(o, &kv_bits_);
+    pack_.declare(o);
     step_.declare(o);
     o.option("--memory", "AMOUNT", &memory_, "of a machine with so much memory, as in 16GB")
         .otherwise("this machine");
@@ -117,19 +119,15 @@ class Fit : public Command {
                                    " does not fit. Give at most " +
                                    std::to_string(learned->length) + ".");
     s.bf16 = dtype_ == "bf16";
-    s.bits = bits_;
-    s.kv_bits = cache_bits(kv_bits_);
+    const auto packing = pack_.packing();
+    s.bits = pack_.bits, s.group_size = packing.group_size;
+    s.embedding_bits = packing.embedding_bits;
+    s.kv_bits = cache_bits(pack_.kv_bits);
     s.state_bits = step_.bits();
     s.factored = step_.optimizer == "adafactor";
     s.checkpointing = step_.checkpointing;
     if (generate) step_.expect_none("fit");
-    if (s.bits && !generate)
-      throw Error(Kind::usage,
-                  "[fit] quantized weights are not trained: --bits goes with --mode generate; "
-                  "--mode qlora has 4 bits");
-    if (s.kv_bits && !generate)
-      throw Error(Kind::usage,
-                  "[fit] training keeps no keys and values: --kv-bits goes with --mode generate");
+    pack_.check("fit", !generate, "--mode generate");
     if (s.factored && s.state_bits == 8)
       throw Error(Kind::usage,
                   "[fit] Adafactor's state is small already: --state-bits 8 goes with adamw");
@@ -141,24 +139,24 @@ class Fit : public Command {
       throw Error(Kind::usage, "[fit] --table is of all chips: it goes without MODEL");
     if (!model_) {
       step_.expect_none("fit");
-      if (mode_ != "generate" || bits_ || kv_bits_ || !dtype_.empty())
+      if (mode_ != "generate" || pack_.any() || !dtype_.empty())
         throw Error(Kind::usage,
-                    "[fit] without MODEL every use is answered: --mode, --bits, --kv-bits and "
-                    "--dtype need one");
+                    "[fit] without MODEL every use is answered: --mode, --dtype, --bits and the "
+                    "like need one");
       return table_ ? print_table(context) : print_largest(context);
     }
     const auto place = find_model(*model_, context);
-    Subject subject{read_config(place, context), place.path, dtype_argument(dtype_)};
-    subject.bits = bits_;
+    Subject subject{read_config(place, context), weights_of(place), dtype_argument(dtype_)};
+    subject.bits = pack_.bits;
     const auto s = settings(subject.config);
     // Data of a run: two batches at least, as `bench` has.
     if (s.mode != plan::Mode::generate)
       subject.held = sizeof(int32_t) * StepArguments::tokens(s.batch, s.context);
     const auto m = machine(true);
-    const int64_t bytes = place.path.empty() ? 0 : mapped_bytes(place.path);
+    const int64_t bytes = subject.weights.empty() ? 0 : file_bytes(subject.weights);
     const auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
-        place.path.empty() ? smaller_presets(subject.config) : plan::Smaller());
+        subject.weights.empty() ? smaller_presets(subject.config) : plan::Smaller());
     const double bound =
         s.mode == plan::Mode::generate && m.bandwidth > 0
             ? plan::decode_bound(decode_bytes(subject.config, plan.parts), m.bandwidth) * s.batch
@@ -175,6 +173,7 @@ class Fit : public Command {
                                        {"batch", Json(s.batch)},
                                        {"context", Json(s.context)},
                                        {"peak_bytes", Json(plan.parts.peak())},
+                                       {"resident_bytes", Json(resident_bytes(plan.parts))},
                                        {"parts", to_json(plan.parts)},
                                        {"budget_bytes", Json(m.budget.bytes)},
                                        {"budget", Json(m.budget.reason)},
@@ -196,13 +195,11 @@ class Fit : public Command {
       const auto budget = plan::budget_of(chip);
       const auto half = plan::largest_that_fits(budget, 16),
                  four = plan::largest_that_fits(budget, 4);
-      // Of all memory: 2 bytes a weight, or half a byte.
-      const double gb = double(chip.memory) / (1 << 30);
-      const double rule16 = gb / 2 * 0.9375, rule4 = gb * 2 * 0.9375;
+      const auto said = plan::rule_of_thumb(chip.memory);
       const double t16 = plan::decode_bound(half.read, chip.bandwidth),
                    t4 = plan::decode_bound(four.read, chip.bandwidth);
-      char rule[48];
-      std::snprintf(rule, sizeof rule, "%.0f/%.0f B", rule16, rule4);
+      const auto billions = [](int64_t n) { return std::to_string(n / 1'000'000'000); };
+      const auto rule = billions(said.sixteen_bits) + "/" + billions(said.four_bits) + " B";
       rows.push_back({chip.name + (chip.discrete ? " (a card)" : ""),
                       std::to_string(chip.memory >> 30) + " GB", rate_text(chip.bandwidth / 1e9),
                       human_bytes(double(budget.bytes)), human_count(double(half.parameters)),
@@ -214,8 +211,8 @@ class Fit : public Command {
                                    {"budget_bytes", Json(budget.bytes)},
                                    {"parameters_16_bits", Json(half.parameters)},
                                    {"parameters_4_bits", Json(four.parameters)},
-                                   {"rule_16_bits", Json(rule16 * 1e9)},
-                                   {"rule_4_bits", Json(rule4 * 1e9)},
+                                   {"rule_16_bits", Json(said.sixteen_bits)},
+                                   {"rule_4_bits", Json(said.four_bits)},
                                    {"tokens_per_s_16_bits", Json(t16)},
                                    {"tokens_per_s_4_bits", Json(t4)}}));
     }
@@ -227,9 +224,9 @@ class Fit : public Command {
     context.print(
         "\n16 bits, 4 bits: parameters of the largest model of Llama 3's proportions that "
         "generates in\n"
-        "what is usable, with scales, 4,096 positions of keys and values and activations. rule: 2 "
-        "bytes\n"
-        "or half a byte a weight over nearly all memory, which leaves no room for anything else.\n"
+        "what is usable, with scales, 4,096 positions of keys and values and activations. rule:\n"
+        "what goes round, 2 bytes or half a byte a weight over nearly all memory: an upper\n"
+        "bound, which leaves no room for anything else.\n"
         "tokens/s: at most, each token reading the weights and half the cache once.\n");
     return 0;
   }

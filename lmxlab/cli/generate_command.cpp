@@ -3,9 +3,11 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/long_text.h"
 #include "lmxlab/cli/model_argument.h"
+#include "lmxlab/cli/progress.h"
 #include "lmxlab/cli/sampling_arguments.h"
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/machine.h"
+#include "lmxlab/kernels/memory.h"
 
 #include <unistd.h>
 
@@ -47,7 +49,7 @@ class Generate : public Command {
     return m.tokenizer->encode_ids(text, {.special = true, .add_special = true});
   }
 
-  static Json result(const Generation& g, const GenerateStats& stats, bool text) {
+  static Json result(const Generation& g, const GenerateStats& stats, bool text, int64_t planned) {
     Json tokens = Json::array();
     for (const int id : g.tokens) tokens.push_back(Json(id));
     Json out = Json::object();
@@ -59,6 +61,9 @@ class Generate : public Command {
     out["decode_tokens_per_s"] = Json(stats.decode_tokens_per_s);
     out["time_to_first_token_s"] = Json(stats.time_to_first_token_s);
     out["peak_bytes"] = Json(stats.peak_bytes);
+    out["planned_bytes"] = Json(planned);
+    out["active_bytes"] = Json(kernels::active_bytes());
+    out["cache_bytes"] = Json(kernels::cache_bytes());
     out["stop_reason"] = Json(enum_name(g.reason));
     return out;
   }
@@ -70,15 +75,15 @@ class Generate : public Command {
   }
 
   // Of these prompts, the first: as many as fit, a batch at most.
-  size_t rows_that_fit(const OpenModel& m, std::span<const std::vector<int>> prompts,
-                       GenerateOptions& options, const Context& context) const {
+  size_t rows_that_fit(OpenModel& m, std::span<const std::vector<int>> prompts,
+                       GenerateOptions& options, const Context& context, int64_t& planned) const {
     auto draws = draws_;
     for (size_t n = std::min(prompts.size(), kBatch);; n = (n + 1) / 2) {
       draws.auto_fit = draws_.auto_fit && n == 1;  // fewer rows cost no answer anything
       size_t longest = 0;
       for (size_t i = 0; i < n; ++i) longest = std::max(longest, prompts[i].size());
       try {
-        draws.govern(m, int(n), int(longest), options, context);
+        planned = draws.govern(m, int(n), int(longest), options, context);
         return n;
       } catch (const Error& e) {
         if (e.kind() != Kind::resource || n == 1) throw;
@@ -86,7 +91,7 @@ class Generate : public Command {
     }
   }
 
-  int run_file(Context& context, const OpenModel& m, const GenerateOptions& options) {
+  int run_file(Context& context, OpenModel& m, const GenerateOptions& options) {
     const auto* tokenizer = m.tokenizer ? &*m.tokenizer : nullptr;
     std::vector<std::vector<int>> prompts;
     size_t line_number = 0;
@@ -111,7 +116,8 @@ class Generate : public Command {
     }
     for (size_t first = 0, n = 0; first < prompts.size(); first += n) {
       GenerateOptions piece = options;
-      n = rows_that_fit(m, std::span(prompts).subspan(first), piece, context);
+      int64_t planned = 0;
+      n = rows_that_fit(m, std::span(prompts).subspan(first), piece, context, planned);
       const std::vector<std::vector<int>> rows(prompts.begin() + ptrdiff_t(first),
                                                prompts.begin() + ptrdiff_t(first + n));
       piece.sampling.seed += first;  // a row's draws do not depend on how the file is cut
@@ -126,7 +132,7 @@ class Generate : public Command {
           single.sampling.seed += i;
           all[i] = generate_long(m.model, rows[i], single, tokenizer, {}, &row_stats);
         }
-        context.print_json(result(all[i], row_stats, tokenizer != nullptr));
+        context.print_json(result(all[i], row_stats, tokenizer != nullptr, planned));
       }
       context.flush();
       if (context.stop.stop_requested()) return interrupted(context);
@@ -161,7 +167,7 @@ class Generate : public Command {
       shown = prompt_ ? *prompt_ : read_file(*prompt_file_);
       prompt = encode(m, shown);
     }
-    draws_.govern(m, 1, int(prompt.size()), options, context);
+    const auto planned = draws_.govern(m, 1, int(prompt.size()), options, context);
     const int positions = learned_positions(m.model);
     if (positions > 0 && int64_t(prompt.size()) + draws_.max_tokens > positions &&
         int(prompt.size()) <= positions && positions > 1)
@@ -194,7 +200,7 @@ class Generate : public Command {
         &stats);
     draws_.write_cache(m.model, kept);
     if (context.json) {
-      Json out = result(g, stats, tokenizer != nullptr);
+      Json out = result(g, stats, tokenizer != nullptr, planned);
       out["start_to_first_token_s"] = Json(loading.count() + stats.time_to_first_token_s);
       out["resident_bytes"] = Json(kernels::peak_resident());
       if (draws_.prompt_cache) out["reused_tokens"] = Json(stats.reused_tokens);
@@ -204,13 +210,13 @@ class Generate : public Command {
     } else {
       if (last.empty() || last.back() != '\n') context.print("\n");
       context.flush();
-      char line[240];
+      char line[320];
       std::snprintf(line, sizeof line,
                     "%d prompt tokens, %.0f/s; %zu generated, %.0f/s; first %.2f s after the "
-                    "start; %s of arrays",
+                    "start; arrays %s, %s",
                     g.prompt_tokens, stats.prefill_tokens_per_s, g.tokens.size(),
                     stats.decode_tokens_per_s, loading.count() + stats.time_to_first_token_s,
-                    human_bytes(double(stats.peak_bytes)).c_str());
+                    of_planned(stats.peak_bytes, planned).c_str(), held_text().c_str());
       const auto resident = kernels::peak_resident();  // 0 where the system does not tell
       context.log(context.styled(
           "2", line + (resident > 0 ? ", " + human_bytes(double(resident)) + " resident" : "") +

@@ -9,6 +9,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/core/tree.h"
+#include "lmxlab/io/hf_folder.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/models/gguf_model.h"
 #include "lmxlab/models/quantization_config.h"
@@ -85,6 +86,19 @@ ModelPlace find_model(const std::string& argument, const Context& context, io::H
                                 "org/name:file.gguf"));
 }
 
+fs::path weights_of(const ModelPlace& place) {
+  if (place.path.empty() || io::is_gguf(place.path) || io::has_weights(place.path))
+    return place.path;
+  const auto path = place.path / "config.json";
+  auto json = Json::parse(read_file(path), path.string());
+  if (with_context(path.string(), [&] { return take_quantization(json); }))
+    throw Error(Kind::unsupported,
+                "[model] " + path.string() +
+                    " is of packed weights, and there are none beside it. Remove "
+                    "\"quantization_config\" from it, and give --bits.");
+  return {};
+}
+
 config::Model read_config(const ModelPlace& place, const Context& context) {
   if (place.path.empty()) return config::preset(place.preset);
   if (io::is_gguf(place.path)) {
@@ -111,10 +125,17 @@ void cast_weights(LanguageModel& model, DType dtype) {
 
 OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
                      const Context& context) {
-  ModelPlace place = find_model(argument, context);
+  return open_model(find_model(argument, context), seed, dtype, context);
+}
+
+OpenModel new_model(ModelPlace place, uint64_t seed, DType dtype, const Context& context) {
+  return {LanguageModel(read_config(place, context), seed, dtype), std::nullopt, std::move(place)};
+}
+
+OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype,
+                     const Context& context) {
   if (place.path.empty())
-    return {LanguageModel(config::preset(place.preset), seed, dtype.value_or(DType::f32)),
-            std::nullopt, std::move(place)};
+    return new_model(std::move(place), seed, dtype.value_or(DType::f32), context);
   expect_mappable(place.path);
   auto model = LanguageModel::load(place.path);
   for (const auto& w : model.warnings()) context.warn(w);

@@ -25,6 +25,10 @@ struct ModelPlace {
 ModelPlace find_model(const std::string& argument, const Context& context,
                       io::HubPart part = io::HubPart::whole);
 
+/// Where its weights are; empty: nowhere, for a preset or a folder of config.json alone.
+/// @throws Error(unsupported) if that config is of packed weights: new ones are not.
+std::filesystem::path weights_of(const ModelPlace& place);
+
 /// Its config, without its weights. Warnings go to the context.
 config::Model read_config(const ModelPlace& place, const Context& context);
 
@@ -40,6 +44,10 @@ struct OpenModel {
 /// @throws as find_model, LanguageModel::load, Tokenizer::load.
 OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<DType> dtype,
                      const Context& context);
+OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype,
+                     const Context& context);
+/// New weights, also for a folder of config.json alone: where nobody looks at the answers.
+OpenModel new_model(ModelPlace place, uint64_t seed, DType dtype, const Context& context);
 
 /// What this process may still take, its weights included.
 plan::Budget budget_beside(const OpenModel& m);

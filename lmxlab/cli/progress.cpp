@@ -1,6 +1,7 @@
 #include "lmxlab/cli/progress.h"
 
 #include "lmxlab/base/text.h"
+#include "lmxlab/kernels/memory.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -35,6 +36,20 @@ bool utf8_locale() {
 
 }  // namespace
 
+std::string of_planned(int64_t peak, int64_t planned) {
+  auto text = human_bytes(double(peak));
+  if (planned <= 0) return text;
+  const auto whole = human_bytes(double(planned));
+  const auto unit = whole.substr(whole.find(' '));
+  if (text.ends_with(unit)) text.resize(text.size() - unit.size());
+  return text + " of " + whole + " planned";
+}
+
+std::string held_text() {
+  return human_bytes(double(kernels::active_bytes())) + " now, " +
+         human_bytes(double(kernels::cache_bytes())) + " kept";
+}
+
 Progress::Progress(const Context& context, double interval, Show show)
     : context_(context), interval_(interval), show_(show), start_(Clock::now()), drawn_(start_) {}
 
@@ -68,17 +83,15 @@ std::string Progress::line(int columns) const {
   const bool terminal = context_.terminal;
   std::string text = count;
   int width = int(count.size());
-  constexpr int kBar = 16;
-  if (terminal && columns >= 60) {
-    text = bar(total_ > 0 ? double(done_) / double(total_) : 0, kBar, utf8_locale()) + " " + count;
-    width += kBar + 1;
-  }
   for (const auto& fact : facts) {
     const int more = int(fact.size()) + 2;
     if (terminal && width + more >= columns) break;
     text += "  " + fact, width += more;
   }
-  return text;
+  constexpr int kLeast = 4, kMost = 16;
+  const int room = std::min(kMost, columns - 2 - width);
+  if (!terminal || columns < 60 || room < kLeast) return text;
+  return bar(total_ > 0 ? double(done_) / double(total_) : 0, room, utf8_locale()) + " " + text;
 }
 
 void Progress::draw() {

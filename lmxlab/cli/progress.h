@@ -12,6 +12,11 @@
 
 namespace lmxlab::cli {
 
+/// "1.2 of 1.5 GB planned"; without a plan (0) "1.2 GB".
+std::string of_planned(int64_t peak, int64_t planned);
+/// What is live now and what is kept for reuse: "1.1 GB now, 40 MB kept".
+std::string held_text();
+
 class Progress {
  public:
   using Show = std::string (*)(int64_t);
@@ -23,6 +28,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   /// @param facts  most important first: what does not fit the terminal is left out from the end.
+  ///   The bar takes what is left.
   /// @param before_time  how many of them stand before the time left.
   void update(int64_t done, int64_t total, const std::vector<std::string>& facts,
               size_t before_time = 0);

@@ -77,15 +77,19 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
   return o;
 }
 
-void SamplingArguments::govern(const OpenModel& m, int rows, int length, GenerateOptions& options,
-                               const Context& context) const {
+int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOptions& options,
+                                  const Context& context) const {
   Subject subject{m.model.config(), m.place.path};
   subject.max_kv = options.max_kv;
   GovernOptions with{budget_beside(m)};
   with.auto_fit = auto_fit;
+  plan::Plan plan;
+  const auto mapped = mapped_bytes(m.model);
   const auto change =
-      govern_generation(subject, m.model.parameter_bytes(), rows, length, options, with);
+      govern_generation(subject, m.model.parameter_bytes(), rows, length, options, with, &plan);
   if (!change.empty()) context.warn("--auto-fit: " + change);
+  plan.parts.mapped = mapped;
+  return plan.parts.arrays();
 }
 
 void SamplingArguments::set_type(OpenModel& m) const {

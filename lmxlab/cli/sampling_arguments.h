@@ -26,9 +26,10 @@ struct SamplingArguments {
   /// The model's own settings, then these. @throws Error(usage) for an empty --stop
   GenerateOptions options(const OpenModel& m, const Context& context) const;
   /// Refuses what does not fit in memory, before it is allocated; with --auto-fit changes options.
+  /// @return  the bytes of arrays that are planned
   /// @throws Error(resource) with the ways out.
-  void govern(const OpenModel& m, int rows, int length, GenerateOptions& options,
-              const Context& context) const;
+  int64_t govern(OpenModel& m, int rows, int length, GenerateOptions& options,
+                 const Context& context) const;
   /// The type of the computation, if it was given.
   void set_type(OpenModel& m) const;
   /// What --prompt-cache holds; empty if it is not given or there is no such file yet.

@@ -15,6 +15,27 @@ std::optional<int> cache_bits(const std::optional<std::string>& option) {
   return *option == "32" ? 0 : std::stoi(*option);
 }
 
+void PackArguments::declare(Options& o) {
+  o.option("--bits", "N", &bits, "quantize the weights first, to 2 to 6 or 8 bits").range(2, 8);
+  o.option("--group-size", "N", &group_size, "weights that share a scale: 32, 64 or 128")
+      .otherwise("64");
+  o.option("--embedding-bits", "N", &embedding_bits, "of the embedding and a head tied to it")
+      .range(2, 8)
+      .otherwise("as --bits");
+  declare_kv_bits(o, &kv_bits);
+}
+
+void PackArguments::check(const std::string& command, bool trains, const std::string& with) const {
+  const auto refuse = [&](const std::string& what) {
+    throw Error(Kind::usage, "[" + command + "] " + what);
+  };
+  if (!bits && (group_size || embedding_bits))
+    refuse("--group-size and --embedding-bits need --bits.");
+  if (bits && trains) refuse("quantized weights are not trained: --bits goes with " + with + ".");
+  if (kv_bits && trains)
+    refuse("training keeps no keys and values: --kv-bits goes with " + with + ".");
+}
+
 void StepArguments::declare(Options& o) {
   o.option("--accumulate", "N", &accumulate, "batches an update, of training").range(1, 1 << 20);
   o.option("--optimizer", "NAME", &optimizer, "of training").one_of({"adamw", "adafactor"});

@@ -1,7 +1,9 @@
-// How a step of training is taken, and how a cache is kept: options that `bench` and `fit` share.
+// How a step of training is taken, how weights are packed and a cache is kept: options that `bench`
+// and `fit` share.
 #pragma once
 
 #include "lmxlab/cli/options.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/plan.h"
 
 #include <algorithm>
@@ -15,6 +17,23 @@ namespace lmxlab::cli {
 void declare_kv_bits(Options& o, std::optional<std::string>* target);
 /// What a cache is told of it.
 std::optional<int> cache_bits(const std::optional<std::string>& option);
+
+struct PackArguments {
+  std::optional<int> bits, group_size, embedding_bits;
+  std::optional<std::string> kv_bits;
+
+  void declare(Options& o);
+  /// @throws Error(usage) for one that changes nothing beside the others, and for any if `trains`.
+  /// @param with  how a use that generates is asked for, "--mode generate"
+  void check(const std::string& command, bool trains, const std::string& with) const;
+
+  bool any() const { return bits || group_size || embedding_bits || kv_bits; }
+  QuantizeOptions packing() const {
+    return {.bits = bits.value_or(4),
+            .group_size = group_size.value_or(64),
+            .embedding_bits = embedding_bits.value_or(0)};
+  }
+};
 
 struct StepArguments {
   int accumulate = 1;

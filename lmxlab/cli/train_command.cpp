@@ -40,7 +40,7 @@ class Train : public Command {
   std::optional<int64_t> steps_;
   std::vector<std::string> set_;
   bool auto_fit_ = false;
-  std::string planned_;  // the peak
+  int64_t planned_ = 0;  // bytes at the peak
 
   void declare(Options& o) override {
     o.argument(
@@ -122,8 +122,8 @@ class Train : public Command {
       if (val_loss) facts.push_back("val " + fixed(*val_loss, 3));
       const size_t losses = facts.size();
       facts.push_back(human_count(m.tokens_per_s) + " tok/s");
-      facts.push_back(human_bytes(double(m.peak_bytes)) +
-                      (planned_.empty() ? "" : " of " + planned_));
+      facts.push_back(of_planned(m.peak_bytes, planned_));
+      facts.push_back(held_text());
       progress.update(m.step, steps, facts, losses);
       total = steps;
     };
@@ -143,7 +143,7 @@ class Train : public Command {
       const auto change = govern_training(config, training, data_bytes, govern, &plan);
       recipe.optimizer = training.optimizer, recipe.run = training.run;
       if (!change.empty()) context.warn("--auto-fit: " + change);
-      if (plan.parts.peak() > 0) planned_ = human_bytes(double(plan.parts.peak()));
+      return planned_ = plan.parts.peak();
     };
     hooks.warn = [&](const std::string& text) {
       progress.clear();
@@ -188,6 +188,7 @@ class Train : public Command {
                                {"seconds", Json(t.seconds)},
                                {"tokens_per_s", Json(t.tokens_per_s)},
                                {"peak_bytes", Json(t.peak_bytes)},
+                               {"planned_bytes", Json(planned_)},
                                {"out", Json(folder)}});
       if (!t.stopped.empty()) out["stopped"] = Json(t.stopped);
       if (interrupted)
@@ -210,7 +211,7 @@ class Train : public Command {
     context.log("");
     line("done", with_commas(t.steps) + " steps in " + human_seconds(t.seconds) + ", " +
                      human_count(t.tokens_per_s) + " tokens/s, peak memory " +
-                     human_bytes(double(t.peak_bytes)));
+                     of_planned(t.peak_bytes, planned_));
     line("loss", fixed(t.loss, 4) + (t.val_loss ? " in the last step, " + fixed(*t.val_loss, 4) +
                                                       " on the held-out part"
                                                 : " in the last step"));

@@ -107,22 +107,29 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
 }
 
 std::string govern_generation(const Subject& subject, int64_t bytes, int rows, int length,
-                              GenerateOptions& generation, const GovernOptions& options) {
+                              GenerateOptions& generation, const GovernOptions& options,
+                              plan::Plan* made) {
   plan::Settings s;
   s.batch = rows, s.context = std::max(1, length), s.kv_bits = generation.kv_bits;
   Subject all = subject;
   all.new_tokens = std::max(1, generation.max_tokens);
-  s.bits = all.bits;
+  s.bits = all.bits, s.group_size = all.group_size, s.embedding_bits = all.embedding_bits;
   auto whole = s;
   whole.context = s.context + all.new_tokens;
   if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
   auto rough = plan::estimate(all.config, whole, 4);
   rough.weights = bytes;
-  if (kClear * double(rough.peak()) < double(options.budget.bytes)) return "";
+  if (kClear * double(rough.peak()) < double(options.budget.bytes)) {
+    if (made) *made = {s, rough, options.budget};
+    return "";
+  }
   const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
   auto plan = plan::make_plan(s, options.budget, measured,
                               all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
-  if (plan.fits()) return "";
+  if (plan.fits()) {
+    if (made) *made = plan;
+    return "";
+  }
   const auto found = std::find_if(plan.advice.begin(), plan.advice.end(), [&](const auto& a) {
     auto t = a.settings;
     t.kv_bits = s.kv_bits;
@@ -134,6 +141,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
                                 std::to_string(all.new_tokens) + " more");
   }
   generation.kv_bits = found->settings.kv_bits;
+  if (made) *made = {found->settings, measured(found->settings), options.budget};
   return found->change;
 }
 

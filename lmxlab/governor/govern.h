@@ -32,8 +32,11 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
 /// microseconds. Of changes a cache of fewer bits can be applied.
 /// @param subject  its config and weights
 /// @param bytes  of the weights as they are
+/// @param plan  if given, the plan of what runs in the end; of a model that is clearly small enough
+///   an estimate.
 std::string govern_generation(const Subject& subject, int64_t bytes, int rows, int length,
-                              GenerateOptions& generation, const GovernOptions& options = {});
+                              GenerateOptions& generation, const GovernOptions& options = {},
+                              plan::Plan* plan = nullptr);
 
 /// A way to do a pass with fewer tokens at a time.
 struct FewerTokens {

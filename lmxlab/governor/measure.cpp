@@ -55,22 +55,18 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   const kernels::Rehearsal rehearsal;
   auto model = loaded ? std::move(*loaded)
                       : LanguageModel(subject.config, 0, subject.dtype.value_or(DType::f32));
-  const bool mapped = !subject.weights.empty();
   loaded.reset();
   if (s.bits) {
-    auto how = subject.packing;
-    how.bits = *s.bits;
-    quantize_model(model, how);
+    quantize_model(
+        model, {.bits = *s.bits, .group_size = s.group_size, .embedding_bits = s.embedding_bits});
     interleave_model(model);
   }
   if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
   plan::Parts p;
   p.weights = model.parameter_bytes();
-  if (mapped || s.bits) {  // in memory before anything is generated; new weights are made with it
-    const Enter enter(model.runtime());
-    mx::eval(core::values(core::collect(model.transformer())));
-  }
-  const auto made = mapped ? whole(kernels::active_bytes()) : p.weights;
+  evaluate_weights(model);  // in memory before anything is generated
+  const auto made = whole(kernels::active_bytes());
+  p.mapped = std::max<int64_t>(0, p.weights - made);
   kernels::reset_peak();
   if (subject.pass) {
     const Enter enter(model.runtime());
@@ -132,6 +128,18 @@ plan::Budget machine_budget(int64_t mapped, int64_t made) {
   return share;
 }
 
+void evaluate_weights(LanguageModel& model) {
+  const Enter enter(model.runtime());
+  as_error([&] { mx::eval(core::values(core::collect(model.transformer()))); });
+}
+
+int64_t mapped_bytes(LanguageModel& model) {
+  int64_t there = 0;  // what is not has yet to be made, transposed for instance
+  for (const auto& e : core::collect(model.transformer()))
+    if (e.param->value.is_available()) there += whole(e.param->value.nbytes());
+  return std::max<int64_t>(0, there - whole(kernels::active_bytes()));
+}
+
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
   if (!settings.preset.empty())
@@ -177,7 +185,7 @@ plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Setti
   return parts;
 }
 
-int64_t mapped_bytes(const std::filesystem::path& weights) {
+int64_t file_bytes(const std::filesystem::path& weights) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   if (!fs::is_directory(weights, ignored)) return whole(fs::file_size(weights));
@@ -189,11 +197,16 @@ int64_t mapped_bytes(const std::filesystem::path& weights) {
 
 void expect_mappable(const std::filesystem::path& weights) {
   const auto room = kernels::memory_room();
-  const auto bytes = mapped_bytes(weights);
+  const auto bytes = file_bytes(weights);
   if (room.bound != "RLIMIT_AS" || bytes < whole(room.bytes)) return;
   plan::Plan plan;
   plan.parts.weights = bytes, plan.budget = machine_budget();
   plan::require_fit(plan, weights.string());
+}
+
+int64_t resident_bytes(const plan::Parts& parts) {
+  if (!kernels::own_allocator()) return parts.peak();
+  return parts.peak() + whole(kernels::kept_beside(static_cast<size_t>(parts.arrays())));
 }
 
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {

@@ -30,12 +30,18 @@ struct Subject {
   int new_tokens = 128;                // that a generation has room for
   int max_kv = 0;                      // GenerateOptions
   std::optional<int> bits = {};        // weights are packed to first; none: as they are
-  QuantizeOptions packing = {};        // how they are, but for the bits
+  int group_size = 64, embedding_bits = 0;  // of those (QuantizeOptions)
   /// What is done with it in the place of a generation; the settings say with how many tokens.
   std::function<void(const LanguageModel&, const plan::Settings&)> pass = {};
   bool packs = false;  // packing makes no folder here
   size_t held = 0;     // bytes besides: tokens of a run's data, results of a pass
 };
+
+/// New weights are made now, and not with the first result that needs them: plans count them whole.
+void evaluate_weights(LanguageModel& model);
+
+/// Of its weights, those in a file's mapping and as they lie there: before anything is computed.
+int64_t mapped_bytes(LanguageModel& model);
 
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
@@ -45,12 +51,14 @@ plan::Parts measure(const Subject& subject, const plan::Settings& settings);
 plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings);
 
 /// Bytes of the files that weights are mapped from.
-int64_t mapped_bytes(const std::filesystem::path& weights);
+int64_t file_bytes(const std::filesystem::path& weights);
 /// @throws Error(resource) if RLIMIT_AS leaves no room to map them.
 void expect_mappable(const std::filesystem::path& weights);
 
 /// The same of a pass, by arithmetic. @param element  bytes of a weight that is not packed
 plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element);
+/// What the process has in RAM for it: the peak, and what our allocator keeps for reuse beside it.
+int64_t resident_bytes(const plan::Parts& parts);
 /// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
 /// and the cache.
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);

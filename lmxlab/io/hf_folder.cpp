@@ -6,11 +6,21 @@
 #include <unordered_map>
 
 namespace lmxlab::io {
+namespace {
+
+constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kIndex = "model.safetensors.index.json";
+
+}  // namespace
+
+bool has_weights(const fs::path& folder) {
+  return fs::exists(folder / kIndex) || fs::exists(folder / kSingle);
+}
 
 Tensors read_folder(const fs::path& folder) {
   if (!fs::is_directory(folder))
     throw Error(Kind::not_found, "[load] there is no folder " + folder.string());
-  const auto single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
+  const auto single = folder / kSingle, index = folder / kIndex;
   if (!fs::exists(index)) {
     if (!fs::exists(single))
       throw Error(Kind::not_found, "[load] " + folder.string() +

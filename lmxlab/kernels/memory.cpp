@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "lmxlab/kernels/overrides/hooks.h"
@@ -46,6 +47,9 @@ size_t cache_bytes() {
 }
 size_t set_cache_limit(size_t bytes) {
   return mx::set_cache_limit(bytes);
+}
+size_t kept_beside(size_t peak) {
+  return std::max(peak / 100, size_t{8} << 20);
 }
 void clear_cache() {
   mx::clear_cache();

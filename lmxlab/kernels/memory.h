@@ -18,6 +18,9 @@ void reset_peak();
 size_t cache_bytes();
 /// @return  the limit before. Buffers above the new one go back to the system at once.
 size_t set_cache_limit(size_t bytes);
+/// What our allocator (own_allocator()) keeps beside a peak for fresh blocks: a hundredth of it, or
+/// 8 MB.
+size_t kept_beside(size_t peak);
 void clear_cache();
 
 /// Gives pages of a mapped file back to the system, which reads them again where they are touched

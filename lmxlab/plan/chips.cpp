@@ -83,6 +83,12 @@ Budget budget_of(const Chip& chip) {
   return {static_cast<int64_t>(kUsableShare * double(chip.memory)), "75 % of " + gb};
 }
 
+Rule rule_of_thumb(int64_t memory) {
+  constexpr int64_t kBillion = 1'000'000'000;
+  const int64_t billions = memory / kGiB * 15 / 32;
+  return {billions * kBillion, 4 * billions * kBillion};
+}
+
 double decode_bound(int64_t bytes_read, double bandwidth) {
   return bytes_read > 0 ? bandwidth / double(bytes_read) : 0;
 }

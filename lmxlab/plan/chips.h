@@ -30,6 +30,14 @@ Chip find_chip(std::string_view name);
 inline constexpr double kUsableShare = 0.75;
 Budget budget_of(const Chip& chip);
 
+/// What is said of a machine with so much memory: parameters, "about 7/28 B" for 16 GB, 30/120 for
+/// 64, 60/240 for 128, 90/360 for 192. Two bytes a weight over fifteen sixteenths of the memory,
+/// whole billions; at half a byte four times as many. An upper bound: nothing else has room.
+struct Rule {
+  int64_t sixteen_bits = 0, four_bits = 0;
+};
+Rule rule_of_thumb(int64_t memory);
+
 /// Tokens a second at most, if each reads the weights once and the cache.
 double decode_bound(int64_t bytes_read, double bandwidth);
 

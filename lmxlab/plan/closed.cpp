@@ -13,7 +13,7 @@ using config::Attention;
 using config::Mlp;
 using config::Model;
 
-constexpr int kGroup = 64, kChunk = 512, kGrowth = 256;
+constexpr int kChunk = 512, kGrowth = 256;
 
 // Widths of what a token's pass through a block makes.
 struct Widths {
@@ -30,18 +30,25 @@ Widths widths_of(const Model& m, const config::Block& b) {
   return w;
 }
 
-int64_t linear_parameters(const Model& m) {
-  const auto c = config::count(m);
-  return c.mixer + c.ffn + c.embedding + c.head;
+// Of the matrices that are packed, the embedding left out; biases and norms are not.
+int64_t matrix_parameters(const Model& m) {
+  int64_t n = m.tie_head ? 0 : int64_t{m.vocab} * m.dim;
+  for (const auto& b : m.layers) {
+    const auto w = widths_of(m, b);
+    n += w.dim * (2 * w.q + 2 * w.kv) + (w.gates + 1) * w.dim * w.hidden;
+  }
+  return n;
 }
 
 }  // namespace
 
-int64_t weight_bytes(const Model& m, int element, int bits) {
+int64_t weight_bytes(const Model& m, int element, int bits, int group, int embedding_bits) {
   const auto all = config::count(m).total;
   if (bits == 0) return all * element;
-  const auto packed = linear_parameters(m);
-  return packed * bits / 8 + packed / kGroup * 2 * element + (all - packed) * element;
+  const int64_t matrices = matrix_parameters(m), table = int64_t{m.vocab} * m.dim;
+  const auto packed = [&](int64_t n, int to) { return n * to / 8 + n / group * 2 * element; };
+  return packed(matrices, bits) + packed(table, embedding_bits ? embedding_bits : bits) +
+         (all - matrices - table) * element;
 }
 
 int64_t adapter_parameters(const Model& m, int rank) {
@@ -74,7 +81,7 @@ Parts estimate(const Model& m, const Settings& s, int element) {
   const int64_t rows = s.batch, tokens = rows * s.context;
   const int compute = s.bf16 ? 2 : 4;
   if (s.mode == Mode::generate) {
-    p.weights = weight_bytes(m, element, s.bits.value_or(0));
+    p.weights = weight_bytes(m, element, s.bits.value_or(0), s.group_size, s.embedding_bits);
     const int64_t positions = (int64_t{s.context} + 128 + kGrowth - 1) / kGrowth * kGrowth;
     p.kv_cache =
         rows * config::kv_bytes(m, positions, compute, s.kv_bits.value_or(s.bits ? 16 : 0));

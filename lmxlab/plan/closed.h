@@ -11,8 +11,11 @@
 namespace lmxlab::plan {
 
 /// @param element  bytes of a number, or of a packed weight's scales and offsets.
-/// @param bits  of packed weights: every layer's and the embedding's, groups of 64; 0: none are.
-int64_t weight_bytes(const config::Model& model, int element, int bits = 0);
+/// @param bits  of packed weights: every layer's and the embedding's; 0: none are.
+/// @param group  packed weights that share a scale and an offset
+/// @param embedding_bits  of the embedding and a head tied to it; 0: as `bits`
+int64_t weight_bytes(const config::Model& model, int element, int bits = 0, int group = 64,
+                     int embedding_bits = 0);
 
 /// Of state: adamw's two moments, Adafactor's rows and columns.
 int64_t optimizer_bytes(const config::Model& model, const Settings& settings);

@@ -43,7 +43,7 @@ std::vector<Change> changes(Mode mode) {
                    [](const Settings& s) -> std::vector<Settings> {
                      if (s.bits && *s.bits <= 4) return {};
                      auto t = s;
-                     t.bits = 4;
+                     t.bits = 4, t.group_size = 64, t.embedding_bits = 0;
                      return {t};
                    },
                    [](const Settings&) { return "quantize --bits 4, then its folder"; }});

@@ -23,14 +23,18 @@ struct Parts {
   int64_t optimizer = 0;    // its state
   int64_t activations = 0;  // everything else that lives then: results, what backward keeps
   int64_t workspace = 0;    // of the largest kernel then
+  int64_t mapped = 0;       // of the weights: they lie in a file's mapping and are no arrays' own
   template <class V>
   void visit(V& v) {
     v("weights", weights), v("kv_cache", kv_cache), v("gradients", gradients);
     v("optimizer", optimizer), v("activations", activations), v("workspace", workspace);
+    v("mapped", mapped);
   }
   int64_t peak() const {
     return weights + kv_cache + gradients + optimizer + activations + workspace;
   }
+  /// What an allocator counts of it.
+  int64_t arrays() const { return peak() - mapped; }
 };
 
 /// What may be used, and why no more.
@@ -46,6 +50,8 @@ struct Settings {
   int accumulate = 1;               // batches an update, of training
   bool bf16 = false;                // computes in bfloat16
   std::optional<int> bits = {};     // of weights packed first; none: as they are
+  int group_size = 64;              // of those: weights that share a scale
+  int embedding_bits = 0;           // of those: the embedding's, and a tied head's; 0: as `bits`
   std::optional<int> kv_bits = {};  // none: the model's own way
   int state_bits = 32;              // of an optimizer's state
   bool factored = false;            // Adafactor in the place of AdamW

@@ -74,12 +74,13 @@ Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
 class Writer : public Callback {
  public:
   Writer(const RunFolder& folder, const Recipe& recipe, const RunHooks& hooks,
-         const data::Tokenizer* tokenizer, std::string fingerprint)
+         const data::Tokenizer* tokenizer, std::string fingerprint, int64_t planned)
       : folder_(folder),
         recipe_(recipe),
         hooks_(hooks),
         tokenizer_(tokenizer),
-        fingerprint_(std::move(fingerprint)) {}
+        fingerprint_(std::move(fingerprint)),
+        planned_(planned) {}
 
   void on_begin(Trainer& trainer) override {
     folder_.clean(trainer.state().step);
@@ -109,7 +110,9 @@ class Writer : public Callback {
                                 {"tokens_per_s", Json(m.tokens_per_s)},
                                 {"active_bytes", Json(m.active_bytes)},
                                 {"peak_bytes", Json(m.peak_bytes)},
+                                {"cache_bytes", Json(m.cache_bytes)},
                                 {"seconds", Json(m.seconds)}});
+      if (planned_ > 0) line["planned_bytes"] = Json(planned_);
       if (m.val_loss) line["val_loss"] = Json(*m.val_loss);
       for (const auto& [k, v] : m.more) line[k] = Json(v);
       metrics_.write(line.dump());
@@ -139,6 +142,7 @@ class Writer : public Callback {
   const RunHooks& hooks_;
   const data::Tokenizer* tokenizer_;
   std::string fingerprint_;
+  int64_t planned_;
   LineWriter metrics_;
   std::vector<LossPoint> curve_;
   int64_t saved_ = -1;
@@ -183,6 +187,7 @@ LanguageModel make_model(const Recipe& recipe, const config::Model& config) {
 struct Prepared {
   Data data;
   config::Model config;
+  int64_t planned = 0;  // bytes at the peak
 };
 Prepared prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   auto data = load_data(recipe.data, saved);
@@ -201,7 +206,7 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
                    const RunHooks& hooks, std::stop_token stop, bool resume) {
   const FolderLock lock(out);  // two runs in one folder would write over each other
   const RunFolder folder(out);
-  const auto& [data, config] = prepared;
+  const auto& [data, config, planned] = prepared;
   const auto split = data::split_tokens(data.tokens, recipe.data.validation);
 
   if (!resume) {  // everything resolved: the folder alone says what the run is
@@ -239,8 +244,9 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
     hooks.start({recipe, model, data.tokenizer ? &*data.tokenizer : nullptr, out,
                  trainer.state().step, static_cast<int64_t>(split.train.size()),
                  static_cast<int64_t>(split.validation.size())});
-  auto writer = std::make_unique<Writer>(
-      folder, recipe, hooks, data.tokenizer ? &*data.tokenizer : nullptr, data.fingerprint);
+  auto writer =
+      std::make_unique<Writer>(folder, recipe, hooks, data.tokenizer ? &*data.tokenizer : nullptr,
+                               data.fingerprint, planned);
   auto* saver = writer.get();
   trainer.add(std::move(writer));
   auto result = trainer.run(stop);
@@ -279,9 +285,10 @@ void compare(const Json& before, const Json& after, const std::string& path, Pro
 RunResult train_run(const Recipe& asked, const RunHooks& hooks, std::stop_token stop,
                     const fs::path& base) {
   check(asked);
-  const auto prepared = prepare(asked, std::nullopt);
+  auto prepared = prepare(asked, std::nullopt);
   auto recipe = asked;
-  if (hooks.plan) hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), false);
+  if (hooks.plan)
+    prepared.planned = hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), false);
   const bool theirs = !recipe.run.out.empty() && fs::exists(recipe.run.out);
   const auto out = new_folder(recipe.run, base);
   try {
@@ -308,8 +315,9 @@ RunResult resume_run(const fs::path& folder, const std::vector<std::string>& ove
   Problems problems;
   compare(to_json(saved), to_json(recipe), "", problems);
   problems.raise(Kind::mismatch, "[run] --set contradicts the run in " + folder.string());
-  const auto prepared = prepare(recipe, folder);
-  if (hooks.plan) hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), true);
+  auto prepared = prepare(recipe, folder);
+  if (hooks.plan)
+    prepared.planned = hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), true);
   return train_in(folder, recipe, prepared, hooks, stop, true);
 }
 

@@ -32,8 +32,9 @@ struct RunHooks {
   std::function<void(const std::filesystem::path& checkpoint)> checkpoint;
   std::function<void(const std::string& text)> warn;
   /// Once data and config are known, before anything of the run exists: may refuse, by throwing, or
-  /// change what the recipe says of the step. A resumed run keeps its own: `fixed`.
-  std::function<void(const config::Model&, Recipe&, size_t data_bytes, bool fixed)> plan;
+  /// change what the recipe says of the step. A resumed run keeps its own: `fixed`. Gives the peak
+  /// that it expects, for the metrics; 0: it does not know.
+  std::function<int64_t(const config::Model&, Recipe&, size_t data_bytes, bool fixed)> plan;
 };
 
 struct RunResult {

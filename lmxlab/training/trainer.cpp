@@ -304,6 +304,7 @@ TrainResult Trainer::run(std::stop_token stop) {
     m.step = s.state.step, m.lr = static_cast<double>(lr), m.tokens = s.state.tokens,
     m.flops = s.state.flops;
     m.active_bytes = static_cast<int64_t>(kernels::active_bytes());
+    m.cache_bytes = static_cast<int64_t>(kernels::cache_bytes());
     // A callback that generates text starts MLX's own count again.
     m.peak_bytes = std::max(m.peak_bytes, static_cast<int64_t>(kernels::peak_bytes()));
     m.val_loss.reset();

@@ -25,7 +25,7 @@ struct StepMetrics {
   double tokens_per_s = 0;  // over the last steps
   double seconds = 0;       // of training so far, resumed runs included
   double flops = 0;         // of training so far
-  int64_t active_bytes = 0, peak_bytes = 0;
+  int64_t active_bytes = 0, peak_bytes = 0, cache_bytes = 0;  // kernels/memory.h
   std::optional<double> val_loss = {}, best_val_loss = {};
   std::map<std::string, double> more = {};  // of callbacks
 };

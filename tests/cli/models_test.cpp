@@ -72,8 +72,9 @@ TEST(Generate, PresetsTakeTokens) {
   EXPECT_EQ(a.at("generated_tokens").as_integer(), 7);
   EXPECT_EQ(a.at("prompt_tokens").as_integer(), 3);
   EXPECT_EQ(a.at("stop_reason").as_string(), "length");
-  for (const char* key : {"prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_s",
-                          "peak_bytes", "start_to_first_token_s", "resident_bytes"})
+  for (const char* key :
+       {"prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_s", "peak_bytes",
+        "planned_bytes", "active_bytes", "start_to_first_token_s", "resident_bytes"})
     EXPECT_GT(a.at(key).as_number(), 0) << key;
   EXPECT_EQ(json_of(lmxlab_run(command)).at("tokens"), a.at("tokens"));
   auto plain = command;

@@ -54,15 +54,18 @@ TEST_F(Train, FromNothingToText) {
   const Json r = json_of(o);
   EXPECT_EQ(r.at("steps").as_integer(), 6);
   EXPECT_EQ(r.at("out").as_string(), "r");
-  for (const char* key : {"loss", "val_loss", "seconds", "tokens_per_s", "peak_bytes"})
+  for (const char* key :
+       {"loss", "val_loss", "seconds", "tokens_per_s", "peak_bytes", "planned_bytes"})
     EXPECT_GT(r.at(key).as_number(), 0) << key;
+  for (const char* word : {" planned", " now, ", " kept"})
+    EXPECT_NE(o.err.find(word), std::string::npos) << "memory while it runs: " << o.err;
   for (const char* file : {"recipe.toml", "config.json", "tokenizer.json", "metrics.jsonl",
                            "model.safetensors", "loss.svg"})
     EXPECT_TRUE(fs::exists(folder / "r" / file)) << file;
   for (const auto& line : split(std::string(trim(read_file(folder / "r/metrics.jsonl"))), '\n')) {
     const Json m = Json::parse(line);
     for (const char* key : {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s",
-                            "active_bytes", "peak_bytes"})
+                            "active_bytes", "peak_bytes", "cache_bytes", "planned_bytes"})
       EXPECT_TRUE(m.contains(key)) << key << " in " << line;
   }
 

@@ -1,13 +1,18 @@
 #include "lmxlab/governor/measure.h"
 #include "lmxlab/governor/govern.h"
 
+#include "lmxlab/base/files.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/closed.h"
+
+#include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
 #include <mlx/array.h>
 
+#include <cstring>
 #include <vector>
 
 namespace lmxlab {
@@ -28,20 +33,26 @@ plan::Settings settings_of(const TrainOptions& o) {
 }
 
 TEST(Measure, TrainingIsWhatATrainerTakes) {
-  const auto config = config::preset("gpt-shakespeare");
+  // The second with a vocabulary whose logits and their products are the peak.
+  const auto gpt = config::preset("gpt-shakespeare");
+  const auto llama = config::llama(
+      {.depth = 2, .dim = 256, .heads = 4, .hidden = 896, .vocab = 2000, .context = 64});
+  const auto compare = [](const config::Model& config, int batch, int context, bool checkpointing,
+                          int bits) {
+    auto o = training(batch, context);
+    o.run.gradient_checkpointing = checkpointing, o.optimizer.state_bits = bits;
+    const auto planned = measure({.config = config, .training = o}, settings_of(o));
+    LanguageModel model(config);
+    std::vector<int32_t> ids(4096, 1);
+    const mx::array tokens(ids.begin(), {4096}, mx::int32), none(ids.begin(), {0}, mx::int32);
+    Trainer trainer(model, tokens, none, o);
+    const auto measured = trainer.run().peak_bytes - int64_t{4096} * 4;
+    EXPECT_NEAR(double(planned.peak()), double(measured), 0.01 * double(measured))
+        << config.family << (checkpointing ? ", checkpointing, " : ", ") << bits << " bits";
+  };
   for (const bool checkpointing : {false, true})
-    for (const int bits : {32, 8}) {
-      auto o = training(4, 128);
-      o.run.gradient_checkpointing = checkpointing, o.optimizer.state_bits = bits;
-      const auto planned = measure({.config = config, .training = o}, settings_of(o));
-      LanguageModel model(config);
-      std::vector<int32_t> ids(4096, 1);
-      const mx::array tokens(ids.begin(), {4096}, mx::int32), none(ids.begin(), {0}, mx::int32);
-      Trainer trainer(model, tokens, none, o);
-      const auto measured = trainer.run().peak_bytes - int64_t{4096} * 4;
-      EXPECT_NEAR(double(planned.peak()), double(measured), 0.01 * double(measured))
-          << (checkpointing ? "checkpointing, " : "") << bits << " bits";
-    }
+    for (const int bits : {32, 8}) compare(gpt, 4, 128, checkpointing, bits);
+  compare(llama, 8, 64, false, 32);
 }
 
 TEST(Measure, ClosedFormsAgreeWhereTheyAreExact) {
@@ -60,6 +71,65 @@ TEST(Measure, ClosedFormsAgreeWhereTheyAreExact) {
     const auto drawn = measure({.config = config}, g), estimated = plan::estimate(config, g, 4);
     EXPECT_EQ(drawn.weights, estimated.weights) << name;
     EXPECT_EQ(drawn.kv_cache, estimated.kv_cache) << name;
+  }
+}
+
+// A file of tensors: the length of its header in eight bytes, the header, the numbers.
+int64_t tensor_bytes(const std::filesystem::path& file) {
+  const auto text = read_file(file);
+  uint64_t header = 0;
+  std::memcpy(&header, text.data(), sizeof header);
+  return int64_t(text.size()) - int64_t(sizeof header) - int64_t(header);
+}
+
+// The real ratio of 4 bits to float32: scales, offsets, and norms and biases that stay.
+TEST(Measure, PackedWeightsAreAsSmallAsThePlanSaid) {
+  const test::TemporaryFolder folder;
+  struct Case {
+    config::Model config;
+    int group, embedding_bits;
+    double ratio;  // of a matrix alone: (bits + two float32 a group) / 32
+  };
+  const auto llama = [](bool tied) {
+    return config::llama({.depth = 2,
+                          .dim = 256,
+                          .heads = 4,
+                          .kv_heads = 2,
+                          .hidden = 640,
+                          .vocab = 1000,
+                          .context = 128,
+                          .tie_head = tied});
+  };
+  const auto gpt = config::gpt({.depth = 2, .dim = 128, .heads = 2, .vocab = 500, .context = 64});
+  int n = 0;
+  for (const Case& c : {Case{llama(true), 64, 0, 5.0 / 32}, Case{llama(false), 64, 0, 5.0 / 32},
+                        Case{llama(true), 128, 0, 4.5 / 32}, Case{llama(false), 128, 0, 4.5 / 32},
+                        Case{llama(true), 32, 8, 6.0 / 32}, Case{llama(false), 32, 8, 6.0 / 32},
+                        Case{gpt, 64, 0, 5.0 / 32}}) {
+    SCOPED_TRACE(c.config.family + ", groups of " + std::to_string(c.group) +
+                 (c.config.tie_head ? ", tied" : ""));
+    LanguageModel model(c.config);
+    const auto whole = model.parameter_bytes();
+    EXPECT_EQ(whole, plan::weight_bytes(c.config, 4));
+    quantize_model(model, {.bits = 4, .group_size = c.group, .embedding_bits = c.embedding_bits});
+    const auto packed = model.parameter_bytes();
+    EXPECT_EQ(packed, plan::weight_bytes(c.config, 4, 4, c.group, c.embedding_bits));
+    plan::Settings s;
+    s.context = 16, s.bits = 4, s.group_size = c.group, s.embedding_bits = c.embedding_bits;
+    EXPECT_EQ(measure({.config = c.config}, s).weights, packed);
+    EXPECT_GT(double(packed) / double(whole), c.ratio) << "norms are not packed";
+    // An embedding of more bits is half of these models; learned positions stay as they are.
+    const double most = c.embedding_bits ? 1.5 : c.config.family == "gpt" ? 1.2 : 1.07;
+    EXPECT_LT(double(packed) / double(whole), most * c.ratio);
+    if (c.config.family == "gpt") continue;  // GPT-2's layout holds no packed weights
+    const auto place = folder / std::to_string(n++);
+    model.save(place);
+    EXPECT_EQ(tensor_bytes(place / "model.safetensors"), packed);
+    // Read again they lie in the file.
+    const auto mapped = measure({.config = c.config, .weights = place}, {.context = 16});
+    EXPECT_EQ(mapped.weights, packed);
+    EXPECT_EQ(mapped.mapped, packed);
+    EXPECT_EQ(mapped.arrays() + packed, mapped.peak());
   }
 }
 

@@ -36,6 +36,22 @@ TEST(Fit, SeventyBillionFit192GB) {
   EXPECT_LE(largest_that_fits(budget_of(m2), 4).parameters, 360'000'000'000);
 }
 
+TEST(Fit, TheRuleOfThumbIsWhatIsSaid) {
+  struct Said {
+    const char* chip;
+    int64_t sixteen, four;  // billions
+  };
+  for (const Said& s : {Said{"M1", 7, 28}, Said{"M1 Max", 30, 120}, Said{"M2 Ultra", 90, 360},
+                        Said{"M3 Max", 60, 240}, Said{"M4 Max", 60, 240}}) {
+    const auto chip = find_chip(s.chip);
+    const auto rule = rule_of_thumb(chip.memory);
+    EXPECT_EQ(rule.sixteen_bits, s.sixteen * 1'000'000'000) << s.chip;
+    EXPECT_EQ(rule.four_bits, s.four * 1'000'000'000) << s.chip;
+    EXPECT_LT(largest_that_fits(budget_of(chip), 16).parameters, rule.sixteen_bits) << s.chip;
+    EXPECT_LT(largest_that_fits(budget_of(chip), 4).parameters, rule.four_bits) << s.chip;
+  }
+}
+
 TEST(Fit, WhatIsAboveTheBudgetDoesNotFit) {
   const Parts parts{.weights = 1000};
   const auto measure = [&](const Settings&) { return parts; };
@@ -129,6 +145,10 @@ TEST(Closed, WeightsAreCounted) {
   EXPECT_EQ(weight_bytes(model, 2), 2 * n);
   const double four = double(weight_bytes(model, 2, 4)) / double(n);
   EXPECT_NEAR(four, 4.5 / 8, 0.002) << "a scale and an offset of 16 bits for 64 weights";
+  EXPECT_NEAR(double(weight_bytes(model, 2, 4, 128)) / double(n), 4.25 / 8, 0.002);
+  EXPECT_EQ(weight_bytes(model, 2, 4, 64, 8) - weight_bytes(model, 2, 4),
+            int64_t{model.vocab} * model.dim / 2)
+      << "four more bits for the embedding, the head is its own";
   // LLaMA-7B with rank 16 on every projection: 39,976,960 (PEFT's own count).
   EXPECT_EQ(adapter_parameters(model, 16), 39'976'960);
 }

@@ -1,38 +1,139 @@
 #!/usr/bin/env python3
 """Predicted against measured peak memory, over random settings: `lmxlab fit` beside `lmxlab bench`, each in a process of its own.
 
-    tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--json FILE]
+    tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--checkpoints DIR] [--json FILE]
 
-The allocator's counter is compared at every size; above 256 MiB the resident set too, less what the process held before the
-model. Exits with 1 where the median is above 3 % or the worst above 8 %.
+Models are random config.json files of every family that Hugging Face's layout knows, presets, and with --checkpoints the model
+folders in DIR, whose weights are mapped. The allocator's counter is compared at every size; above 256 MiB the resident set too,
+less what the process held before the model, with the plan and what is kept for reuse. Exits with 1 where the median is above
+3 % or the worst above 8 %.
 """
 import argparse
+import itertools
 import json
+import pathlib
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
 
 MIB = 1 << 20
-# Every family with a preset, in sizes that two cores can run.
-PRESETS = ["gpt-tiny", "gpt-shakespeare-small", "gpt-shakespeare", "gpt-small", "llama-tiny", "smollm2-135m", "smollm2-360m"]
-TRAINED = ["gpt-tiny", "gpt-shakespeare-small", "gpt-shakespeare", "gpt-small", "llama-tiny", "smollm2-135m"]
+# In sizes that two cores can run; those of BIG are above 256 MiB in most uses.
+PRESETS = ["gpt-tiny", "gpt-shakespeare", "llama-tiny"]
+BIG = ["gpt-small", "llama-30m", "smollm2-135m"]
+FAMILIES = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "starcoder2", "gemma", "gemma2", "gemma3_text"]
+OWN_HEAD_DIM = {"llama", "mistral", "qwen3", "gemma", "gemma2", "gemma3_text"}  # need not be width / heads
+KINDS = ["family"] * 7 + ["preset"] * 2 + ["big", "checkpoint"]  # as often
 
 
-def settings(rng, available):
-    """One random setting: the arguments that fit and bench share, and what only one of them is told."""
+def config_of(rng, family):
+    """A config.json of a family, as transformers writes it, of a random size: widths are whole groups of 32, 64 or 128."""
+    small = rng.random() < 0.4
+    heads = rng.choice([2, 4] if small else [4, 6, 8])
+    head_dim = rng.choice([32, 64])
+    if family in OWN_HEAD_DIM and rng.random() < 0.3:
+        head_dim = 128
+    width = heads * min(head_dim, 64)
+    if family in OWN_HEAD_DIM and rng.random() < 0.3:
+        width += rng.choice([32, 64, 128])
+    kv_heads = rng.choice([n for n in range(1, heads + 1) if heads % n == 0])
+    depth = rng.randint(1, 4) if small else rng.randint(3, 8)
+    vocabulary = rng.choice([256, 1000, 4096]) if small else rng.choice([2048, 8192, 16001, 32000])
+    context = rng.choice([512, 1024])
+    tied = rng.random() < 0.5
+    if family == "gpt2":
+        return {"model_type": family, "n_embd": width, "n_head": heads, "n_layer": depth, "n_positions": context,
+                "vocab_size": vocabulary, "activation_function": "gelu_new", "tie_word_embeddings": True}
+    config = {"model_type": family, "hidden_size": width, "intermediate_size": 128 * max(1, round(width * rng.uniform(2, 4) / 128)),
+              "num_hidden_layers": depth, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+              "vocab_size": vocabulary, "max_position_embeddings": context, "rms_norm_eps": 1e-6,
+              "hidden_act": "silu", "rope_theta": 10000.0, "tie_word_embeddings": tied}
+    if family in OWN_HEAD_DIM:
+        config["head_dim"] = head_dim
+    window = rng.choice([16, 100, 256])
+    if family in ("mistral", "phi3", "starcoder2"):
+        config["sliding_window"] = rng.choice([None, window])
+    if family in ("qwen2", "qwen3", "smollm3"):
+        use = rng.random() < 0.5
+        config.update(use_sliding_window=use, sliding_window=window if use else None)
+        if family != "smollm3":
+            config["max_window_layers"] = rng.randint(0, depth)
+    if family == "phi3":
+        config["original_max_position_embeddings"] = context
+    if family == "starcoder2":
+        config.update(hidden_act="gelu_pytorch_tanh", norm_epsilon=1e-5, use_bias=rng.random() < 0.7)
+        del config["rms_norm_eps"]
+    if family.startswith("gemma"):
+        config.update(hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True)
+    if family in ("gemma2", "gemma3_text"):
+        config.update(sliding_window=window, query_pre_attn_scalar=head_dim)
+    if family == "gemma3_text":
+        config.update(rope_local_base_freq=10000.0, sliding_window_pattern=rng.randint(2, 6))
+    return config
+
+
+class Model:
+    """What MODEL is on the command line, and what its settings may be."""
+
+    def __init__(self, program, name, shown, packs=True, big=False):
+        info = subprocess.run([program, "info", name, "--json"], capture_output=True, text=True)
+        if info.returncode:
+            raise SystemExit(f"info {name}: exit code {info.returncode}\n{info.stderr}")
+        config = json.loads(info.stdout)["config"]
+        position = config.get("position") or {}
+        self.name, self.shown, self.packs, self.big = name, shown, packs, big
+        self.learned = position.get("length") if isinstance(position, dict) else None
+        mixer = config["layers"][0]["mixer"]
+        self.packs_cache = mixer.get("head_dim", 0) % 32 == 0
+        self.groups = [g for g in (32, 64, 128) if packs and self.whole(config, g)]
+
+    @staticmethod
+    def whole(config, group):
+        """Whether every matrix has inputs of whole groups."""
+        inputs = {config["dim"]}
+        for block in config["layers"]:
+            inputs |= {block["mixer"]["heads"] * block["mixer"]["head_dim"], block["ffn"]["hidden"]}
+        return all(n % group == 0 for n in inputs)
+
+
+def models(rng, program, folder, checkpoints):
+    """Endlessly one after another: families in turn, so that each takes part as often as the others."""
+    families, presets, big, folders = (itertools.cycle(rng.sample(some, len(some)))
+                                       for some in (FAMILIES, PRESETS, BIG, checkpoints or [None]))
+    for number in itertools.count():
+        kind = rng.choice(KINDS)
+        if kind == "checkpoint" and checkpoints:
+            path = next(folders)
+            yield Model(program, str(path), f"{path.name} (weights)", packs=False)
+        elif kind == "preset":
+            name = next(presets)
+            yield Model(program, name, name)
+        elif kind == "big":
+            name = next(big)
+            yield Model(program, name, name, big=True)
+        else:
+            family = next(families)
+            path = folder / f"{family}-{number}"
+            path.mkdir()
+            config = config_of(rng, family)
+            (path / "config.json").write_text(json.dumps(config))
+            width, depth = config.get("hidden_size", config.get("n_embd")), config.get("num_hidden_layers", config.get("n_layer"))
+            yield Model(program, str(path), f"{family} {width}x{depth}, {config['vocab_size']}")
+
+
+def settings(rng, model):
+    """One random setting: the mode, and the arguments that fit and bench share."""
     mode = rng.choice(["train", "decode", "prefill"])
-    model = rng.choice([p for p in (TRAINED if mode == "train" else PRESETS) if p in available])
-    big = model in ("gpt-small", "smollm2-135m", "smollm2-360m")
-    batch = rng.choice([1, 2] if big else [1, 2, 3, 8, 16])
-    context = rng.choice([17, 64, 200, 256] if mode == "train" and big else [17, 64, 128, 200, 256, 500])
-    context = min(context, available[model] - (0 if mode == "train" else 130))
-    if mode == "train" and not big:
-        batch = min(batch, 4096 // max(1, context))
-    both = ["--batch", str(max(1, batch)), "--context", str(max(2, context))]
-    dtype = rng.choice(["f32", "f32", "bf16"])
-    both += ["--dtype", dtype]
-    if mode == "train":
+    train = mode == "train"
+    batch = rng.choice([1, 2] if model.big else [1, 2, 3, 8, 16])
+    context = rng.choice([17, 64, 200, 256] if train and model.big else [17, 64, 128, 200, 300, 500])
+    if model.learned:
+        context = min(context, model.learned if train else max(1, model.learned - 130, model.learned // 2))
+    if train:
+        batch = max(1, min(batch, (512 if model.big else 2048) // context))
+    both = ["--batch", str(batch), "--context", str(context), "--dtype", rng.choice(["f32", "f32", "bf16"])]
+    if train:
         if rng.random() < 0.4:
             both.append("--gradient-checkpointing")
         optimizer = rng.choice(["adamw", "adamw", "adafactor"])
@@ -41,18 +142,43 @@ def settings(rng, available):
             both += ["--state-bits", "8"]
         if rng.random() < 0.25:
             both += ["--accumulate", "2"]
-    if mode != "train" and rng.random() < 0.5 and not model.endswith("tiny"):
-        both += ["--bits", str(rng.choice([2, 3, 4, 5, 6, 8]))]
-        if rng.random() < 0.5:
-            both += ["--kv-bits", rng.choice(["32", "8", "4"])]
-    return mode, model, both
+        return mode, both
+    if model.groups and rng.random() < 0.5:
+        both += ["--bits", str(rng.choice([2, 3, 4, 5, 6, 8])), "--group-size", str(rng.choice(model.groups))]
+        if rng.random() < 0.25:
+            both += ["--embedding-bits", str(rng.choice([4, 6, 8]))]
+    if model.packs_cache and rng.random() < 0.35:
+        both += ["--kv-bits", rng.choice(["32", "16", "8", "4"])]
+    return mode, both
 
 
 def run(program, words):
     done = subprocess.run([program, *words, "--json", "--quiet"], capture_output=True, text=True, timeout=600)
     if done.returncode not in (0, 7) or not done.stdout.strip():
-        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}")
+        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}{done.stdout}")
     return json.loads(done.stdout)
+
+
+def compare(program, model, mode, both):
+    # Of a machine that is named, so that this one's bandwidth is not measured each time.
+    plan = run(program, ["fit", model.name, "--mode", "train" if mode == "train" else "generate", "--memory", "1000GB", *both])
+    real = run(program, ["bench", model.name, "--mode", mode, "--repeat", "1", *both])
+    planned, measured = plan["peak_bytes"] - plan["parts"]["mapped"], real["peak_bytes"]
+    row = {"mode": mode, "model": model.shown, "settings": both, "planned": planned, "measured": measured,
+           "counter": planned / measured - 1}
+    if plan["peak_bytes"] >= 256 * MIB:
+        row["resident"] = real["peak_resident_bytes"] - real["resident_before_bytes"]
+        row["resident set"] = plan["resident_bytes"] / row["resident"] - 1
+    return row
+
+
+def line(row):
+    words = " ".join(w.removeprefix("--") for w in row["settings"])
+    text = (f"{row['mode']:8} {row['model']:26} {words:78} {row['planned'] / MIB:8.2f} {row['measured'] / MIB:8.2f} MiB "
+            f"{100 * row['counter']:+6.2f} %")
+    if "resident" in row:
+        text += f"  resident {row['resident'] / MIB:8.1f} {100 * row['resident set']:+6.2f} %"
+    return text
 
 
 def main():
@@ -60,34 +186,25 @@ def main():
     p.add_argument("--program", required=True)
     p.add_argument("--count", type=int, default=60)
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--checkpoints", type=pathlib.Path, help="model folders of known families take part too")
     p.add_argument("--json", dest="out")
     a = p.parse_args()
     rng = random.Random(a.seed)
-    available = {}
-    for name in PRESETS:
-        info = subprocess.run([a.program, "info", name, "--json"], capture_output=True, text=True)
-        if info.returncode == 0:
-            available[name] = json.loads(info.stdout).get("config", {}).get("context") or 256
-    rows, seen = [], set()
-    while len(rows) < a.count:
-        mode, model, both = settings(rng, available)
-        if (mode, model, *both) in seen:
-            continue
-        seen.add((mode, model, *both))
-        plan = run(a.program, ["fit", model, "--mode", "train" if mode == "train" else "generate", *both])
-        real = run(a.program, ["bench", model, "--mode", mode, "--repeat", "1", *both])
-        predicted, measured = plan["peak_bytes"], real["peak_bytes"]
-        errors = {"counter": predicted / measured - 1}
-        resident = real["peak_resident_bytes"] - real.get("resident_before_bytes", 0)
-        if predicted >= 256 * MIB:
-            errors["resident_error"] = predicted / resident - 1
-        rows.append({"mode": mode, "model": model, "settings": both, "predicted": predicted, "measured": measured,
-                     "resident": resident, **errors})
-        extra = f"  resident {resident / MIB:9.1f} {100 * errors['resident_error']:+6.2f} %" if "resident_error" in errors else ""
-        print(f"{mode:8} {model:22} {' '.join(both):52} {predicted / MIB:9.1f} {measured / MIB:9.1f} MiB "
-              f"{100 * errors['counter']:+6.2f} %{extra}", flush=True)
+    checkpoints = []
+    for path in sorted(a.checkpoints.glob("*/config.json")) if a.checkpoints else []:
+        if json.loads(path.read_text()).get("model_type") in FAMILIES:
+            checkpoints.append(path.parent)
+    rows = []
+    with tempfile.TemporaryDirectory() as made:
+        for model in itertools.islice(models(rng, a.program, pathlib.Path(made), checkpoints), a.count):
+            rows.append(compare(a.program, model, *settings(rng, model)))
+            print(line(rows[-1]), flush=True)
+    print("\nthe worst five")
+    for row in sorted(rows, key=lambda r: max(abs(r["counter"]), abs(r.get("resident set", 0))))[:-6:-1]:
+        print(line(row))
+    print()
     good = True
-    for kind in ("counter", "resident_error"):
+    for kind in ("counter", "resident set"):
         some = sorted(abs(r[kind]) for r in rows if kind in r)
         if not some:
             continue
@@ -95,8 +212,7 @@ def main():
         good &= median <= 0.03 and worst <= 0.08
         print(f"{kind}: {len(some)} settings, median error {100 * median:.2f} %, worst {100 * worst:.2f} %")
     if a.out:
-        with open(a.out, "w") as f:
-            json.dump(rows, f, indent=1)
+        pathlib.Path(a.out).write_text(json.dumps(rows, indent=1))
     sys.exit(0 if good else 1)
 
 

@@ -51,10 +51,8 @@ struct Small {
 };
 constexpr Small kSmall{size_t{64} << 10, size_t{64} << 10};
 constexpr Small kSmallInStep{size_t{256} << 10, size_t{8} << 20};
-constexpr size_t kChecked = size_t{256} << 10;   // from here on the machine's room is looked at
-constexpr size_t kStride = size_t{64} << 20;     // taken between two looks
-constexpr size_t kSlack = 100;                   // of the peak, one part for fresh blocks,
-constexpr size_t kLeastSlack = size_t{8} << 20;  // or so much
+constexpr size_t kChecked = size_t{256} << 10;  // from here on the machine's room is looked at
+constexpr size_t kStride = size_t{64} << 20;    // taken between two looks
 
 class Rehearsed;
 
@@ -541,7 +539,7 @@ class OwnAllocator final : public mlx::core::allocator::Allocator {
     const size_t active = ledger_.active();
     const size_t most = std::min(limit_, std::max(ledger_.peak(), active + n));
     const size_t kept =
-        most + std::max(most / kSlack, kLeastSlack) - std::min(active + capacity, most);
+        most + lmxlab::kernels::kept_beside(most) - std::min(active + capacity, most);
     cache_.shrink(std::min(kept, limit_ > active + capacity ? limit_ - active - capacity : 0));
     if (capacity >= kChecked) {
       if (capacity > credit_) {

@@ -1,0 +1,81 @@
+// What `fit` plans and what `bench` then measures: the same models, the same options.
+#include "tests/cli/program.h"
+#include "tests/support/temp_folder.h"
+
+namespace lmxlab::test {
+namespace {
+
+const char* const kMistral =
+    R"({"model_type": "mistral", "hidden_size": 128, "num_hidden_layers": 2,
+  "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 256,
+  "vocab_size": 4096, "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+  "rope_theta": 10000.0, "sliding_window": 64, "tie_word_embeddings": false})";
+
+Json fit(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "fit");
+  for (const char* more : {"--memory", "16GB", "--json"}) arguments.emplace_back(more);
+  const auto o = lmxlab_run(arguments);
+  EXPECT_EQ(o.code, 0) << o.err;
+  return json_of(o);
+}
+
+TEST(Fit, AConfigAloneIsPlannedAndMeasured) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "config.json", kMistral);
+  const std::string model = folder.path().string();
+  for (const std::string mode : {"train", "decode"}) {
+    SCOPED_TRACE(mode);
+    const auto plan = fit({model, "--mode", mode == "train" ? "train" : "generate", "--batch", "4",
+                           "--context", "200"});
+    const auto o = lmxlab_run({"bench", model, "--mode", mode, "--batch", "4", "--context", "200",
+                               "--repeat", "1", "--json"});
+    ASSERT_EQ(o.code, 0) << o.err;
+    const double planned = plan.at("peak_bytes").as_number(),
+                 measured = json_of(o).at("peak_bytes").as_number();
+    EXPECT_NEAR(planned, measured, 0.08 * measured);
+    EXPECT_EQ(plan.at("parts").at("mapped").as_integer(), 0);
+    EXPECT_GE(plan.at("resident_bytes").as_number(), planned);
+  }
+  // Where answers are looked at, weights are needed.
+  expect_error({"generate", model, "--tokens", "1"}, 3, "not_found", {"holds no weights"});
+  expect_error({"quantize", model, (folder / "out").string()}, 3, "not_found",
+               {"holds no weights"});
+}
+
+TEST(Fit, AConfigOfPackedWeightsAloneIsRefused) {
+  const TemporaryFolder folder;
+  auto config = Json::parse(kMistral, "config");
+  config["quantization"] = Json::object({{"group_size", Json(64)}, {"bits", Json(4)}});
+  write_file_atomic(folder / "config.json", config.dump());
+  for (const std::string command : {"fit", "bench"})
+    expect_error({command, folder.path().string()}, 6, "unsupported", {"packed weights", "--bits"});
+}
+
+TEST(Fit, PackingIsPlannedAsItIsGiven) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "config.json", kMistral);
+  const std::string model = folder.path().string();
+  const auto weights = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), model);
+    return fit(more).at("parts").at("weights").as_integer();
+  };
+  const int64_t matrices = 2 * (128 * (128 + 64 + 64 + 128) + 3 * 128 * 256) + 2 * 4096 * 128,
+                norms = 5 * 128;
+  EXPECT_EQ(weights({}), 4 * (matrices + norms));
+  for (const int group : {32, 64, 128})
+    EXPECT_EQ(weights({"--bits", "4", "--group-size", std::to_string(group)}),
+              matrices / 2 + matrices / group * 8 + 4 * norms);
+  EXPECT_EQ(weights({"--bits", "4", "--embedding-bits", "8"}) - weights({"--bits", "4"}),
+            4096 * 128 / 2);
+  for (const std::string command : {"fit", "bench"}) {
+    expect_error({command, model, "--group-size", "32"}, 2, "usage", {"need --bits"});
+    expect_error({command, model, "--bits", "4", "--group-size", "48"}, 2, "usage", {"48"});
+    expect_error({command, model, "--mode", "train", "--bits", "4"}, 2, "usage", {"not trained"});
+    expect_error({command, model, "--mode", "train", "--kv-bits", "8"}, 2, "usage",
+                 {"--kv-bits goes with"});
+  }
+  expect_error({"fit", "--group-size", "32"}, 2, "usage", {"need one"});
+}
+
+}  // namespace
+}  // namespace lmxlab::test
