@@ -58,6 +58,8 @@ class Bench : public Command {
   std::string model_, mode_ = "decode", dtype_;
   int batch_ = 1, repeat_ = 5;
   std::optional<int> context_;
+  std::optional<std::string> memory_;
+  std::optional<plan::Budget> limit_;
   PackArguments pack_;
   StepArguments step_;
   int64_t peak_ = 0;
@@ -83,6 +85,9 @@ class Bench : public Command {
     o.option("--dtype", "TYPE", &dtype_, "of the computation")
         .one_of({"f32", "bf16"})
         .otherwise("f32; of a checkpoint, its own");
+    o.option("--memory", "AMOUNT", &memory_,
+             "what may be used, as in 800MB: more is refused; a GPU waits rather than run ahead")
+        .otherwise("what this machine has");
     pack_.declare(o);
     step_.declare(o);
   }
@@ -111,7 +116,7 @@ class Bench : public Command {
     options.schedule.warmup = 0;
     const size_t n = StepArguments::tokens(batch_, context);
     govern_training(m.model.config(), options, n * sizeof(int32_t),
-                    {.budget = machine_budget(), .words = StepArguments::words});
+                    {.budget = limit_.value_or(machine_budget()), .words = StepArguments::words});
     const auto ids = random_ids(n, m.model.config().vocab, 1);
     const std::vector<int32_t> values(ids.begin(), ids.end());
     const mx::array tokens(values.begin(), {int(n)}, mx::int32);
@@ -168,6 +173,10 @@ class Bench : public Command {
     warm_up();
     kernels::reset_peak_resident();
     const int64_t before = int64_t(kernels::peak_resident());
+    if (memory_) {
+      limit_ = plan::Budget{amount("bench", *memory_), "--memory " + *memory_};
+      kernels::set_memory_limit(size_t(limit_->bytes));
+    }
     auto place = find_model(model_, context);
     const auto dtype = dtype_argument(dtype_);
     // Master weights are float32 whatever the computation; a checkpoint's are as they are.
@@ -191,15 +200,16 @@ class Bench : public Command {
     if (!train) {
       auto options = generation(decoded);
       const auto how = pack_.packing();
-      govern_generation({.config = m.model.config(),
-                         .weights = weights_of(m.place),
-                         .dtype = dtype_argument(dtype_),
-                         .bits = pack_.bits,
-                         .group_size = how.group_size,
-                         .embedding_bits = how.embedding_bits,
-                         .packs = true},
-                        m.model.parameter_bytes(), batch_, length, options,
-                        {.budget = budget_beside(m), .words = StepArguments::words});
+      govern_generation(
+          {.config = m.model.config(),
+           .weights = weights_of(m.place),
+           .dtype = dtype_argument(dtype_),
+           .bits = pack_.bits,
+           .group_size = how.group_size,
+           .embedding_bits = how.embedding_bits,
+           .packs = true},
+          m.model.parameter_bytes(), batch_, length, options,
+          {.budget = limit_.value_or(budget_beside(m)), .words = StepArguments::words});
     }
     if (pack_.bits) {
       quantize_model(m.model, pack_.packing());

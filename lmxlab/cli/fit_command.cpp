@@ -10,26 +10,9 @@
 #include "lmxlab/plan/closed.h"
 
 #include <algorithm>
-#include <cctype>
-#include <charconv>
 
 namespace lmxlab::cli {
 namespace {
-
-// "16GB", "1.5 GiB", "800MB": bytes.
-int64_t parse_bytes(const std::string& text) {
-  double number = 0;
-  const auto [at, code] = std::from_chars(text.data(), text.data() + text.size(), number);
-  std::string unit;
-  for (const char* p = at; p != text.data() + text.size(); ++p)
-    if (*p != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*p)));
-  double factor = 0;
-  if (unit == "gb" || unit == "g" || unit == "gib") factor = double(1 << 30);
-  if (unit == "mb" || unit == "m" || unit == "mib") factor = double(1 << 20);
-  if (code != std::errc() || factor == 0 || number <= 0 || number > 1e6)
-    throw Error(Kind::usage, "[fit] --memory \"" + text + "\": expected an amount, as in 16GB");
-  return static_cast<int64_t>(number * factor);
-}
 
 std::string rate_text(double per_second) {
   char text[32];
@@ -102,7 +85,7 @@ class Fit : public Command {
       const auto chip = plan::find_chip(*chip_);
       return {chip.name, plan::budget_of(chip), chip.bandwidth};
     }
-    if (memory_) return {*memory_, memory_budget(parse_bytes(*memory_)), 0};
+    if (memory_) return {*memory_, memory_budget(amount("fit", *memory_)), 0};
     return {"this machine", machine_budget(), measured ? measure_rates().read : 0};
   }
 

@@ -1,5 +1,8 @@
 #include "lmxlab/cli/step_arguments.h"
 
+#include <cctype>
+#include <charconv>
+
 namespace lmxlab::cli {
 
 void declare_kv_bits(Options& o, std::optional<std::string>* target) {
@@ -66,6 +69,21 @@ std::string StepArguments::words(const plan::Settings& from, const plan::Setting
   add(to.state_bits != from.state_bits, "--state-bits " + number(to.state_bits));
   add(to.factored != from.factored, "--optimizer adafactor");
   return out;
+}
+
+int64_t amount(const std::string& command, const std::string& text) {
+  double number = 0;
+  const auto [at, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit;
+  for (const char* p = at; p != text.data() + text.size(); ++p)
+    if (*p != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*p)));
+  double factor = 0;
+  if (unit == "gb" || unit == "g" || unit == "gib") factor = double(1 << 30);
+  if (unit == "mb" || unit == "m" || unit == "mib") factor = double(1 << 20);
+  if (code != std::errc() || factor == 0 || number <= 0 || number > 1e6)
+    throw Error(Kind::usage,
+                "[" + command + "] --memory \"" + text + "\": expected an amount, as in 16GB");
+  return static_cast<int64_t>(number * factor);
 }
 
 }  // namespace lmxlab::cli

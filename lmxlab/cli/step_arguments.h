@@ -18,6 +18,9 @@ void declare_kv_bits(Options& o, std::optional<std::string>* target);
 /// What a cache is told of it.
 std::optional<int> cache_bits(const std::optional<std::string>& option);
 
+/// Bytes of "16GB", "1.5 GiB", "800MB". @throws Error(usage) naming --memory of a command.
+int64_t amount(const std::string& command, const std::string& text);
+
 struct PackArguments {
   std::optional<int> bits, group_size, embedding_bits;
   std::optional<std::string> kv_bits;

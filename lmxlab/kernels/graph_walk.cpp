@@ -140,7 +140,10 @@ bool on_gpu(std::string_view name, const Arrays& in, Arrays& out) {
             {"LayerNormVJP", normalize_vjp},
             {"RoPE", normalize},
             {"ScaledDotProductAttention", all_fresh},
-            {"ScaledDotProductAttentionVJP", all_fresh}};
+            {"ScaledDotProductAttentionVJP", all_fresh},
+            {"Quantize", all_fresh},
+            {"CrossEntropy", all_fresh},
+            {"CrossEntropyVJP", all_fresh}};
   if (name.starts_with("Compiled")) return fused(in, out), true;
   const auto at = known.find(name);
   if (at == known.end()) return false;

@@ -1,5 +1,6 @@
 // An evaluation that only counts: the graph in MLX's order of evaluation, buffers given and taken
 // over as MLX's ops do it, and no kernel. For back ends whose own evaluation cannot be rehearsed.
+// It is what the graph needs; a GPU's queue holds more while it runs ahead and memory allows it.
 #pragma once
 
 #include <mlx/array.h>

@@ -11,6 +11,7 @@ less what the process held before the model, with the plan and what is kept for 
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import random
 import statistics
@@ -159,14 +160,15 @@ def run(program, words):
     return json.loads(done.stdout)
 
 
-def compare(program, model, mode, both):
+def compare(program, model, mode, both, gpu):
     # Of a machine that is named, so that this one's bandwidth is not measured each time.
     plan = run(program, ["fit", model.name, "--mode", "train" if mode == "train" else "generate", "--memory", "1000GB", *both])
-    real = run(program, ["bench", model.name, "--mode", mode, "--repeat", "1", *both])
+    within = ["--memory", f"{plan['peak_bytes'] / MIB + 0.001:.3f}MB"] if gpu else []
+    real = run(program, ["bench", model.name, "--mode", mode, "--repeat", "1", *both, *within])
     planned, measured = plan["peak_bytes"] - plan["parts"]["mapped"], real["peak_bytes"]
     row = {"mode": mode, "model": model.shown, "settings": both, "planned": planned, "measured": measured,
            "counter": planned / measured - 1}
-    if plan["peak_bytes"] >= 256 * MIB:
+    if plan["peak_bytes"] >= 256 * MIB and not gpu:
         row["resident"] = real["peak_resident_bytes"] - real["resident_before_bytes"]
         row["resident set"] = plan["resident_bytes"] / row["resident"] - 1
     return row
@@ -187,8 +189,12 @@ def main():
     p.add_argument("--count", type=int, default=60)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--checkpoints", type=pathlib.Path, help="model folders of known families take part too")
+    p.add_argument("--gpu", action="store_true", help="of what a GPU needs: the runs get what was planned and queue one op at a time, since "
+                   "MLX's queue runs ahead as far as there is memory. The resident set says nothing there")
     p.add_argument("--json", dest="out")
     a = p.parse_args()
+    if a.gpu:
+        os.environ.update(MLX_MAX_OPS_PER_BUFFER="1", MLX_MAX_MB_PER_BUFFER="1")
     rng = random.Random(a.seed)
     checkpoints = []
     for path in sorted(a.checkpoints.glob("*/config.json")) if a.checkpoints else []:
@@ -197,7 +203,7 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as made:
         for model in itertools.islice(models(rng, a.program, pathlib.Path(made), checkpoints), a.count):
-            rows.append(compare(a.program, model, *settings(rng, model)))
+            rows.append(compare(a.program, model, *settings(rng, model), a.gpu))
             print(line(rows[-1]), flush=True)
     print("\nthe worst five")
     for row in sorted(rows, key=lambda r: max(abs(r["counter"]), abs(r.get("resident set", 0))))[:-6:-1]:

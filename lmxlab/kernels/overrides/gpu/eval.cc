@@ -4,7 +4,6 @@
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/transforms.h>
 
-#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -12,11 +11,6 @@
 #include "lmxlab/kernels/rehearsal.h"
 
 namespace {
-
-// Buffers that a command graph of the card reads are held until it has run. Short graphs keep what
-// is held near to what is needed; MLX's own for large cards hold a hundred ops, or 1,000 MB.
-const bool short_graphs =
-    (setenv("MLX_MAX_OPS_PER_BUFFER", "20", 0), setenv("MLX_MAX_MB_PER_BUFFER", "50", 0), true);
 
 template <class Function>
 Function next(const char* symbol) {
