@@ -2,6 +2,7 @@
 
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/presets.h"
+#include "lmxlab/governor/limits.h"
 #include "lmxlab/plan/closed.h"
 
 #include <algorithm>
@@ -76,6 +77,7 @@ std::vector<FewerBits> fewer_bits(const QuantizeOptions& how) {
 
 std::string govern_training(const config::Model& config, TrainOptions& training, size_t data_bytes,
                             const GovernOptions& options, plan::Plan* made) {
+  set_memory_limits(options.budget, 0);  // weights change: nothing is wired
   const Subject subject{.config = config, .training = training, .held = data_bytes};
   const auto settings = settings_of(training);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
@@ -109,6 +111,7 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
 std::string govern_generation(const Subject& subject, int64_t bytes, int rows, int length,
                               GenerateOptions& generation, const GovernOptions& options,
                               plan::Plan* made) {
+  set_memory_limits(options.budget, bytes);
   plan::Settings s;
   s.batch = rows, s.context = std::max(1, length), s.kv_bits = generation.kv_bits;
   Subject all = subject;

@@ -1,0 +1,28 @@
+// What MLX is told of this machine's memory: one policy, set before a run's first big allocation.
+#pragma once
+
+#include "lmxlab/plan/plan.h"
+
+#include <cstdint>
+#include <optional>
+
+namespace lmxlab {
+
+enum class Backend { cpu, metal, cuda };
+
+/// Bytes; none: as it is. On a CPU our allocator has its own limits, all of RAM and an eighth of
+/// it; MLX's for a card are 95 % of it, and blocks kept for reuse go before one is refused.
+struct MemoryLimits {
+  std::optional<int64_t> memory, cache, wired;
+};
+
+/// On Metal: no more than the budget, where MLX would go half as far again and the system would
+/// page; an eighth of it for blocks that are kept. Weights are wired where they are half of the
+/// RAM at most and the Mac has 24 GB: a small one would freeze.
+MemoryLimits memory_limits(Backend backend, const plan::Budget& budget, int64_t weights,
+                           int64_t ram);
+
+/// Tells MLX, of this machine and back end.
+void set_memory_limits(const plan::Budget& budget, int64_t weights);
+
+}  // namespace lmxlab
