@@ -49,7 +49,7 @@ size_t set_cache_limit(size_t bytes) {
   return mx::set_cache_limit(bytes);
 }
 size_t kept_beside(size_t peak) {
-  return std::max(peak / 100, size_t{8} << 20);
+  return std::max(peak / 100, size_t{24} << 20);
 }
 void clear_cache() {
   mx::clear_cache();

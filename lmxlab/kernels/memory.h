@@ -19,7 +19,7 @@ size_t cache_bytes();
 /// @return  the limit before. Buffers above the new one go back to the system at once.
 size_t set_cache_limit(size_t bytes);
 /// What our allocator (own_allocator()) keeps beside a peak for fresh blocks: a hundredth of it, or
-/// 8 MB.
+/// 24 MB, without which a prompt of a small model is read a sixth slower.
 size_t kept_beside(size_t peak);
 void clear_cache();
 
