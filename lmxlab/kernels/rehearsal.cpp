@@ -3,6 +3,7 @@
 #include <mlx/mlx.h>
 
 #include <atomic>
+#include <functional>
 #include <utility>
 
 #include "lmxlab/base/error.h"
@@ -18,6 +19,13 @@ constinit std::atomic<const detail::RehearsalHooks*> hooks{nullptr};
 
 void detail::register_rehearsal(const RehearsalHooks* given) {
   hooks = given;
+}
+
+void detail::defer_task(std::function<void()> task) {
+  if (rehearsing()) hooks.load()->defer(std::move(task));
+}
+void detail::finish_deferred_tasks() {
+  if (rehearsing()) hooks.load()->finish();
 }
 
 bool can_rehearse() {

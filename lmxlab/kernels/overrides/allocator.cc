@@ -35,6 +35,7 @@
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/overrides/hooks.h"
 #include "lmxlab/kernels/overrides/pages.h"
+#include "lmxlab/kernels/overrides/rehearsal_hooks.h"
 #include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -582,35 +583,10 @@ const lmxlab::kernels::detail::AllocatorHooks hooks{
     [] { return blocks_taken; }, [](bool begins) { OwnAllocator::get().step(begins); }};
 const bool registered = (lmxlab::kernels::detail::register_allocator(&hooks), true);
 
-Rehearsed& rehearsed(void* rehearsal) {
-  return *static_cast<Rehearsed*>(rehearsal);
-}
-const lmxlab::kernels::detail::RehearsalHooks rehearsal_hooks{
-    []() -> void* { return Rehearsed::now = new Rehearsed; },
-    [](void* r) {
-      rehearsed(r).finish_tasks();
-      Rehearsed::now = nullptr;
-      rehearsed(r).end();
-    },
-    [] { return Rehearsed::now != nullptr; },
-    lmxlab::kernels::detail::finish_deferred_tasks,
-    [](size_t bytes) {
-      if (Rehearsed::now) Rehearsed::now->workspace(bytes);
-    },
-    [](void* r) { return rehearsed(r).active(); },
-    [](void* r) { return rehearsed(r).peak(); },
-    [](void* r) { return rehearsed(r).workspace_at_peak(); },
-    [](void* r) { rehearsed(r).reset_peak(); }};
+const auto rehearsal_hooks = lmxlab::kernels::detail::hooks_of<Rehearsed>();
 const bool rehearses = (lmxlab::kernels::detail::register_rehearsal(&rehearsal_hooks), true);
 
 }  // namespace
-
-void lmxlab::kernels::detail::defer_task(std::function<void()> task) {
-  if (Rehearsed::now) Rehearsed::now->defer(std::move(task));
-}
-void lmxlab::kernels::detail::finish_deferred_tasks() {
-  if (Rehearsed::now) Rehearsed::now->finish_tasks();
-}
 
 namespace mlx::core {
 

@@ -25,7 +25,8 @@ struct RehearsalHooks {
   void* (*begin)();
   void (*end)(void* rehearsal);
   bool (*running)();
-  void (*finish)();  // what is queued
+  void (*defer)(std::function<void()> task);  // running: it holds buffers until
+  void (*finish)();                           // what is queued is waited for
   void (*workspace)(size_t bytes);
   size_t (*active)(void* rehearsal);
   size_t (*peak)(void* rehearsal);
@@ -33,7 +34,7 @@ struct RehearsalHooks {
   void (*reset_peak)(void* rehearsal);
 };
 
-// Between the overrides: a rehearsal's tasks, dropped where a stream would have been waited for.
+// A rehearsal's tasks: dropped where a stream would have been waited for. Elsewhere nothing.
 void defer_task(std::function<void()> task);
 void finish_deferred_tasks();
 

@@ -18,6 +18,7 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/overrides/hooks.h"
+#include "lmxlab/kernels/overrides/rehearsal_hooks.h"
 
 namespace {
 
@@ -62,6 +63,8 @@ class Rehearsed {
   }
   void defer(std::function<void()> task) { tasks_.push_back(std::move(task)); }
   void finish_tasks() { std::exchange(tasks_, {}).clear(); }
+  void workspace(size_t) {}  // what a card's kernels take for themselves is not known
+  size_t workspace_at_peak() { return 0; }
   size_t active() {
     std::lock_guard<std::mutex> lock(mutex_);
     return active_;
@@ -148,33 +151,10 @@ class Front final : public Allocator {
   std::atomic<size_t> live_{0};
 };
 
-Rehearsed& of(void* rehearsal) {
-  return *static_cast<Rehearsed*>(rehearsal);
-}
-const lmxlab::kernels::detail::RehearsalHooks hooks{
-    []() -> void* { return Rehearsed::now = new Rehearsed; },
-    [](void* r) {
-      of(r).finish_tasks();
-      Rehearsed::now = nullptr;
-      of(r).end();
-    },
-    [] { return Rehearsed::now != nullptr; },
-    lmxlab::kernels::detail::finish_deferred_tasks,
-    [](size_t) {},
-    [](void* r) { return of(r).active(); },
-    [](void* r) { return of(r).peak(); },
-    [](void*) { return size_t{0}; },
-    [](void* r) { of(r).reset_peak(); }};
-const bool registered = (lmxlab::kernels::detail::register_rehearsal(&hooks), true);
+const auto rehearsal_hooks = lmxlab::kernels::detail::hooks_of<Rehearsed>();
+const bool rehearses = (lmxlab::kernels::detail::register_rehearsal(&rehearsal_hooks), true);
 
 }  // namespace
-
-void lmxlab::kernels::detail::defer_task(std::function<void()> task) {
-  if (Rehearsed::now) Rehearsed::now->defer(std::move(task));
-}
-void lmxlab::kernels::detail::finish_deferred_tasks() {
-  if (Rehearsed::now) Rehearsed::now->finish_tasks();
-}
 
 namespace mlx::core {
 

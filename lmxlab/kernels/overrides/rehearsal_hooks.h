@@ -1,0 +1,32 @@
+// What a class that counts a rehearsal's blocks does for the library (hooks.h).
+#pragma once
+
+#include <functional>
+#include <utility>
+
+#include "lmxlab/kernels/overrides/hooks.h"
+
+namespace lmxlab::kernels::detail {
+
+template <class Rehearsed>
+RehearsalHooks hooks_of() {
+  static constexpr auto of = [](void* r) -> Rehearsed& { return *static_cast<Rehearsed*>(r); };
+  return {[]() -> void* { return Rehearsed::now = new Rehearsed; },
+          [](void* r) {
+            of(r).finish_tasks();
+            Rehearsed::now = nullptr;
+            of(r).end();
+          },
+          [] { return Rehearsed::now != nullptr; },
+          [](std::function<void()> task) { Rehearsed::now->defer(std::move(task)); },
+          [] { Rehearsed::now->finish_tasks(); },
+          [](size_t bytes) {
+            if (Rehearsed::now) Rehearsed::now->workspace(bytes);
+          },
+          [](void* r) { return of(r).active(); },
+          [](void* r) { return of(r).peak(); },
+          [](void* r) { return of(r).workspace_at_peak(); },
+          [](void* r) { of(r).reset_peak(); }};
+}
+
+}  // namespace lmxlab::kernels::detail
