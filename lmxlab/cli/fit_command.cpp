@@ -151,17 +151,18 @@ class Fit : public Command {
                                        {"options", Json(a.options)},
                                        {"cost", Json(a.cost)},
                                        {"peak_bytes", Json(a.peak)}}));
-      context.print_json(Json::object({{"fits", Json(plan.fits())},
-                                       {"mode", Json(mode_)},
-                                       {"batch", Json(s.batch)},
-                                       {"context", Json(s.context)},
-                                       {"peak_bytes", Json(plan.parts.peak())},
-                                       {"resident_bytes", Json(resident_bytes(plan.parts))},
-                                       {"parts", to_json(plan.parts)},
-                                       {"budget_bytes", Json(m.budget.bytes)},
-                                       {"budget", Json(m.budget.reason)},
-                                       {"advice", advice},
-                                       {"decode_tokens_per_s_bound", Json(bound)}}));
+      context.print_json(
+          Json::object({{"fits", Json(plan.fits())},
+                        {"mode", Json(mode_)},
+                        {"batch", Json(s.batch)},
+                        {"context", Json(s.context)},
+                        {"peak_bytes", Json(plan.parts.peak())},
+                        {"resident_bytes", Json(resident_bytes(subject.config, plan.parts))},
+                        {"parts", to_json(plan.parts)},
+                        {"budget_bytes", Json(m.budget.bytes)},
+                        {"budget", Json(m.budget.reason)},
+                        {"advice", advice},
+                        {"decode_tokens_per_s_bound", Json(bound)}}));
       return plan.fits() ? 0 : exit_code(Kind::resource);
     }
     context.print(plan::report(plan));

@@ -204,9 +204,11 @@ void expect_mappable(const std::filesystem::path& weights) {
   plan::require_fit(plan, weights.string());
 }
 
-int64_t resident_bytes(const plan::Parts& parts) {
+int64_t resident_bytes(const config::Model& model, const plan::Parts& parts) {
   if (!kernels::own_allocator()) return parts.peak();
-  return parts.peak() + whole(kernels::kept_beside(static_cast<size_t>(parts.arrays())));
+  constexpr int64_t kGraph = 850'000;  // of a block's step, its gradients with it; measured
+  const auto graph = parts.gradients > 0 ? kGraph * static_cast<int64_t>(model.layers.size()) : 0;
+  return parts.peak() + whole(kernels::kept_beside(static_cast<size_t>(parts.arrays()))) + graph;
 }
 
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {

@@ -57,8 +57,9 @@ void expect_mappable(const std::filesystem::path& weights);
 
 /// The same of a pass, by arithmetic. @param element  bytes of a weight that is not packed
 plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element);
-/// What the process has in RAM for it: the peak, and what our allocator keeps for reuse beside it.
-int64_t resident_bytes(const plan::Parts& parts);
+/// What the process has in RAM for it: the peak, what our allocator keeps for reuse beside it, and
+/// on the heap the graph of a step of training.
+int64_t resident_bytes(const config::Model& model, const plan::Parts& parts);
 /// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
 /// and the cache.
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
