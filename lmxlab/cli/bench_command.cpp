@@ -203,7 +203,7 @@ class Bench : public Command {
       govern_generation(
           {.config = m.model.config(),
            .weights = weights_of(m.place),
-           .dtype = dtype_argument(dtype_),
+           .dtype = dtype,
            .bits = pack_.bits,
            .group_size = how.group_size,
            .embedding_bits = how.embedding_bits,

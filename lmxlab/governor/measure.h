@@ -1,5 +1,5 @@
 // Plans of this program on this machine: what a use of a model takes, rehearsed where that can be
-// (Linux, CPU) and by arithmetic elsewhere, against what the machine has.
+// (Linux) and by arithmetic elsewhere, against what the machine has.
 #pragma once
 
 #include "lmxlab/models/quantize.h"

@@ -115,7 +115,7 @@ void normalize_vjp(const Arrays& in, Arrays& out) {
   const bool over_g = !over_x && given(out[0], g);
   if (!over_x && !over_g) fresh(out[0]);
   array rows(g.shape(), g.dtype(), nullptr, {});
-  if (!(!over_g && given(rows, g))) fresh(rows);
+  if (over_g || !given(rows, g)) fresh(rows);
   for (size_t i = 1; i < out.size(); i++) fresh(out[i]);
 }
 // Elementwise, fused: outputs take the inputs' buffers in turn.
@@ -170,16 +170,11 @@ void run(array& a) {
 }  // namespace
 
 void walk_graph(Arrays outputs) {
-  auto stream = mx::default_stream(mx::default_device());
-  for (const auto& o : outputs) {
-    if (waits(o) && o.has_primitive()) {
-      stream = o.primitive().stream();
-      break;
-    }
-  }
   Arrays tape;
   {
-    const array root({}, mx::bool_, std::make_shared<Root>(stream), std::move(outputs));
+    const array root({}, mx::bool_,
+                     std::make_shared<Root>(mx::default_stream(mx::default_device())),
+                     std::move(outputs));
     tape = order(root);
   }
   while (tape.size() > 1) {

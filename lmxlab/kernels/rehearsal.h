@@ -11,8 +11,9 @@
 
 namespace lmxlab::kernels {
 
-/// Whether this program can: where our allocator and our queue serve MLX (Linux, CPU). An
-/// evaluation elsewhere would do the work.
+/// Whether this program can: on Linux, where our allocator and our queue serve MLX, or on CUDA
+/// stand in front of its own and graphs are walked (graph_walk.h). An evaluation elsewhere would do
+/// the work.
 bool can_rehearse();
 
 /// While one lives, this thread's arrays take no memory and its evaluations do no work: results

@@ -1,6 +1,5 @@
 // The queue of MLX's CPU streams, which libmlx calls through its symbol table: in a rehearsal
 // (kernels/rehearsal.h) tasks are not run, elsewhere they go their way.
-#include <dlfcn.h>
 #include <mlx/event.h>
 #include <mlx/scheduler.h>
 
@@ -8,6 +7,7 @@
 #include <utility>
 
 #include "lmxlab/kernels/overrides/hooks.h"
+#include "lmxlab/kernels/overrides/next.h"
 #include "lmxlab/kernels/rehearsal.h"
 
 namespace mlx::core::scheduler {
@@ -20,8 +20,8 @@ void Scheduler::enqueue(Stream stream, std::function<void()> task) {
     return;
   }
   using Function = void (*)(Scheduler*, Stream, std::function<void()>);
-  static const auto theirs = reinterpret_cast<Function>(
-      dlsym(RTLD_NEXT, "_ZN3mlx4core9scheduler9Scheduler7enqueueENS0_6StreamESt8functionIFvvEE"));
+  static const auto theirs = lmxlab::kernels::detail::next<Function>(
+      "_ZN3mlx4core9scheduler9Scheduler7enqueueENS0_6StreamESt8functionIFvvEE");
   theirs(this, stream, std::move(task));
 }
 
@@ -29,10 +29,9 @@ void Scheduler::enqueue(Stream stream, std::function<void()> task) {
 void Scheduler::signal_event(Stream stream, Event event, std::function<void(Event&)> task) {
   lmxlab::kernels::detail::finish_deferred_tasks();
   using Function = void (*)(Scheduler*, Stream, Event, std::function<void(Event&)>);
-  static const auto theirs =
-      reinterpret_cast<Function>(dlsym(RTLD_NEXT,
-                                       "_ZN3mlx4core9scheduler9Scheduler12signal_eventENS0_"
-                                       "6StreamENS0_5EventESt8functionIFvRS4_EE"));
+  static const auto theirs = lmxlab::kernels::detail::next<Function>(
+      "_ZN3mlx4core9scheduler9Scheduler12signal_eventENS0_"
+      "6StreamENS0_5EventESt8functionIFvRS4_EE");
   theirs(this, stream, std::move(event), std::move(task));
 }
 
@@ -43,6 +42,6 @@ void mlx::core::synchronize(Stream stream) {
   if (lmxlab::kernels::rehearsing()) return lmxlab::kernels::detail::finish_deferred_tasks();
   using Function = void (*)(Stream);
   static const auto theirs =
-      reinterpret_cast<Function>(dlsym(RTLD_NEXT, "_ZN3mlx4core11synchronizeENS0_6StreamE"));
+      lmxlab::kernels::detail::next<Function>("_ZN3mlx4core11synchronizeENS0_6StreamE");
   theirs(stream);
 }

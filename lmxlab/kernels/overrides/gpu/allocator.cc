@@ -1,7 +1,6 @@
 // The allocator of MLX's CUDA build, in front of which this one stands for rehearsals alone
 // (kernels/rehearsal.h): blocks that are counted but not there. All else goes its way. libmlx calls
 // these exported functions through its symbol table, so the program's definitions win.
-#include <dlfcn.h>
 #include <mlx/allocator.h>
 #include <mlx/memory.h>
 
@@ -17,18 +16,14 @@
 #include <vector>
 
 #include "lmxlab/base/error.h"
-#include "lmxlab/kernels/overrides/hooks.h"
+#include "lmxlab/kernels/overrides/next.h"
 #include "lmxlab/kernels/overrides/rehearsal_hooks.h"
 
 namespace {
 
+using lmxlab::kernels::detail::next;
 using mlx::core::allocator::Allocator;
 using mlx::core::allocator::Buffer;
-
-template <class Function>
-Function next(const char* symbol) {
-  return reinterpret_cast<Function>(dlsym(RTLD_NEXT, symbol));
-}
 
 // As MLX's CUDA allocator counts: by pages, and by powers of two below one.
 size_t counted(size_t n) {
@@ -161,17 +156,18 @@ namespace mlx::core {
 allocator::Allocator& allocator::allocator() {
   return Front::get();
 }
+// Asked after every op of an evaluation.
 size_t get_active_memory() {
-  if (Rehearsed::now) return Rehearsed::now->active();
-  return next<size_t (*)()>("_ZN3mlx4core17get_active_memoryEv")();
+  static const auto theirs = next<size_t (*)()>("_ZN3mlx4core17get_active_memoryEv");
+  return Rehearsed::now ? Rehearsed::now->active() : theirs();
 }
 size_t get_peak_memory() {
-  if (Rehearsed::now) return Rehearsed::now->peak();
-  return next<size_t (*)()>("_ZN3mlx4core15get_peak_memoryEv")();
+  static const auto theirs = next<size_t (*)()>("_ZN3mlx4core15get_peak_memoryEv");
+  return Rehearsed::now ? Rehearsed::now->peak() : theirs();
 }
 void reset_peak_memory() {
-  if (Rehearsed::now) return Rehearsed::now->reset_peak();
-  next<void (*)()>("_ZN3mlx4core17reset_peak_memoryEv")();
+  static const auto theirs = next<void (*)()>("_ZN3mlx4core17reset_peak_memoryEv");
+  Rehearsed::now ? Rehearsed::now->reset_peak() : theirs();
 }
 
 }  // namespace mlx::core

@@ -1,6 +1,5 @@
 // Evaluations of MLX's CUDA build: in a rehearsal the graph is walked (kernels/graph_walk.h), else
 // they go their way.
-#include <dlfcn.h>
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/transforms.h>
 
@@ -8,16 +7,10 @@
 #include <vector>
 
 #include "lmxlab/kernels/graph_walk.h"
+#include "lmxlab/kernels/overrides/next.h"
 #include "lmxlab/kernels/rehearsal.h"
 
-namespace {
-
-template <class Function>
-Function next(const char* symbol) {
-  return reinterpret_cast<Function>(dlsym(RTLD_NEXT, symbol));
-}
-
-}  // namespace
+using lmxlab::kernels::detail::next;
 
 namespace mlx::core {
 
