@@ -104,6 +104,7 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
     change = found->change;
     plan = plan::Plan{to, measured(to), options.budget};
   }
+  limit_queue(plan);
   if (made) *made = std::move(plan);
   return change;
 }
@@ -122,17 +123,17 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
   auto rough = plan::estimate(all.config, whole, 4);
   rough.weights = bytes;
-  if (kClear * double(rough.peak()) < double(options.budget.bytes)) {
-    if (made) *made = {s, rough, options.budget};
-    return "";
-  }
+  const auto settled = [&](const plan::Plan& plan, const std::string& change = "") {
+    limit_queue(plan);
+    if (made) *made = plan;
+    return change;
+  };
+  if (kClear * double(rough.peak()) < double(options.budget.bytes))
+    return settled({s, rough, options.budget});
   const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
   auto plan = plan::make_plan(s, options.budget, measured,
                               all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
-  if (plan.fits()) {
-    if (made) *made = plan;
-    return "";
-  }
+  if (plan.fits()) return settled(plan);
   const auto found = std::find_if(plan.advice.begin(), plan.advice.end(), [&](const auto& a) {
     auto t = a.settings;
     t.kv_bits = s.kv_bits;
@@ -144,8 +145,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
                                 std::to_string(all.new_tokens) + " more");
   }
   generation.kv_bits = found->settings.kv_bits;
-  if (made) *made = {found->settings, measured(found->settings), options.budget};
-  return found->change;
+  return settled({found->settings, measured(found->settings), options.budget}, found->change);
 }
 
 void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,

@@ -11,7 +11,7 @@ namespace lmxlab {
 enum class Backend { cpu, metal, cuda };
 
 /// Bytes; none: as it is. On a CPU our allocator has its own limits, all of RAM and an eighth of
-/// it; MLX's for a card are 95 % of it, and blocks kept for reuse go before one is refused.
+/// it; MLX's for a card are 95 % of it or the budget, and kept blocks go before one is refused.
 struct MemoryLimits {
   std::optional<int64_t> memory, cache, wired;
 };
@@ -24,5 +24,9 @@ MemoryLimits memory_limits(Backend backend, const plan::Budget& budget, int64_t 
 
 /// Tells MLX, of this machine and back end.
 void set_memory_limits(const plan::Budget& budget, int64_t weights);
+
+/// What is to run, on a card: its queue runs ahead while there is room for an op more in the
+/// budget.
+void limit_queue(const plan::Plan& plan);
 
 }  // namespace lmxlab

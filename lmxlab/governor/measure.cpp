@@ -75,7 +75,7 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     p.kv_cache = whole(
         rehearse_generation(model, s.batch, s.context, generation_of(subject, s)).cache_bytes);
   }
-  p.workspace = whole(rehearsal.workspace_at_peak());
+  p.workspace = whole(rehearsal.workspace_at_peak()), p.largest_op = whole(rehearsal.largest_op());
   p.activations =
       std::max<int64_t>(0, whole(kernels::peak_bytes()) - made - p.kv_cache - p.workspace);
   return p;
@@ -85,6 +85,7 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   const auto m = rehearse_training(subject.config, training_of(subject, s));
   plan::Parts p;
   p.weights = whole(m.weights), p.optimizer = whole(m.optimizer), p.workspace = whole(m.workspace);
+  p.largest_op = whole(m.largest_op);
   const auto left = whole(m.peak) - p.weights - p.optimizer - p.workspace;
   p.gradients = std::clamp<int64_t>(left, 0, whole(m.gradients));
   p.activations = std::max<int64_t>(0, left - p.gradients) + whole(subject.held);

@@ -2,16 +2,19 @@
 
 #include <mlx/allocator.h>
 #include <mlx/backend/cpu/encoder.h>
+#include <mlx/fast_primitives.h>
 #include <mlx/primitives.h>
 
 #include <algorithm>
-#include <functional>
 #include <memory>
+#include <numeric>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/overrides/hooks.h"
 #include "lmxlab/kernels/rehearsal.h"
 
 namespace lmxlab::kernels {
@@ -97,6 +100,19 @@ Arrays order(const array& root) {
 void fresh(array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
 }
+// The same with its axes in the order in which `like` has them in memory.
+void fresh_as(array& out, const array& like) {
+  if (like.flags().row_contiguous) return fresh(out);
+  std::vector<int> axes(like.ndim());
+  std::iota(axes.begin(), axes.end(), 0);
+  std::stable_sort(axes.begin(), axes.end(), [&](int i, int j) {
+    return std::max<int64_t>(like.strides(i), 1) < std::max<int64_t>(like.strides(j), 1);
+  });
+  mx::Strides strides(like.ndim());
+  int64_t stride = 1;
+  for (const int i : axes) strides[size_t(i)] = stride, stride *= out.shape(i);
+  out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), strides, {true, false, false});
+}
 // In the place of the input where nobody else reads it.
 bool given(array& out, const array& in) {
   if (!in.is_donatable() || in.nbytes() != out.nbytes() || !in.flags().row_contiguous) return false;
@@ -104,12 +120,14 @@ bool given(array& out, const array& in) {
   return true;
 }
 
+using Primitive = mx::Primitive;
+
 // Normalizations: over the input, or over the copy of one that is not in rows.
-void normalize(const Arrays& in, Arrays& out) {
+void normalize(Primitive&, const Arrays& in, Arrays& out) {
   if (!given(out[0], in[0])) fresh(out[0]);
 }
 // The gradient of x over x or over that of the output, and a place for the weight's, row by row.
-void normalize_vjp(const Arrays& in, Arrays& out) {
+void normalize_vjp(Primitive&, const Arrays& in, Arrays& out) {
   const auto& g = in.back();
   const bool over_x = given(out[0], in[0]);
   const bool over_g = !over_x && given(out[0], g);
@@ -117,6 +135,46 @@ void normalize_vjp(const Arrays& in, Arrays& out) {
   array rows(g.shape(), g.dtype(), nullptr, {});
   if (over_g || !given(rows, g)) fresh(rows);
   for (size_t i = 1; i < out.size(); i++) fresh(out[i]);
+}
+// As the input lies, which may be as a projection wrote it, a position's heads side by side.
+void rotate(Primitive& op, const Arrays& in, Arrays& out) {
+  const auto& x = in[0];
+  const int dims = std::get<1>(static_cast<mx::fast::RoPE&>(op).state());
+  if (x.ndim() > 4 && !x.flags().row_contiguous) return fresh(out[0]);
+  if (x.is_donatable()) return out[0].copy_shared_buffer(x);
+  if (dims < x.shape(-1)) return fresh(out[0]);
+  out[0].set_data(mx::allocator::malloc(x.data_size() * x.itemsize()), x.data_size(), x.strides(),
+                  x.flags());
+}
+// Of few queries by a kernel that splits a long text, else by cuDNN.
+void attend(Primitive& op, const Arrays& in, Arrays& out) {
+  constexpr int kFew = 4, kLong = 1024, kParts = 32;
+  const auto &q = in[0], &k = in[1];
+  const bool half = q.dtype() != mx::float32;
+  if (q.shape(2) >= kFew || (half && q.shape(2) > 1)) {
+    fresh_as(out[0], q);
+    for (size_t i = 1; i < out.size(); i++) fresh(out[i]);
+    return;
+  }
+  if (!given(out[0], q)) {
+    const auto& o = out[0];
+    const int64_t heads = o.shape(1), length = o.shape(2), dim = o.shape(3);
+    out[0].set_data(mx::allocator::malloc(o.nbytes()), o.size(),
+                    {length * heads * dim, dim, heads * dim, 1},
+                    {true, length == 1, o.size() == size_t(dim)});
+  }
+  if (k.shape(2) <= kLong) return;
+  auto shape = out[0].shape();
+  shape.back() *= kParts;
+  for (const int last : {shape.back(), kParts, kParts}) {
+    shape.back() = last;
+    array part(shape, mx::float32, nullptr, {});
+    fresh(part);
+    mx::cpu::get_command_encoder(op.stream()).add_temporary(part);
+  }
+}
+void attend_vjp(Primitive&, const Arrays& in, Arrays& out) {
+  for (size_t i = 0; i < out.size(); i++) fresh_as(out[i], in[i]);
 }
 // Elementwise, fused: outputs take the inputs' buffers in turn.
 void fused(const Arrays& in, Arrays& out) {
@@ -127,40 +185,44 @@ void fused(const Arrays& in, Arrays& out) {
   }
   for (; next < out.size(); next++) fresh(out[next]);
 }
-void all_fresh(const Arrays&, Arrays& out) {
+void all_fresh(Primitive&, const Arrays&, Arrays& out) {
   for (auto& o : out) fresh(o);
 }
 
 // What has no evaluation on a CPU, or another one.
-bool on_gpu(std::string_view name, const Arrays& in, Arrays& out) {
-  static const std::unordered_map<std::string_view, std::function<void(const Arrays&, Arrays&)>>
-      known{{"RMSNorm", normalize},
-            {"LayerNorm", normalize},
-            {"RMSNormVJP", normalize_vjp},
-            {"LayerNormVJP", normalize_vjp},
-            {"RoPE", normalize},
-            {"ScaledDotProductAttention", all_fresh},
-            {"ScaledDotProductAttentionVJP", all_fresh},
-            {"Quantize", all_fresh},
-            {"CrossEntropy", all_fresh},
-            {"CrossEntropyVJP", all_fresh}};
+bool on_gpu(Primitive& op, const Arrays& in, Arrays& out) {
+  using Rule = void (*)(Primitive&, const Arrays&, Arrays&);
+  static const std::unordered_map<std::string_view, Rule> known{
+      {"RMSNorm", normalize},
+      {"LayerNorm", normalize},
+      {"RMSNormVJP", normalize_vjp},
+      {"LayerNormVJP", normalize_vjp},
+      {"RoPE", rotate},
+      {"ScaledDotProductAttention", attend},
+      {"ScaledDotProductAttentionVJP", attend_vjp},
+      {"Quantize", all_fresh},
+      {"CrossEntropy", all_fresh},
+      {"CrossEntropyVJP", all_fresh}};
+  const std::string_view name = op.name();
   if (name.starts_with("Compiled")) return fused(in, out), true;
   const auto at = known.find(name);
   if (at == known.end()) return false;
-  at->second(in, out);
+  at->second(op, in, out);
   return true;
 }
 
 void run(array& a) {
   auto outputs = a.outputs();
   const auto stream = a.primitive().stream();
+  const size_t before = active_bytes();
   {
     Arrays held;  // a tracer's inputs are not given away
     if (a.is_tracer()) held = a.inputs();
     const bool gpu = stream.device == mx::Device::gpu;
-    if (!gpu || !on_gpu(a.primitive().name(), a.inputs(), outputs))
+    if (!gpu || !on_gpu(a.primitive(), a.inputs(), outputs))
       a.primitive().eval_cpu(a.inputs(), outputs);
   }
+  detail::note_op(std::max(active_bytes(), before) - before);
   mx::cpu::get_command_encoder(stream).temporaries().clear();
   wait_for_stream(stream);
   for (auto& o : outputs) o.set_status(array::Status::available);

@@ -18,6 +18,7 @@ namespace {
 
 constinit std::atomic<const detail::AllocatorHooks*> allocator_hooks{nullptr};
 constinit std::atomic<const detail::GemmHooks*> gemm_hooks{nullptr};
+constinit std::atomic<const detail::QueueHooks*> queue_hooks{nullptr};
 
 // What "cblas_sgemm" means to a library that leaves it undefined, as libmlx does.
 const void* bound_sgemm() {
@@ -28,6 +29,9 @@ const void* bound_sgemm() {
 
 void detail::register_allocator(const AllocatorHooks* hooks) {
   allocator_hooks = hooks;
+}
+void detail::register_queue(const QueueHooks* hooks) {
+  queue_hooks = hooks;
 }
 void detail::register_gemm(const GemmHooks* hooks) {
   gemm_hooks = hooks;
@@ -70,6 +74,9 @@ size_t memory_limit() {
 }
 size_t set_memory_limit(size_t bytes) {
   return mx::set_memory_limit(bytes);
+}
+void set_queue_limit(size_t bytes) {
+  if (const auto* hooks = queue_hooks.load()) hooks->set_limit(bytes);
 }
 
 bool own_allocator() {

@@ -35,6 +35,11 @@ size_t memory_limit();
 /// @return  the limit before.
 size_t set_memory_limit(size_t bytes);
 
+/// On CUDA MLX queues ops far ahead of the card, and what they use is held until the card is done.
+/// Where active_bytes() is above this, an evaluation waits for the card after each op and holds no
+/// more than its graph needs; no limit unless set. On the other back ends nothing.
+void set_queue_limit(size_t bytes);
+
 /// Whether the arrays that MLX makes come from our allocator: found by letting MLX make one (once).
 bool own_allocator();
 /// Whether MLX's float32 matrix product on the CPU is ours: found in the running program's symbol

@@ -28,6 +28,10 @@ void detail::finish_deferred_tasks() {
   if (rehearsing()) hooks.load()->finish();
 }
 
+void detail::note_op(size_t bytes) {
+  if (rehearsing()) hooks.load()->note_op(bytes);
+}
+
 bool can_rehearse() {
   return hooks.load() && (own_allocator() || mlx::core::gpu::is_available());
 }
@@ -73,6 +77,9 @@ size_t Rehearsal::peak() const {
 }
 size_t Rehearsal::workspace_at_peak() const {
   return hooks.load()->workspace_at_peak(state_);
+}
+size_t Rehearsal::largest_op() const {
+  return hooks.load()->largest_op(state_);
 }
 void Rehearsal::reset_peak() {
   hooks.load()->reset_peak(state_);

@@ -32,6 +32,9 @@ class Rehearsal {
   size_t peak() const;
   /// What of the peak a task takes for itself.
   size_t workspace_at_peak() const;
+  /// The most that one op adds at once, of what is walked (graph_walk.h) since the last reset; else
+  /// 0.
+  size_t largest_op() const;
   void reset_peak();
 
  private:

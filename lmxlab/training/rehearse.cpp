@@ -56,6 +56,7 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
   }
   out.peak = kernels::peak_bytes();
   out.workspace = rehearsal.workspace_at_peak();
+  out.largest_op = rehearsal.largest_op();
   return out;
 }
 

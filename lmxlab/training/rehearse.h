@@ -12,6 +12,7 @@ struct TrainingMemory {
   size_t weights = 0, optimizer = 0;  // held all the time
   size_t gradients = 0;               // of the trained weights
   size_t workspace = 0;               // of a single kernel, at the peak
+  size_t largest_op = 0;              // see Rehearsal
 };
 
 /// The first steps of a Trainer and a validation, rehearsed with tokens of `token` type; a model of

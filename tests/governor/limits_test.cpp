@@ -23,10 +23,11 @@ TEST(MemoryLimits, AMacIsKeptFromPagingAndASmallOneFromFreezing) {
 }
 
 TEST(MemoryLimits, ElsewhereTheAllocatorsOwnHold) {
-  for (const auto backend : {Backend::cpu, Backend::cuda}) {
-    const auto none = memory_limits(backend, {8 * kGB, ""}, kGB, 16 * kGB);
-    EXPECT_FALSE(none.memory || none.cache || none.wired);
-  }
+  const auto none = memory_limits(Backend::cpu, {8 * kGB, ""}, kGB, 16 * kGB);
+  EXPECT_FALSE(none.memory || none.cache || none.wired);
+  const auto card = memory_limits(Backend::cuda, {8 * kGB, ""}, kGB, 16 * kGB);
+  EXPECT_EQ(card.memory, 8 * kGB);
+  EXPECT_FALSE(card.cache || card.wired);
 #ifdef __linux__
   const auto before = kernels::set_memory_limit(123 * kGB);
   set_memory_limits({kGB, ""}, 1000);

@@ -60,6 +60,14 @@ TEST(GraphWalk, CountsAsAnEvaluationDoes) {
   });
 }
 
+TEST(GraphWalk, KnowsTheLargestOp) {
+  const Rehearsal rehearsal;
+  const auto x = noise({1000, 1000}, 1);
+  // In place, and half of it: the random numbers are the largest.
+  walk_graph({mx::slice(mx::exp(x), {0, 0}, {500, 1000})});
+  EXPECT_EQ(rehearsal.largest_op(), size_t{4'000'000});
+}
+
 TEST(GraphWalk, CountsGradientsAndUpdates) {
   expect_same("a layer of two matrices, trained", [] {
     const auto x = noise({500, 256}, 4);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predicted against measured peak memory, over random settings: `lmxlab fit` beside `lmxlab bench`, each in a process of its own.
 
-    tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--checkpoints DIR] [--json FILE]
+    tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--checkpoints DIR] [--jobs 1] [--gpu] [--json FILE]
 
 Models are random config.json files of every family that Hugging Face's layout knows, presets, and with --checkpoints the model
 folders in DIR, whose weights are mapped. The allocator's counter is compared at every size; above 256 MiB the resident set too,
@@ -9,9 +9,9 @@ less what the process held before the model, with the plan and what is kept for 
 3 % or the worst above 8 %.
 """
 import argparse
+import concurrent.futures
 import itertools
 import json
-import os
 import pathlib
 import random
 import statistics
@@ -189,12 +189,11 @@ def main():
     p.add_argument("--count", type=int, default=60)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--checkpoints", type=pathlib.Path, help="model folders of known families take part too")
-    p.add_argument("--gpu", action="store_true", help="of what a GPU needs: the runs get what was planned and queue one op at a time, since "
-                   "MLX's queue runs ahead as far as there is memory. The resident set says nothing there")
+    p.add_argument("--gpu", action="store_true", help="of what a GPU needs: the runs get what was planned, since MLX's queue runs ahead "
+                   "as far as there is memory. The resident set says nothing there")
+    p.add_argument("--jobs", type=int, default=1, help="settings at a time")
     p.add_argument("--json", dest="out")
     a = p.parse_args()
-    if a.gpu:
-        os.environ.update(MLX_MAX_OPS_PER_BUFFER="1", MLX_MAX_MB_PER_BUFFER="1")
     rng = random.Random(a.seed)
     checkpoints = []
     for path in sorted(a.checkpoints.glob("*/config.json")) if a.checkpoints else []:
@@ -202,9 +201,13 @@ def main():
             checkpoints.append(path.parent)
     rows = []
     with tempfile.TemporaryDirectory() as made:
-        for model in itertools.islice(models(rng, a.program, pathlib.Path(made), checkpoints), a.count):
-            rows.append(compare(a.program, model, *settings(rng, model), a.gpu))
-            print(line(rows[-1]), flush=True)
+        asked = [(model, *settings(rng, model))
+                 for model in itertools.islice(models(rng, a.program, pathlib.Path(made), checkpoints), a.count)]
+        with concurrent.futures.ThreadPoolExecutor(a.jobs) as pool:
+            done = [pool.submit(compare, a.program, *one, a.gpu) for one in asked]
+            for one in concurrent.futures.as_completed(done):
+                rows.append(one.result())
+                print(line(rows[-1]), flush=True)
     print("\nthe worst five")
     for row in sorted(rows, key=lambda r: max(abs(r["counter"]), abs(r.get("resident set", 0))))[:-6:-1]:
         print(line(row))

@@ -301,7 +301,7 @@ thread_local uint64_t blocks_taken = 0;
 
 // Blocks that are counted but not there, but for the bytes that the host may write itself: numbers,
 // short lists of tokens. It lives until its last block is given back.
-class Rehearsed {
+class Rehearsed : public lmxlab::kernels::detail::LargestOp {
  public:
   static thread_local Rehearsed* now;
 
@@ -382,6 +382,7 @@ class Rehearsed {
     std::lock_guard<std::mutex> lock(mutex_);
     ledger_.reset_peak();
     workspace_ = 0;
+    forget_ops();
   }
   void step(bool begins) {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -32,14 +32,25 @@ struct RehearsalHooks {
   size_t (*peak)(void* rehearsal);
   size_t (*workspace_at_peak)(void* rehearsal);
   void (*reset_peak)(void* rehearsal);
+  void (*note_op)(size_t bytes);  // that one op of a walk added
+  size_t (*largest_op)(void* rehearsal);
+};
+
+// Of a back end whose queue runs ahead of what it has done: where more memory than that is held, an
+// evaluation waits after each op.
+struct QueueHooks {
+  void (*set_limit)(size_t bytes);
 };
 
 // A rehearsal's tasks: dropped where a stream would have been waited for. Elsewhere nothing.
 void defer_task(std::function<void()> task);
 void finish_deferred_tasks();
+// A walk's op (graph_walk.h) has added so much.
+void note_op(size_t bytes);
 
 void register_allocator(const AllocatorHooks* hooks);
 void register_rehearsal(const RehearsalHooks* hooks);
+void register_queue(const QueueHooks* hooks);
 void register_gemm(const GemmHooks* hooks);
 
 }  // namespace lmxlab::kernels::detail

@@ -1,12 +1,24 @@
 // What a class that counts a rehearsal's blocks does for the library (hooks.h).
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
 #include "lmxlab/kernels/overrides/hooks.h"
 
 namespace lmxlab::kernels::detail {
+
+// The most that one op of a walk added, since the last reset; of the rehearsal's own thread.
+class LargestOp {
+ public:
+  void note_op(size_t bytes) { largest_ = std::max(largest_, bytes); }
+  size_t largest_op() const { return largest_; }
+  void forget_ops() { largest_ = 0; }
+
+ private:
+  size_t largest_ = 0;
+};
 
 template <class Rehearsed>
 RehearsalHooks hooks_of() {
@@ -26,7 +38,9 @@ RehearsalHooks hooks_of() {
           [](void* r) { return of(r).active(); },
           [](void* r) { return of(r).peak(); },
           [](void* r) { return of(r).workspace_at_peak(); },
-          [](void* r) { of(r).reset_peak(); }};
+          [](void* r) { of(r).reset_peak(); },
+          [](size_t bytes) { Rehearsed::now->note_op(bytes); },
+          [](void* r) { return of(r).largest_op(); }};
 }
 
 }  // namespace lmxlab::kernels::detail

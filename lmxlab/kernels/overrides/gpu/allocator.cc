@@ -3,6 +3,7 @@
 // these exported functions through its symbol table, so the program's definitions win.
 #include <mlx/allocator.h>
 #include <mlx/memory.h>
+#include <mlx/stream.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,12 +17,14 @@
 #include <vector>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/overrides/gpu/queue.h"
 #include "lmxlab/kernels/overrides/next.h"
 #include "lmxlab/kernels/overrides/rehearsal_hooks.h"
 
 namespace {
 
 using lmxlab::kernels::detail::next;
+using lmxlab::kernels::detail::Queue;
 using mlx::core::allocator::Allocator;
 using mlx::core::allocator::Buffer;
 
@@ -33,7 +36,7 @@ size_t counted(size_t n) {
   return n < kPage ? std::bit_ceil(n) : (n + kPage - 1) / kPage * kPage;
 }
 
-class Rehearsed {
+class Rehearsed : public lmxlab::kernels::detail::LargestOp {
  public:
   static thread_local Rehearsed* now;
 
@@ -71,6 +74,7 @@ class Rehearsed {
   void reset_peak() {
     std::lock_guard<std::mutex> lock(mutex_);
     peak_ = active_;
+    forget_ops();
   }
 
  private:
@@ -159,7 +163,11 @@ allocator::Allocator& allocator::allocator() {
 // Asked after every op of an evaluation.
 size_t get_active_memory() {
   static const auto theirs = next<size_t (*)()>("_ZN3mlx4core17get_active_memoryEv");
-  return Rehearsed::now ? Rehearsed::now->active() : theirs();
+  if (Rehearsed::now) return Rehearsed::now->active();
+  const size_t held = theirs();
+  if (held <= Queue::limit.load(std::memory_order_relaxed) || !Queue::evaluating()) return held;
+  synchronize();
+  return theirs();
 }
 size_t get_peak_memory() {
   static const auto theirs = next<size_t (*)()>("_ZN3mlx4core15get_peak_memoryEv");

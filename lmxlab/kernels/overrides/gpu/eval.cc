@@ -7,10 +7,20 @@
 #include <vector>
 
 #include "lmxlab/kernels/graph_walk.h"
+#include "lmxlab/kernels/overrides/gpu/queue.h"
+#include "lmxlab/kernels/overrides/hooks.h"
 #include "lmxlab/kernels/overrides/next.h"
 #include "lmxlab/kernels/rehearsal.h"
 
 using lmxlab::kernels::detail::next;
+using lmxlab::kernels::detail::Queue;
+
+namespace {
+
+const lmxlab::kernels::detail::QueueHooks queue_hooks{[](size_t bytes) { Queue::limit = bytes; }};
+const bool registered = (lmxlab::kernels::detail::register_queue(&queue_hooks), true);
+
+}  // namespace
 
 namespace mlx::core {
 
@@ -18,12 +28,14 @@ void eval(std::vector<array> outputs) {
   if (lmxlab::kernels::rehearsing()) return lmxlab::kernels::walk_graph(std::move(outputs));
   static const auto theirs =
       next<void (*)(std::vector<array>)>("_ZN3mlx4core4evalESt6vectorINS0_5arrayESaIS2_EE");
+  const Queue::Evaluating here;
   theirs(std::move(outputs));
 }
 void async_eval(std::vector<array> outputs) {
   if (lmxlab::kernels::rehearsing()) return lmxlab::kernels::walk_graph(std::move(outputs));
   static const auto theirs =
       next<void (*)(std::vector<array>)>("_ZN3mlx4core10async_evalESt6vectorINS0_5arrayESaIS2_EE");
+  const Queue::Evaluating here;
   theirs(std::move(outputs));
 }
 
