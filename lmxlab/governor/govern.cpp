@@ -10,8 +10,10 @@
 namespace lmxlab {
 namespace {
 
-// Far from the limit an estimate will do.
-constexpr double kClear = 1.5;
+// Far from the limit an estimate will do, but for what it leaves out of small models.
+bool clear(const plan::Parts& rough, const plan::Budget& budget) {
+  return 1.5 * double(rough.peak()) + (64 << 20) < double(budget.bytes);
+}
 
 plan::Settings settings_of(const TrainOptions& o) {
   plan::Settings s;
@@ -128,8 +130,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
     if (made) *made = plan;
     return change;
   };
-  if (kClear * double(rough.peak()) < double(options.budget.bytes))
-    return settled({s, rough, options.budget});
+  if (clear(rough, options.budget)) return settled({s, rough, options.budget});
   const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
   auto plan = plan::make_plan(s, options.budget, measured,
                               all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
@@ -155,7 +156,7 @@ void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,
   s.kv_bits = 8;  // a pass keeps none: nothing is gained there
   auto rough = estimate_pass(subject, s, 4);
   rough.weights = bytes;
-  if (kClear * double(rough.peak()) < double(options.budget.bytes)) return;
+  if (clear(rough, options.budget)) return;
   auto plan = plan::make_plan(
       s, options.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
       subject.weights.empty() ? smaller_presets(subject.config) : plan::Smaller());

@@ -76,8 +76,9 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
         rehearse_generation(model, s.batch, s.context, generation_of(subject, s)).cache_bytes);
   }
   p.workspace = whole(rehearsal.workspace_at_peak()), p.largest_op = whole(rehearsal.largest_op());
-  p.activations =
-      std::max<int64_t>(0, whole(kernels::peak_bytes()) - made - p.kv_cache - p.workspace);
+  // What a card's allocator rounds up is in it.
+  p.activations = std::max<int64_t>(
+      0, whole(kernels::peak_bytes()) - (p.weights - p.mapped) - p.kv_cache - p.workspace);
   return p;
 }
 

@@ -156,7 +156,7 @@ def settings(rng, model):
 def run(program, words):
     done = subprocess.run([program, *words, "--json", "--quiet"], capture_output=True, text=True, timeout=600)
     if done.returncode not in (0, 7) or not done.stdout.strip():
-        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}{done.stdout}")
+        raise RuntimeError(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}{done.stdout}")
     return json.loads(done.stdout)
 
 
@@ -199,20 +199,26 @@ def main():
     for path in sorted(a.checkpoints.glob("*/config.json")) if a.checkpoints else []:
         if json.loads(path.read_text()).get("model_type") in FAMILIES:
             checkpoints.append(path.parent)
-    rows = []
+    rows, failed = [], 0
     with tempfile.TemporaryDirectory() as made:
         asked = [(model, *settings(rng, model))
                  for model in itertools.islice(models(rng, a.program, pathlib.Path(made), checkpoints), a.count)]
         with concurrent.futures.ThreadPoolExecutor(a.jobs) as pool:
             done = [pool.submit(compare, a.program, *one, a.gpu) for one in asked]
             for one in concurrent.futures.as_completed(done):
-                rows.append(one.result())
-                print(line(rows[-1]), flush=True)
+                try:
+                    rows.append(one.result())
+                    print(line(rows[-1]), flush=True)
+                except RuntimeError as e:
+                    failed += 1
+                    print(e, flush=True)
     print("\nthe worst five")
     for row in sorted(rows, key=lambda r: max(abs(r["counter"]), abs(r.get("resident set", 0))))[:-6:-1]:
         print(line(row))
     print()
-    good = True
+    if failed:
+        print(f"{failed} settings did not run")
+    good = not failed
     for kind in ("counter", "resident set"):
         some = sorted(abs(r[kind]) for r in rows if kind in r)
         if not some:
