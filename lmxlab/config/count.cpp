@@ -42,7 +42,10 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
   const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
   Whole n = linear(dim, q, a->qkv_bias) + Whole(2) * linear(dim, kv, a->qkv_bias) +
             linear(q, dim, a->out_bias);
-  if (a->qk_norm && a->qk_norm_joint)
+  if (a->out_norm) n += norm_parameters(*a->out_norm, static_cast<int>(q.value));
+  if (a->qk_norm && a->qk_norm_by_head)
+    n += q + kv;
+  else if (a->qk_norm && a->qk_norm_joint)
     n += Whole(norm_parameters(*a->qk_norm, static_cast<int>(q.value))) +
          norm_parameters(*a->qk_norm, static_cast<int>(kv.value));
   else if (a->qk_norm)
@@ -55,8 +58,11 @@ Whole ffn_parameters(const Ffn& ffn, int dim) {
     return custom_parameters(Part::ffn, c->name, c->values, dim);
   const auto* m = std::get_if<Mlp>(&ffn);
   if (!m) return 0;
-  return Whole(m->gated ? 2 : 1) * linear(dim, m->hidden, m->bias) +
-         linear(m->hidden, dim, m->bias);
+  Whole n =
+      Whole(m->gated ? 2 : 1) * linear(dim, m->hidden, m->bias) + linear(m->hidden, dim, m->bias);
+  if (m->norm) n += norm_parameters(*m->norm, m->hidden);
+  if (m->act == Act::xielu) n += 2;
+  return n;
 }
 
 /// Keys that a query sees, averaged over the positions of a causal sequence.
@@ -95,15 +101,22 @@ BlockNorms block_norms(const Block& block) {
 int64_t norm_parameters(const Norm& norm, int dim) {
   if (const auto* c = std::get_if<Custom>(&norm))
     return custom_parameters(Part::norm, c->name, c->values, dim);
-  const auto* l = std::get_if<LayerNorm>(&norm);
-  return l && l->bias ? 2 * int64_t{dim} : dim;
+  return std::visit(
+      [&](const auto& n) {
+        int64_t out = 0;
+        if constexpr (requires { n.weight; }) out += n.weight ? dim : 0;
+        if constexpr (requires { n.bias; }) out += n.bias ? dim : 0;
+        return out;
+      },
+      norm);
 }
 
 Count count(const Model& m) {
   Count out;
   const Whole table = Whole(m.vocab) * m.dim;
   Whole position, mixer, ffn, norm = norm_parameters(m.final_norm, m.dim), head;
-  if (const auto* l = std::get_if<Learned>(&m.position)) position = Whole(l->length) * m.dim;
+  if (const auto* l = std::get_if<Learned>(&m.position))
+    position = (Whole(l->length) + l->offset) * m.dim;
   out.layers.reserve(m.layers.size());
   for (const Block& b : m.layers) {
     LayerCount layer{mixer_parameters(b.mixer, m.dim).value, ffn_parameters(b.ffn, m.dim).value};
@@ -112,6 +125,7 @@ Count count(const Model& m) {
     mixer += layer.mixer, ffn += layer.ffn, norm += layer.norm;
     out.layers.push_back(layer);
   }
+  if (m.embed_norm) norm += norm_parameters(*m.embed_norm, m.dim);
   if (!m.tie_head) head = table + Whole(m.head_bias ? m.vocab : 0);
   out.embedding = table.value, out.position = position.value, out.mixer = mixer.value;
   out.ffn = ffn.value, out.norm = norm.value, out.head = head.value;

@@ -24,12 +24,19 @@ std::string comma(int64_t value) {
 }
 
 std::string norm_phrase(const Norm& norm) {
+  const auto offset = [](float value) {
+    return value != 0 ? ", weight offset " + number(value) : "";
+  };
   if (const auto* c = std::get_if<Custom>(&norm)) return "custom norm " + c->name;
   if (const auto* l = std::get_if<LayerNorm>(&norm))
-    return std::string("LayerNorm") + (l->bias ? "" : " without bias") + ", eps " + number(l->eps);
+    return std::string("LayerNorm") +
+           (!l->weight ? " without weights"
+            : l->bias  ? ""
+                       : " without bias") +
+           ", eps " + number(l->eps) + offset(l->weight_offset);
   const auto& r = std::get<RmsNorm>(norm);
-  return "RMSNorm, eps " + number(r.eps) +
-         (r.weight_offset != 0 ? ", weight offset " + number(r.weight_offset) : "");
+  return std::string("RMSNorm") + (r.weight ? "" : " without weights") + ", eps " + number(r.eps) +
+         offset(r.weight_offset);
 }
 
 std::string rope_phrase(const Rope& r) {
@@ -60,7 +67,12 @@ Phrases mixer_phrases(const Mixer& mixer) {
   if (const auto* r = std::get_if<Rope>(&a.position)) out.push_back(rope_phrase(*r));
   if (std::holds_alternative<Alibi>(a.position)) out.push_back("ALiBi");
   if (a.window) out.push_back("window " + comma(*a.window));
-  if (a.qk_norm) out.push_back("q and k norm " + norm_phrase(*a.qk_norm));
+  if (a.qk_norm)
+    out.push_back("q and k norm " + norm_phrase(*a.qk_norm) +
+                  (a.qk_norm_joint     ? " over all heads"
+                   : a.qk_norm_by_head ? " of each head"
+                                       : "") +
+                  (a.qk_norm_late ? " after rotation" : ""));
   if (a.qkv_bias && a.out_bias)
     out.push_back("biases");
   else if (a.qkv_bias)
@@ -69,6 +81,10 @@ Phrases mixer_phrases(const Mixer& mixer) {
     out.push_back("output bias");
   if (a.scale) out.push_back("scale " + number(*a.scale));
   if (a.softcap) out.push_back("softcap " + number(*a.softcap));
+  if (a.clip) out.push_back("q, k, v within " + number(*a.clip));
+  if (a.out_norm) out.push_back("output norm " + norm_phrase(*a.out_norm));
+  if (a.temperature)
+    out.push_back("queries grow every " + comma(a.temperature->every) + " positions");
   return out;
 }
 
@@ -78,6 +94,7 @@ Phrases ffn_phrases(const Ffn& ffn) {
   const auto& m = std::get<Mlp>(ffn);
   Phrases out{std::string(m.gated ? "gated mlp " : "mlp ") + comma(m.hidden), enum_name(m.act)};
   if (m.bias) out.push_back("biases");
+  if (m.norm) out.push_back("inner norm " + norm_phrase(*m.norm));
   return out;
 }
 
@@ -139,6 +156,7 @@ Phrases head_phrases(const Model& m) {
   Phrases out{m.tie_head    ? "the embedding, transposed"
               : m.head_bias ? "its own weights and bias"
                             : "its own weights"};
+  if (m.logit_scale != 1) out.push_back("logits times " + number(m.logit_scale));
   if (m.logit_softcap) out.push_back("softcap " + number(*m.logit_softcap));
   return out;
 }
@@ -153,7 +171,10 @@ std::string describe(const Model& m) {
   row(out, "width", {comma(m.dim)});
   row(out, "vocabulary", {comma(m.vocab)});
   row(out, "context", model_position(m));
-  if (m.embed_scale != 1) row(out, "embeddings", {"times " + number(m.embed_scale)});
+  Phrases embeddings;
+  if (m.embed_scale != 1) embeddings.push_back("times " + number(m.embed_scale));
+  if (m.embed_norm) embeddings.push_back(norm_phrase(*m.embed_norm));
+  if (!embeddings.empty()) row(out, "embeddings", embeddings);
   row(out, "final norm", {norm_phrase(m.final_norm)});
   row(out, "head", head_phrases(m));
   if (m.dropout > 0) row(out, "dropout", {number(m.dropout)});
@@ -184,7 +205,9 @@ std::string describe(const Model& m) {
     };
     lines(mixer_phrases(b.mixer), n.layers[i].mixer);
     lines(ffn_phrases(b.ffn), n.layers[i].ffn);
-    lines({enum_name(b.wiring) + " wiring", norm_phrase(b.norm)}, n.layers[i].norm);
+    Phrases wiring{enum_name(b.wiring) + " wiring", norm_phrase(b.norm)};
+    if (b.branch_scale != 1) wiring.push_back("branches times " + number(b.branch_scale));
+    lines(wiring, n.layers[i].norm);
     i = j + 1;
   }
 

@@ -9,6 +9,19 @@
 
 namespace lmxlab::config {
 
+/// Queries grow with their position: q becomes q (1 + scale * log(1 + floor((position + first) /
+/// every))), as in Llama 4 and Ministral 3.
+struct Temperature {
+  float scale = 0.1f;
+  int every = 8192, first = 0;
+  template <class V>
+  void visit(V& v) {
+    v("scale", scale, "of the logarithm");
+    v("every", every, "positions of one step");
+    v("first", first, "added to the position");
+  }
+};
+
 /// Softmax attention: MHA (kv_heads = heads), GQA, MQA (kv_heads = 1), arXiv:2305.13245.
 struct Attention {
   static constexpr const char* kind = "attention";
@@ -17,9 +30,15 @@ struct Attention {
   std::optional<int> window = {};    // a query sees itself and the window - 1 positions before it
   std::optional<Norm> qk_norm = {};  // over each head of queries and keys, before rotation
   bool qk_norm_joint = false;        // over all heads together instead (OLMo 2)
+  bool qk_norm_by_head = false;      // each head has weights of its own (Cohere, StableLM)
+  bool qk_norm_late = false;         // after rotation (Hunyuan)
   bool qkv_bias = false, out_bias = false;
   std::optional<float> scale = {};    // of the scores; 1 / sqrt(head_dim) unless given
   std::optional<float> softcap = {};  // scores become cap * tanh(scores / cap)
+  std::optional<float> clip =
+      {};  // queries, keys and values stay within -clip and clip (OLMo, DBRX)
+  std::optional<Norm> out_norm = {};  // over all heads, before the output projection (BitNet)
+  std::optional<Temperature> temperature = {};
   template <class V>
   void visit(V& v) {
     v("heads", heads, "query heads");
@@ -29,10 +48,15 @@ struct Attention {
     v("window", window, "positions a query sees, itself included");
     v("qk_norm", qk_norm, "norm over each head of queries and keys");
     v("qk_norm_joint", qk_norm_joint, "one norm over all heads together");
+    v("qk_norm_by_head", qk_norm_by_head, "each head has norm weights of its own");
+    v("qk_norm_late", qk_norm_late, "the norm comes after rotation");
     v("qkv_bias", qkv_bias, "biases of the q, k and v projections");
     v("out_bias", out_bias, "bias of the output projection");
     v("scale", scale, "of the scores, 1/sqrt(head_dim) unless given");
     v("softcap", softcap, "scores become cap * tanh(scores / cap)");
+    v("clip", clip, "queries, keys and values stay within -clip and clip");
+    v("out_norm", out_norm, "norm over all heads, before the output projection");
+    v("temperature", temperature, "queries grow with their position");
   }
 };
 

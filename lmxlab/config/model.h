@@ -18,19 +18,22 @@ namespace lmxlab::config {
 ///   branch    h = x + N1(M x)        y = h + N2(F h)          (OLMo 2)
 ///   sandwich  h = x + N2(M(N1 x))    y = h + N4(F(N3 h))      (Gemma 2)
 ///   parallel  n = N1 x               y = x + M n + F n        (GPT-J, Falcon)
-enum class Wiring { pre, post, branch, sandwich, parallel };
+///   twin      y = x + M(N1 x) + F(N2 x)                       (GPT-NeoX)
+enum class Wiring { pre, post, branch, sandwich, parallel, twin };
 
 struct Block {
   Mixer mixer = Attention{};
   Ffn ffn = Mlp{};
   Norm norm = RmsNorm{};
   Wiring wiring = Wiring::pre;
+  float branch_scale = 1;  // what a branch adds is multiplied by it (Granite)
   template <class V>
   void visit(V& v) {
     v("mixer", mixer, "attention, none or custom");
     v("ffn", ffn, "mlp, none or custom");
     v("norm", norm, "rms, layer or custom");
-    v("wiring", wiring, "pre, post, branch, sandwich or parallel");
+    v("wiring", wiring, "pre, post, branch, sandwich, parallel or twin");
+    v("branch_scale", branch_scale, "what a branch adds is multiplied by it");
   }
 };
 
@@ -43,6 +46,8 @@ struct Model {
   Norm final_norm = RmsNorm{};
   bool tie_head = true, head_bias = false;
   float embed_scale = 1;
+  std::optional<Norm> embed_norm = {};  // of the embeddings, before the first block (Bloom)
+  float logit_scale = 1;                // logits are multiplied by it, before the cap
   std::optional<float> logit_softcap = {};
   float dropout = 0;       // of the embeddings and of each branch, while training
   float init_std = 0.02f;  // of weights; back into the stream: init_std / sqrt(2 * layers)
@@ -58,6 +63,8 @@ struct Model {
     v("tie_head", tie_head, "the output head is the embedding, transposed");
     v("head_bias", head_bias, "bias of an untied head");
     v("embed_scale", embed_scale, "embeddings are multiplied by it");
+    v("embed_norm", embed_norm, "norm of the embeddings");
+    v("logit_scale", logit_scale, "logits are multiplied by it");
     v("logit_softcap", logit_softcap, "logits become cap * tanh(logits / cap)");
     v("dropout", dropout, "of embeddings and branches, while training");
     v("init_std", init_std, "standard deviation of new weights");
@@ -76,9 +83,7 @@ std::vector<Block> cycle(const std::vector<Block>& pattern, int n);
 template <>
 struct lmxlab::EnumNames<lmxlab::config::Wiring> {
   static constexpr std::pair<config::Wiring, const char*> table[] = {
-      {config::Wiring::pre, "pre"},
-      {config::Wiring::post, "post"},
-      {config::Wiring::branch, "branch"},
-      {config::Wiring::sandwich, "sandwich"},
-      {config::Wiring::parallel, "parallel"}};
+      {config::Wiring::pre, "pre"},           {config::Wiring::post, "post"},
+      {config::Wiring::branch, "branch"},     {config::Wiring::sandwich, "sandwich"},
+      {config::Wiring::parallel, "parallel"}, {config::Wiring::twin, "twin"}};
 };

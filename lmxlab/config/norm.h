@@ -26,10 +26,12 @@ struct RmsNorm {
   static constexpr const char* kind = "rms";
   float eps = 1e-5f;
   float weight_offset = 0;  // Gemma stores weight - 1
+  bool weight = true;       // learned; else 1
   template <class V>
   void visit(V& v) {
     v("eps", eps, "added to the mean square");
     v("weight_offset", weight_offset, "added to the stored weight");
+    v("weight", weight, "learned scale");
   }
 };
 /// y = (x - mean) / sqrt(var + eps) * weight + bias              arXiv:1607.06450
@@ -37,10 +39,14 @@ struct LayerNorm {
   static constexpr const char* kind = "layer";
   float eps = 1e-5f;
   bool bias = true;
+  float weight_offset = 0;  // Nemotron stores weight - 1
+  bool weight = true;       // learned; else 1
   template <class V>
   void visit(V& v) {
     v("eps", eps, "added to the variance");
     v("bias", bias, "learned shift");
+    v("weight_offset", weight_offset, "added to the stored weight");
+    v("weight", weight, "learned scale");
   }
 };
 using Norm = std::variant<RmsNorm, LayerNorm, Custom>;

@@ -92,15 +92,23 @@ struct Rope {
     v("theta", theta, "base of the frequencies");
     v("dims", dims, "rotated dimensions of a head, 0 for all");
     v("interleaved", interleaved, "pairs (2i, 2i+1) instead of (i, i + dims/2)");
-    v("scale", scale, "positions are multiplied by it");
+    v("scale", scale, "positions are multiplied by it; -1 turns the other way");
     v("scaling", scaling, "none, dynamic, llama3, yarn or longrope");
   }
 };
 /// Scores minus slope * distance, arXiv:2108.12409.
 struct Alibi {
   static constexpr const char* kind = "alibi";
+  float max = 8;         // the last head's slope is 2^-max
+  bool strided = false;  // heads between two powers of two take the upper one's slopes, every
+                         // second first (MPT)
+  bool rounded = false;  // slope * position in bfloat16, then scaled like the scores (Falcon)
   template <class V>
-  void visit(V&) {}
+  void visit(V& v) {
+    v("max", max, "the last head's slope is 2^-max");
+    v("strided", strided, "slopes of the next power of two, every second first (MPT)");
+    v("rounded", rounded, "computed in bfloat16 and scaled like the scores (Falcon)");
+  }
 };
 /// Positions inside a mixer.
 using Position = std::variant<NoPosition, Rope, Alibi>;
@@ -109,9 +117,11 @@ using Position = std::variant<NoPosition, Rope, Alibi>;
 struct Learned {
   static constexpr const char* kind = "learned";
   int length = 1024;
+  int offset = 0;  // rows of the table before the first position's (OPT has two)
   template <class V>
   void visit(V& v) {
     v("length", length, "the longest sequence, in tokens");
+    v("offset", offset, "rows of the table before the first position's");
   }
 };
 /// Sines and cosines added to the embedding, arXiv:1706.03762, section 3.5: sin and cos of

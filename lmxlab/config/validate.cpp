@@ -45,11 +45,15 @@ class Checker {
         "no " + name + " is registered as \"" + c.name + "\"" +
             (known.empty() ? "; none is registered at all" : "; " + suggestion(c.name, known)));
   }
+  void scale(const std::string& path, float value) {
+    if (!std::isfinite(value) || value == 0)
+      say(path, "expected a finite number other than 0, got " + Json(double(value)).dump());
+  }
   void norm(const std::string& path, const Norm& norm) {
     if (const auto* r = std::get_if<RmsNorm>(&norm)) {
       epsilon(path + ".eps", r->eps), finite(path + ".weight_offset", r->weight_offset);
     } else if (const auto* l = std::get_if<LayerNorm>(&norm)) {
-      epsilon(path + ".eps", l->eps);
+      epsilon(path + ".eps", l->eps), finite(path + ".weight_offset", l->weight_offset);
     } else {
       custom(path, Part::norm, std::get<Custom>(norm));
     }
@@ -66,11 +70,33 @@ class Checker {
     if (a.qk_norm) norm("mixer.qk_norm", *a.qk_norm);
     if (a.scale) above_zero("mixer.scale", *a.scale);
     if (a.softcap) above_zero("mixer.softcap", *a.softcap);
+    if (a.clip) above_zero("mixer.clip", *a.clip);
+    if (a.out_norm) norm("mixer.out_norm", *a.out_norm);
+    if (a.qk_norm_joint && (a.qk_norm_by_head || a.qk_norm_late))
+      say("mixer.qk_norm_joint",
+          "a norm over all heads has no weights by head and comes before "
+          "rotation");
+    if (a.qk_norm && a.qk_norm_by_head && std::holds_alternative<Custom>(*a.qk_norm))
+      say("mixer.qk_norm_by_head", "expected a norm of ours");
+    if (const auto* l = a.qk_norm ? std::get_if<LayerNorm>(&*a.qk_norm) : nullptr;
+        l && l->bias && a.qk_norm_by_head)
+      say("mixer.qk_norm", "norms with weights by head have no bias");
+    if (const auto* s = std::get_if<Alibi>(&a.position)) above_zero("mixer.position.max", s->max);
+    if (a.temperature) {
+      above_zero("mixer.temperature.scale", a.temperature->scale);
+      positive("mixer.temperature.every", a.temperature->every);
+      if (a.temperature->first < 0) say("mixer.temperature.first", "expected at least 0");
+    }
   }
   void block(const Block& b) {
     if (const auto* a = std::get_if<Attention>(&b.mixer)) attention(*a);
     if (const auto* c = std::get_if<Custom>(&b.mixer)) custom("mixer", Part::mixer, *c);
-    if (const auto* m = std::get_if<Mlp>(&b.ffn)) positive("ffn.hidden", m->hidden);
+    if (const auto* m = std::get_if<Mlp>(&b.ffn)) {
+      positive("ffn.hidden", m->hidden);
+      if (m->norm) norm("ffn.norm", *m->norm);
+      if (m->act == Act::xielu && m->gated) say("ffn.act", "xielu is no gate; set gated to false");
+    }
+    scale("branch_scale", b.branch_scale);
     if (const auto* c = std::get_if<Custom>(&b.ffn)) custom("ffn", Part::ffn, *c);
     norm("norm", b.norm);
   }
@@ -78,6 +104,7 @@ class Checker {
     positive("dim", m.dim), positive("vocab", m.vocab), positive("context", m.context);
     if (const auto* l = std::get_if<Learned>(&m.position)) {
       positive("position.length", l->length);
+      if (l->offset < 0) say("position.offset", "expected at least 0");
       if (l->length >= 1 && l->length < m.context)
         say("position.length", to_string(l->length) +
                                    " learned positions are fewer than the context of " +
@@ -89,9 +116,8 @@ class Checker {
     norm("final_norm", m.final_norm);
     if (m.tie_head && m.head_bias)
       say("head_bias", "a tied head has no bias; set tie_head to false or leave it out");
-    if (!std::isfinite(m.embed_scale) || m.embed_scale == 0)
-      say("embed_scale",
-          "expected a finite number other than 0, got " + Json(double(m.embed_scale)).dump());
+    scale("embed_scale", m.embed_scale), scale("logit_scale", m.logit_scale);
+    if (m.embed_norm) norm("embed_norm", *m.embed_norm);
     if (m.logit_softcap) above_zero("logit_softcap", *m.logit_softcap);
     if (!(m.dropout >= 0 && m.dropout < 1))
       say("dropout", "expected a share from 0 to below 1, got " + Json(m.dropout).dump());
@@ -105,7 +131,7 @@ class Checker {
       say(path, "expected a number of at least 0, got " + Json(eps).dump());
   }
   void rope(const Rope& r, int head_dim) {
-    above_zero("mixer.position.theta", r.theta), above_zero("mixer.position.scale", r.scale);
+    above_zero("mixer.position.theta", r.theta), scale("mixer.position.scale", r.scale);
     if (r.dims < 0) say("mixer.position.dims", "expected at least 0, got " + to_string(r.dims));
     if (r.dims > head_dim && head_dim > 0)
       say("mixer.position.dims", to_string(r.dims) +

@@ -19,7 +19,38 @@ mx::array split_heads(const mx::array& x, int heads, int head_dim) {
   return mx::transpose(mx::reshape(x, {x.shape(0), x.shape(1), heads, head_dim}), {0, 2, 1, 3});
 }
 
+// Of weights by head the norm itself has none.
+config::Norm inner_norm(const config::Attention& c) {
+  auto norm = *c.qk_norm;
+  if (c.qk_norm_by_head)
+    std::visit(
+        [](auto& n) {
+          if constexpr (requires { n.weight; }) n.weight = false;
+        },
+        norm);
+  return norm;
+}
+
 }  // namespace
+
+HeadNorm::HeadNorm(const config::Attention& c, int heads)
+    : norm_(inner_norm(c), c.qk_norm_joint ? heads * c.head_dim : c.head_dim),
+      head_dim_(c.head_dim),
+      joint_(c.qk_norm_joint) {
+  if (c.qk_norm_by_head) weight_ = Param{ones({heads, c.head_dim})};
+}
+
+mx::array HeadNorm::flat(const mx::array& x) const {
+  if (joint_) return norm_(x);
+  auto heads = norm_(mx::reshape(x, {x.shape(0), x.shape(1), -1, head_dim_}));
+  if (weight_) heads = mx::multiply(heads, mx::astype(weight_->value, x.dtype()));
+  return mx::reshape(heads, x.shape());
+}
+mx::array HeadNorm::split(const mx::array& x) const {
+  const auto heads = norm_(x);
+  if (!weight_) return heads;
+  return mx::multiply(heads, mx::expand_dims(mx::astype(weight_->value, x.dtype()), 1));
+}
 
 Attention::Attention(const config::Attention& c, const Build& b)
     : q_proj(b.dim, c.heads * c.head_dim, c.qkv_bias, b.std, b.init),
@@ -27,10 +58,8 @@ Attention::Attention(const config::Attention& c, const Build& b)
       v_proj(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init),
       o_proj(c.heads * c.head_dim, b.dim, c.out_bias, b.residual_std, b.init),
       config_(c) {
-  if (c.qk_norm) {
-    const auto width = [&](int heads) { return c.qk_norm_joint ? heads * c.head_dim : c.head_dim; };
-    q_norm.emplace(*c.qk_norm, width(c.heads)), k_norm.emplace(*c.qk_norm, width(c.kv_heads));
-  }
+  if (c.qk_norm) q_norm.emplace(c, c.heads), k_norm.emplace(c, c.kv_heads);
+  if (c.out_norm) out_norm.emplace(*c.out_norm, c.heads * c.head_dim);
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
     rotation_.emplace(*rope, c.head_dim);
 }
@@ -52,14 +81,10 @@ std::unique_ptr<LayerCache> Attention::make_cache(const CacheOptions& options) c
 Arrays Attention::project(const mx::array& x, Pass&) const {
   const auto& c = config_;
   auto qkv = core::project(x, {&q_proj, &k_proj, &v_proj});
-  if (q_norm) {
-    const auto norm_heads = [&](const Norm& norm, const mx::array& a) {
-      if (c.qk_norm_joint) return norm(a);
-      const auto heads = mx::reshape(a, {a.shape(0), a.shape(1), -1, c.head_dim});
-      return mx::reshape(norm(heads), a.shape());
-    };
-    qkv[0] = norm_heads(*q_norm, qkv[0]), qkv[1] = norm_heads(*k_norm, qkv[1]);
-  }
+  if (c.clip)
+    for (auto& a : qkv)
+      a = mx::clip(a, mx::array(-*c.clip, a.dtype()), mx::array(*c.clip, a.dtype()));
+  if (q_norm && !c.qk_norm_late) qkv[0] = q_norm->flat(qkv[0]), qkv[1] = k_norm->flat(qkv[1]);
   return qkv;
 }
 
@@ -74,6 +99,7 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   const auto& c = config_;
   auto* slot = pass.slot();
   if (!slot || std::holds_alternative<config::Alibi>(c.position)) return std::nullopt;
+  if (c.temperature || (q_norm && c.qk_norm_late)) return std::nullopt;  // behind the rotation
   const CacheRow row{k.shape(0), c.kv_heads, c.head_dim, k.dtype()};
   auto loan = slot->lend(k.shape(1), row, row);
   if (!loan) return std::nullopt;
@@ -85,6 +111,21 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   return done.out;
 }
 
+void Attention::place(mx::array& q, mx::array& k, Pass& pass) const {
+  const auto& c = config_;
+  if (rotation_) q = rotate(*rotation_, q, pass), k = rotate(*rotation_, k, pass);
+  if (q_norm && c.qk_norm_late) q = q_norm->split(q), k = k_norm->split(k);
+  if (!c.temperature) return;
+  const auto at = mx::maximum(
+      mx::add(query_positions(pass, q.shape(2)), mx::array(c.temperature->first)), mx::array(0));
+  const auto steps = mx::astype(mx::floor_divide(at, mx::array(c.temperature->every)), mx::float32);
+  auto growth =
+      mx::add(mx::array(1.0f), mx::multiply(mx::array(c.temperature->scale), mx::log1p(steps)));
+  growth = mx::expand_dims(growth, -1);  // [L, 1] or [B, L, 1]
+  if (growth.ndim() == 3) growth = mx::expand_dims(growth, 1);
+  q = mx::multiply(q, mx::astype(growth, q.dtype()));
+}
+
 mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
                             const mx::array& flat_v, Pass& pass) const {
   const auto& c = config_;
@@ -92,11 +133,11 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   auto q = split_heads(flat_q, c.heads, c.head_dim);
   auto k = split_heads(flat_k, c.kv_heads, c.head_dim);
   const auto v = split_heads(flat_v, c.kv_heads, c.head_dim);
-  if (rotation_) q = rotate(*rotation_, q, pass), k = rotate(*rotation_, k, pass);
+  place(q, k, pass);
 
   auto* slot = pass.slot();
   const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
-  const bool alibi = std::holds_alternative<config::Alibi>(c.position);
+  const auto* alibi = std::get_if<config::Alibi>(&c.position);
 
   const auto mixed = [&] {
     const auto seen_back = window(pass.max_kv());
@@ -115,7 +156,9 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
       return mx::fast::scaled_dot_product_attention(q, kernels::cast(keys.k, q.dtype()),
                                                     kernels::cast(keys.v, q.dtype()), scale(),
                                                     "array", mask.allowed);
-    const auto bias = alibi ? std::optional(alibi_bias(c.heads, pass, length, keys)) : std::nullopt;
+    const auto bias = alibi
+                          ? std::optional(alibi_bias(c.heads, *alibi, scale(), pass, length, keys))
+                          : std::nullopt;
     return plain_attention(q, keys, scale(), mask_array(pass, length, keys, seen_back), c.softcap,
                            bias);
   };

@@ -1,5 +1,4 @@
-// Softmax attention: MHA, GQA, MQA, with windows, qk-norm, biases, soft caps, rotary positions or
-// ALiBi.
+// Softmax attention: MHA, GQA, MQA, with windows, norms, biases, caps, rotary positions or ALiBi.
 #pragma once
 
 #include "lmxlab/config/model.h"
@@ -11,6 +10,24 @@
 
 namespace lmxlab::core {
 
+/// Of queries or keys: over each head, with weights that all share or each its own, or over all
+/// heads.
+class HeadNorm {
+ public:
+  HeadNorm(const config::Attention& config, int heads);
+  /// [B, L, H Dh]
+  mx::array flat(const mx::array& x) const;
+  /// [B, H, L, Dh]; not over all heads.
+  mx::array split(const mx::array& x) const;
+  void visit(Visitor& v) { v("", norm_), v("weight", weight_); }
+
+ private:
+  Norm norm_;
+  std::optional<Param> weight_;  // [H, Dh], by head
+  int head_dim_;
+  bool joint_;
+};
+
 class Attention : public Mixer {
  public:
   Attention(const config::Attention& config, const Build& build);
@@ -19,20 +36,23 @@ class Attention : public Mixer {
   }
   Arrays project(const mx::array& x, Pass& pass) const override;
   mx::array mix(const Arrays& qkv, Pass& pass) const override;
-  mx::array finish(const mx::array& mixed, Pass&) const override { return o_proj(mixed); }
+  mx::array finish(const mx::array& mixed, Pass&) const override {
+    return o_proj(out_norm ? (*out_norm)(mixed) : mixed);
+  }
   void visit(Visitor& v) override {
     v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("o_proj", o_proj);
-    v("q_norm", q_norm), v("k_norm", k_norm);
+    v("q_norm", q_norm), v("k_norm", k_norm), v("out_norm", out_norm);
   }
   void visit_part(Visitor& v, bool first) override {
-    if (!first) return v("o_proj", o_proj);
+    if (!first) return v("o_proj", o_proj), v("out_norm", out_norm);
     v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj);
-    v("q_norm", q_norm), v("k_norm", k_norm);
+    if (!config_.qk_norm_late) v("q_norm", q_norm), v("k_norm", k_norm);
   }
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
 
   Linear q_proj, k_proj, v_proj, o_proj;
-  std::optional<Norm> q_norm, k_norm;
+  std::optional<HeadNorm> q_norm, k_norm;
+  std::optional<Norm> out_norm;
 
  private:
   float scale() const;
@@ -44,6 +64,9 @@ class Attention : public Mixer {
   mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v, Pass& pass) const;
 
   config::Attention config_;
+  // q and k [B, H, L, Dh], turned to their positions, and what comes then.
+  void place(mx::array& q, mx::array& k, Pass& pass) const;
+
   std::optional<Rotation> rotation_;
 };
 

@@ -45,8 +45,12 @@ mx::array before(Residual& stream, const std::optional<Norm>& norm, const Pass& 
 }  // namespace
 
 Block::Block(const config::Block& c, const Build& b)
-    : wiring_(c.wiring), mixer_(make(c.mixer, b)), ffn_(make(c.ffn, b)) {
-  const bool before = wiring_ == Wiring::pre || wiring_ == Wiring::sandwich;
+    : wiring_(c.wiring),
+      branch_scale_(c.branch_scale),
+      mixer_(make(c.mixer, b)),
+      ffn_(make(c.ffn, b)) {
+  const bool before =
+      wiring_ == Wiring::pre || wiring_ == Wiring::sandwich || wiring_ == Wiring::twin;
   const bool after =
       wiring_ == Wiring::post || wiring_ == Wiring::branch || wiring_ == Wiring::sandwich;
   const bool parallel = wiring_ == Wiring::parallel;
@@ -58,7 +62,7 @@ Block::Block(const config::Block& c, const Build& b)
 
 // The names are those of the Hugging Face models with the same wiring: Llama, OLMo 2, Gemma 2, Phi.
 void Block::visit(Visitor& v) {
-  const bool after = wiring_ != Wiring::pre && wiring_ != Wiring::parallel;
+  const bool after = wiring_ != Wiring::pre && !side_by_side();
   v("self_attn", mixer_);
   v("mlp", ffn_);
   v("input_layernorm", before_mixer_);
@@ -84,13 +88,13 @@ void Block::operator()(Residual& stream, Pass& pass) const {
   Arrays parts;
   if (!again) {
     parts = project(stream, pass);
-  } else if (mixer_ || wiring_ == Wiring::parallel) {
+  } else if (mixer_ || side_by_side()) {
     parts = recomputed_by_rows(first, parameters_of(true), {stream.value()}, pass, true);
     stream = Residual(parts[0]);
     parts.erase(parts.begin());
   }
   Arrays rest;
-  if (wiring_ == Wiring::parallel) {
+  if (side_by_side()) {
     rest.push_back(parts[0]);
     parts.erase(parts.begin());
   }
@@ -103,10 +107,11 @@ void Block::operator()(Residual& stream, Pass& pass) const {
 
 // What both branches see, where they are parallel; then what the mixer mixes.
 Arrays Block::project(Residual& stream, Pass& pass) const {
-  if (!mixer_ && wiring_ != Wiring::parallel) return {};
+  if (!mixer_ && !side_by_side()) return {};
   const auto n = before(stream, before_mixer_, pass);
   Arrays out;
   if (wiring_ == Wiring::parallel) out.push_back(n);
+  if (wiring_ == Wiring::twin) out.push_back(before(stream, before_ffn_, pass));
   if (mixer_)
     for (const auto& a : mixer_->project(n, pass)) out.push_back(a);
   return out;
@@ -116,13 +121,14 @@ Arrays Block::project(Residual& stream, Pass& pass) const {
 void Block::finish(Residual& stream, const Arrays& parts, Pass& pass) const {
   // A part of the user's own may compute in another type: the stream keeps its own.
   const auto branch = [&](const mx::array& y, const char* name) {
-    const auto out = pass.drop(kernels::cast(y, stream.dtype()));
+    auto out = pass.drop(kernels::cast(y, stream.dtype()));
+    if (branch_scale_ != 1) out = kernels::scale(out, branch_scale_);
     pass.show(name, out);
     return out;
   };
   if (mixer_) join(stream, branch(mixer_->finish(parts.back(), pass), "mixer"), after_mixer_);
   if (!ffn_) return;
-  const auto x = wiring_ == Wiring::parallel ? parts[0] : before(stream, before_ffn_, pass);
+  const auto x = side_by_side() ? parts[0] : before(stream, before_ffn_, pass);
   join(stream, branch((*ffn_)(x, pass), "ffn"), after_ffn_);
 }
 
@@ -144,9 +150,10 @@ std::vector<Entry> Block::parameters_of(bool projection) const {
     bool projection;
     void visit(Visitor& v) {
       if (block.mixer_) block.mixer_->visit_part(v, projection);
+      const bool early = block.wiring_ == Wiring::twin;
+      if (early == projection) v("", block.before_ffn_);
       if (projection) return v("", block.before_mixer_);
-      v("", block.after_mixer_), v("", block.ffn_);
-      v("", block.before_ffn_), v("", block.after_ffn_);
+      v("", block.after_mixer_), v("", block.ffn_), v("", block.after_ffn_);
     }
   } parts{const_cast<Block&>(*this), projection};
   return collect(parts);

@@ -22,6 +22,10 @@ class Block {
   }
 
  private:
+  // Both branches begin from the same stream.
+  bool side_by_side() const {
+    return wiring_ == config::Wiring::parallel || wiring_ == config::Wiring::twin;
+  }
   // Before and after positions are mixed.
   Arrays project(Residual& stream, Pass& pass) const;
   void finish(Residual& stream, const Arrays& parts, Pass& pass) const;
@@ -31,6 +35,7 @@ class Block {
   std::vector<Entry> parameters_of(bool projection) const;
 
   config::Wiring wiring_;
+  float branch_scale_;
   // A branch that is "none" has neither part nor norm: it adds nothing.
   std::unique_ptr<Mixer> mixer_;
   std::unique_ptr<Ffn> ffn_;

@@ -11,14 +11,20 @@ namespace lmxlab::core {
 Norm::Norm(const config::Norm& config, int dim) {
   if (const auto* c = std::get_if<config::Custom>(&config)) {
     custom_ = make_custom_norm(*c, dim);
-  } else if (const auto* rms = std::get_if<config::RmsNorm>(&config)) {
-    eps_ = rms->eps, weight_offset_ = rms->weight_offset;
-    weight_ = Param{rms->weight_offset == 0 ? ones({dim})
-                                            : mx::full({dim}, 1 - rms->weight_offset, mx::float32)};
+    return;
+  }
+  const auto scale = [&](float offset, bool learned) {
+    weight_offset_ = offset;
+    auto weight = offset == 0 ? ones({dim}) : mx::full({dim}, 1 - offset, mx::float32);
+    learned ? void(weight_ = Param{std::move(weight)}) : void(fixed_ = std::move(weight));
+  };
+  if (const auto* rms = std::get_if<config::RmsNorm>(&config)) {
+    eps_ = rms->eps;
+    scale(rms->weight_offset, rms->weight);
   } else {
     const auto& layer = std::get<config::LayerNorm>(config);
     kind_ = kernels::NormKind::layer, eps_ = layer.eps;
-    weight_ = Param{ones({dim})};
+    scale(layer.weight_offset, layer.weight);
     if (layer.bias) bias_ = Param{zeros({dim})};
   }
 }
@@ -26,7 +32,7 @@ Norm::Norm(const config::Norm& config, int dim) {
 kernels::NormWeights Norm::weights() const {
   std::optional<mx::array> bias;
   if (bias_) bias = bias_->value;
-  return {weight_->value, bias, weight_offset_};
+  return {weight_ ? weight_->value : *fixed_, bias, weight_offset_};
 }
 
 mx::array Norm::operator()(const mx::array& x) const {

@@ -40,6 +40,7 @@ class Norm {
   kernels::NormKind kind_ = kernels::NormKind::rms;
   float eps_ = 0, weight_offset_ = 0;
   std::optional<Param> weight_, bias_;  // [D]
+  std::optional<mx::array> fixed_;      // in the weight's place, where none is learned
   std::unique_ptr<CustomNorm> custom_;
 };
 

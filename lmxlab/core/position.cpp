@@ -36,28 +36,45 @@ mx::array rotate(const Rotation& rotation, const mx::array& x, const Pass& pass)
   return kernels::rope(x, rope, mx::subtract(mx::array(pass.offset), *pass.pads));
 }
 
-std::vector<float> alibi_slopes(int heads) {
-  const auto powers = [](int n) {
+std::vector<float> alibi_slopes(int heads, const config::Alibi& alibi) {
+  const auto powers = [&](int n) {
     std::vector<float> out;
-    for (int h = 1; h <= n; ++h) out.push_back(static_cast<float>(std::exp2(-8.0 * h / n)));
+    for (int h = 1; h <= n; ++h)
+      out.push_back(static_cast<float>(std::exp2(-double(alibi.max) * h / n)));
+    return out;
+  };
+  const auto every_second = [](const std::vector<float>& from, size_t first, size_t most) {
+    std::vector<float> out;
+    for (size_t i = first; i < from.size() && out.size() < most; i += 2) out.push_back(from[i]);
     return out;
   };
   int below = 1;
   while (below * 2 <= heads) below *= 2;
   auto slopes = powers(below);
+  if (below == heads) return slopes;
   const auto finer = powers(2 * below);
-  for (int i = 0; static_cast<int>(slopes.size()) < heads; i += 2)
-    slopes.push_back(finer[static_cast<size_t>(i)]);
+  if (alibi.strided) slopes = every_second(finer, 1, finer.size());
+  const auto rest = every_second(finer, 0, static_cast<size_t>(heads) - slopes.size());
+  slopes.insert(slopes.end(), rest.begin(), rest.end());
   return slopes;
 }
 
-mx::array alibi_bias(int heads, const Pass& pass, int length, const Keys& keys) {
+mx::array alibi_bias(int heads, const config::Alibi& alibi, float scale, const Pass& pass,
+                     int length, const Keys& keys) {
   const int next = pass.offset + length;
-  const auto q = mx::expand_dims(mx::arange(pass.offset, next, mx::int32), 1);
-  const auto k = mx::expand_dims(key_positions(keys, next), 0);
-  const auto distance = mx::astype(mx::subtract(q, k), mx::float32);  // [L, S]
-  const auto slopes = alibi_slopes(heads);
+  const auto slopes = alibi_slopes(heads, alibi);
   const mx::array s(slopes.data(), {heads, 1, 1}, mx::float32);
+  const auto k = mx::expand_dims(key_positions(keys, next), 0);
+  if (alibi.rounded) {
+    // Of the position itself, from which a distance differs by the same in all of a row's scores.
+    auto at = k;
+    if (pass.pads)
+      at = mx::maximum(mx::subtract(at, mx::reshape(*pass.pads, {-1, 1, 1, 1})), mx::array(0));
+    const auto bias = mx::multiply(mx::astype(s, mx::bfloat16), mx::astype(at, mx::bfloat16));
+    return mx::multiply(mx::astype(bias, mx::float32), mx::array(scale));
+  }
+  const auto q = mx::expand_dims(mx::arange(pass.offset, next, mx::int32), 1);
+  const auto distance = mx::astype(mx::subtract(q, k), mx::float32);  // [L, S]
   return mx::negative(mx::multiply(s, distance));
 }
 

@@ -25,13 +25,15 @@ class Rotation {
 /// @param x  [B, H, L, Dh]
 mx::array rotate(const Rotation& rotation, const mx::array& x, const Pass& pass);
 
-/// Slopes of H heads, float32 [H]. For a power of two 2^(-8 h / H), h = 1..H; otherwise those of
+/// Slopes of H heads, float32 [H]. For a power of two 2^(-max h / H), h = 1..H; otherwise those of
 /// the power of two below, then every second one of the next. arXiv:2108.12409 and its authors'
 /// code.
-std::vector<float> alibi_slopes(int heads);
+std::vector<float> alibi_slopes(int heads, const config::Alibi& alibi = {});
 
-/// -slope_h * (query position - key position), float32 [H, L, S].
-mx::array alibi_bias(int heads, const Pass& pass, int length, const Keys& keys);
+/// -slope_h * (query position - key position), float32 [H, L, S]; of rounded ones what is the same
+/// to softmax, [H, 1, S] or [B, H, 1, S]. `scale` is that of the scores.
+mx::array alibi_bias(int heads, const config::Alibi& alibi, float scale, const Pass& pass,
+                     int length, const Keys& keys);
 
 /// sin and cos of position * 10000^(-2i/D), halves side by side, float32 [L, D] or [B, L, D]; D
 /// even. arXiv:1706.03762, section 3.5 (there the two are interleaved, which is a permutation of

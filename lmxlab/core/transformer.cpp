@@ -34,7 +34,8 @@ struct Blocks {
       size_t first, last;
       void visit(Visitor& v) {
         for (size_t i = first; i <= last; ++i) v("", model.layers[i]);
-        if (first == 0) v("", model.embed_tokens), v("", model.embed_positions);
+        if (first == 0)
+          v("", model.embed_tokens), v("", model.embed_positions), v("", model.embed_norm);
       }
     } parts{*model, first, last};
     return recomputed(stage, collect(parts), in, pass);
@@ -49,7 +50,8 @@ Transformer::Transformer(const config::Model& config, uint64_t seed)
 Transformer::Transformer(const config::Model& c, Init init)
     : embed_tokens(c.vocab, c.dim, c.init_std, init), norm(c.final_norm, c.dim), config_(c) {
   if (const auto* learned = std::get_if<config::Learned>(&c.position))
-    embed_positions = Param{init.normal({learned->length, c.dim}, c.init_std)};
+    embed_positions = Param{init.normal({learned->length + learned->offset, c.dim}, c.init_std)};
+  if (c.embed_norm) embed_norm.emplace(*c.embed_norm, c.dim);
   const int n = static_cast<int>(c.layers.size());
   // Branches add up along the stream; GPT-2's report scales their last projections for it.
   const float residual_std = c.init_std / std::sqrt(2.0f * static_cast<float>(n));
@@ -78,7 +80,8 @@ mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
   auto x = embed_tokens(tokens, pass.dtype);
   if (config_.embed_scale != 1) x = kernels::scale(x, config_.embed_scale);
   if (embed_positions) {
-    const int limit = embed_positions->value.shape(0);
+    const int before = std::get<config::Learned>(config_.position).offset;
+    const int limit = embed_positions->value.shape(0) - before;
     if (!pass.pads && pass.offset + length > limit)
       throw Error(Kind::usage, "[model] " + std::to_string(pass.offset + length) +
                                    " positions, but the model has learned only " +
@@ -87,11 +90,13 @@ mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
     const auto at =
         pass.pads ? mx::clip(query_positions(pass, length), mx::array(0), mx::array(limit - 1))
                   : query_positions(pass, length);
-    x = kernels::add(x, kernels::embedding(embed_positions->value, at, x.dtype()));
+    const auto rows = before ? mx::add(at, mx::array(before)) : at;
+    x = kernels::add(x, kernels::embedding(embed_positions->value, rows, x.dtype()));
   } else if (std::holds_alternative<config::Sinusoidal>(config_.position)) {
     const auto waves = sinusoids(query_positions(pass, length), config_.dim);
     x = kernels::add(x, kernels::cast(waves, x.dtype()));
   }
+  if (embed_norm) x = (*embed_norm)(x);
   x = pass.drop(x);
   if (pass.tap) pass.tap("embedding", x);
   return x;
@@ -127,6 +132,7 @@ mx::array Transformer::recomputed_blocks(const mx::array& tokens, Pass& pass) co
 
 mx::array Transformer::head(const mx::array& h) const {
   auto logits = lm_head ? (*lm_head)(h) : embed_tokens.as_head(h);
+  if (config_.logit_scale != 1) logits = kernels::scale(logits, config_.logit_scale);
   if (config_.logit_softcap) {
     const mx::array cap(*config_.logit_softcap, logits.dtype());
     logits = mx::multiply(mx::tanh(mx::divide(logits, cap)), cap);

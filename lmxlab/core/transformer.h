@@ -30,11 +30,13 @@ class Transformer {
 
   void visit(Visitor& v) {
     v("model.embed_tokens", embed_tokens), v("model.embed_positions.weight", embed_positions);
-    v("model.layers", layers), v("model.norm", norm), v("lm_head", lm_head);
+    v("model.embed_norm", embed_norm), v("model.layers", layers), v("model.norm", norm),
+        v("lm_head", lm_head);
   }
 
   Embedding embed_tokens;
   std::optional<Param> embed_positions;  // [P, D]
+  std::optional<Norm> embed_norm;
   std::vector<Block> layers;
   Norm norm;
   std::optional<Linear> lm_head;
