@@ -1,6 +1,6 @@
 #include "lmxlab/config/hf.h"
 
-#include "lmxlab/config/hf_classes.h"
+#include "lmxlab/config/hf/classes.h"
 #include "lmxlab/config/validate.h"
 
 #include <algorithm>
@@ -201,7 +201,7 @@ HfRead from_hf(const Json& whole, bool strict) {
   const Json* ours = config.find(kOurs);
   if (std::find(known.begin(), known.end(), type) == known.end())
     throw Error(Kind::unsupported, "[hf] config.json: model_type \"" + type +
-                                       "\" is not supported; known: " + join(known, ", "));
+                                       "\" is not supported; " + suggestion(type, known));
 
   const HfClass* c = hf_class(type);
   std::vector<std::string> unread;

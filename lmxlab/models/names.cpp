@@ -1,11 +1,13 @@
 #include "lmxlab/models/names.h"
 
 #include "lmxlab/base/text.h"
+#include "lmxlab/models/name_rules.h"
 
 #include <mlx/ops.h>
 
 #include <algorithm>
-#include <map>
+#include <charconv>
+#include <optional>
 #include <utility>
 
 namespace lmxlab {
@@ -13,178 +15,29 @@ namespace {
 
 using core::Tensors;
 
-mx::array transposed(const mx::array& a) {
-  return mx::contiguous(mx::transpose(a));
-}
-
-// GPT-2 keeps weights [in, out] ("Conv1D"): names of the two forms, ours first, and whether to
-// transpose.
-struct Pair {
-  const char *ours, *theirs;
-  bool turn;
-};
-constexpr Pair kGpt2Block[] = {
-    {"input_layernorm.weight", "ln_1.weight", false},
-    {"input_layernorm.bias", "ln_1.bias", false},
-    {"self_attn.o_proj.weight", "attn.c_proj.weight", true},
-    {"self_attn.o_proj.bias", "attn.c_proj.bias", false},
-    {"post_attention_layernorm.weight", "ln_2.weight", false},
-    {"post_attention_layernorm.bias", "ln_2.bias", false},
-    {"mlp.up_proj.weight", "mlp.c_fc.weight", true},
-    {"mlp.up_proj.bias", "mlp.c_fc.bias", false},
-    {"mlp.down_proj.weight", "mlp.c_proj.weight", true},
-    {"mlp.down_proj.bias", "mlp.c_proj.bias", false},
-};
-constexpr Pair kGpt2Model[] = {
-    {"model.embed_tokens.weight", "transformer.wte.weight", false},
-    {"model.embed_positions.weight", "transformer.wpe.weight", false},
-    {"model.norm.weight", "transformer.ln_f.weight", false},
-    {"model.norm.bias", "transformer.ln_f.bias", false},
-    {"lm_head.weight", "lm_head.weight", false},
-};
 constexpr const char* kQkv[] = {"q_proj", "k_proj", "v_proj"};
+constexpr const char* kOurLayers = "model.layers.";
+constexpr int kShards = 4;
 
-// The width of a bias that our config lacks, read off the weight that it belongs to.
-int bias_width(const Tensors& ours, const std::string& path) {
-  const auto weight = ours.find(path.substr(0, path.size() - 4) + "weight");
-  return weight == ours.end() ? 0 : weight->second.shape(0);
-}
-
-Tensors to_gpt2(Tensors ours, const config::Model& model) {
-  Tensors out;
-  const auto move = [&](const std::string& from, const std::string& to, bool turn) {
-    const auto it = ours.find(from);
-    if (it != ours.end()) {
-      out.emplace(to, turn ? transposed(it->second) : it->second);
-    } else if (from.ends_with(".bias")) {
-      if (const int n = bias_width(ours, from))
-        out.emplace(to, mx::zeros({n}, ours.begin()->second.dtype()));
-    }
-  };
-  for (const auto& p : kGpt2Model) move(p.ours, p.theirs, p.turn);
-  for (size_t i = 0; i < model.layers.size(); ++i) {
-    const std::string block = "model.layers." + std::to_string(i) + ".";
-    const std::string theirs = "transformer.h." + std::to_string(i) + ".";
-    for (const auto& p : kGpt2Block) move(block + p.ours, theirs + p.theirs, p.turn);
-    std::vector<mx::array> weights, biases;
-    for (const char* part : kQkv) {
-      const std::string path = block + "self_attn." + part;
-      const auto& w = ours.at(path + ".weight");
-      weights.push_back(mx::transpose(w));
-      const auto bias = ours.find(path + ".bias");
-      biases.push_back(bias != ours.end() ? bias->second : mx::zeros({w.shape(0)}, w.dtype()));
-    }
-    out.emplace(theirs + "attn.c_attn.weight", mx::concatenate(weights, 1));
-    out.emplace(theirs + "attn.c_attn.bias", mx::concatenate(biases, 0));
-  }
-  return out;
-}
-
-// The headless class (GPT2Model) saves the same tensors without the "transformer." in front.
-Tensors from_gpt2(Tensors theirs, const config::Model& model) {
-  const bool headless = theirs.count("wte.weight") > 0;
-  Tensors out;
-  const auto take = [&](const std::string& name, const std::string& to, bool turn) {
-    auto node =
-        theirs.extract(headless && name.starts_with("transformer.") ? name.substr(12) : name);
-    if (!node.empty())
-      out.emplace(to,
-                  turn && node.mapped().ndim() == 2 ? transposed(node.mapped()) : node.mapped());
-  };
-  for (const auto& p : kGpt2Model) take(p.theirs, p.ours, p.turn);
-  for (size_t i = 0; i < model.layers.size(); ++i) {
-    const std::string block = "model.layers." + std::to_string(i) + ".";
-    const std::string name = (headless ? "h." : "transformer.h.") + std::to_string(i) + ".";
-    for (const auto& p : kGpt2Block)
-      take("transformer.h." + std::to_string(i) + "." + p.theirs, block + p.ours, p.turn);
-    for (const auto& [suffix, axis] : {std::pair{"weight", 1}, std::pair{"bias", 0}}) {
-      auto node = theirs.extract(name + "attn.c_attn." + suffix);
-      if (node.empty()) continue;
-      const auto& fused = node.mapped();
-      const bool fits = static_cast<int>(fused.ndim()) == axis + 1 && fused.shape(axis) % 3 == 0;
-      if (!fits)
-        throw Error(Kind::mismatch, "[load] " + name + "attn.c_attn." + suffix +
-                                        ": expected three projections side by side");
-      const auto parts = mx::split(fused, 3, axis);
-      for (size_t k = 0; k < 3; ++k)
-        out.emplace(block + "self_attn." + kQkv[k] + "." + suffix,
-                    axis == 1 ? transposed(parts[k]) : parts[k]);
-    }
-    theirs.erase(name + "attn.bias"), theirs.erase(name + "attn.masked_bias");
-  }
-  for (auto& [name, array] : theirs) out.emplace(name, array);  // reported as unused
-  return out;
-}
-
-// ---- the others: our names, but for what is listed here ----
-
-// A part of a name in each form.
-struct Rename {
-  const char *ours, *theirs;
+// "model.layers.7.mlp.up_proj.weight" in parts: "7." and the rest; none of what is in no block.
+struct InBlock {
+  std::string number, rest;
 };
-// One matrix over several of ours, their rows one after another.
-struct Fused {
-  const char* theirs;
-  std::vector<const char*> ours;
-};
-struct Rules {
-  std::vector<Rename> renames = {};
-  std::vector<Fused> fused = {};
-};
-const Rules* rules_of(const std::string& model_type) {
-  static const std::map<std::string, Rules> all = {
-      {"starcoder2",
-       {.renames = {{"mlp.up_proj.", "mlp.c_fc."}, {"mlp.down_proj.", "mlp.c_proj."}}}},
-      {"phi3",
-       {.fused = {{"self_attn.qkv_proj.",
-                   {"self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."}},
-                  {"mlp.gate_up_proj.", {"mlp.gate_proj.", "mlp.up_proj."}}}}},
-  };
-  const auto it = all.find(model_type);
-  return it == all.end() ? nullptr : &it->second;
+std::optional<InBlock> in_block(const std::string& name, const std::string& layers) {
+  if (!name.starts_with(layers)) return std::nullopt;
+  const auto dot = name.find('.', layers.size());
+  if (dot == std::string::npos) return std::nullopt;
+  return InBlock{name.substr(layers.size(), dot + 1 - layers.size()), name.substr(dot + 1)};
 }
-
-bool replace_part(std::string& name, std::string_view from, std::string_view to) {
-  const auto at = name.find(from);
-  if (at == std::string::npos) return false;
-  name.replace(at, from.size(), to);
-  return true;
-}
-Tensors renamed(Tensors tensors, const Rules& rules, bool to_ours) {
-  Tensors out;
-  for (auto& [name, array] : tensors) {
-    std::string n = name;
-    for (const auto& r : rules.renames)
-      if (replace_part(n, to_ours ? r.theirs : r.ours, to_ours ? r.ours : r.theirs)) break;
-    out.emplace(std::move(n), std::move(array));
+std::string renamed(const std::string& name, const std::vector<Rename>& rules, bool to_ours) {
+  for (const auto& r : rules) {
+    const std::string_view from = to_ours ? r.theirs : r.ours;
+    if (name.starts_with(from)) return (to_ours ? r.ours : r.theirs) + name.substr(from.size());
   }
-  return out;
+  return name;
 }
-
-Tensors fuse(Tensors ours, const Rules& rules) {
-  Tensors out;
-  for (auto& [name, array] : ours) {
-    std::string fused = name;
-    const auto rule = std::find_if(rules.fused.begin(), rules.fused.end(), [&](const Fused& f) {
-      return replace_part(fused, f.ours[0], f.theirs);
-    });
-    const bool later = std::any_of(rules.fused.begin(), rules.fused.end(), [&](const Fused& f) {
-      return std::any_of(f.ours.begin() + 1, f.ours.end(),
-                         [&](const char* o) { return name.find(o) != std::string::npos; });
-    });
-    if (rule == rules.fused.end()) {
-      if (!later) out.emplace(name, array);
-      continue;
-    }
-    std::vector<mx::array> parts;
-    for (const char* o : rule->ours) {
-      std::string part = fused;
-      replace_part(part, rule->theirs, o);
-      parts.push_back(ours.at(part));
-    }
-    out.emplace(std::move(fused), mx::concatenate(parts, 0));
-  }
-  return out;
+mx::array turned(const mx::array& a, bool turn) {
+  return turn && a.ndim() == 2 ? mx::contiguous(mx::transpose(a)) : a;
 }
 // Rows of each matrix of a layer that a fused one may hold.
 int rows_of(std::string_view part, const config::Block& layer) {
@@ -193,36 +46,150 @@ int rows_of(std::string_view part, const config::Block& layer) {
   if (part.starts_with("mlp.")) return m ? m->hidden : 0;
   return !a ? 0 : (part.find("q_proj") != part.npos ? a->heads : a->kv_heads) * a->head_dim;
 }
-Tensors split(Tensors theirs, const Rules& rules, const config::Model& model) {
-  Tensors out;
-  for (size_t i = 0; i < model.layers.size(); ++i) {
-    const std::string block = "model.layers." + std::to_string(i) + ".";
-    for (const auto& f : rules.fused) {
-      for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
-        auto node = theirs.extract(block + f.theirs + leaf);
-        if (node.empty()) continue;
-        int all = 0;
-        for (const char* part : f.ours) all += rows_of(part, model.layers[i]);
-        const auto& fused = node.mapped();
-        if (fused.ndim() == 0 || fused.shape(0) != all)
-          throw Error(Kind::mismatch, "[load] " + node.key() + ": expected " + std::to_string(all) +
-                                          " rows, got " +
-                                          std::to_string(fused.ndim() ? fused.shape(0) : 0));
-        int from = 0;
-        for (const char* part : f.ours) {
-          auto start = mx::Shape(fused.ndim(), 0), stop = fused.shape();
-          start[0] = from, stop[0] = from += rows_of(part, model.layers[i]);
-          out.emplace(block + part + leaf, mx::slice(fused, start, stop));
-        }
-      }
-    }
+
+// A fused matrix's rows as [outer, parts, inner]: how many of them each of ours has.
+struct Cut {
+  int outer;
+  std::vector<int> inner;     // in their order
+  std::vector<size_t> order;  // which of ours
+};
+Cut cut_of(const Fused& f, const config::Block& layer) {
+  Cut cut{1, {}, {}};
+  for (size_t i = 0; i < f.ours.size(); ++i) cut.order.push_back(i);
+  if (f.layout == Fused::Layout::shards) cut.outer = kShards, cut.order = {0, 2, 1};
+  if (f.layout == Fused::Layout::grouped)
+    if (const auto* a = std::get_if<config::Attention>(&layer.mixer)) cut.outer = a->kv_heads;
+  for (const size_t i : cut.order)
+    cut.inner.push_back(rows_of(f.ours[i], layer) / std::max(1, cut.outer));
+  return cut;
+}
+mx::Shape with_rows(const mx::array& a, std::vector<int> first) {
+  mx::Shape out(first.begin(), first.end());
+  for (size_t i = 1; i < a.ndim(); ++i) out.push_back(a.shape(static_cast<int>(i)));
+  return out;
+}
+std::vector<mx::array> split_rows(const mx::array& fused, const Cut& cut) {
+  const int each = fused.shape(0) / cut.outer;
+  const auto groups = mx::reshape(fused, with_rows(fused, {cut.outer, each}));
+  std::vector<mx::array> out(cut.order.size(), fused);
+  int from = 0;
+  for (size_t i = 0; i < cut.order.size(); ++i) {
+    auto start = mx::Shape(groups.ndim(), 0), stop = groups.shape();
+    start[1] = from, stop[1] = from += cut.inner[i];
+    out[cut.order[i]] =
+        mx::reshape(mx::slice(groups, start, stop), with_rows(fused, {cut.outer * cut.inner[i]}));
   }
-  out.merge(theirs);
+  return out;
+}
+mx::array fuse_rows(const std::vector<mx::array>& parts, const Cut& cut) {
+  std::vector<mx::array> groups;
+  int all = 0;
+  for (size_t i = 0; i < cut.order.size(); ++i) {
+    const auto& part = parts[cut.order[i]];
+    all += part.shape(0);
+    groups.push_back(mx::reshape(part, with_rows(part, {cut.outer, cut.inner[i]})));
+  }
+  return mx::reshape(mx::concatenate(groups, 1), with_rows(parts[0], {all}));
+}
+
+// "a.*.b" -> "a.", ".b"
+std::pair<std::string, std::string> around_star(const std::string& pattern) {
+  const auto star = pattern.find('*');
+  return {pattern.substr(0, star), pattern.substr(star + 1)};
+}
+
+// The way there: every block's tensors, by their names behind the number.
+class Block {
+ public:
+  Block(const NameRules& rules, const config::Block& layer) : rules_(rules), layer_(layer) {}
+
+  void to_ours(std::string path, Tensors theirs, Tensors& out) const {
+    for (const char* b : rules_.buffers) theirs.erase(b);
+    for (const auto& c : rules_.constants) theirs.erase(c.theirs);
+    for (const auto& s : rules_.stacked) {
+      const auto [before, behind] = around_star(s.theirs);
+      std::vector<mx::array> parts;
+      for (auto node = theirs.extract(before + "0" + behind); !node.empty();
+           node = theirs.extract(before + std::to_string(parts.size()) + behind))
+        parts.push_back(node.mapped());
+      if (!parts.empty()) out.emplace(path + s.ours, mx::stack(parts, 0));
+    }
+    for (const auto& f : rules_.fused)
+      for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
+        auto node = theirs.extract(std::string(f.theirs) + leaf);
+        if (node.empty()) continue;
+        const auto fused = turned(node.mapped(), rules_.turned);
+        const auto cut = cut_of(f, layer_);
+        int all = 0;
+        for (const int n : cut.inner) all += cut.outer * n;
+        if (fused.ndim() == 0 || fused.shape(0) != all)
+          throw Error(Kind::mismatch, "[load] " + path + node.key() + ": expected " +
+                                          std::to_string(all) + " rows, got " +
+                                          std::to_string(fused.ndim() ? fused.shape(0) : 0));
+        const auto parts = split_rows(fused, cut);
+        for (size_t i = 0; i < parts.size(); ++i) out.emplace(path + f.ours[i] + leaf, parts[i]);
+      }
+    for (auto& [name, array] : theirs)
+      out.emplace(path + renamed(name, rules_.block, true), turned(array, rules_.turned));
+  }
+
+  void to_theirs(std::string path, Tensors ours, Tensors& out) const {
+    for (const auto& c : rules_.constants)
+      out.emplace(path + c.theirs, mx::array(c.value, ours.begin()->second.dtype()));
+    for (const auto& s : rules_.stacked) {
+      auto node = ours.extract(s.ours);
+      if (node.empty()) continue;
+      const auto [before, behind] = around_star(s.theirs);
+      for (int i = 0; i < node.mapped().shape(0); ++i)
+        out.emplace(path + before + std::to_string(i) + behind, mx::take(node.mapped(), i, 0));
+    }
+    for (const auto& f : rules_.fused)
+      for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
+        std::vector<mx::array> parts;
+        for (const char* o : f.ours)
+          if (auto node = ours.extract(std::string(o) + leaf); !node.empty())
+            parts.push_back(node.mapped());
+        if (parts.size() == f.ours.size())
+          out.emplace(path + f.theirs + leaf,
+                      turned(fuse_rows(parts, cut_of(f, layer_)), rules_.turned));
+      }
+    for (auto& [name, array] : ours)
+      out.emplace(path + renamed(name, rules_.block, false), turned(array, rules_.turned));
+  }
+
+ private:
+  const NameRules& rules_;
+  const config::Block& layer_;
+};
+
+Tensors translated(Tensors tensors, const NameRules& rules, const config::Model& model,
+                   bool to_ours) {
+  const std::string from = to_ours ? rules.layers : kOurLayers;
+  const std::string to = to_ours ? kOurLayers : rules.layers;
+  std::vector<Tensors> blocks(model.layers.size());
+  Tensors out;
+  for (auto& [name, array] : tensors) {
+    const auto part = in_block(name, from);
+    size_t layer = blocks.size();
+    if (part)
+      std::from_chars(part->number.data(), part->number.data() + part->number.size(), layer);
+    if (layer < blocks.size())
+      blocks[layer].emplace(part->rest, array);
+    else
+      out.emplace(renamed(name, rules.model, to_ours), array);
+  }
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].empty()) continue;
+    const Block block(rules, model.layers[i]);
+    const std::string path = to + std::to_string(i) + ".";
+    to_ours ? block.to_ours(path, std::move(blocks[i]), out)
+            : block.to_theirs(path, std::move(blocks[i]), out);
+  }
   return out;
 }
 
 // Names of a checkpoint with a language model inside a larger one, and of a class without a head.
-Tensors only_text(Tensors theirs) {
+Tensors only_text(Tensors theirs, const std::string& layers) {
   constexpr std::string_view kOthers[] = {
       "vision_tower.", "multi_modal_projector.", "vision_model.",
       "visual.",       "model.vision_tower.",    "model.multi_modal_projector.",
@@ -232,13 +199,15 @@ Tensors only_text(Tensors theirs) {
                        [&](const auto& t) { return t.first.starts_with(prefix); });
   };
   const bool inside = any("language_model.") || any("model.language_model.");
-  const bool headless = !inside && any("embed_tokens.");
+  // "transformer.h." without a head is "h.".
+  const std::string root = layers.substr(0, layers.find('.') + 1);
+  const bool headless = !inside && !any(root) && any(layers.substr(root.size()));
   if (!inside && !headless) return theirs;
   Tensors out;
   for (auto& [name, array] : theirs) {
     const auto other = [&](std::string_view p) { return name.starts_with(p); };
     if (inside && std::any_of(std::begin(kOthers), std::end(kOthers), other)) continue;
-    std::string n = headless && !name.starts_with("lm_head.") ? "model." + name : name;
+    std::string n = headless && !name.starts_with("lm_head.") ? root + name : name;
     if (n.starts_with("model.language_model.")) n.erase(6, 15);
     if (n.starts_with("language_model.")) n.erase(0, 15);
     out.emplace(std::move(n), array);
@@ -313,22 +282,14 @@ void drop_zero_biases(Tensors& tensors, const config::Model& model) {
 
 Tensors names_to_checkpoint(const config::HfForm& form, Tensors tensors,
                             const config::Model& model) {
-  if (form.model_type == "gpt2") return to_gpt2(std::move(tensors), model);
   if (form.zero_biases) add_zero_biases(tensors, model);
-  if (const auto* rules = rules_of(form.model_type))
-    tensors = renamed(fuse(std::move(tensors), *rules), *rules, false);
-  return tensors;
+  return translated(std::move(tensors), name_rules(form.model_type, model), model, false);
 }
 
 Tensors names_from_checkpoint(const config::HfForm& form, Tensors tensors,
                               const config::Model& model) {
-  if (form.model_type == "gpt2") {
-    tensors = from_gpt2(std::move(tensors), model);
-  } else {
-    tensors = only_text(std::move(tensors));
-    if (const auto* rules = rules_of(form.model_type))
-      tensors = split(renamed(std::move(tensors), *rules, true), *rules, model);
-  }
+  const auto rules = name_rules(form.model_type, model);
+  tensors = translated(only_text(std::move(tensors), rules.layers), rules, model, true);
   if (form.zero_biases) drop_zero_biases(tensors, model);
   std::erase_if(tensors, [](const auto& t) { return t.first.ends_with("rotary_emb.inv_freq"); });
   if (model.tie_head) tensors.erase("lm_head.weight");

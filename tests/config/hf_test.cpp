@@ -102,10 +102,11 @@ TEST(ToHf, LlamaVariants) {
     auto& a = std::get<Attention>(b.mixer);
     a.qkv_bias = false, a.out_bias = true;
   }
-  EXPECT_EQ(hf_form(m).model_type, "llama");
-  EXPECT_TRUE(hf_form(m).zero_biases) << "attention_bias covers the other projections too";
+  EXPECT_EQ(hf_form(m).model_type, "seed_oss") << "which has a switch for each";
+  EXPECT_FALSE(hf_form(m).zero_biases);
   const Json j = to_hf(m);
-  EXPECT_EQ(j.at("attention_bias"), Json(true));
+  EXPECT_EQ(j.at("attention_bias"), Json(false));
+  EXPECT_EQ(j.at("attention_out_bias"), Json(true));
   EXPECT_EQ(j.at("head_dim"), Json(24));
   EXPECT_EQ(j.at("hidden_act"), Json("gelu_pytorch_tanh"));
   EXPECT_EQ(j.at("rope_scaling").at("rope_type"), Json("linear"));
@@ -131,9 +132,8 @@ TEST(ToHf, WhatNoClassExpresses) {
   check("qk_norm", [&](Model& m) {
     for (auto& b : m.layers) std::get<Attention>(b.mixer).qk_norm = LayerNorm{};
   });
-  check("interleaved", [&](Model& m) {
-    for (auto& b : m.layers) std::get<Attention>(b.mixer).position = Rope{.interleaved = true};
-  });
+  check("interleaved in a layer",
+        [&](Model& m) { attention(m).position = Rope{.interleaved = true}; });
   check(
       "alibi",
       [&](Model& m) {
@@ -149,9 +149,7 @@ TEST(ToHf, WhatNoClassExpresses) {
   });
   check("final norm", [&](Model& m) { m.final_norm = RmsNorm{.eps = 0.1f}; });
   check("no mixer", [&](Model& m) { m.layers[0].mixer = Nothing{}; });
-  check("not gated", [&](Model& m) {
-    for (auto& b : m.layers) std::get<Mlp>(b.ffn).gated = false;
-  });
+  check("not gated in a layer", [&](Model& m) { std::get<Mlp>(m.layers[1].ffn).gated = false; });
   check("softcap", [&](Model& m) { m.logit_softcap = 30.f; });
   check("embed_scale", [&](Model& m) { m.embed_scale = 8; });
   check(
@@ -263,9 +261,9 @@ TEST(FromHf, Unsupported) {
   Json part = llama_hub();
   part["partial_rotary_factor"] = 0.5;
   EXPECT_EQ(failure(part).first, Kind::unsupported);
-  const auto [kind, text] = failure(Json::parse(R"({"model_type": "mamba9"})"));
+  const auto [kind, text] = failure(Json::parse(R"({"model_type": "xyz9"})"));
   EXPECT_EQ(kind, Kind::unsupported);
-  EXPECT_THAT(text, HasSubstr("known: gpt2, llama, mistral"));
+  EXPECT_THAT(text, HasSubstr("known: llama, mistral"));
   Json act = gpt2_hub();
   act["activation_function"] = "gelu_nw";
   EXPECT_THAT(failure(act).second, HasSubstr("did you mean \"gelu_new\"?"));

@@ -85,7 +85,7 @@ TEST(Validate, Rope) {
   EXPECT_THAT(with({.dims = -2}, 16), ElementsAre(HasSubstr("at least 0")));
   EXPECT_THAT(with({.theta = 0}, 16), ElementsAre(HasSubstr("mixer.position.theta")));
   EXPECT_THAT(with({.theta = INFINITY}, 16), ElementsAre(HasSubstr("mixer.position.theta")));
-  EXPECT_THAT(with({.scale = -1}, 16), ElementsAre(HasSubstr("mixer.position.scale")));
+  EXPECT_THAT(with({.scale = 0}, 16), ElementsAre(HasSubstr("mixer.position.scale")));
   attention(m, 0).position = Alibi{}, attention(m, 0).head_dim = 15;
   EXPECT_THAT(problems(m), IsEmpty());
 }

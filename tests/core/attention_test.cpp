@@ -162,7 +162,7 @@ TEST(AttentionLayer, PutsItsPartsTogether) {
     return mx::add(mx::matmul(x, mx::transpose(l.weight.w.value)), l.bias->value);
   };
   double q_weight_seen = 0;
-  const auto normed = [&](const mx::array& a, Norm& norm) {
+  const auto normed = [&](const mx::array& a, HeadNorm& norm) {
     const auto w = collect(norm)[0].param->value;
     q_weight_seen += static_cast<double>(mx::sum(w).item<float>());
     const auto mean = mx::mean(mx::square(a), -1, true);

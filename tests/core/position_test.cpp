@@ -89,7 +89,7 @@ TEST(Alibi, BiasIsSlopeTimesDistance) {
     for (const float slope : alibi_slopes(6))
       for (int q = offset; q < offset + length; ++q)
         for (const int p : positions) want.push_back(-static_cast<double>(slope) * (q - p));
-    const auto bias = alibi_bias(6, pass, length, keys);
+    const auto bias = alibi_bias(6, {}, 1, pass, length, keys);
     EXPECT_EQ(bias.shape(), (mx::Shape{6, length, static_cast<int>(positions.size())}));
     test::expect_close(bias, want, 0);  // powers of two and small integers are exact
   };

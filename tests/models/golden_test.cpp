@@ -214,12 +214,17 @@ TEST_P(SharedCheckpoint, LogitsAndGreedyContinuation) {
   EXPECT_EQ(greedy(model, all, ids.size()), ids);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, SharedCheckpoint,
-                         testing::Values("gpt2", "llama", "llama_dynamic", "llama_linear_bias",
-                                         "llama_yarn", "mistral", "qwen2", "qwen3", "gemma",
-                                         "gemma2", "gemma3_text", "gemma3_multimodal", "phi3",
-                                         "phi3_longrope", "smollm3", "olmo2", "starcoder2"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Models, SharedCheckpoint,
+    testing::Values("gpt2", "llama", "llama_dynamic", "llama_linear_bias", "llama_yarn", "mistral",
+                    "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3_multimodal", "phi3",
+                    "phi3_longrope", "smollm3", "olmo2", "starcoder2", "arcee", "apertus", "bitnet",
+                    "bloom", "codegen", "cohere", "cohere2", "ernie4_5", "exaone4", "falcon",
+                    "falcon_alibi", "glm", "glm4", "gpt_bigcode", "gpt_neox", "gptj", "granite",
+                    "helium", "hunyuan_v1_dense", "internlm3", "ministral", "ministral3", "mpt",
+                    "nanochat", "nemotron", "olmo", "olmo3", "opt", "persimmon", "phi", "seed_oss",
+                    "stablelm"),
+    [](const auto& test) { return std::string(test.param); });
 
 }  // namespace
 }  // namespace lmxlab

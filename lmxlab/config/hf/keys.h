@@ -21,7 +21,14 @@ struct Decoder {
   int kv_heads = 1, head_dim = 1, hidden = 1;
   Act act = Act::silu;
   float eps = 1e-6f, init_std = 0.02f, dropout = 0;
-  bool tie = false, attention_bias = false, mlp_bias = false;
+  bool tie = false, mlp_bias = false;
+  bool attention_bias = false, qkv_bias = false, out_bias = false;  // either, or each
+  bool qk_norm = false;
+  Wiring wiring = Wiring::pre;
+  std::optional<float> clip = {};
+  std::optional<Alibi> alibi = {};
+  std::optional<Temperature> temperature = {};
+  float embed_scale = 1, branch_scale = 1, logit_scale = 1;
   Rope rope = {};
   std::optional<Rope> local_rope = {};  // of layers with a window, where it is another
   std::optional<int> window = {};
@@ -32,6 +39,13 @@ struct Decoder {
 
   bool slides(size_t layer) const { return window && (sliding.empty() || sliding[layer]); }
   bool rotates(size_t layer) const { return rotated.empty() || rotated[layer]; }
+};
+
+/// Of a class: the share of each head that it rotates where nothing is said, if it can rotate a
+/// part, and what it calls its keys.
+struct RopeForm {
+  std::optional<float> share = {};
+  const char *theta_key = "rope_theta", *share_key = "partial_rotary_factor";
 };
 
 /// The members of a config.json, read or written: a list of keys serves both.
@@ -56,8 +70,9 @@ class Keys {
   void depth(int& value, Names names);
   /// @param tanh_form  the name of gelu_tanh, which has several
   void act(Act& act, Names names, const char* tanh_form = "gelu_pytorch_tanh");
-  /// @param partial  the class can rotate a part of each head
-  void rope(Decoder& d, bool partial = false);
+  void rope(Decoder& d, const RopeForm& form = {});
+  /// One full layer in so many; also as letters, "LLLG" for four.
+  void pattern(int& every, Names names);
   /// Gemma 3: another base for layers with a window.
   void rope_by_layer(Decoder& d);
   /// A list of "sliding_attention" and "full_attention".
@@ -70,6 +85,22 @@ class Keys {
   void constant(const char* name, const T& value) {
     reading() ? void(find({name})) : void(out_[name] = Json(value));
   }
+  /// A table inside: `keys` reads or writes its members.
+  template <class F>
+  void inside(const char* name, F keys) {
+    if (!reading()) {
+      Keys in;
+      keys(in);
+      out_[name] = in.take();
+    } else if (const Json* table = find({name})) {
+      Keys in(*table, *problems_, prefix_ + name + ".");
+      keys(in);
+      for (auto& u : in.unsupported_) unsupported_.push_back(std::move(u));
+      for (auto& u : in.unread()) inner_unread_.push_back(std::move(u));
+    }
+  }
+  /// What the class can say and we cannot do.
+  void refuse(const std::string& what) { not_supported(what); }
   /// A switch of the class that we have only in one position.
   void only(const char* name, bool value, const char* what);
   /// Also if it is null.
@@ -87,8 +118,8 @@ class Keys {
   const Json* find(Names names);
   void not_supported(const std::string& what) { unsupported_.push_back(prefix_ + what); }
   void read_rope(const Json* table, const std::string& name, Rope& rope, const Decoder& d,
-                 bool partial = false);
-  void write_rope(const Rope& rope, const Decoder& d, bool partial = false);
+                 const RopeForm& form = {}, std::optional<Temperature>* temperature = nullptr);
+  void write_rope(const Rope& rope, const Decoder& d, const RopeForm& form = {});
 
   const Json* in_ = nullptr;
   Problems* problems_ = nullptr;

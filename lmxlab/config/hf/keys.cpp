@@ -1,4 +1,4 @@
-#include "lmxlab/config/hf_keys.h"
+#include "lmxlab/config/hf/keys.h"
 
 #include "lmxlab/config/presets/families.h"
 
@@ -66,7 +66,8 @@ struct ActName {
 constexpr ActName kActs[] = {{Act::gelu, "gelu"},          {Act::gelu_tanh, "gelu_pytorch_tanh"},
                              {Act::silu, "silu"},          {Act::relu, "relu"},
                              {Act::relu2, "relu2"},        {Act::silu, "swish"},
-                             {Act::gelu_tanh, "gelu_new"}, {Act::gelu_tanh, "gelu_fast"}};
+                             {Act::gelu_tanh, "gelu_new"}, {Act::gelu_tanh, "gelu_fast"},
+                             {Act::xielu, "xielu"}};
 
 constexpr const char* kSliding = "sliding_attention";
 constexpr const char* kFull = "full_attention";
@@ -155,13 +156,24 @@ void Keys::layer_types(Decoder& d) {
     wrong("layer_types: layers with a sliding window, but no sliding_window");
 }
 
+void Keys::pattern(int& every, Names names) {
+  if (!reading()) return;
+  const Json* found = find(names);
+  if (!found) return;
+  if (found->is_string())
+    every = static_cast<int>(found->as_string().size());
+  else
+    fields::read(*found, every, prefix_ + last_, *problems_);
+  if (every < 1) wrong(last_ + ": expected at least 1"), every = 1;
+}
+
 /// rope_parameters (transformers 5) or rope_theta and rope_scaling (4).
-void Keys::rope(Decoder& d, bool partial) {
-  if (!reading()) return write_rope(d.rope, d, partial);
+void Keys::rope(Decoder& d, const RopeForm& form) {
+  if (!reading()) return write_rope(d.rope, d, form);
   const Json* parameters = find({"rope_parameters"});
   const Json* scaling = find({"rope_scaling"});
   read_rope(parameters ? parameters : scaling, parameters ? "rope_parameters" : "rope_scaling",
-            d.rope, d, partial);
+            d.rope, d, form, &d.temperature);
 }
 
 void Keys::rope_by_layer(Decoder& d) {
@@ -183,17 +195,17 @@ void Keys::rope_by_layer(Decoder& d) {
 }
 
 void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, const Decoder& d,
-                     bool partial) {
-  float share = 1;
+                     const RopeForm& form, std::optional<Temperature>* temperature) {
+  float share = form.share.value_or(1.f);
   std::optional<int> original;
-  (*this)(rope.theta, {"rope_theta"});
-  (*this)(share, {"partial_rotary_factor"});
+  (*this)(rope.theta, {form.theta_key, "rope_theta"});
+  (*this)(share, {form.share_key, "partial_rotary_factor"});
   (*this)(original, {"original_max_position_embeddings"});
   const auto set_dims = [&] {
     if (!(share > 0 && share <= 1))
       return wrong("partial_rotary_factor: expected a share above 0 and up to 1, got " +
                    Json(share).dump());
-    if (share < 1 && !partial)
+    if (share < 1 && !form.share)
       return not_supported("partial_rotary_factor: this class rotates whole heads");
     // The share is a decimal: 0.7 of 10 are 7.
     if (share < 1) rope.dims = static_cast<int>(double(d.head_dim) * double(share) + 1e-4);
@@ -214,6 +226,8 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
       in.wrong(std::string(key) + ": expected a positive number, got " + Json(value).dump());
   };
   if (factor) positive("factor", *factor);
+  std::optional<float> growth;
+  if (temperature) in(growth, {"llama_4_scaling_beta"});
   // The class's own key comes first, as Phi 3 has it.
   std::optional<int> inner;
   in(inner, {"original_max_position_embeddings"});
@@ -222,9 +236,20 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
     if (!factor) in.wrong("factor: missing");
     return factor.value_or(1.f);
   };
+  if (growth) *temperature = Temperature{*growth, trained, 0};
   if (kind == "linear") {
     const float f = need_factor();
     if (f > 0) rope.scale = 1 / f;
+  } else if (kind == "dynamic" && in.present("alpha")) {
+    float alpha = 1;  // Hunyuan: another base, whatever the length
+    in(alpha, {"alpha"});
+    positive("alpha", alpha);
+    const double dims = rope.dims > 0 ? rope.dims : d.head_dim;
+    if (alpha > 0 && dims > 2)
+      rope.theta =
+          static_cast<float>(double(rope.theta) * std::pow(double(alpha), dims / (dims - 2)));
+    for (const char* unused : {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"})
+      in.skip({unused});
   } else if (kind == "dynamic") {
     rope.scaling = DynamicNtk{need_factor(), d.context};
   } else if (kind == "llama3") {
@@ -278,12 +303,12 @@ std::vector<std::string> Keys::unread() const {
   return out;
 }
 
-void Keys::write_rope(const Rope& rope, const Decoder& d, bool partial) {
-  out_["rope_theta"] = Json(rope.theta);
-  if (partial && rope.dims > 0 && rope.dims != d.head_dim)
-    out_["partial_rotary_factor"] =
-        Json(static_cast<float>(rope.dims) / static_cast<float>(d.head_dim));
-  if (rope.scale != 1) {
+void Keys::write_rope(const Rope& rope, const Decoder& d, const RopeForm& form) {
+  out_[form.theta_key] = Json(rope.theta);
+  const int dims = rope.dims > 0 ? rope.dims : d.head_dim;
+  const float share = static_cast<float>(dims) / static_cast<float>(d.head_dim);
+  if (form.share && (share != 1 || *form.share != 1)) out_[form.share_key] = Json(share);
+  if (rope.scale > 0 && rope.scale != 1) {
     out_["rope_scaling"] = Json::object({{"rope_type", "linear"}, {"factor", 1.f / rope.scale}});
     return;
   }
@@ -295,6 +320,7 @@ void Keys::write_rope(const Rope& rope, const Decoder& d, bool partial) {
           if constexpr (!std::same_as<std::decay_t<decltype(s)>, DynamicNtk>)
             table["original_max_position_embeddings"] = Json(s.original);
           table.erase("original");
+          if (d.temperature) table["llama_4_scaling_beta"] = Json(d.temperature->scale);
           out_["rope_scaling"] = std::move(table);
         }
       },

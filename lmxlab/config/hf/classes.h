@@ -1,8 +1,9 @@
 // The classes of transformers that we read and write, as data: a list of keys and what they mean.
-// Private to config. A class more is a function for each in hf_classes.cpp and a line in its table.
+// Private to config. A class more is a function for each in its lineage's file, and a line in the
+// table there.
 #pragma once
 
-#include "lmxlab/config/hf_keys.h"
+#include "lmxlab/config/hf/keys.h"
 
 #include <string_view>
 #include <vector>
@@ -16,6 +17,10 @@ struct HfClass {
   Model (*build)(const Decoder&);
 };
 
+/// By lineage, and all of them.
+std::vector<HfClass> llama_classes();
+std::vector<HfClass> gpt_classes();
+std::vector<HfClass> gemma_classes();
 const std::vector<HfClass>& hf_classes();
 /// @return  null for another.
 const HfClass* hf_class(std::string_view model_type);

@@ -1,0 +1,56 @@
+#include "lmxlab/config/hf/classes.h"
+
+namespace lmxlab::config {
+
+const std::vector<HfClass>& hf_classes() {
+  static const std::vector<HfClass> all = [] {
+    std::vector<HfClass> out;
+    for (const auto& lineage : {llama_classes(), gpt_classes(), gemma_classes()})
+      out.insert(out.end(), lineage.begin(), lineage.end());
+    return out;
+  }();
+  return all;
+}
+
+const HfClass* hf_class(std::string_view model_type) {
+  for (const auto& c : hf_classes())
+    if (c.model_type == model_type) return &c;
+  return nullptr;
+}
+
+std::optional<Decoder> decoder_of(const Model& m) {
+  Decoder d{.vocab = m.vocab, .context = m.context, .dim = m.dim};
+  d.depth = static_cast<int>(m.layers.size());
+  d.tie = m.tie_head, d.init_std = m.init_std, d.dropout = m.dropout;
+  d.embed_scale = m.embed_scale, d.logit_scale = m.logit_scale;
+  d.logit_softcap = m.logit_softcap;
+  if (const auto* l = std::get_if<Learned>(&m.position)) d.context = l->length;
+  bool ropes = false;
+  for (const Block& b : m.layers) {
+    const auto* a = std::get_if<Attention>(&b.mixer);
+    const auto* mlp = std::get_if<Mlp>(&b.ffn);
+    if (!a || !mlp) return std::nullopt;
+    const auto* rope = std::get_if<Rope>(&a->position);
+    d.sliding.push_back(a->window.has_value()), d.rotated.push_back(rope != nullptr);
+    if (a->window) d.window = a->window;
+    if (rope && a->window) d.local_rope = *rope;
+    if (rope && (!a->window || !ropes)) d.rope = *rope, ropes = !a->window;
+  }
+  if (m.layers.empty()) return std::nullopt;
+  const Block& b = m.layers[0];
+  const auto& a = std::get<Attention>(b.mixer);
+  const auto& mlp = std::get<Mlp>(b.ffn);
+  d.heads = a.heads, d.kv_heads = a.kv_heads, d.head_dim = a.head_dim;
+  d.attention_bias = a.qkv_bias || a.out_bias;
+  d.qkv_bias = a.qkv_bias, d.out_bias = a.out_bias, d.qk_norm = a.qk_norm.has_value();
+  d.score_scale = a.scale, d.score_softcap = a.softcap, d.clip = a.clip;
+  d.temperature = a.temperature;
+  if (const auto* s = std::get_if<Alibi>(&a.position)) d.alibi = *s;
+  d.wiring = b.wiring, d.branch_scale = b.branch_scale;
+  d.hidden = mlp.hidden, d.act = mlp.act, d.mlp_bias = mlp.bias;
+  if (const auto* r = std::get_if<RmsNorm>(&b.norm)) d.eps = r->eps;
+  if (const auto* l = std::get_if<LayerNorm>(&b.norm)) d.eps = l->eps;
+  return d;
+}
+
+}  // namespace lmxlab::config

@@ -1,0 +1,66 @@
+#include "lmxlab/config/hf/shared.h"
+
+namespace lmxlab::config {
+
+void sizes(Keys& k, Decoder& d, bool own_head_dim) {
+  k.require(d.vocab, {"vocab_size"});
+  k(d.context, {"max_position_embeddings"});
+  k.require(d.dim, {"hidden_size"});
+  k.depth(d.depth, {"num_hidden_layers"});
+  k.require(d.heads, {"num_attention_heads"});
+  if (k.reading()) {
+    d.kv_heads = d.heads;
+    d.head_dim = d.heads > 0 ? d.dim / d.heads : 0;
+  }
+  k(d.kv_heads, {"num_key_value_heads"});
+  if (own_head_dim) k(d.head_dim, {"head_dim"});
+  if (k.reading() && !own_head_dim && d.heads > 0 && d.dim % d.heads != 0)
+    k.wrong("hidden_size: " + std::to_string(d.dim) + " is no multiple of num_attention_heads, " +
+            std::to_string(d.heads));
+  k.require(d.hidden, {"intermediate_size"});
+  k(d.tie, {"tie_word_embeddings"});
+  k(d.init_std, {"initializer_range"});
+}
+void llama_like(Keys& k, Decoder& d, const RopeForm& rope) {
+  sizes(k, d);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  k.rope(d, rope);
+}
+
+Model assemble(const Decoder& d, const char* family, const Block& block) {
+  Model m{.family = family, .dim = d.dim, .vocab = d.vocab, .context = d.context};
+  m.tie_head = d.tie, m.dropout = d.dropout, m.init_std = d.init_std;
+  m.final_norm = block.norm;
+  m.embed_scale = d.embed_scale, m.logit_scale = d.logit_scale;
+  m.logit_softcap = d.logit_softcap;
+  m.layers.assign(static_cast<size_t>(d.depth), block);
+  for (size_t i = 0; i < m.layers.size(); ++i) {
+    auto& a = std::get<Attention>(m.layers[i].mixer);
+    if (!d.rotates(i)) a.position = NoPosition{};
+    if (!d.slides(i)) continue;
+    a.window = d.window;
+    if (d.local_rope && d.rotates(i)) a.position = *d.local_rope;
+  }
+  return m;
+}
+
+Block llama_block(const Decoder& d) {
+  const Attention attention{.heads = d.heads,
+                            .kv_heads = d.kv_heads,
+                            .head_dim = d.head_dim,
+                            .position = d.rope,
+                            .qkv_bias = d.attention_bias,
+                            .out_bias = d.attention_bias,
+                            .scale = d.score_scale,
+                            .softcap = d.score_softcap,
+                            .clip = d.clip,
+                            .temperature = d.temperature};
+  const Mlp mlp{.hidden = d.hidden, .act = d.act, .bias = d.mlp_bias};
+  return {.mixer = attention,
+          .ffn = mlp,
+          .norm = RmsNorm{.eps = d.eps},
+          .branch_scale = d.branch_scale};
+}
+
+}  // namespace lmxlab::config
