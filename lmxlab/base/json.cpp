@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <unordered_map>
 
 namespace lmxlab {
@@ -298,6 +299,55 @@ Json parse_value(std::string_view text) {
   } catch (const Error&) {
     return Json(text);
   }
+}
+
+namespace {
+
+constexpr std::string_view kFloatKey = "__float__";
+// Longest first: a sign belongs to what follows.
+constexpr std::string_view kNoNumbers[] = {"-Infinity", "Infinity", "NaN"};
+
+// {"__float__": "Infinity"} as the number.
+void resolve_floats(Json& j) {
+  if (j.is_array())
+    for (auto& item : j.as_array()) resolve_floats(item);
+  if (!j.is_object()) return;
+  const Json* word = j.size() == 1 ? j.find(kFloatKey) : nullptr;
+  if (word && word->is_string()) {
+    const auto& w = word->as_string();
+    const double infinity = std::numeric_limits<double>::infinity();
+    if (w == "Infinity") return void(j = Json(infinity));
+    if (w == "-Infinity") return void(j = Json(-infinity));
+    if (w == "NaN") return void(j = Json(std::numeric_limits<double>::quiet_NaN()));
+  }
+  for (auto& [key, value] : j.as_object()) resolve_floats(value);
+}
+
+}  // namespace
+
+Json parse_python_json(std::string_view text, const std::string& name) {
+  std::string out;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size();) {
+    if (!quoted) {
+      const auto* word = std::find_if(std::begin(kNoNumbers), std::end(kNoNumbers),
+                                      [&](auto w) { return text.substr(i).starts_with(w); });
+      if (word != std::end(kNoNumbers)) {
+        out += "{\"" + std::string(kFloatKey) + "\":\"" + std::string(*word) + "\"}";
+        i += word->size();
+        continue;
+      }
+    } else if (text[i] == '\\' && i + 1 < text.size()) {  // an escape and what it escapes
+      out += text.substr(i, 2);
+      i += 2;
+      continue;
+    }
+    if (text[i] == '"') quoted = !quoted;
+    out += text[i++];
+  }
+  auto json = Json::parse(out, name);
+  resolve_floats(json);
+  return json;
 }
 
 }  // namespace lmxlab

@@ -93,6 +93,11 @@ class Json {
   std::variant<std::monostate, bool, int64_t, double, Large, std::string, Array, Object> value_;
 };
 
+/// What Python's json module writes and JSON has not: Infinity, -Infinity and NaN as they are, or
+/// as transformers 5 spells them, {"__float__": "Infinity"}; numbers here.
+/// @throws Error(bad_data) as Json::parse
+Json parse_python_json(std::string_view text, const std::string& name = "JSON");
+
 /// A TOML document as a Json object (dates as strings).
 /// @throws Error(bad_data) with `name`, line and column.
 Json parse_toml(std::string_view text, const std::string& name = "TOML");

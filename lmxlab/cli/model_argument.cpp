@@ -108,7 +108,7 @@ config::Model read_config(const ModelPlace& place, const Context& context) {
     return std::move(read.model);
   }
   const auto path = place.path / "config.json";
-  auto json = Json::parse(read_file(path), path.string());
+  auto json = parse_python_json(read_file(path), path.string());
   with_context(path.string(), [&] { return take_quantization(json); });
   auto read = with_context(path.string(), [&] { return config::from_hf(json); });
   config::validate(read.model, Kind::bad_data);

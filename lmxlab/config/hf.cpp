@@ -10,7 +10,7 @@ namespace lmxlab::config {
 namespace {
 
 constexpr int kVersion = 1;
-constexpr const char* kOurs = "lmxlab";  // the model type of what no class expresses
+constexpr const char* kOurs = kOwnType;  // and of the object with everything
 
 /// Two numbers that went through a division in single precision may differ in their last digit.
 bool close(const Json& a, const Json& b) {
@@ -179,6 +179,8 @@ Json to_hf(const Model& model, std::string_view dtype) {
       {{"architectures", Json::array({Json(form.architecture)})}, {"model_type", form.model_type}});
   Json keys = form_keys(model, form);
   for (auto& [key, value] : keys.as_object()) out[key] = std::move(value);
+  // The class's defaults are another model's.
+  for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) out[id] = Json();
   out["torch_dtype"] = Json(dtype);
   out[kOurs] = Json::object({{"version", kVersion}, {"config", to_json(model)}});
   return out;

@@ -10,6 +10,9 @@
 
 namespace lmxlab::config {
 
+/// The model type of what no class expresses.
+inline constexpr const char* kOwnType = "lmxlab";
+
 /// The transformers class that expresses a model, for whoever saves or names its weights.
 struct HfForm {
   std::string model_type;    // "gpt2", "llama", ..., or "lmxlab" where no class expresses it

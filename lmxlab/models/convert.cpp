@@ -1,5 +1,6 @@
 #include "lmxlab/models/convert.h"
 
+#include "lmxlab/config/hf.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/models/rotary_order.h"
@@ -16,8 +17,12 @@ namespace lmxlab {
 LanguageModel convert_model(LanguageModel model, DType dtype,
                             const std::function<void(int, int)>& progress) {
   auto config = model.config();
-  const auto turns = set_rotary_order(config, RotaryOrder::halves);
+  // A class that turns neighbours keeps its own order.
+  std::map<std::string, RotaryRows> turns;
+  if (config::hf_form(config).model_type == config::kOwnType)
+    turns = set_rotary_order(config, RotaryOrder::halves);
   LanguageModel out(config, 0, dtype);
+  out.set_special_ids(model.special_ids());
   const Enter enter(out.runtime());
   std::map<std::string, core::Weight*> from;
   for (const auto& [path, w, embedding] : core::weights_of(model.transformer())) from[path] = w;

@@ -29,6 +29,12 @@ DType from_mlx(mx::Dtype dtype) {
   throw Error(Kind::internal, "[model] weights of an unexpected type");
 }
 
+namespace {
+
+constexpr const char* kSpecialIds[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
+
+}  // namespace
+
 LanguageModel::LanguageModel(std::shared_ptr<Runtime> runtime,
                              std::unique_ptr<core::Transformer> transformer)
     : runtime_(std::move(runtime)), transformer_(std::move(transformer)) {}
@@ -58,7 +64,7 @@ LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool stri
     return model;
   }
   const auto config_path = folder / "config.json";
-  auto json = Json::parse(read_file(config_path), config_path.string());
+  auto json = parse_python_json(read_file(config_path), config_path.string());
   const auto quantization =
       with_context(config_path.string(), [&] { return take_quantization(json); });
   auto read = with_context(config_path.string(), [&] { return config::from_hf(json, strict); });
@@ -69,6 +75,12 @@ LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool stri
   const Enter enter(runtime);
   LanguageModel model(runtime, std::make_unique<core::Transformer>(read.model, 0));
   model.warnings_ = std::move(read.warnings);
+  const Json* text = json.find("text_config");
+  for (const char* key : kSpecialIds) {
+    const Json* id = text && text->is_object() ? text->find(key) : nullptr;
+    if (!id) id = json.find(key);
+    if (id) model.special_ids_[key] = *id;
+  }
   with_context(folder.string(), [&] {
     tensors = names_from_checkpoint(read.form, std::move(tensors), read.model);
     if (quantization) expect_packed(*model.transformer_, *quantization, tensors);
@@ -202,6 +214,9 @@ void LanguageModel::save(const std::filesystem::path& folder) const {
                         names_to_checkpoint(form, std::move(tensors), config()),
                         {{"format", "pt"}});
   auto json = config::to_hf(config(), dtype);
+  for (const char* key : kSpecialIds) {
+    if (const Json* id = special_ids_.find(key)) json[key] = *id;
+  }
   for (const char* key : {"quantization", "quantization_config"}) {
     if (quantization) json[key] = *quantization;
   }

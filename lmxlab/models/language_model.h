@@ -102,6 +102,11 @@ class LanguageModel {
   /// Error(resource)
   void save(const std::filesystem::path& folder) const;
 
+  /// bos_token_id, eos_token_id and pad_token_id of the config.json that it was loaded from, for
+  /// the one that is saved; what is missing is null there, not the class's default.
+  const Json& special_ids() const { return special_ids_; }
+  void set_special_ids(Json ids) { special_ids_ = std::move(ids); }
+
   /// What the loader had to say: config keys that nobody read.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
@@ -114,6 +119,7 @@ class LanguageModel {
   std::shared_ptr<Runtime> runtime_;
   std::unique_ptr<core::Transformer> transformer_;
   std::vector<std::string> warnings_;
+  Json special_ids_ = Json::object();
   std::optional<DType> activations_;
 };
 

@@ -215,7 +215,7 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
     if (fs::is_directory(folder)) {
       const auto path = folder / "config.json";
       model = with_context(path.string(), [&] {
-        return config::from_hf(Json::parse(read_file(path), path.string())).model;
+        return config::from_hf(parse_python_json(read_file(path), path.string())).model;
       });
       sizes.vocab.reset();  // a trained model keeps its own
       if (sizes.depth || sizes.dim || sizes.heads || sizes.kv_heads || sizes.head_dim ||

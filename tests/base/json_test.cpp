@@ -269,4 +269,16 @@ TEST(ParseValue, JsonOrElseText) {
   EXPECT_EQ(parse_value("[1,"), Json("[1,"));
 }
 
+TEST(Json, WhatPythonWrites) {
+  const Json j = parse_python_json(
+      R"({"a": [0.0, Infinity], "b": -Infinity, "c": {"__float__": "Infinity"}, "d": "Infinity \"NaN", "e": NaN})");
+  EXPECT_EQ(j.at("a").as_array()[1].as_number(), INFINITY);
+  EXPECT_EQ(j.at("b").as_number(), -INFINITY);
+  EXPECT_EQ(j.at("c").as_number(), INFINITY);
+  EXPECT_EQ(j.at("d").as_string(), "Infinity \"NaN");
+  EXPECT_TRUE(std::isnan(j.at("e").as_number()));
+  EXPECT_THROW(parse_python_json("{\"a\": Infinit}"), Error);
+  EXPECT_THROW(parse_python_json("{\"a\": --Infinity}"), Error);
+}
+
 }  // namespace

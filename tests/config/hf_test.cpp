@@ -76,7 +76,7 @@ TEST(ToHf, Gpt2Keys) {
     "vocab_size": 65, "n_positions": 256, "n_ctx": 256, "n_embd": 384, "n_layer": 6, "n_head": 6, "n_inner": 1536,
     "activation_function": "gelu", "layer_norm_epsilon": 1e-05, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
     "attn_pdrop": 0.0, "scale_attn_weights": true, "tie_word_embeddings": false, "initializer_range": 0.02,
-    "torch_dtype": "float32"})"));
+    "bos_token_id": null, "eos_token_id": null, "pad_token_id": null, "torch_dtype": "float32"})"));
   EXPECT_EQ(j.at("lmxlab").at("version"), Json(1));
   EXPECT_EQ(to_hf(preset("gpt-small")).at("activation_function"), Json("gelu_new"));
 }

@@ -243,7 +243,9 @@ void mpt_keys(Keys& k, Decoder& d) {
   k.inside("attn_config", [&](Keys& a) {
     a(d.clip, {"clip_qkv"});
     a(d.score_scale, {"softmax_scale"});
-    a(alibi.max, {"alibi_bias_max"});
+    int most = static_cast<int>(std::lround(alibi.max));
+    a(most, {"alibi_bias_max"});
+    alibi.max = static_cast<float>(most);
     a.only("qk_ln", false, "norms of queries and keys");
     a.only("prefix_lm", false, "attention to later tokens");
     a.only("alibi", true, "positions other than ALiBi");
