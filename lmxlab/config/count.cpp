@@ -37,6 +37,16 @@ Whole linear(Whole in, Whole out, bool bias) {
 Whole mixer_parameters(const Mixer& mixer, int dim) {
   if (const auto* c = std::get_if<Custom>(&mixer))
     return custom_parameters(Part::mixer, c->name, c->values, dim);
+  if (const auto* m = std::get_if<Mla>(&mixer)) {
+    const Whole q = Whole(m->heads) * (Whole(m->nope_dim) + m->rope_dim);
+    const auto latent = [&](int width) { return norm_parameters(m->latent_norm, width); };
+    Whole n = m->q_rank
+                  ? linear(dim, *m->q_rank, m->bias) + latent(*m->q_rank) + Whole(*m->q_rank) * q
+                  : Whole(dim) * q;
+    n += linear(dim, Whole(m->kv_rank) + m->rope_dim, m->bias) + latent(m->kv_rank);
+    n += Whole(m->kv_rank) * m->heads * (Whole(m->nope_dim) + m->v_dim);
+    return n + linear(Whole(m->heads) * m->v_dim, dim, m->bias);
+  }
   const auto* a = std::get_if<Attention>(&mixer);
   if (!a) return 0;
   const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
@@ -73,6 +83,9 @@ double mean_keys(double length, const std::optional<int>& window) {
 }
 
 double mixer_flops(const Mixer& mixer, int dim, double length) {
+  if (const auto* m = std::get_if<Mla>(&mixer))
+    return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
+           2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, {});
   const auto* a = std::get_if<Attention>(&mixer);
   if (!a) return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
   const double q = double(a->heads) * a->head_dim, kv = double(a->kv_heads) * a->head_dim;
@@ -150,16 +163,19 @@ int kv_group(int head_dim) {
 
 int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int kv_bits) {
   Whole bytes;
+  const auto row = [&](int width) {
+    return kv_bits == 0    ? Whole(width) * bytes_per_element
+           : kv_bits == 16 ? Whole(width) * std::min<int64_t>(2, bytes_per_element)
+                           : Whole(int64_t{width} * kv_bits / 8) +
+                                 Whole(2) * (width / kv_group(width)) * bytes_per_element;
+  };
   for (const Block& b : m.layers) {
+    if (const auto* l = std::get_if<Mla>(&b.mixer))
+      bytes += Whole(context) * (row(l->kv_rank) + row(l->rope_dim));
     const auto* a = std::get_if<Attention>(&b.mixer);
     if (!a) continue;
     const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;
-    const Whole row =
-        kv_bits == 0    ? Whole(a->head_dim) * bytes_per_element
-        : kv_bits == 16 ? Whole(a->head_dim) * std::min<int64_t>(2, bytes_per_element)
-                        : Whole(int64_t{a->head_dim} * kv_bits / 8) +
-                              Whole(2) * (a->head_dim / kv_group(a->head_dim)) * bytes_per_element;
-    bytes += Whole(2) * kept * a->kv_heads * row;
+    bytes += Whole(2) * kept * a->kv_heads * row(a->head_dim);
   }
   return bytes.value;
 }

@@ -60,6 +60,16 @@ Phrases mixer_phrases(const Mixer& mixer) {
   if (std::holds_alternative<Nothing>(mixer)) return {"no mixer"};
   if (const auto* c = std::get_if<Custom>(&mixer))
     return {"custom mixer " + c->name, c->values.dump()};
+  if (const auto* m = std::get_if<Mla>(&mixer)) {
+    Phrases out{"latent attention " + std::to_string(m->heads) + " x (" +
+                    std::to_string(m->nope_dim) + " + " + std::to_string(m->rope_dim) + ")",
+                "values " + std::to_string(m->v_dim), "latent " + comma(m->kv_rank)};
+    if (m->q_rank) out.push_back("query latent " + comma(*m->q_rank));
+    if (const auto* r = std::get_if<Rope>(&m->position)) out.push_back(rope_phrase(*r));
+    if (m->bias) out.push_back("biases");
+    if (m->scale) out.push_back("scale " + number(*m->scale));
+    return out;
+  }
   const auto& a = std::get<Attention>(mixer);
   Phrases out{"attention " + std::to_string(a.heads) + " x " + std::to_string(a.head_dim)};
   if (a.kv_heads != a.heads)

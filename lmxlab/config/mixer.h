@@ -1,6 +1,7 @@
 // What looks across positions.
 #pragma once
 
+#include "lmxlab/config/mla.h"
 #include "lmxlab/config/norm.h"
 #include "lmxlab/config/position.h"
 
@@ -60,6 +61,6 @@ struct Attention {
   }
 };
 
-using Mixer = std::variant<Attention, Nothing, Custom>;
+using Mixer = std::variant<Attention, Mla, Nothing, Custom>;
 
 }  // namespace lmxlab::config

@@ -88,7 +88,24 @@ class Checker {
       if (a.temperature->first < 0) say("mixer.temperature.first", "expected at least 0");
     }
   }
+  void latent_attention(const Mla& m) {
+    for (const auto& [name, value] :
+         {std::pair("heads", m.heads), std::pair("kv_rank", m.kv_rank),
+          std::pair("nope_dim", m.nope_dim), std::pair("rope_dim", m.rope_dim),
+          std::pair("v_dim", m.v_dim)})
+      positive(std::string("mixer.") + name, value);
+    if (m.q_rank) positive("mixer.q_rank", *m.q_rank);
+    dimension("mixer.heads", m.heads, int64_t{m.nope_dim} + m.rope_dim + m.v_dim,
+              "heads * (nope_dim + rope_dim + v_dim)");
+    if (const auto* r = std::get_if<Rope>(&m.position)) rope(*r, m.rope_dim);
+    if (std::holds_alternative<Alibi>(m.position))
+      say("mixer.position", "latent attention has rope or none");
+    norm("mixer.latent_norm", m.latent_norm);
+    if (m.scale) above_zero("mixer.scale", *m.scale);
+    scale("mixer.q_scale", m.q_scale), scale("mixer.kv_scale", m.kv_scale);
+  }
   void block(const Block& b) {
+    if (const auto* m = std::get_if<Mla>(&b.mixer)) latent_attention(*m);
     if (const auto* a = std::get_if<Attention>(&b.mixer)) attention(*a);
     if (const auto* c = std::get_if<Custom>(&b.mixer)) custom("mixer", Part::mixer, *c);
     if (const auto* m = std::get_if<Mlp>(&b.ffn)) {

@@ -138,32 +138,32 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   auto* slot = pass.slot();
   const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
   const auto* alibi = std::get_if<config::Alibi>(&c.position);
-
-  const auto mixed = [&] {
-    const auto seen_back = window(pass.max_kv());
-    const auto mask = attention_mask(pass, length, keys, seen_back);
-    if (!alibi && !mask.allowed) {
-      const kernels::AttentionMask seen{.causal = mask.kind == Mask::Kind::causal,
-                                        .window = mask.window,
-                                        .softcap = c.softcap.value_or(0),
-                                        .padding = mask.padding};
-      if (const auto& p = keys.packed) {
-        return kernels::quantized_attention(q, p->k, p->v, scale(), seen);
-      }
-      return kernels::attention(q, keys.k, keys.v, scale(), seen);
-    }
-    if (!alibi && !c.softcap)
-      return mx::fast::scaled_dot_product_attention(q, kernels::cast(keys.k, q.dtype()),
-                                                    kernels::cast(keys.v, q.dtype()), scale(),
-                                                    "array", mask.allowed);
-    const auto bias = alibi
-                          ? std::optional(alibi_bias(c.heads, *alibi, scale(), pass, length, keys))
+  const auto bias = alibi ? std::optional(alibi_bias(c.heads, *alibi, scale(), pass, length, keys))
                           : std::nullopt;
-    return plain_attention(q, keys, scale(), mask_array(pass, length, keys, seen_back), c.softcap,
-                           bias);
-  };
-  const auto out = mx::transpose(mixed(), {0, 2, 1, 3});
+  const auto mixed = core::attend(q, keys, scale(), pass, window(pass.max_kv()), c.softcap, bias);
+  const auto out = mx::transpose(mixed, {0, 2, 1, 3});
   return mx::reshape(out, {batch, length, c.heads * c.head_dim});
+}
+
+mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& pass,
+                 std::optional<int> window, std::optional<float> softcap,
+                 const std::optional<mx::array>& bias) {
+  const int length = q.shape(2);
+  const auto mask = attention_mask(pass, length, keys, window);
+  if (!bias && !mask.allowed) {
+    const kernels::AttentionMask seen{.causal = mask.kind == Mask::Kind::causal,
+                                      .window = mask.window,
+                                      .softcap = softcap.value_or(0),
+                                      .padding = mask.padding};
+    if (const auto& p = keys.packed)
+      return kernels::quantized_attention(q, p->k, p->v, scale, seen);
+    return kernels::attention(q, keys.k, keys.v, scale, seen);
+  }
+  if (!bias && !softcap)
+    return mx::fast::scaled_dot_product_attention(q, kernels::cast(keys.k, q.dtype()),
+                                                  kernels::cast(keys.v, q.dtype()), scale, "array",
+                                                  mask.allowed);
+  return plain_attention(q, keys, scale, mask_array(pass, length, keys, window), softcap, bias);
 }
 
 mx::array plain_attention(const mx::array& q, const Keys& keys, float scale,

@@ -70,6 +70,14 @@ class Attention : public Mixer {
   std::optional<Rotation> rotation_;
 };
 
+/// Queries of this pass over keys and values, by the fused kernel where it can.
+/// @param q  [B, H, L, Dh], at their positions.
+/// @param bias  of ALiBi, see plain_attention.
+/// @return  [B, H, L, Dv]
+mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& pass,
+                 std::optional<int> window, std::optional<float> softcap = {},
+                 const std::optional<mx::array>& bias = {});
+
 /// Attention written out in ordinary ops, in float32: what MLX's fused form is checked against, and
 /// what serves soft caps and additive biases.
 /// @param q  [B, H, L, Dh], rotated already.

@@ -2,6 +2,7 @@
 
 #include "lmxlab/core/attention.h"
 #include "lmxlab/core/custom.h"
+#include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/recompute.h"
 
@@ -16,6 +17,8 @@ std::unique_ptr<Mixer> make(const config::Mixer& mixer, const Build& build) {
         using C = std::decay_t<decltype(c)>;
         if constexpr (std::same_as<C, config::Attention>)
           return std::make_unique<Attention>(c, build);
+        else if constexpr (std::same_as<C, config::Mla>)
+          return std::make_unique<Mla>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_mixer(c, build);
         else

@@ -223,7 +223,7 @@ INSTANTIATE_TEST_SUITE_P(
                     "falcon_alibi", "glm", "glm4", "gpt_bigcode", "gpt_neox", "gptj", "granite",
                     "helium", "hunyuan_v1_dense", "internlm3", "ministral", "ministral3", "mpt",
                     "nanochat", "nemotron", "olmo", "olmo3", "opt", "persimmon", "phi", "seed_oss",
-                    "stablelm"),
+                    "stablelm", "minicpm3", "youtu"),
     [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

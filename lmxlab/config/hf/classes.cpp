@@ -1,11 +1,13 @@
 #include "lmxlab/config/hf/classes.h"
 
+#include "lmxlab/config/hf/shared.h"
+
 namespace lmxlab::config {
 
 const std::vector<HfClass>& hf_classes() {
   static const std::vector<HfClass> all = [] {
     std::vector<HfClass> out;
-    for (const auto& lineage : {llama_classes(), gpt_classes(), gemma_classes()})
+    for (const auto& lineage : {llama_classes(), gpt_classes(), gemma_classes(), mla_classes()})
       out.insert(out.end(), lineage.begin(), lineage.end());
     return out;
   }();
@@ -28,24 +30,31 @@ std::optional<Decoder> decoder_of(const Model& m) {
   bool ropes = false;
   for (const Block& b : m.layers) {
     const auto* a = std::get_if<Attention>(&b.mixer);
-    const auto* mlp = std::get_if<Mlp>(&b.ffn);
-    if (!a || !mlp) return std::nullopt;
-    const auto* rope = std::get_if<Rope>(&a->position);
-    d.sliding.push_back(a->window.has_value()), d.rotated.push_back(rope != nullptr);
-    if (a->window) d.window = a->window;
-    if (rope && a->window) d.local_rope = *rope;
-    if (rope && (!a->window || !ropes)) d.rope = *rope, ropes = !a->window;
+    const auto* l = std::get_if<Mla>(&b.mixer);
+    if ((!a && !l) || !std::holds_alternative<Mlp>(b.ffn)) return std::nullopt;
+    const auto* rope = std::get_if<Rope>(a ? &a->position : &l->position);
+    const auto window = a ? a->window : std::nullopt;
+    d.sliding.push_back(window.has_value()), d.rotated.push_back(rope != nullptr);
+    if (window) d.window = window;
+    if (rope && window) d.local_rope = *rope;
+    if (rope && (!window || !ropes)) d.rope = *rope, ropes = !window;
   }
   if (m.layers.empty()) return std::nullopt;
   const Block& b = m.layers[0];
-  const auto& a = std::get<Attention>(b.mixer);
+  if (const auto* a = std::get_if<Attention>(&b.mixer)) {
+    d.heads = a->heads, d.kv_heads = a->kv_heads, d.head_dim = a->head_dim;
+    d.attention_bias = a->qkv_bias || a->out_bias;
+    d.qkv_bias = a->qkv_bias, d.out_bias = a->out_bias, d.qk_norm = a->qk_norm.has_value();
+    d.score_scale = a->scale, d.score_softcap = a->softcap, d.clip = a->clip;
+    d.temperature = a->temperature;
+    if (const auto* s = std::get_if<Alibi>(&a->position)) d.alibi = *s;
+  } else {
+    d.mla = std::get<Mla>(b.mixer);
+    d.heads = d.kv_heads = d.mla->heads, d.head_dim = d.mla->rope_dim;
+    d.attention_bias = d.mla->bias;
+    d.mscale_all = mscale_of(*d.mla);
+  }
   const auto& mlp = std::get<Mlp>(b.ffn);
-  d.heads = a.heads, d.kv_heads = a.kv_heads, d.head_dim = a.head_dim;
-  d.attention_bias = a.qkv_bias || a.out_bias;
-  d.qkv_bias = a.qkv_bias, d.out_bias = a.out_bias, d.qk_norm = a.qk_norm.has_value();
-  d.score_scale = a.scale, d.score_softcap = a.softcap, d.clip = a.clip;
-  d.temperature = a.temperature;
-  if (const auto* s = std::get_if<Alibi>(&a.position)) d.alibi = *s;
   d.wiring = b.wiring, d.branch_scale = b.branch_scale;
   d.hidden = mlp.hidden, d.act = mlp.act, d.mlp_bias = mlp.bias;
   if (const auto* r = std::get_if<RmsNorm>(&b.norm)) d.eps = r->eps;

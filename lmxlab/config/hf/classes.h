@@ -21,6 +21,7 @@ struct HfClass {
 std::vector<HfClass> llama_classes();
 std::vector<HfClass> gpt_classes();
 std::vector<HfClass> gemma_classes();
+std::vector<HfClass> mla_classes();
 const std::vector<HfClass>& hf_classes();
 /// @return  null for another.
 const HfClass* hf_class(std::string_view model_type);

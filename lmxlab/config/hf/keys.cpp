@@ -173,7 +173,7 @@ void Keys::rope(Decoder& d, const RopeForm& form) {
   const Json* parameters = find({"rope_parameters"});
   const Json* scaling = find({"rope_scaling"});
   read_rope(parameters ? parameters : scaling, parameters ? "rope_parameters" : "rope_scaling",
-            d.rope, d, form, &d.temperature);
+            d.rope, d, form, &d.temperature, &d.mscale_all);
 }
 
 void Keys::rope_by_layer(Decoder& d) {
@@ -195,7 +195,8 @@ void Keys::rope_by_layer(Decoder& d) {
 }
 
 void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, const Decoder& d,
-                     const RopeForm& form, std::optional<Temperature>* temperature) {
+                     const RopeForm& form, std::optional<Temperature>* temperature,
+                     float* mscale_all_dim) {
   float share = form.share.value_or(1.f);
   std::optional<int> original;
   (*this)(rope.theta, {form.theta_key, "rope_theta"});
@@ -265,6 +266,7 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
     in(attention_factor, {"attention_factor"});
     float mscale = 0, mscale_all = 0;
     in(mscale, {"mscale"}), in(mscale_all, {"mscale_all_dim"});
+    if (mscale_all_dim) *mscale_all_dim = mscale_all;
     const double f = double(s.factor);
     const double by_rule =
         mscale != 0 && mscale_all != 0
@@ -320,6 +322,7 @@ void Keys::write_rope(const Rope& rope, const Decoder& d, const RopeForm& form) 
           if constexpr (!std::same_as<std::decay_t<decltype(s)>, DynamicNtk>)
             table["original_max_position_embeddings"] = Json(s.original);
           table.erase("original");
+          if (d.mscale_all != 0) table["mscale_all_dim"] = Json(d.mscale_all);
           if (d.temperature) table["llama_4_scaling_beta"] = Json(d.temperature->scale);
           out_["rope_scaling"] = std::move(table);
         }

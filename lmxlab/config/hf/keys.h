@@ -29,6 +29,8 @@ struct Decoder {
   std::optional<Alibi> alibi = {};
   std::optional<Temperature> temperature = {};
   float embed_scale = 1, branch_scale = 1, logit_scale = 1;
+  std::optional<Mla> mla = {};  // in the place of attention
+  float mscale_all = 0;         // yarn's mscale_all_dim, which latent attention's scores know
   Rope rope = {};
   std::optional<Rope> local_rope = {};  // of layers with a window, where it is another
   std::optional<int> window = {};
@@ -118,7 +120,8 @@ class Keys {
   const Json* find(Names names);
   void not_supported(const std::string& what) { unsupported_.push_back(prefix_ + what); }
   void read_rope(const Json* table, const std::string& name, Rope& rope, const Decoder& d,
-                 const RopeForm& form = {}, std::optional<Temperature>* temperature = nullptr);
+                 const RopeForm& form = {}, std::optional<Temperature>* temperature = nullptr,
+                 float* mscale_all_dim = nullptr);
   void write_rope(const Rope& rope, const Decoder& d, const RopeForm& form = {});
 
   const Json* in_ = nullptr;

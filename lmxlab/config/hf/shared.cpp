@@ -36,7 +36,9 @@ Model assemble(const Decoder& d, const char* family, const Block& block) {
   m.logit_softcap = d.logit_softcap;
   m.layers.assign(static_cast<size_t>(d.depth), block);
   for (size_t i = 0; i < m.layers.size(); ++i) {
-    auto& a = std::get<Attention>(m.layers[i].mixer);
+    auto* attention = std::get_if<Attention>(&m.layers[i].mixer);
+    if (!attention) continue;
+    auto& a = *attention;
     if (!d.rotates(i)) a.position = NoPosition{};
     if (!d.slides(i)) continue;
     a.window = d.window;

@@ -23,6 +23,11 @@ inline Mlp& mlp_of(Block& b) {
   return std::get<Mlp>(b.ffn);
 }
 
+/// What yarn's mscale_all_dim makes of the scores of latent attention, and the way back; 0:
+/// nothing.
+std::optional<float> scale_of(const Mla& mla, const Rope& rope, float mscale_all);
+float mscale_of(const Mla& mla);
+
 /// Which of `depth` layers a rule of (one-based) layer numbers picks.
 template <class F>
 std::vector<bool> layers_where(const Decoder& d, F rule) {

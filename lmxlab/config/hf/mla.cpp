@@ -1,0 +1,103 @@
+// Multi-head latent attention: DeepSeek and its kin.
+#include "lmxlab/config/hf/shared.h"
+
+namespace lmxlab::config {
+
+std::optional<float> scale_of(const Mla& mla, const Rope& rope, float mscale_all) {
+  const auto* y = std::get_if<Yarn>(&rope.scaling);
+  if (!y || mscale_all == 0 || !(y->factor > 1)) return std::nullopt;
+  const double m = 0.1 * double(mscale_all) * std::log(double(y->factor)) + 1;
+  return static_cast<float>(m * m / std::sqrt(double(mla.nope_dim) + mla.rope_dim));
+}
+float mscale_of(const Mla& mla) {
+  const auto* rope = std::get_if<Rope>(&mla.position);
+  const auto* y = rope ? std::get_if<Yarn>(&rope->scaling) : nullptr;
+  if (!mla.scale || !y || !(y->factor > 1)) return 0;
+  const double m = std::sqrt(double(*mla.scale) * std::sqrt(double(mla.nope_dim) + mla.rope_dim));
+  return static_cast<float>((m - 1) / (0.1 * std::log(double(y->factor))));
+}
+
+namespace {
+
+/// Sizes and rotation of latent attention; the rest of a class is Llama's.
+void mla_like(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key) {
+  if (k.reading()) d.mla = defaults;
+  k.require(d.vocab, {"vocab_size"});
+  k(d.context, {"max_position_embeddings"});
+  k.require(d.dim, {"hidden_size"});
+  k.depth(d.depth, {"num_hidden_layers"});
+  k.require(d.mla->heads, {"num_attention_heads"});
+  k.constant("num_key_value_heads", d.mla->heads);
+  k.require(d.hidden, {"intermediate_size"});
+  if (k.reading() && k.present("q_lora_rank")) d.mla->q_rank.reset();  // null is none
+  k(d.mla->q_rank, {"q_lora_rank"});
+  k(d.mla->kv_rank, {"kv_lora_rank"});
+  k(d.mla->nope_dim, {"qk_nope_head_dim"});
+  k(d.mla->rope_dim, {"qk_rope_head_dim"});
+  k(d.mla->v_dim, {"v_head_dim"});
+  k.constant("head_dim", d.mla->rope_dim);
+  k.constant("qk_head_dim", d.mla->nope_dim + d.mla->rope_dim);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  k(d.mla->bias, {"attention_bias"});
+  k(d.tie, {"tie_word_embeddings"});
+  k(d.init_std, {"initializer_range"});
+  d.head_dim = d.mla->rope_dim;
+  k.rope(d);
+  bool interleaved = d.rope.interleaved;
+  if (k.reading()) interleaved = std::get<Rope>(defaults.position).interleaved;
+  if (interleaved_key) k(interleaved, {"rope_interleave"});
+  d.rope.interleaved = interleaved;
+}
+Block mla_block(const Decoder& d) {
+  Block b = llama_block(d);
+  Mla mla = *d.mla;
+  mla.position = d.rope;
+  mla.scale = scale_of(mla, d.rope, d.mscale_all);
+  b.mixer = mla;
+  return b;
+}
+
+void minicpm3_keys(Keys& k, Decoder& d) {
+  Mla defaults{.q_rank = 768, .kv_rank = 256, .nope_dim = 64, .rope_dim = 32, .v_dim = 64};
+  defaults.position = Rope{};
+  if (k.reading()) d.tie = true, d.eps = 1e-5f;
+  mla_like(k, d, defaults, false);
+  if (k.reading() && !k.present("v_head_dim") && d.mla->heads > 0)
+    d.mla->v_dim = d.dim / d.mla->heads;
+  k(d.mlp_bias, {"mlp_bias"});
+  // Branches times scale_depth / sqrt(layers), logits divided by dim / dim_model_base.
+  const float root = std::sqrt(static_cast<float>(std::max(1, d.depth)));
+  float depth = d.branch_scale * root;
+  int scale = static_cast<int>(std::lround(d.embed_scale));
+  int base = static_cast<int>(std::lround(d.logit_scale * static_cast<float>(d.dim)));
+  if (k.reading()) depth = 1.4f, scale = 12, base = 256;
+  k(depth, {"scale_depth"});
+  k(scale, {"scale_emb"});
+  k(base, {"dim_model_base"});
+  d.branch_scale = depth / root, d.embed_scale = static_cast<float>(scale);
+  if (d.dim > 0) d.logit_scale = static_cast<float>(base) / static_cast<float>(d.dim);
+}
+Model minicpm3_model(const Decoder& d) {
+  return assemble(d, "minicpm3", mla_block(d));
+}
+
+void youtu_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.tie = true, d.context = 131'072, d.rope.theta = 1'600'000;
+  mla_like(k, d, {.q_rank = 1536}, true);
+  k.skip({"embedding_initializer_range"});
+}
+Model youtu_model(const Decoder& d) {
+  return assemble(d, "youtu", mla_block(d));
+}
+
+}  // namespace
+
+std::vector<HfClass> mla_classes() {
+  return {
+      {"minicpm3", "MiniCPM3ForCausalLM", "minicpm3", minicpm3_keys, minicpm3_model},
+      {"youtu", "YoutuForCausalLM", "youtu", youtu_keys, youtu_model},
+  };
+}
+
+}  // namespace lmxlab::config

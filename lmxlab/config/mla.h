@@ -1,0 +1,40 @@
+// Multi-head latent attention: keys and values of all heads come from one short vector a position.
+#pragma once
+
+#include "lmxlab/config/norm.h"
+#include "lmxlab/config/position.h"
+
+#include <optional>
+
+namespace lmxlab::config {
+
+/// DeepSeek-V2, arXiv:2405.04434, section 2.1. A query head has `nope_dim` dimensions that meet
+/// keys made of the latent vector and `rope_dim` that turn and meet a key which all heads share.
+struct Mla {
+  static constexpr const char* kind = "mla";
+  int heads = 1;
+  std::optional<int> q_rank = {};  // queries come from a latent vector too; none: from the stream
+  int kv_rank = 512, nope_dim = 128, rope_dim = 64, v_dim = 128;
+  Position position = Rope{.interleaved = true};  // rope, or none
+  Norm latent_norm = RmsNorm{.eps = 1e-6f};
+  bool bias = false;                // of the projections from the stream and back into it
+  std::optional<float> scale = {};  // of the scores; 1 / sqrt(nope_dim + rope_dim) unless given
+  float q_scale = 1, kv_scale = 1;  // the queries', and the normed latent vector, times that
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "query heads");
+    v("q_rank", q_rank, "width of the queries' latent vector, if they have one");
+    v("kv_rank", kv_rank, "width of the latent vector of keys and values");
+    v("nope_dim", nope_dim, "dimensions of a head that do not turn");
+    v("rope_dim", rope_dim, "dimensions of a head that turn");
+    v("v_dim", v_dim, "dimensions of a value head");
+    v("position", position, "none or rope");
+    v("latent_norm", latent_norm, "norm of the latent vectors");
+    v("bias", bias, "biases of the projections from the stream and back into it");
+    v("scale", scale, "of the scores, 1/sqrt(nope_dim + rope_dim) unless given");
+    v("q_scale", q_scale, "queries are multiplied by it");
+    v("kv_scale", kv_scale, "the normed latent vector is multiplied by it");
+  }
+};
+
+}  // namespace lmxlab::config

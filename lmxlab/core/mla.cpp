@@ -1,0 +1,128 @@
+#include "lmxlab/core/mla.h"
+
+#include "lmxlab/core/attention.h"
+#include "lmxlab/kernels/elementwise.h"
+
+#include <mlx/ops.h>
+
+#include <cmath>
+#include <limits>
+
+namespace lmxlab::core {
+namespace {
+
+// [..., from:to]
+mx::array part(const mx::array& x, int from, int to) {
+  auto start = mx::Shape(x.ndim(), 0), stop = x.shape();
+  start.back() = from, stop.back() = to;
+  return mx::slice(x, start, stop);
+}
+// [B, L, H D] -> [B, H, L, D]
+mx::array heads_of(const mx::array& x, int heads) {
+  return mx::transpose(mx::reshape(x, {x.shape(0), x.shape(1), heads, -1}), {0, 2, 1, 3});
+}
+
+}  // namespace
+
+Mla::Mla(const config::Mla& c, const Build& b)
+    : kv_a_proj_with_mqa(b.dim, c.kv_rank + c.rope_dim, c.bias, b.std, b.init),
+      kv_a_layernorm(c.latent_norm, c.kv_rank),
+      kv_b_proj(c.kv_rank, c.heads * (c.nope_dim + c.v_dim), false, b.std, b.init),
+      o_proj(c.heads * c.v_dim, b.dim, c.bias, b.residual_std, b.init),
+      config_(c) {
+  const int width = c.heads * (c.nope_dim + c.rope_dim);
+  if (c.q_rank) {
+    q_a_proj.emplace(b.dim, *c.q_rank, c.bias, b.std, b.init);
+    q_a_layernorm.emplace(c.latent_norm, *c.q_rank);
+    q_b_proj.emplace(*c.q_rank, width, false, b.std, b.init);
+  } else {
+    q_proj.emplace(b.dim, width, false, b.std, b.init);
+  }
+  if (const auto* rope = std::get_if<config::Rope>(&c.position))
+    rotation_.emplace(*rope, c.rope_dim);
+}
+
+float Mla::scale() const {
+  return config_.scale.value_or(1 /
+                                std::sqrt(static_cast<float>(config_.nope_dim + config_.rope_dim)));
+}
+std::optional<int> Mla::window(const Pass& pass) {
+  return pass.max_kv() > 0 ? std::optional(pass.max_kv()) : std::nullopt;
+}
+
+std::unique_ptr<LayerCache> Mla::make_cache(const CacheOptions& options) const {
+  return options.max_kv > 0 ? rotating_cache(options.max_kv, options) : plain_cache(options);
+}
+
+Arrays Mla::project(const mx::array& x, Pass&) const {
+  const auto& c = config_;
+  auto first = core::project(x, {q_proj ? &*q_proj : &*q_a_proj, &kv_a_proj_with_mqa});
+  auto q = q_proj ? first[0] : (*q_b_proj)((*q_a_layernorm)(first[0]));
+  if (c.q_scale != 1) q = kernels::scale(q, c.q_scale);
+  auto latent = kv_a_layernorm(part(first[1], 0, c.kv_rank));
+  if (c.kv_scale != 1) latent = kernels::scale(latent, c.kv_scale);
+  return {q, mx::concatenate({latent, part(first[1], c.kv_rank, c.kv_rank + c.rope_dim)}, -1)};
+}
+
+mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
+  const auto& c = config_;
+  auto q = heads_of(projected[0], c.heads);
+  const auto both = mx::expand_dims(projected[1], 1);  // [B, 1, L, kv_rank + rope]
+  const auto latent = part(both, 0, c.kv_rank);
+  auto key = part(both, c.kv_rank, c.kv_rank + c.rope_dim);
+  if (rotation_) {
+    const auto turned = rotate(*rotation_, part(q, c.nope_dim, c.nope_dim + c.rope_dim), pass);
+    q = mx::concatenate({part(q, 0, c.nope_dim), turned}, -1);
+    key = rotate(*rotation_, key, pass);
+  }
+  auto* slot = pass.slot();
+  const Keys keys = slot ? slot->append(latent, key) : Keys{latent, key, pass.offset, false};
+  // Products of one more query, and of making keys and values of all positions.
+  const double L = q.shape(2), S = keys.k.shape(2), wide = c.nope_dim + c.v_dim, r = c.kv_rank;
+  const bool few = slot && L * (r * wide + S * (2 * r - wide)) < S * r * wide;
+  const auto out = few ? absorbed(q, keys, pass) : expanded(q, keys, pass);
+  return mx::reshape(mx::transpose(out, {0, 2, 1, 3}),
+                     {out.shape(0), out.shape(2), c.heads * c.v_dim});
+}
+
+mx::array Mla::expanded(const mx::array& q, const Keys& keys, Pass& pass) const {
+  const auto& c = config_;
+  const int S = keys.k.shape(2);
+  const auto latent = kernels::cast(mx::squeeze(keys.k, 1), q.dtype());  // [B, S, kv_rank]
+  const auto both = heads_of(kv_b_proj(latent), c.heads);                // [B, H, S, nope + v]
+  const auto shared =
+      mx::broadcast_to(kernels::cast(keys.v, q.dtype()), {q.shape(0), c.heads, S, c.rope_dim});
+  Keys all{mx::concatenate({part(both, 0, c.nope_dim), shared}, -1),
+           part(both, c.nope_dim, c.nope_dim + c.v_dim), keys.start, keys.ring};
+  return attend(q, all, scale(), pass, window(pass));
+}
+
+mx::array Mla::absorbed(const mx::array& q, const Keys& keys, Pass& pass) const {
+  const auto& c = config_;
+  const int B = q.shape(0), H = c.heads, L = q.shape(2), S = keys.k.shape(2);
+  const auto& w = kv_b_proj.weight;
+  const int rows = H * (c.nope_dim + c.v_dim);
+  const auto matrix = mx::reshape(w.quantized() ? w.rows(mx::arange(rows, mx::int32), q.dtype())
+                                                : kernels::cast(w.w.value, q.dtype()),
+                                  {H, c.nope_dim + c.v_dim, c.kv_rank});
+  const auto of_keys = mx::slice(matrix, {0, 0, 0}, {H, c.nope_dim, c.kv_rank});
+  const auto of_values =
+      mx::slice(matrix, {0, c.nope_dim, 0}, {H, c.nope_dim + c.v_dim, c.kv_rank});
+  const auto f32 = [](const mx::array& a) { return kernels::cast(a, mx::float32); };
+  // All heads meet the same rows: [B, 1, H L, kv_rank] and [B, 1, S, kv_rank].
+  const auto flat = [&](const mx::array& a) { return mx::reshape(a, {B, 1, H * L, a.shape(3)}); };
+  const auto meet = [&](const mx::array& a, const mx::array& b) {
+    return mx::matmul(f32(flat(a)), mx::swapaxes(f32(b), -1, -2));
+  };
+  const auto moved = mx::matmul(part(q, 0, c.nope_dim), of_keys);
+  auto scores =
+      mx::add(meet(moved, keys.k), meet(part(q, c.nope_dim, c.nope_dim + c.rope_dim), keys.v));
+  scores = mx::multiply(mx::reshape(scores, {B, H, L, S}), mx::array(scale()));
+  const auto allowed = mask_array(pass, L, keys, window(pass));
+  scores = mx::where(allowed, scores, mx::array(std::numeric_limits<float>::lowest()));
+  const auto weights = mx::softmax(scores, -1, true);
+  const auto mixed = mx::reshape(mx::matmul(flat(weights), f32(keys.k)), {B, H, L, c.kv_rank});
+  return mx::matmul(kernels::cast(mixed, q.dtype()), mx::swapaxes(of_values, -1, -2));
+}
+
+}  // namespace lmxlab::core

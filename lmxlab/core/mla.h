@@ -1,0 +1,58 @@
+// Multi-head latent attention.
+#pragma once
+
+#include "lmxlab/config/mla.h"
+#include "lmxlab/core/linear.h"
+#include "lmxlab/core/mixer.h"
+#include "lmxlab/core/norm.h"
+#include "lmxlab/core/position.h"
+
+namespace lmxlab::core {
+
+/// Caches the latent vector and the shared key of a position: kv_rank + rope_dim numbers, whatever
+/// the heads. Many queries meet keys and values made of them; few meet the latent vectors
+/// themselves, with the matrices that would make keys and values moved over to the queries and the
+/// result (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
+class Mla : public Mixer {
+ public:
+  Mla(const config::Mla& config, const Build& build);
+  mx::array operator()(const mx::array& x, Pass& pass) const override {
+    return finish(mix(project(x, pass), pass), pass);
+  }
+  /// Queries [B, L, H (nope + rope)]; the latent vector and the shared key [B, L, kv_rank + rope].
+  Arrays project(const mx::array& x, Pass& pass) const override;
+  mx::array mix(const Arrays& projected, Pass& pass) const override;
+  mx::array finish(const mx::array& mixed, Pass&) const override { return o_proj(mixed); }
+  void visit(Visitor& v) override {
+    visit_part(v, true);
+    v("kv_b_proj", kv_b_proj);
+    visit_part(v, false);
+  }
+  void visit_part(Visitor& v, bool first) override {
+    if (!first) return v("o_proj", o_proj);
+    v("q_proj", q_proj), v("q_a_proj", q_a_proj), v("q_a_layernorm", q_a_layernorm);
+    v("q_b_proj", q_b_proj);
+    v("kv_a_proj_with_mqa", kv_a_proj_with_mqa), v("kv_a_layernorm", kv_a_layernorm);
+  }
+  std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
+
+  std::optional<Linear> q_proj, q_a_proj, q_b_proj;
+  std::optional<Norm> q_a_layernorm;
+  Linear kv_a_proj_with_mqa;
+  Norm kv_a_layernorm;
+  Linear kv_b_proj;  // [H (nope + v), kv_rank]
+  Linear o_proj;
+
+ private:
+  // q [B, H, L, nope + rope]; keys.k the latent vectors [B, 1, S, kv_rank], keys.v the shared keys
+  mx::array expanded(const mx::array& q, const Keys& keys, Pass& pass) const;
+  mx::array absorbed(const mx::array& q, const Keys& keys, Pass& pass) const;
+
+  float scale() const;
+  static std::optional<int> window(const Pass& pass);
+
+  config::Mla config_;
+  std::optional<Rotation> rotation_;
+};
+
+}  // namespace lmxlab::core
