@@ -81,6 +81,11 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
   // What the function of a model does not depend on.
   mine.family = theirs.family, mine.context = theirs.context, mine.dropout = theirs.dropout;
   mine.init_std = theirs.init_std;
+  for (size_t i = 0; i < mine.layers.size() && i < theirs.layers.size(); ++i) {
+    auto* a = std::get_if<Moe>(&mine.layers[i].ffn);
+    const auto* b = std::get_if<Moe>(&theirs.layers[i].ffn);
+    if (a && b) a->aux_loss = b->aux_loss, a->z_loss = b->z_loss, a->bias_rate = b->bias_rate;
+  }
   for (Block& b : mine.layers)
     if (auto* a = std::get_if<Attention>(&b.mixer))
       if (auto* r = std::get_if<Rope>(&a->position); r && r->dims == a->head_dim) r->dims = 0;

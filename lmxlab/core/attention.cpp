@@ -59,6 +59,7 @@ Attention::Attention(const config::Attention& c, const Build& b)
       o_proj(c.heads * c.head_dim, b.dim, c.out_bias, b.residual_std, b.init),
       config_(c) {
   if (c.qk_norm) q_norm.emplace(c, c.heads), k_norm.emplace(c, c.kv_heads);
+  if (c.sinks) sinks = Param{zeros({c.heads})};
   if (c.out_norm) out_norm.emplace(*c.out_norm, c.heads * c.head_dim);
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
     rotation_.emplace(*rope, c.head_dim);
@@ -99,6 +100,7 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   const auto& c = config_;
   auto* slot = pass.slot();
   if (!slot || std::holds_alternative<config::Alibi>(c.position)) return std::nullopt;
+  if (sinks) return std::nullopt;
   if (c.temperature || (q_norm && c.qk_norm_late)) return std::nullopt;  // behind the rotation
   const CacheRow row{k.shape(0), c.kv_heads, c.head_dim, k.dtype()};
   auto loan = slot->lend(k.shape(1), row, row);
@@ -140,17 +142,20 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   const auto* alibi = std::get_if<config::Alibi>(&c.position);
   const auto bias = alibi ? std::optional(alibi_bias(c.heads, *alibi, scale(), pass, length, keys))
                           : std::nullopt;
-  const auto mixed = core::attend(q, keys, scale(), pass, window(pass.max_kv()), c.softcap, bias);
+  const auto sink = sinks ? std::optional(sinks->value) : std::nullopt;
+  const auto mixed =
+      core::attend(q, keys, scale(), pass, window(pass.max_kv()), c.softcap, bias, sink);
   const auto out = mx::transpose(mixed, {0, 2, 1, 3});
   return mx::reshape(out, {batch, length, c.heads * c.head_dim});
 }
 
 mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& pass,
                  std::optional<int> window, std::optional<float> softcap,
-                 const std::optional<mx::array>& bias) {
+                 const std::optional<mx::array>& bias, const std::optional<mx::array>& sinks) {
   const int length = q.shape(2);
+  const bool plain = bias || sinks;
   const auto mask = attention_mask(pass, length, keys, window);
-  if (!bias && !mask.allowed) {
+  if (!plain && !mask.allowed) {
     const kernels::AttentionMask seen{.causal = mask.kind == Mask::Kind::causal,
                                       .window = mask.window,
                                       .softcap = softcap.value_or(0),
@@ -159,16 +164,18 @@ mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& 
       return kernels::quantized_attention(q, p->k, p->v, scale, seen);
     return kernels::attention(q, keys.k, keys.v, scale, seen);
   }
-  if (!bias && !softcap)
+  if (!plain && !softcap)
     return mx::fast::scaled_dot_product_attention(q, kernels::cast(keys.k, q.dtype()),
                                                   kernels::cast(keys.v, q.dtype()), scale, "array",
                                                   mask.allowed);
-  return plain_attention(q, keys, scale, mask_array(pass, length, keys, window), softcap, bias);
+  return plain_attention(q, keys, scale, mask_array(pass, length, keys, window), softcap, bias,
+                         sinks);
 }
 
 mx::array plain_attention(const mx::array& q, const Keys& keys, float scale,
                           const std::optional<mx::array>& allowed, std::optional<float> softcap,
-                          const std::optional<mx::array>& bias) {
+                          const std::optional<mx::array>& bias,
+                          const std::optional<mx::array>& sinks) {
   const int B = q.shape(0), H = q.shape(1), L = q.shape(2), D = q.shape(3);
   const int K = keys.k.shape(1), S = keys.k.shape(2), Dv = keys.v.shape(3);
   if (H % K != 0)
@@ -185,7 +192,12 @@ mx::array plain_attention(const mx::array& q, const Keys& keys, float scale,
   if (bias) scores = mx::add(scores, *bias);
   if (allowed)
     scores = mx::where(*allowed, scores, mx::array(std::numeric_limits<float>::lowest()));
-  const auto weights = mx::reshape(mx::softmax(scores, -1, true), {B, K, H / K, L, S});
+  if (sinks)
+    scores = mx::concatenate(
+        {scores, mx::broadcast_to(mx::reshape(f32(*sinks), {1, H, 1, 1}), {B, H, L, 1})}, -1);
+  auto shares = mx::softmax(scores, -1, true);
+  if (sinks) shares = mx::slice(shares, {0, 0, 0, 0}, {B, H, L, S});
+  const auto weights = mx::reshape(shares, {B, K, H / K, L, S});
   return mx::astype(mx::reshape(mx::matmul(weights, v), {B, H, L, Dv}), q.dtype());
 }
 

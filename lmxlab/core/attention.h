@@ -41,7 +41,7 @@ class Attention : public Mixer {
   }
   void visit(Visitor& v) override {
     v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("o_proj", o_proj);
-    v("q_norm", q_norm), v("k_norm", k_norm), v("out_norm", out_norm);
+    v("q_norm", q_norm), v("k_norm", k_norm), v("out_norm", out_norm), v("sinks", sinks);
   }
   void visit_part(Visitor& v, bool first) override {
     if (!first) return v("o_proj", o_proj), v("out_norm", out_norm);
@@ -53,6 +53,7 @@ class Attention : public Mixer {
   Linear q_proj, k_proj, v_proj, o_proj;
   std::optional<HeadNorm> q_norm, k_norm;
   std::optional<Norm> out_norm;
+  std::optional<Param> sinks;  // [H]
 
  private:
   float scale() const;
@@ -72,11 +73,12 @@ class Attention : public Mixer {
 
 /// Queries of this pass over keys and values, by the fused kernel where it can.
 /// @param q  [B, H, L, Dh], at their positions.
-/// @param bias  of ALiBi, see plain_attention.
+/// @param bias, sinks  see plain_attention.
 /// @return  [B, H, L, Dv]
 mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& pass,
                  std::optional<int> window, std::optional<float> softcap = {},
-                 const std::optional<mx::array>& bias = {});
+                 const std::optional<mx::array>& bias = {},
+                 const std::optional<mx::array>& sinks = {});
 
 /// Attention written out in ordinary ops, in float32: what MLX's fused form is checked against, and
 /// what serves soft caps and additive biases.
@@ -85,10 +87,12 @@ mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& 
 /// @param allowed  bool [L, S] or [B, 1, L, S]; true means "may look". A row of false gives the
 ///                 mean of v.
 /// @param bias  float32 [H, L, S], added to the scaled and capped scores.
+/// @param sinks  [H], a score more in each softmax, whose value is zero.
 /// @return  [B, H, L, Dh], dtype of q.
 /// @cost  O(B H L S Dh); holds the L x S scores.
 mx::array plain_attention(const mx::array& q, const Keys& keys, float scale,
                           const std::optional<mx::array>& allowed, std::optional<float> softcap,
-                          const std::optional<mx::array>& bias);
+                          const std::optional<mx::array>& bias,
+                          const std::optional<mx::array>& sinks = {});
 
 }  // namespace lmxlab::core

@@ -1,6 +1,7 @@
 #include "lmxlab/models/name_rules.h"
 
-#include <functional>
+#include <mlx/ops.h>
+
 #include <map>
 
 namespace lmxlab {
@@ -105,79 +106,222 @@ NameRules persimmon() {
   return r;
 }
 
+// ---- mixtures of experts ----
+
+using core::Arrays;
+namespace mx = mlx::core;
+
+const std::vector<Stacked> kExperts{{"mlp.experts.gate_proj.", "mlp.experts.*.gate_proj."},
+                                    {"mlp.experts.up_proj.", "mlp.experts.*.up_proj."},
+                                    {"mlp.experts.down_proj.", "mlp.experts.*.down_proj."}};
+NameRules mixtral() {
+  return {
+      .block = {{"mlp.gate.e_score_correction_bias", "block_sparse_moe.e_score_correction_bias"},
+                {"mlp.gate.", "block_sparse_moe.gate."}},
+      .stacked = {{"mlp.experts.gate_proj.", "block_sparse_moe.experts.*.w1."},
+                  {"mlp.experts.up_proj.", "block_sparse_moe.experts.*.w3."},
+                  {"mlp.experts.down_proj.", "block_sparse_moe.experts.*.w2."}}};
+}
+
+int experts_of(const config::Block& block) {
+  const auto* m = std::get_if<config::Moe>(&block.ffn);
+  return m ? m->experts : 1;
+}
+mx::array rows(const mx::array& x, int from, int to, int step = 1) {  // of the second axis
+  auto start = mx::Shape(x.ndim(), 0), stop = x.shape(), steps = mx::Shape(x.ndim(), 1);
+  start[1] = from, stop[1] = to, steps[1] = step;
+  return mx::slice(x, start, stop, steps);
+}
+/// Gate and up of every expert: halves of the second axis, or rows in turn.
+Reshaped gate_and_up(const char* theirs, const char* leaf_gate, const char* leaf_up, bool in_turn,
+                     bool turned) {
+  const auto flipped = [turned](const mx::array& a) {
+    return turned && a.ndim() == 3 ? mx::contiguous(mx::swapaxes(a, 1, 2)) : a;
+  };
+  return {.ours = {leaf_gate, leaf_up},
+          .theirs = {theirs},
+          .to_ours = [=](const Arrays& in, const config::Block&) -> Arrays {
+            const auto a = flipped(in[0]);
+            const int n = a.shape(1);
+            if (in_turn) return {rows(a, 0, n, 2), rows(a, 1, n, 2)};
+            return {rows(a, 0, n / 2), rows(a, n / 2, n)};
+          },
+          .to_theirs = [=](const Arrays& in, const config::Block&) -> Arrays {
+            if (!in_turn) return {flipped(mx::concatenate(in, 1))};
+            auto shape = in[0].shape();
+            shape[1] *= 2;
+            return {flipped(mx::reshape(mx::stack(in, 2), shape))};
+          }};
+}
+/// One tensor with its axes swapped or its first two joined.
+Reshaped one(const char* ours, const char* theirs, Reshaped::Turn to_ours,
+             Reshaped::Turn to_theirs) {
+  return {{ours}, {theirs}, std::move(to_ours), std::move(to_theirs)};
+}
+Arrays swapped(const Arrays& in, const config::Block&) {
+  return {mx::contiguous(mx::swapaxes(in[0], -1, -2))};
+}
+Arrays same(const Arrays& in, const config::Block&) {
+  return in;
+}
+Arrays joined_experts(const Arrays& in, const config::Block&) {
+  return {mx::reshape(in[0], {-1, in[0].shape(2)})};
+}
+Arrays by_expert(const Arrays& in, const config::Block& b) {
+  return {mx::reshape(in[0], {experts_of(b), -1, in[0].shape(1)})};
+}
+
+NameRules granitemoe() {
+  return {.block = {{"mlp.gate.", "block_sparse_moe.router.layer."},
+                    {"mlp.experts.down_proj.", "block_sparse_moe.output_linear."},
+                    {"mlp.shared_experts.down_proj.", "shared_mlp.output_linear."}},
+          .fused = {{"shared_mlp.input_linear.",
+                     {"mlp.shared_experts.gate_proj.", "mlp.shared_experts.up_proj."}}},
+          .reshaped = {gate_and_up("block_sparse_moe.input_linear.weight",
+                                   "mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight",
+                                   false, false)}};
+}
+NameRules gpt_oss() {
+  return {
+      .block = {{"mlp.gate.", "mlp.router."}},
+      .reshaped = {gate_and_up("mlp.experts.gate_up_proj", "mlp.experts.gate_proj.weight",
+                               "mlp.experts.up_proj.weight", true, true),
+                   gate_and_up("mlp.experts.gate_up_proj_bias", "mlp.experts.gate_proj.bias",
+                               "mlp.experts.up_proj.bias", true, false),
+                   one("mlp.experts.down_proj.weight", "mlp.experts.down_proj", swapped, swapped),
+                   one("mlp.experts.down_proj.bias", "mlp.experts.down_proj_bias", same, same)}};
+}
+NameRules dbrx() {
+  const auto down = [](const Arrays& in, const config::Block& b) {
+    return swapped(by_expert(in, b), b);
+  };
+  const auto down_back = [](const Arrays& in, const config::Block& b) {
+    return joined_experts(swapped(in, b), b);
+  };
+  return {.layers = "transformer.blocks.",
+          .model = {{"model.embed_tokens.", "transformer.wte."},
+                    {"model.norm.", "transformer.norm_f."}},
+          .block = {{"input_layernorm.", "norm_attn_norm.norm_1."},
+                    {"post_attention_layernorm.", "norm_attn_norm.norm_2."},
+                    {"self_attn.o_proj.", "norm_attn_norm.attn.out_proj."},
+                    {"mlp.gate.", "ffn.router.layer."}},
+          .fused = {{"norm_attn_norm.attn.Wqkv.", kQkv}},
+          .reshaped = {
+              one("mlp.experts.gate_proj.weight", "ffn.experts.mlp.w1", by_expert, joined_experts),
+              one("mlp.experts.up_proj.weight", "ffn.experts.mlp.v1", by_expert, joined_experts),
+              one("mlp.experts.down_proj.weight", "ffn.experts.mlp.w2", down, down_back)}};
+}
+NameRules with_experts(std::vector<Rename> block = {}, std::vector<Reshaped> reshaped = {}) {
+  return {.block = std::move(block), .stacked = kExperts, .reshaped = std::move(reshaped)};
+}
+
 using Make = std::function<NameRules(const config::Model&)>;
 const std::map<std::string, Make>& all() {
-  static const std::map<std::string, Make> table = {
-      {"gpt2",
-       [](const auto&) {
-         auto r = gpt2();
-         r.fused = {{"attn.c_attn.", kQkv}};
-         r.turned = true;
-         return r;
-       }},
-      {"gpt_bigcode",
-       [](const auto&) {
-         auto r = gpt2();
-         r.fused = {{"attn.c_attn.", kQkv, Layout::grouped}};
-         return r;
-       }},
-      {"gptj", [](const auto&) { return gptj(); }},
-      {"codegen",
-       [](const auto&) {
-         auto r = gptj();
-         r.fused = {{"attn.qkv_proj.", kQkv, Layout::shards}};
-         return r;
-       }},
-      {"gpt_neox", [](const auto&) { return gpt_neox(); }},
-      {"bloom", [](const auto&) { return bloom(); }},
-      {"falcon", falcon},
-      {"opt", [](const auto&) { return opt(); }},
-      {"mpt", [](const auto&) { return mpt(); }},
-      {"phi", [](const auto&) { return phi(); }},
-      {"persimmon", [](const auto&) { return persimmon(); }},
-      {"stablelm",
-       [](const auto&) -> NameRules {
-         return {.stacked = {{"self_attn.q_norm.weight", "self_attn.q_layernorm.norms.*.weight"},
-                             {"self_attn.k_norm.weight", "self_attn.k_layernorm.norms.*.weight"}}};
-       }},
-      {"starcoder2",
-       [](const auto&) -> NameRules {
-         return {.block = {{"mlp.up_proj.", "mlp.c_fc."}, {"mlp.down_proj.", "mlp.c_proj."}}};
-       }},
-      {"phi3",
-       [](const auto&) -> NameRules {
-         return {.fused = {{"self_attn.qkv_proj.", kQkv}, {"mlp.gate_up_proj.", kGateUp}}};
-       }},
-      {"glm",
-       [](const auto&) -> NameRules {
-         return {.fused = {{"mlp.gate_up_proj.", kGateUp}}};
-       }},
-      {"glm4",
-       [](const auto&) -> NameRules {
-         return {.block = {{"post_attention_layernorm.", "post_self_attn_layernorm."},
-                           {"pre_feedforward_layernorm.", "post_attention_layernorm."},
-                           {"post_feedforward_layernorm.", "post_mlp_layernorm."}},
-                 .fused = {{"mlp.gate_up_proj.", kGateUp}}};
-       }},
-      {"apertus",
-       [](const auto&) -> NameRules {
-         return {.block = {{"input_layernorm.", "attention_layernorm."},
-                           {"post_attention_layernorm.", "feedforward_layernorm."}},
-                 .constants = {{"mlp.act_fn.beta", 0.5f}, {"mlp.act_fn.eps", -1e-6f}}};
-       }},
-      {"hunyuan_v1_dense",
-       [](const auto&) -> NameRules {
-         return {.block = {{"self_attn.q_norm.", "self_attn.query_layernorm."},
-                           {"self_attn.k_norm.", "self_attn.key_layernorm."}}};
-       }},
-      {"nanochat", [](const auto&) -> NameRules { return {.block = kFc}; }},
-      {"bitnet",
-       [](const auto&) -> NameRules {
-         return {.block = {{"self_attn.out_norm.", "self_attn.attn_sub_norm."},
-                           {"mlp.norm.", "mlp.ffn_sub_norm."}}};
-       }},
-  };
-  return table;
+  static const auto all_of_them = [] {
+    std::map<std::string, Make> table = {
+        {"gpt2",
+         [](const auto&) {
+           auto r = gpt2();
+           r.fused = {{"attn.c_attn.", kQkv}};
+           r.turned = true;
+           return r;
+         }},
+        {"gpt_bigcode",
+         [](const auto&) {
+           auto r = gpt2();
+           r.fused = {{"attn.c_attn.", kQkv, Layout::grouped}};
+           return r;
+         }},
+        {"gptj", [](const auto&) { return gptj(); }},
+        {"codegen",
+         [](const auto&) {
+           auto r = gptj();
+           r.fused = {{"attn.qkv_proj.", kQkv, Layout::shards}};
+           return r;
+         }},
+        {"gpt_neox", [](const auto&) { return gpt_neox(); }},
+        {"bloom", [](const auto&) { return bloom(); }},
+        {"falcon", falcon},
+        {"opt", [](const auto&) { return opt(); }},
+        {"mpt", [](const auto&) { return mpt(); }},
+        {"phi", [](const auto&) { return phi(); }},
+        {"persimmon", [](const auto&) { return persimmon(); }},
+        {"stablelm",
+         [](const auto&) -> NameRules {
+           return {.stacked = {{"self_attn.q_norm.", "self_attn.q_layernorm.norms.*."},
+                               {"self_attn.k_norm.", "self_attn.k_layernorm.norms.*."}}};
+         }},
+        {"starcoder2",
+         [](const auto&) -> NameRules {
+           return {.block = {{"mlp.up_proj.", "mlp.c_fc."}, {"mlp.down_proj.", "mlp.c_proj."}}};
+         }},
+        {"phi3",
+         [](const auto&) -> NameRules {
+           return {.fused = {{"self_attn.qkv_proj.", kQkv}, {"mlp.gate_up_proj.", kGateUp}}};
+         }},
+        {"glm",
+         [](const auto&) -> NameRules {
+           return {.fused = {{"mlp.gate_up_proj.", kGateUp}}};
+         }},
+        {"glm4",
+         [](const auto&) -> NameRules {
+           return {.block = {{"post_attention_layernorm.", "post_self_attn_layernorm."},
+                             {"pre_feedforward_layernorm.", "post_attention_layernorm."},
+                             {"post_feedforward_layernorm.", "post_mlp_layernorm."}},
+                   .fused = {{"mlp.gate_up_proj.", kGateUp}}};
+         }},
+        {"apertus",
+         [](const auto&) -> NameRules {
+           return {.block = {{"input_layernorm.", "attention_layernorm."},
+                             {"post_attention_layernorm.", "feedforward_layernorm."}},
+                   .constants = {{"mlp.act_fn.beta", 0.5f}, {"mlp.act_fn.eps", -1e-6f}}};
+         }},
+        {"hunyuan_v1_dense",
+         [](const auto&) -> NameRules {
+           return {.block = {{"self_attn.q_norm.", "self_attn.query_layernorm."},
+                             {"self_attn.k_norm.", "self_attn.key_layernorm."}}};
+         }},
+        {"nanochat", [](const auto&) -> NameRules { return {.block = kFc}; }},
+        {"bitnet",
+         [](const auto&) -> NameRules {
+           return {.block = {{"self_attn.out_norm.", "self_attn.attn_sub_norm."},
+                             {"mlp.norm.", "mlp.ffn_sub_norm."}}};
+         }},
+        {"mixtral", [](const auto&) { return mixtral(); }},
+        {"minimax_m2", [](const auto&) { return mixtral(); }},
+        {"qwen2_moe",
+         [](const auto&) {
+           return with_experts({{"mlp.shared_experts.", "mlp.shared_expert."}});
+         }},
+        {"hunyuan_v1_moe",
+         [](const auto&) {
+           return with_experts({{"self_attn.q_norm.", "self_attn.query_layernorm."},
+                                {"self_attn.k_norm.", "self_attn.key_layernorm."},
+                                {"mlp.gate.", "mlp.gate.wg."},
+                                {"mlp.shared_experts.", "mlp.shared_mlp."}});
+         }},
+        {"ernie4_5_moe",
+         [](const auto&) {
+           return with_experts(
+               {},
+               {one(
+                   "mlp.gate.e_score_correction_bias", "mlp.moe_statics.e_score_correction_bias",
+                   [](const Arrays& in, const auto&) { return Arrays{mx::squeeze(in[0], 0)}; },
+                   [](const Arrays& in, const auto&) {
+                     return Arrays{mx::expand_dims(in[0], 0)};
+                   })});
+         }},
+        {"granitemoe", [](const auto&) { return granitemoe(); }},
+        {"granitemoeshared", [](const auto&) { return granitemoe(); }},
+        {"gpt_oss", [](const auto&) { return gpt_oss(); }},
+        {"dbrx", [](const auto&) { return dbrx(); }},
+    };
+    for (const char* type : {"qwen3_moe", "olmoe", "dots1", "glm4_moe", "deepseek_v2",
+                             "deepseek_v3", "kimi_k2", "glm4_moe_lite"})
+      table.emplace(type, [](const auto&) { return with_experts(); });
+    return table;
+  }();
+  return all_of_them;
 }
 
 }  // namespace

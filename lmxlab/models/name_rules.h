@@ -2,7 +2,9 @@
 #pragma once
 
 #include "lmxlab/config/model.h"
+#include "lmxlab/core/tree.h"
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,9 +25,16 @@ struct Fused {
   std::vector<const char*> ours;
   Layout layout = Layout::rows;
 };
-/// Many small tensors, counted where the star is, that lie in one of ours along its first axis.
+/// Many layers, counted where the star is, whose weights and biases lie in one of ours along its
+/// first axis.
 struct Stacked {
   const char *ours, *theirs;
+};
+/// Tensors that are laid out in a way of their own; all of them, by their whole names.
+struct Reshaped {
+  std::vector<const char*> ours, theirs;
+  using Turn = std::function<core::Arrays(const core::Arrays&, const config::Block&)>;
+  Turn to_ours, to_theirs;
 };
 /// A number that the class saves and nobody learns.
 struct Constant {
@@ -39,6 +48,7 @@ struct NameRules {
   std::vector<Rename> block = {};  // behind "layers.N."
   std::vector<Fused> fused = {};
   std::vector<Stacked> stacked = {};
+  std::vector<Reshaped> reshaped = {};
   std::vector<Constant> constants = {};
   std::vector<const char*> buffers = {};  // behind "layers.N.": neither read nor written
   bool turned = false;                    // matrices of blocks are [in, out]

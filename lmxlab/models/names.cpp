@@ -43,6 +43,10 @@ mx::array turned(const mx::array& a, bool turn) {
 int rows_of(std::string_view part, const config::Block& layer) {
   const auto* a = std::get_if<config::Attention>(&layer.mixer);
   const auto* m = std::get_if<config::Mlp>(&layer.ffn);
+  if (part.starts_with("mlp.shared_experts.")) {
+    const auto* moe = std::get_if<config::Moe>(&layer.ffn);
+    return moe ? moe->shared : 0;
+  }
   if (part.starts_with("mlp.")) return m ? m->hidden : 0;
   return !a ? 0 : (part.find("q_proj") != part.npos ? a->heads : a->kv_heads) * a->head_dim;
 }
@@ -108,12 +112,15 @@ class Block {
     for (const auto& c : rules_.constants) theirs.erase(c.theirs);
     for (const auto& s : rules_.stacked) {
       const auto [before, behind] = around_star(s.theirs);
-      std::vector<mx::array> parts;
-      for (auto node = theirs.extract(before + "0" + behind); !node.empty();
-           node = theirs.extract(before + std::to_string(parts.size()) + behind))
-        parts.push_back(node.mapped());
-      if (!parts.empty()) out.emplace(path + s.ours, mx::stack(parts, 0));
+      for (const char* leaf : {"weight", "bias"}) {
+        std::vector<mx::array> parts;
+        const auto name = [&] { return before + std::to_string(parts.size()) + behind + leaf; };
+        for (auto node = theirs.extract(name()); !node.empty(); node = theirs.extract(name()))
+          parts.push_back(node.mapped());
+        if (!parts.empty()) out.emplace(path + s.ours + leaf, mx::stack(parts, 0));
+      }
     }
+    for (const auto& r : rules_.reshaped) reshape(path, r.theirs, r.ours, r.to_ours, theirs, out);
     for (const auto& f : rules_.fused)
       for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
         auto node = theirs.extract(std::string(f.theirs) + leaf);
@@ -137,12 +144,16 @@ class Block {
     for (const auto& c : rules_.constants)
       out.emplace(path + c.theirs, mx::array(c.value, ours.begin()->second.dtype()));
     for (const auto& s : rules_.stacked) {
-      auto node = ours.extract(s.ours);
-      if (node.empty()) continue;
       const auto [before, behind] = around_star(s.theirs);
-      for (int i = 0; i < node.mapped().shape(0); ++i)
-        out.emplace(path + before + std::to_string(i) + behind, mx::take(node.mapped(), i, 0));
+      for (const char* leaf : {"weight", "bias"}) {
+        auto node = ours.extract(std::string(s.ours) + leaf);
+        if (node.empty()) continue;
+        for (int i = 0; i < node.mapped().shape(0); ++i)
+          out.emplace(path + before + std::to_string(i) + behind + leaf,
+                      mx::take(node.mapped(), i, 0));
+      }
     }
+    for (const auto& r : rules_.reshaped) reshape(path, r.ours, r.theirs, r.to_theirs, ours, out);
     for (const auto& f : rules_.fused)
       for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
         std::vector<mx::array> parts;
@@ -158,6 +169,19 @@ class Block {
   }
 
  private:
+  // Where all of them are there.
+  void reshape(const std::string& path, const std::vector<const char*>& from,
+               const std::vector<const char*>& to, const Reshaped::Turn& turn, Tensors& in,
+               Tensors& out) const {
+    core::Arrays parts;
+    for (const char* name : from)
+      if (const auto it = in.find(name); it != in.end()) parts.push_back(it->second);
+    if (parts.size() != from.size()) return;
+    for (const char* name : from) in.erase(name);
+    const auto turned = turn(parts, layer_);
+    for (size_t i = 0; i < to.size(); ++i) out.emplace(path + to[i], turned[i]);
+  }
+
   const NameRules& rules_;
   const config::Block& layer_;
 };

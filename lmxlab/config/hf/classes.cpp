@@ -7,7 +7,8 @@ namespace lmxlab::config {
 const std::vector<HfClass>& hf_classes() {
   static const std::vector<HfClass> all = [] {
     std::vector<HfClass> out;
-    for (const auto& lineage : {llama_classes(), gpt_classes(), gemma_classes(), mla_classes()})
+    for (const auto& lineage :
+         {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(), moe_classes()})
       out.insert(out.end(), lineage.begin(), lineage.end());
     return out;
   }();
@@ -31,7 +32,12 @@ std::optional<Decoder> decoder_of(const Model& m) {
   for (const Block& b : m.layers) {
     const auto* a = std::get_if<Attention>(&b.mixer);
     const auto* l = std::get_if<Mla>(&b.mixer);
-    if ((!a && !l) || !std::holds_alternative<Mlp>(b.ffn)) return std::nullopt;
+    const auto* mlp = std::get_if<Mlp>(&b.ffn);
+    const auto* moe = std::get_if<Moe>(&b.ffn);
+    if ((!a && !l) || (!mlp && !moe)) return std::nullopt;
+    d.sparse.push_back(moe != nullptr);
+    if (moe && !d.moe) d.moe = *moe, d.act = moe->act;
+    if (mlp) d.hidden = mlp->hidden, d.act = mlp->act, d.mlp_bias = mlp->bias;
     const auto* rope = std::get_if<Rope>(a ? &a->position : &l->position);
     const auto window = a ? a->window : std::nullopt;
     d.sliding.push_back(window.has_value()), d.rotated.push_back(rope != nullptr);
@@ -46,7 +52,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
     d.attention_bias = a->qkv_bias || a->out_bias;
     d.qkv_bias = a->qkv_bias, d.out_bias = a->out_bias, d.qk_norm = a->qk_norm.has_value();
     d.score_scale = a->scale, d.score_softcap = a->softcap, d.clip = a->clip;
-    d.temperature = a->temperature;
+    d.temperature = a->temperature, d.sinks = a->sinks;
     if (const auto* s = std::get_if<Alibi>(&a->position)) d.alibi = *s;
   } else {
     d.mla = std::get<Mla>(b.mixer);
@@ -54,9 +60,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
     d.attention_bias = d.mla->bias;
     d.mscale_all = mscale_of(*d.mla);
   }
-  const auto& mlp = std::get<Mlp>(b.ffn);
   d.wiring = b.wiring, d.branch_scale = b.branch_scale;
-  d.hidden = mlp.hidden, d.act = mlp.act, d.mlp_bias = mlp.bias;
   if (const auto* r = std::get_if<RmsNorm>(&b.norm)) d.eps = r->eps;
   if (const auto* l = std::get_if<LayerNorm>(&b.norm)) d.eps = l->eps;
   return d;

@@ -156,6 +156,19 @@ void Keys::layer_types(Decoder& d) {
     wrong("layer_types: layers with a sliding window, but no sliding_window");
 }
 
+void Keys::dense_or_sparse(Decoder& d, const char* name) {
+  std::vector<std::string> types;
+  if (!reading())
+    for (const bool s : d.sparse) types.emplace_back(s ? "sparse" : "dense");
+  (*this)(types, {name});
+  if (!reading() || types.empty()) return;
+  if (types.size() != static_cast<size_t>(d.depth))
+    return wrong(std::string(name) + ": expected one for each of " + std::to_string(d.depth) +
+                 " layers, got " + std::to_string(types.size()));
+  d.sparse.clear();
+  for (const auto& t : types) d.sparse.push_back(t == "sparse");
+}
+
 void Keys::pattern(int& every, Names names) {
   if (!reading()) return;
   const Json* found = find(names);

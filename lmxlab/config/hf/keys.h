@@ -29,8 +29,11 @@ struct Decoder {
   std::optional<Alibi> alibi = {};
   std::optional<Temperature> temperature = {};
   float embed_scale = 1, branch_scale = 1, logit_scale = 1;
-  std::optional<Mla> mla = {};  // in the place of attention
-  float mscale_all = 0;         // yarn's mscale_all_dim, which latent attention's scores know
+  bool sinks = false;
+  std::optional<Moe> moe = {};    // in the place of the dense FFN
+  std::vector<bool> sparse = {};  // which layers have it; empty: all
+  std::optional<Mla> mla = {};    // in the place of attention
+  float mscale_all = 0;           // yarn's mscale_all_dim, which latent attention's scores know
   Rope rope = {};
   std::optional<Rope> local_rope = {};  // of layers with a window, where it is another
   std::optional<int> window = {};
@@ -79,6 +82,9 @@ class Keys {
   void rope_by_layer(Decoder& d);
   /// A list of "sliding_attention" and "full_attention".
   void layer_types(Decoder& d);
+
+  /// A list of "dense" and "sparse", in which layers have experts.
+  void dense_or_sparse(Decoder& d, const char* name);
 
   /// Keys that are read for nothing, since another has said it.
   void skip(Names names) { find(names); }

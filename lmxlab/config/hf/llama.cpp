@@ -2,6 +2,30 @@
 #include "lmxlab/config/hf/shared.h"
 
 namespace lmxlab::config {
+void qwen_window(Keys& k, Decoder& d) {
+  bool use = d.window.has_value();
+  int first = 28;
+  k(use, {"use_sliding_window"});
+  k(d.window, {"sliding_window"});
+  if (k.reading()) {
+    k(first, {"max_window_layers"});
+    if (!use) d.window.reset();
+    if (d.window) d.sliding = layers_where(d, [&](int i) { return i > first; });
+    k.only("use_mrope", false, "rotations by three positions are not supported");
+  }
+  k.layer_types(d);
+}
+void granite_scales(Keys& k, Decoder& d) {
+  float logits = 1 / d.logit_scale,
+        score = d.score_scale.value_or(1 / std::sqrt(float(d.head_dim)));
+  if (k.reading()) logits = score = 1;
+  k(d.embed_scale, {"embedding_multiplier"});
+  k(logits, {"logits_scaling"});
+  k(d.branch_scale, {"residual_multiplier"});
+  k(score, {"attention_multiplier"});
+  d.logit_scale = 1 / logits, d.score_scale = score;
+}
+
 namespace {
 
 void llama_keys(Keys& k, Decoder& d) {
@@ -23,20 +47,6 @@ Model mistral_model(const Decoder& d) {
   return assemble(d, "mistral", llama_block(d));
 }
 
-/// Qwen 2 and 3: a window in the layers from max_window_layers on, if it is switched on.
-void qwen_window(Keys& k, Decoder& d) {
-  bool use = d.window.has_value();
-  int first = 28;
-  k(use, {"use_sliding_window"});
-  k(d.window, {"sliding_window"});
-  if (k.reading()) {
-    k(first, {"max_window_layers"});
-    if (!use) d.window.reset();
-    if (d.window) d.sliding = layers_where(d, [&](int i) { return i > first; });
-    k.only("use_mrope", false, "rotations by three positions are not supported");
-  }
-  k.layer_types(d);
-}
 void qwen2_keys(Keys& k, Decoder& d) {
   llama_like(k, d);
   qwen_window(k, d);
@@ -217,14 +227,7 @@ Model glm4_model(const Decoder& d) {
 
 void granite_keys(Keys& k, Decoder& d) {
   with_biases(k, d);
-  float logits = 1 / d.logit_scale,
-        score = d.score_scale.value_or(1 / std::sqrt(float(d.head_dim)));
-  if (k.reading()) logits = score = 1;
-  k(d.embed_scale, {"embedding_multiplier"});
-  k(logits, {"logits_scaling"});
-  k(d.branch_scale, {"residual_multiplier"});
-  k(score, {"attention_multiplier"});
-  d.logit_scale = 1 / logits, d.score_scale = score;
+  granite_scales(k, d);
 }
 Model granite_model(const Decoder& d) {
   return assemble(d, "granite", llama_block(d));

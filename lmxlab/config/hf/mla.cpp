@@ -91,12 +91,79 @@ Model youtu_model(const Decoder& d) {
   return assemble(d, "youtu", mla_block(d));
 }
 
+const ExpertNames kRouted{
+    {"n_routed_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
+
+void deepseek_v2_keys(Keys& k, Decoder& d) {
+  mla_like(k, d, {.q_rank = 1536}, false);
+  k(d.mlp_bias, {"mlp_bias"});
+  std::string method = "greedy";
+  if (!k.reading() && d.moe && d.moe->groups > 1) method = "group_limited_greedy";
+  k(method, {"topk_method"});
+  if (method != "greedy" && method != "group_limited_greedy")
+    k.refuse("topk_method: \"" + method + "\"; supported: greedy, group_limited_greedy");
+  deepseek_experts(k, d,
+                   {.experts = 64,
+                    .top_k = 6,
+                    .hidden = 1407,
+                    .scoring = Scoring::softmax,
+                    .group_score = GroupScore::max},
+                   kRouted, 0, 2);
+  if (k.reading()) {
+    // Whatever is said of sums: the class never divides.
+    d.moe->normalize = 0;
+    if (method == "greedy") d.moe->groups = d.moe->groups_kept = 1;
+  }
+}
+Model deepseek_v2_model(const Decoder& d) {
+  return with_experts(d, "deepseek_v2", mla_block(d));
+}
+
+const Moe kV3{.experts = 256,
+              .top_k = 8,
+              .hidden = 2048,
+              .scoring = Scoring::sigmoid,
+              .selection_bias = true,
+              .normalize = 1,
+              .norm_eps = 1e-20f};
+
+void deepseek_v3_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.context = 4096;
+  mla_like(k, d, {.q_rank = 1536}, true);
+  Moe defaults = kV3;
+  defaults.groups = 8, defaults.groups_kept = 4, defaults.scale = 2.5f;
+  deepseek_experts(k, d, defaults, kRouted, 3, 1);
+}
+Model deepseek_v3_model(const Decoder& d) {
+  return with_experts(d, "deepseek_v3", mla_block(d));
+}
+Model kimi_k2_model(const Decoder& d) {
+  return with_experts(d, "kimi_k2", mla_block(d));
+}
+
+void glm4_moe_lite_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 202'752, d.rope.theta = 1'000'000;
+  mla_like(k, d, {.q_rank = 768, .nope_dim = 192, .v_dim = 256}, true);
+  Moe defaults = kV3;
+  defaults.experts = 64, defaults.top_k = 4, defaults.hidden = 1536, defaults.scale = 1.8f;
+  deepseek_experts(k, d, defaults, kRouted, 1, 1);
+  k.dense_or_sparse(d, "mlp_layer_types");
+}
+Model glm4_moe_lite_model(const Decoder& d) {
+  return with_experts(d, "glm4_moe_lite", mla_block(d));
+}
+
 }  // namespace
 
 std::vector<HfClass> mla_classes() {
   return {
       {"minicpm3", "MiniCPM3ForCausalLM", "minicpm3", minicpm3_keys, minicpm3_model},
       {"youtu", "YoutuForCausalLM", "youtu", youtu_keys, youtu_model},
+      {"deepseek_v2", "DeepseekV2ForCausalLM", "deepseek_v2", deepseek_v2_keys, deepseek_v2_model},
+      {"deepseek_v3", "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_model},
+      {"kimi_k2", "DeepseekV3ForCausalLM", "kimi_k2", deepseek_v3_keys, kimi_k2_model},
+      {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", "glm4_moe_lite", glm4_moe_lite_keys,
+       glm4_moe_lite_model},
   };
 }
 

@@ -36,6 +36,7 @@ Model assemble(const Decoder& d, const char* family, const Block& block) {
   m.logit_softcap = d.logit_softcap;
   m.layers.assign(static_cast<size_t>(d.depth), block);
   for (size_t i = 0; i < m.layers.size(); ++i) {
+    if (d.moe && (d.sparse.empty() || d.sparse[i])) m.layers[i].ffn = *d.moe;
     auto* attention = std::get_if<Attention>(&m.layers[i].mixer);
     if (!attention) continue;
     auto& a = *attention;
@@ -57,7 +58,8 @@ Block llama_block(const Decoder& d) {
                             .scale = d.score_scale,
                             .softcap = d.score_softcap,
                             .clip = d.clip,
-                            .temperature = d.temperature};
+                            .temperature = d.temperature,
+                            .sinks = d.sinks};
   const Mlp mlp{.hidden = d.hidden, .act = d.act, .bias = d.mlp_bias};
   return {.mixer = attention,
           .ffn = mlp,

@@ -23,6 +23,28 @@ inline Mlp& mlp_of(Block& b) {
   return std::get<Mlp>(b.ffn);
 }
 
+/// Qwen 2 and 3: a window in the layers from max_window_layers on, if it is switched on.
+void qwen_window(Keys& k, Decoder& d);
+/// Granite's four multipliers.
+void granite_scales(Keys& k, Decoder& d);
+
+/// What a class calls the sizes of its experts.
+struct ExpertNames {
+  Names experts, top_k, hidden;
+};
+void expert_sizes(Keys& k, Decoder& d, const Moe& defaults, const ExpertNames& names);
+/// assemble() with experts that have the decoder's activation.
+Model with_experts(Decoder d, const char* family, const Block& block);
+/// A switch: weights are divided by their sum.
+void normalized(Keys& k, Decoder& d, const char* name);
+/// So many dense layers come first.
+void first_dense(Keys& k, Decoder& d, const char* name, int otherwise);
+/// The shared expert's width, as a number of experts.
+void shared_experts(Keys& k, Decoder& d, const char* name, int otherwise);
+/// DeepSeek's keys, which others have too.
+void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& names, int dense,
+                      int shared);
+
 /// What yarn's mscale_all_dim makes of the scores of latent attention, and the way back; 0:
 /// nothing.
 std::optional<float> scale_of(const Mla& mla, const Rope& rope, float mscale_all);

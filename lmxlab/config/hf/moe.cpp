@@ -1,0 +1,389 @@
+// Mixtures of experts.
+#include "lmxlab/config/hf/shared.h"
+
+#include <algorithm>
+
+namespace lmxlab::config {
+
+void expert_sizes(Keys& k, Decoder& d, const Moe& defaults, const ExpertNames& names) {
+  if (k.reading()) d.moe = defaults;
+  k(d.moe->experts, names.experts);
+  k(d.moe->top_k, names.top_k);
+  k(d.moe->hidden, names.hidden);
+  // transformers adds the loss where logits of the router are asked for.
+  bool balanced = d.moe->aux_loss > 0;
+  float loss = k.reading() ? 0.001f : d.moe->aux_loss;
+  k(balanced, {"output_router_logits"});
+  k(loss, {"router_aux_loss_coef"});
+  if (k.reading()) d.moe->aux_loss = balanced ? loss : 0;
+  k.skip({"router_jitter_noise", "input_jitter_noise"});
+}
+
+void normalized(Keys& k, Decoder& d, const char* name) {
+  bool whole = d.moe->normalize > 0;
+  k(whole, {name});
+  d.moe->normalize = whole ? 1.f : 0.f;
+}
+
+void first_dense(Keys& k, Decoder& d, const char* name, int otherwise) {
+  int dense = otherwise;
+  if (!k.reading())
+    dense = static_cast<int>(std::find(d.sparse.begin(), d.sparse.end(), true) - d.sparse.begin());
+  k(dense, {name});
+  if (k.reading()) d.sparse = layers_where(d, [&](int i) { return i > dense; });
+}
+
+void shared_experts(Keys& k, Decoder& d, const char* name, int otherwise) {
+  int shared = k.reading() || d.moe->hidden < 1 ? otherwise : d.moe->shared / d.moe->hidden;
+  k(shared, {name});
+  d.moe->shared = shared * d.moe->hidden;
+}
+
+void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& names, int dense,
+                      int shared) {
+  expert_sizes(k, d, defaults, names);
+  shared_experts(k, d, "n_shared_experts", shared);
+  k(d.moe->scale, {"routed_scaling_factor"});
+  k(d.moe->groups, {"n_group"});
+  k(d.moe->groups_kept, {"topk_group"});
+  normalized(k, d, "norm_topk_prob");
+  first_dense(k, d, "first_k_dense_replace", dense);
+  k.skip({"num_nextn_predict_layers", "num_mtp_layers", "ep_size", "moe_layer_freq", "scoring_func",
+          "topk_method", "aux_loss_alpha", "seq_aux", "quantization_config"});
+}
+
+Model with_experts(Decoder d, const char* family, const Block& block) {
+  d.moe->act = d.act;
+  return assemble(d, family, block);
+}
+
+namespace {
+
+const ExpertNames kQwen{
+    {"num_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
+const ExpertNames kLocal{
+    {"num_local_experts", "num_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}};
+
+/// Of a class without dense layers: one width serves the experts.
+void one_width(Decoder& d) {
+  if (d.moe) d.hidden = d.moe->hidden;
+}
+
+void mixtral_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 1'000'000;
+  one_width(d);
+  llama_like(k, d);
+  k(d.window, {"sliding_window"});
+  expert_sizes(k, d, {.hidden = d.hidden}, kLocal);
+}
+Model mixtral_model(const Decoder& d) {
+  return with_experts(d, "mixtral", llama_block(d));
+}
+
+/// Which layers are dense: those in a list, and all but each step-th.
+void qwen_layers(Keys& k, Decoder& d) {
+  int step = 1;
+  std::vector<int> dense;
+  if (!k.reading())
+    for (size_t i = 0; i < d.sparse.size(); ++i)
+      if (!d.sparse[i]) dense.push_back(static_cast<int>(i));
+  k(step, {"decoder_sparse_step"});
+  k(dense, {"mlp_only_layers"});
+  if (!k.reading()) return;
+  if (step < 1) k.wrong("decoder_sparse_step: expected at least 1"), step = 1;
+  d.sparse = layers_where(d, [&](int i) {
+    return i % step == 0 && std::find(dense.begin(), dense.end(), i - 1) == dense.end();
+  });
+}
+void qwen2_moe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.qkv_bias = true, d.context = 32'768;
+  llama_like(k, d);
+  k(d.qkv_bias, {"qkv_bias"});
+  qwen_window(k, d);
+  expert_sizes(k, d,
+               {.experts = 60,
+                .top_k = 4,
+                .hidden = 1408,
+                .scoring = Scoring::softmax,
+                .shared = 5632,
+                .shared_gate = true},
+               kQwen);
+  k(d.moe->shared, {"shared_expert_intermediate_size"});
+  normalized(k, d, "norm_topk_prob");
+  qwen_layers(k, d);
+}
+Model qwen2_moe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qkv_bias = d.qkv_bias, attention_of(b).out_bias = false;
+  return with_experts(d, "qwen2_moe", b);
+}
+void qwen3_moe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.context = 32'768;
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  bool use = d.window.has_value();
+  k(use, {"use_sliding_window"});
+  k(d.window, {"sliding_window"});
+  if (!use) d.window.reset();
+  k.skip({"max_window_layers"});
+  expert_sizes(k, d, {.experts = 128, .top_k = 8, .hidden = 768, .scoring = Scoring::softmax},
+               kQwen);
+  normalized(k, d, "norm_topk_prob");
+  qwen_layers(k, d);
+}
+Model qwen3_moe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qk_norm = b.norm;
+  return with_experts(d, "qwen3_moe", b);
+}
+
+void olmoe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 4096;
+  one_width(d);
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  k(d.clip, {"clip_qkv"});
+  expert_sizes(
+      k, d, {.experts = 64, .top_k = 8, .hidden = d.hidden, .scoring = Scoring::softmax},
+      {{"num_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}});
+  normalized(k, d, "norm_topk_prob");
+}
+Model olmoe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  // The clip comes behind the norm there, and nothing that is normed is clipped in released models.
+  attention_of(b).qk_norm = b.norm, attention_of(b).qk_norm_joint = true;
+  return with_experts(d, "olmoe", b);
+}
+
+const Moe kV3{.experts = 256,
+              .top_k = 8,
+              .hidden = 2048,
+              .scoring = Scoring::sigmoid,
+              .selection_bias = true,
+              .normalize = 1,
+              .norm_eps = 1e-20f};
+const ExpertNames kRouted{
+    {"n_routed_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
+
+void dots1_keys(Keys& k, Decoder& d) {
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  if (k.reading()) {
+    int first = 62;
+    k(d.window, {"sliding_window"});
+    k(first, {"max_window_layers"});
+    if (d.window) d.sliding = layers_where(d, [&](int i) { return i > first; });
+  } else {
+    k(d.window, {"sliding_window"});
+  }
+  k.layer_types(d);
+  Moe defaults = kV3;
+  defaults.normalize = 0;
+  deepseek_experts(k, d, defaults, kRouted, 0, 0);
+}
+Model dots1_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qk_norm = b.norm;
+  return with_experts(d, "dots1", b);
+}
+
+void glm4_moe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 131'072;
+  llama_like(k, d, {.share = 0.5f});
+  k(d.attention_bias, {"attention_bias"});
+  k(d.qk_norm, {"use_qk_norm"});
+  deepseek_experts(k, d, kV3, kRouted, 1, 1);
+}
+Model glm4_moe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).out_bias = false;
+  if (d.qk_norm) attention_of(b).qk_norm = b.norm;
+  return with_experts(d, "glm4_moe", b);
+}
+
+void ernie_moe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.tie = true, d.rope.theta = 500'000, d.context = 131'072;
+  llama_like(k, d);
+  k(d.attention_bias, {"use_bias"});
+  d.mlp_bias = d.attention_bias;
+  expert_sizes(k, d,
+               {.experts = 64,
+                .top_k = 6,
+                .hidden = 1536,
+                .scoring = Scoring::softmax,
+                .selection_bias = true,
+                .normalize = 1,
+                .norm_min = 1e-12f},
+               {{"moe_num_experts"}, {"moe_k"}, {"moe_intermediate_size"}});
+  shared_experts(k, d, "moe_num_shared_experts", 2);
+  k(d.moe->norm_min, {"moe_norm_min"});
+  d.moe->bias = d.moe->shared_bias = d.attention_bias;
+  // Layers from `first` to `last`, each interval-th.
+  int first = 1, last = -1, interval = 1;
+  if (!k.reading()) {
+    const auto sparse = std::find(d.sparse.begin(), d.sparse.end(), true);
+    first = static_cast<int>(sparse - d.sparse.begin()), last = d.depth - 1;
+  }
+  k(first, {"moe_layer_start_index"});
+  k(last, {"moe_layer_end_index"});
+  k(interval, {"moe_layer_interval"});
+  if (!k.reading()) return;
+  if (last == -1) last = d.depth - 1;
+  if (interval < 1) k.wrong("moe_layer_interval: expected at least 1"), interval = 1;
+  d.sparse =
+      layers_where(d, [&](int i) { return i % interval == 0 && i - 1 >= first && i - 1 <= last; });
+}
+Model ernie_moe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  if (auto* r = std::get_if<Rope>(&attention_of(b).position)) r->interleaved = true;
+  return with_experts(d, "ernie4_5_moe", b);
+}
+
+void hunyuan_moe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f;
+  one_width(d);
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  expert_sizes(
+      k, d,
+      {.experts = 1, .top_k = 1, .hidden = d.hidden, .scoring = Scoring::softmax, .normalize = 1},
+      {{"num_experts"}, {"moe_topk"}, {"intermediate_size"}});
+  d.moe->shared = d.moe->hidden;
+  k.skip({"use_qk_norm", "eod_token_id", "sep_token_id"});
+}
+Model hunyuan_moe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qk_norm = b.norm, attention_of(b).qk_norm_late = true;
+  return with_experts(d, "hunyuan_v1_moe", b);
+}
+
+void minimax_m2_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.context = 196'608, d.rope.theta = 5'000'000;
+  one_width(d);
+  llama_like(k, d, {.share = 1.f, .share_key = "partial_rotary_factor"});
+  expert_sizes(k, d,
+               {.experts = 256,
+                .top_k = 8,
+                .hidden = d.hidden,
+                .scoring = Scoring::sigmoid,
+                .selection_bias = true,
+                .normalize = 1},
+               kLocal);
+  k.skip({"use_qk_norm", "qk_norm_type", "scoring_func", "use_routing_bias", "num_mtp_modules",
+          "mtp_transformer_layers", "attn_type_list", "shared_intermediate_size", "rotary_dim",
+          "use_mtp"});
+}
+Model minimax_m2_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qk_norm = b.norm, attention_of(b).qk_norm_joint = true;
+  return with_experts(d, "minimax_m2", b);
+}
+
+void granitemoe_keys(Keys& k, Decoder& d) {
+  one_width(d);
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  granite_scales(k, d);
+  expert_sizes(k, d, {.hidden = d.hidden}, kLocal);
+}
+Model granitemoe_model(const Decoder& d) {
+  return with_experts(d, "granitemoe", llama_block(d));
+}
+void granitemoeshared_keys(Keys& k, Decoder& d) {
+  granitemoe_keys(k, d);
+  k(d.moe->shared, {"shared_intermediate_size"});
+}
+Model granitemoeshared_model(const Decoder& d) {
+  return with_experts(d, "granitemoeshared", llama_block(d));
+}
+
+void gpt_oss_keys(Keys& k, Decoder& d) {
+  if (k.reading()) {
+    d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 150'000, d.attention_bias = true;
+    d.window = 128;
+  }
+  one_width(d);
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  k(d.window, {"sliding_window"});
+  if (k.reading()) d.sliding = layers_where(d, [](int i) { return i % 2 == 1; });
+  k.layer_types(d);
+  Moe defaults{.experts = 128, .top_k = 4, .hidden = d.hidden, .bias = true, .clamp = 7.f};
+  defaults.alpha = 1.702f, defaults.up_offset = 1, defaults.router_bias = true;
+  expert_sizes(k, d, defaults, kLocal);
+  k(d.moe->clamp, {"swiglu_limit"});
+  k(d.moe->alpha, {"swiglu_alpha"});
+  k.skip({"initial_context_length", "experts_per_token"});
+}
+Model gpt_oss_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).sinks = true;
+  return with_experts(d, "gpt_oss", b);
+}
+
+void dbrx_keys(Keys& k, Decoder& d) {
+  k.require(d.vocab, {"vocab_size"});
+  k(d.context, {"max_seq_len"});
+  k.require(d.dim, {"d_model"});
+  k.depth(d.depth, {"n_layers"});
+  k.require(d.heads, {"n_heads"});
+  if (k.reading()) {
+    d.head_dim = d.heads > 0 ? d.dim / d.heads : 0;
+    d.eps = 1e-5f, d.rope.theta = 10'000;
+    d.moe =
+        Moe{.experts = 4, .top_k = 1, .hidden = 3584, .scoring = Scoring::softmax, .normalize = 1};
+  }
+  k.inside("attn_config", [&](Keys& a) {
+    a(d.kv_heads, {"kv_n_heads"});
+    a(d.clip, {"clip_qkv"});
+    a(d.rope.theta, {"rope_theta"});
+    a.skip({"attn_pdrop"});
+  });
+  k.inside("ffn_config", [&](Keys& f) {
+    f(d.moe->experts, {"moe_num_experts"});
+    f(d.moe->top_k, {"moe_top_k"});
+    f(d.moe->hidden, {"ffn_hidden_size"});
+    std::optional<float> norm = d.moe->normalize;
+    if (d.moe->normalize == 0) norm.reset();
+    if (f.reading() && f.present("moe_normalize_expert_weights")) norm.reset();  // null is none
+    f(norm, {"moe_normalize_expert_weights"});
+    d.moe->normalize = norm.value_or(0.f);
+    f.inside("ffn_act_fn", [&](Keys& act) { act.act(d.act, {"name"}); });
+    f.skip({"moe_jitter_eps", "moe_loss_weight", "hidden_size", "uniform_expert_assignment"});
+  });
+  k(d.tie, {"tie_word_embeddings"});
+  k(d.dropout, {"resid_pdrop"});
+  k.constant("emb_pdrop", d.dropout);
+  k(d.init_std, {"initializer_range"});
+  k.skip({"num_key_value_heads", "output_router_logits", "rope_parameters", "rope_theta",
+          "rope_scaling"});
+}
+Model dbrx_model(const Decoder& d) {
+  Block b = llama_block(d);
+  b.norm = LayerNorm{.eps = d.eps, .bias = false};
+  return with_experts(d, "dbrx", b);
+}
+
+}  // namespace
+
+std::vector<HfClass> moe_classes() {
+  return {
+      {"mixtral", "MixtralForCausalLM", "mixtral", mixtral_keys, mixtral_model},
+      {"qwen2_moe", "Qwen2MoeForCausalLM", "qwen2_moe", qwen2_moe_keys, qwen2_moe_model},
+      {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3_moe", qwen3_moe_keys, qwen3_moe_model},
+      {"olmoe", "OlmoeForCausalLM", "olmoe", olmoe_keys, olmoe_model},
+      {"dots1", "Dots1ForCausalLM", "dots1", dots1_keys, dots1_model},
+      {"glm4_moe", "Glm4MoeForCausalLM", "glm4_moe", glm4_moe_keys, glm4_moe_model},
+      {"ernie4_5_moe", "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", ernie_moe_keys, ernie_moe_model},
+      {"hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", "hunyuan_v1_moe", hunyuan_moe_keys,
+       hunyuan_moe_model},
+      {"minimax_m2", "MiniMaxM2ForCausalLM", "minimax_m2", minimax_m2_keys, minimax_m2_model},
+      {"granitemoe", "GraniteMoeForCausalLM", "granitemoe", granitemoe_keys, granitemoe_model},
+      {"granitemoeshared", "GraniteMoeSharedForCausalLM", "granitemoeshared", granitemoeshared_keys,
+       granitemoeshared_model},
+      {"gpt_oss", "GptOssForCausalLM", "gpt_oss", gpt_oss_keys, gpt_oss_model},
+      {"dbrx", "DbrxForCausalLM", "dbrx", dbrx_keys, dbrx_model},
+  };
+}
+
+}  // namespace lmxlab::config
