@@ -55,7 +55,8 @@ double epsilon(DType t) {
 bool kinks(const config::Model& c) {
   return std::any_of(c.layers.begin(), c.layers.end(), [](const config::Block& b) {
     const auto* mlp = std::get_if<config::Mlp>(&b.ffn);
-    return mlp && mlp->act == config::Act::relu;
+    const auto* moe = std::get_if<config::Moe>(&b.ffn);
+    return (mlp && mlp->act == config::Act::relu) || (moe && moe->act == config::Act::relu);
   });
 }
 bool sees_itself_only(const config::Model& c) {

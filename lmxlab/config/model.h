@@ -28,7 +28,7 @@ struct Block {
   template <class V>
   void visit(V& v) {
     v("mixer", mixer, "attention, none or custom");
-    v("ffn", ffn, "mlp, none or custom");
+    v("ffn", ffn, "mlp, moe, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich or parallel");
   }

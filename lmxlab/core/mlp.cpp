@@ -24,6 +24,10 @@ mx::array activate(config::Act act, const mx::array& x) {
   return kernels::activate(kind(act), x);
 }
 
+mx::array gated(config::Act act, const mx::array& gate, const mx::array& up) {
+  return kernels::gated(kind(act), gate, up);
+}
+
 Mlp::Mlp(const config::Mlp& c, const Build& b)
     : gate_proj(c.gated
                     ? std::optional<Linear>(std::in_place, b.dim, c.hidden, c.bias, b.std, b.init)
@@ -40,7 +44,7 @@ mx::array Mlp::operator()(const mx::array& x, Pass&) const {
         up_proj.weight.at_hand(), down_proj.weight.at_hand(), kind(act_));
   if (!gate_proj) return down_proj(activate(act_, up_proj(x)));
   const auto both = project(x, {&*gate_proj, &up_proj});
-  return down_proj(kernels::gated(kind(act_), both[0], both[1]));
+  return down_proj(gated(act_, both[0], both[1]));
 }
 
 }  // namespace lmxlab::core

@@ -10,6 +10,8 @@ namespace lmxlab::core {
 /// Elementwise; dtype kept. gelu: x (1 + erf(x / sqrt 2)) / 2; gelu_tanh: its usual tanh form
 /// (arXiv:1606.08415); relu2: max(x, 0)^2 (arXiv:2109.08668).
 mx::array activate(config::Act act, const mx::array& x);
+/// act(gate) up, elementwise.
+mx::array gated(config::Act act, const mx::array& gate, const mx::array& up);
 
 class Mlp : public Ffn {
  public:
