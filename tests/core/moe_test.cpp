@@ -309,7 +309,7 @@ TEST_P(Kinds, EqualPlainLoops) {
       test::expect_close(sums[0].scores, want.shares, 64 * test::kEps * tokens, "scores");
       test::expect_close(sums[0].square, {want.square}, 64 * test::kEps * want.square, "z");
       config::Model model;
-      model.layers = {{.ffn = c}};
+      model.layers = {config::Block{.ffn = c}};
       test::expect_close(router_loss(model, sums, tokens), {want.loss(c, tokens)},
                          64 * test::kEps * 10, "loss");
     }
@@ -323,7 +323,7 @@ TEST_P(Kinds, GradientsEqualDifferences) {
   const auto moe = made(c);
   const auto entries = collect(*moe);
   config::Model model;
-  model.layers = {{.ffn = c}};
+  model.layers = {config::Block{.ffn = c}};
   for (const int tokens : {4, 40}) {
     const auto x = some_tokens(tokens, kDim, 5), slope = test::some(x.shape(), 6);
     const auto loss = [&](const Arrays& in) -> Arrays {
@@ -373,10 +373,10 @@ TEST_P(Kinds, GradientsEqualDifferences) {
       // Float32 sums over the tokens; differences are off by h^2, and where an activation is cut.
       EXPECT_LE(worst, 2e-5 * std::max(1.0, size_of(want)))
           << name << ", element " << where << ": " << some[where] << " and " << want[where];
-      if (name.ends_with("weight") && name != "gate.weight")
+      if (name.ends_with("weight")) {
         EXPECT_GT(size_of(got), 0) << name << " gets no gradient";
+      }
     }
-    EXPECT_GT(size_of(test::doubles(grads[1])), 0) << entries[0].path;
   }
 }
 
@@ -427,10 +427,10 @@ TEST_P(Families, EqualTransformers) {
   auto [tensors, metadata] = mx::load_safetensors(
       (fs::path(LMXLAB_SOURCE_DIR) / "tests/fixtures/moe" / (GetParam() + ".safetensors"))
           .string());
-  const auto ffn = from_json<config::Ffn>(Json::parse(metadata.at("moe"), GetParam()));
+  const auto ffn = from_json<config::Ffn>(Json::parse(metadata.at("moe"), GetParam()), GetParam());
   const auto& c = std::get<config::Moe>(ffn);
   config::Model model;
-  model.dim = kDim, model.layers = {{.mixer = config::Nothing{}, .ffn = ffn}};
+  model.dim = kDim, model.layers = {config::Block{.mixer = config::Nothing{}, .ffn = ffn}};
   config::validate(model, Kind::usage);
   const auto x = mx::expand_dims(tensors.at("x"), 0), y = mx::expand_dims(tensors.at("y"), 0);
   Tensors rest;
