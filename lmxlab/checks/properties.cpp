@@ -340,11 +340,12 @@ Check gradients(const config::Model& given, int length) {
     }
     worst = std::max(worst, off / bound);
     const double size = static_cast<double>(mx::max(mx::abs(grads[i])).item<float>());
-    // Keys' biases move no softmax, a selection's no weight, and a query that sees only itself has nothing to choose;
-    // everything else must be reached by the gradient.
+    // Keys' biases move no softmax, a selection's no weight, and a query that sees only itself has
+    // nothing to choose; everything else must be reached by the gradient.
     const auto ends = [&](const char* name) { return entries[i].path.ends_with(name); };
-    const bool free = ends("k_proj.bias") || ends("e_score_correction_bias") || (sees_itself_only(config) &&
-                                              (ends("q_proj.weight") || ends("k_proj.weight")));
+    const bool free =
+        ends("k_proj.bias") || ends("e_score_correction_bias") ||
+        (sees_itself_only(config) && (ends("q_proj.weight") || ends("k_proj.weight")));
     if (size == 0 && !free) return {"gradients", false, entries[i].path + " gets no gradient"};
   }
   result.detail = "worst share of what is allowed: " + std::to_string(worst);

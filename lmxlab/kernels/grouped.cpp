@@ -27,6 +27,7 @@ using mx::array;
 
 constexpr int64_t kPieceRows = 32;  // of a product, at least, that another thread takes
 constexpr int64_t kPiecesEach = 4;  // for a thread
+constexpr int64_t kUnpackedRows = 32;
 
 // Rows next to each other that meet the same matrix.
 struct Run {
@@ -129,10 +130,12 @@ class GroupedProduct : public Op {
       const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts);
       const void *const from = x.read(), *const weights = w.read();
       over_runs(runs, n, 0, [&](const Run& run, int64_t begin, int64_t end) {
-        const int64_t first = run.first + begin;
-        gemm(end - begin, wide, k, {at(from, first * k, tx), tx, k, 1},
-             view(at(weights, run.expert * rows * columns, tw)),
-             {at(to, first * wide, tx), tx, wide});
+        // The matrix of a few rows is read as it lies: to pack it would cost more than its product.
+        const int64_t step = end - begin <= kUnpackedRows ? kFewRows : end - begin;
+        for (int64_t r = run.first + begin; r < run.first + end; r += step)
+          gemm(std::min(step, run.first + end - r), wide, k, {at(from, r * k, tx), tx, k, 1},
+               view(at(weights, run.expert * rows * columns, tw)),
+               {at(to, r * wide, tx), tx, wide});
       });
     });
   }
