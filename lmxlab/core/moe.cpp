@@ -1,7 +1,7 @@
 #include "lmxlab/core/moe.h"
 
+#include "lmxlab/kernels/combine.h"
 #include "lmxlab/kernels/elementwise.h"
-#include "lmxlab/kernels/grouped.h"
 #include "lmxlab/kernels/linear.h"
 
 #include <mlx/fast.h>
@@ -177,32 +177,34 @@ mx::array Moe::routed(const mx::array& x, const Routing& r) const {
           ? std::optional(mx::greater_equal(r.experts, mx::array(uint32_t(c.experts))))
           : std::nullopt;
   if (zero) ids = mx::minimum(ids, mx::array(uint32_t(c.experts - 1)));
+  // Assignments by expert, where there are many, and where each of them went.
   const bool sorted = n >= kSortFrom;
-  // order: assignments by expert; place: where each of them went
   std::optional<mx::array> order, place;
   if (sorted) {
     order = mx::argsort(ids), place = mx::argsort(*order);
     ids = mx::take(ids, *order);
   }
-  const auto weights = mx::expand_dims(r.weights, 2);  // [T, k, 1]
   auto rows =
-      sorted ? kernels::take_rows(x, mx::floor_divide(*order, mx::array(uint32_t(k))), *place, k)
+      sorted ? kernels::spread_rows(x, *place, *order)
              : mx::reshape(mx::broadcast_to(mx::expand_dims(x, 1), {tokens, k, width}), {n, width});
+  auto factors = r.weights;  // [T, k], of what experts give
   if (c.input_scaled) {
     auto w = mx::reshape(r.weights, {n, 1});
-    if (sorted) w = kernels::take_rows(w, *order, *place, 1);
+    if (sorted) w = kernels::spread_rows(w, *place, *order);
     rows = mx::astype(mx::multiply(f32(rows), w), x.dtype());
+    factors = mx::ones_like(r.weights);
   }
+  if (zero) factors = mx::where(*zero, scalar(0), factors);
   auto y = expert(rows, ids, sorted);
-  if (sorted) y = kernels::take_rows(y, *place, *order, 1);
-  y = f32(mx::reshape(y, {tokens, k, width}));
-  if (zero) {
-    auto same = f32(mx::expand_dims(x, 1));
-    if (c.input_scaled) same = mx::multiply(same, weights);
-    y = mx::where(mx::expand_dims(*zero, 2), same, y);
+  if (sorted) {
+    y = kernels::combine_rows(y, factors, *place, *order);
+  } else {
+    y = mx::multiply(f32(mx::reshape(y, {tokens, k, width})), mx::expand_dims(factors, 2));
+    y = mx::astype(mx::sum(y, 1), x.dtype());
   }
-  if (!c.input_scaled) y = mx::multiply(y, weights);
-  return mx::astype(mx::sum(y, 1), x.dtype());
+  if (!zero) return y;
+  const auto same = mx::sum(mx::where(*zero, r.weights, scalar(0)), 1, true);
+  return mx::astype(mx::add(f32(y), mx::multiply(f32(x), same)), x.dtype());
 }
 
 mx::array Moe::operator()(const mx::array& in, Pass& pass) const {

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "lmxlab/kernels/dense.h"
-#include "lmxlab/kernels/embedding.h"
 #include "lmxlab/kernels/gemm.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/panels.h"
@@ -398,20 +397,6 @@ array grouped_linear(const array& x, const QuantizedWeight& w, int experts, cons
   Arrays in{x, ids};
   spec.append_to(in, w);
   return ours ? op.of(std::move(in), false) : op.plain(in)[0];
-}
-
-array take_rows(const array& x, const array& rows, const array& back, int times) {
-  const auto take = [](const array& from, const array& ids) {
-    return fused(from.dtype()) ? embedding(from, ids, from.dtype()) : mx::take(from, ids, 0);
-  };
-  const auto forward = [take](const Arrays& in) -> Arrays { return {take(in[0], in[1])}; };
-  const auto backward = [take, times](const Arrays& in, const Arrays& cotangents,
-                                      const Arrays&) -> Arrays {
-    auto g = take(cotangents[0], in[2]);
-    if (times > 1) g = mx::sum(mx::reshape(g, {in[0].shape(0), times, in[0].shape(1)}), 1);
-    return {g, mx::zeros_like(in[1]), mx::zeros_like(in[2])};
-  };
-  return mx::custom_vjp(forward, backward)({x, rows, back})[0];
 }
 
 }  // namespace lmxlab::kernels

@@ -27,10 +27,4 @@ mlx::core::array grouped_linear(const mlx::core::array& x, const QuantizedWeight
                                 const mlx::core::array& ids, bool sorted,
                                 Activations activations = default_activations());
 
-/// x[rows]: rows [m] uint32 -> [m, D], where each row of x is taken `times` times. `back` [n times]
-/// says where: x's row i went to back[i times], ..., back[i times + times - 1]. So its gradient is
-/// gathered too, and nothing is scattered.
-mlx::core::array take_rows(const mlx::core::array& x, const mlx::core::array& rows,
-                           const mlx::core::array& back, int times);
-
 }  // namespace lmxlab::kernels
