@@ -78,13 +78,11 @@ mx::array normalized(const mx::array& w, const config::Moe& c) {
 RouterSums sums_of(const Routing& r, const config::Moe& c, int layer) {
   const int choices = c.choices();
   const auto ids = mx::reshape(r.experts, {-1});
-  const auto hits =
-      mx::equal(mx::expand_dims(ids, 1), mx::expand_dims(mx::arange(choices, mx::uint32), 0));
+  const auto load = mx::scatter_add(mx::zeros({choices}), ids, mx::ones({ids.shape(0), 1}), 0);
   auto shares = r.scores;
   if (c.scoring == Scoring::softmax_of_top) shares = mx::softmax(r.logits, 1, true);
   if (c.scoring == Scoring::sigmoid) shares = mx::divide(shares, mx::sum(shares, 1, true));
-  return {layer, mx::sum(f32(hits), 0), mx::sum(shares, 0),
-          mx::sum(mx::square(mx::logsumexp(r.logits, 1)))};
+  return {layer, load, mx::sum(shares, 0), mx::sum(mx::square(mx::logsumexp(r.logits, 1)))};
 }
 
 }  // namespace
