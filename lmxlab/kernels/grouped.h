@@ -14,7 +14,8 @@ namespace lmxlab::kernels {
 /// @param x  [n, in] float;  @param w  [E, out, in] float;  @param ids  uint32 [n], below E
 /// @param sorted  whether ids ascend
 /// @return  [n, out], dtype of x
-/// @throws Error(usage) if the sizes do not fit; when evaluated on the CPU, for an id beyond E.
+/// @throws Error(usage) if the sizes do not fit. An id beyond E fails the evaluation on the CPU,
+/// and is undefined elsewhere.
 /// @cost  the gradient by w writes all of w's elements once, experts without rows as zeros.
 mlx::core::array grouped_linear(const mlx::core::array& x, const mlx::core::array& w,
                                 const mlx::core::array& ids, bool sorted);

@@ -402,14 +402,16 @@ ParamInfo param_info(std::string path, mx::Shape shape, const OptimizerConfig& c
   ParamInfo info{std::move(path), std::move(shape)};
   info.embedding = any_part(info.path, is_embedding);
   const bool outer = info.embedding || any_part(info.path, is_head);
-  // Biases of experts lie as [E, out].
-  const bool matrices = info.shape.size() >= 2 && !info.path.ends_with(".bias");
+  // Experts lie as stacks [E, out, in], their biases as [E, out]; other weights of three dimensions
+  // are convolutions'.
+  const bool stack = info.path.find("experts.") != std::string::npos;
+  const bool matrices = info.shape.size() >= 2 && !(stack && info.path.ends_with(".bias"));
   switch (config.decay.value_or(DecayGroup::matrices)) {
     case DecayGroup::matrices: info.decay = matrices; break;
     case DecayGroup::hidden: info.decay = matrices && !outer; break;
     case DecayGroup::all: info.decay = true; break;
   }
-  info.matrix = matrices && !outer;
+  info.matrix = matrices && (info.shape.size() == 2 || stack) && !outer;
   return info;
 }
 
