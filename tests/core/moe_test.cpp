@@ -251,14 +251,22 @@ std::unique_ptr<Moe> made(const config::Moe& c, int dim = kDim, uint64_t seed = 
   return moe;
 }
 
+struct Case {
+  std::string name;
+  config::Moe moe;
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
+
 // Every part, in some of which they meet.
-std::vector<std::pair<std::string, config::Moe>> kinds() {
+std::vector<Case> kinds() {
   const config::Moe base{.experts = 6, .top_k = 2, .hidden = 5, .aux_loss = 0.3f, .z_loss = 0.1f};
-  std::vector<std::pair<std::string, config::Moe>> out{{"mixtral", base}};
+  std::vector<Case> out{{"mixtral", base}};
   const auto add = [&](const char* name, auto change) {
     auto c = base;
     change(c);
-    out.emplace_back(name, c);
+    out.push_back({name, c});
   };
   add("grouped", [](config::Moe& c) {
     c.scoring = Scoring::sigmoid, c.selection_bias = true, c.groups = 3, c.groups_kept = 2;
@@ -283,13 +291,13 @@ std::vector<std::pair<std::string, config::Moe>> kinds() {
   add("sparsemixer", [](config::Moe& c) { c.scoring = Scoring::sparsemixer, c.jitter = 0.3f; });
   return out;
 }
-class Kinds : public testing::TestWithParam<std::pair<std::string, config::Moe>> {};
-std::string name_of(const testing::TestParamInfo<std::pair<std::string, config::Moe>>& info) {
-  return info.param.first;
+class Kinds : public testing::TestWithParam<Case> {};
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  return info.param.name;
 }
 
 TEST_P(Kinds, EqualPlainLoops) {
-  const auto& c = GetParam().second;
+  const auto& c = GetParam().moe;
   const auto moe = made(c);
   const auto weights = weights_in(collect(*moe));
   for (const bool fused : {true, false}) {
@@ -319,7 +327,7 @@ TEST_P(Kinds, EqualPlainLoops) {
 
 // Gradients of each element, by differences in double precision.
 TEST_P(Kinds, GradientsEqualDifferences) {
-  const auto& c = GetParam().second;
+  const auto& c = GetParam().moe;
   const auto moe = made(c);
   const auto entries = collect(*moe);
   config::Model model;
@@ -387,7 +395,7 @@ TEST_P(Kinds, GradientsEqualDifferences) {
 }
 
 TEST_P(Kinds, PiecesEqualTheWhole) {  // sorted and not; and half precision
-  const auto& c = GetParam().second;
+  const auto& c = GetParam().moe;
   const auto moe = made(c);
   const auto x = some_tokens(48, kDim, 9);
   Pass pass;
