@@ -71,6 +71,20 @@ void over_runs(const std::vector<Run>& runs, int64_t all, int64_t height, F&& f)
   }
 }
 
+// Of n rows in all, those of a piece, at most.
+int64_t most_of_a_piece(int64_t n) {
+  return std::min(n, std::max(2 * n / (kPiecesEach * threads()), 2 * kPieceRows));
+}
+
+// The largest f(i) for i to n, or nearly: what a run takes depends on its rows, and not evenly.
+template <class F>
+size_t most_of(int64_t n, F&& f) {
+  size_t most = 0;
+  for (int64_t i = n, step = std::max<int64_t>(16, n / 1024); i > 0; i -= step)
+    most = std::max<size_t>(most, f(i));
+  return most;
+}
+
 const char* at(const void* data, int64_t elements, Type type) {
   return static_cast<const char*>(data) + elements * size_of(type);
 }
@@ -122,9 +136,16 @@ class GroupedProduct : public Op {
       const MatrixView v{data, tw, columns, 1};
       return across ? v : v.transposed();
     };
-    if (rehearsing())
-      expect_workspace(gemm_workspace(1, n, wide, k, {x.data<char>(), tx, k, 1},
-                                      view(w.data<char>()), {y.data<char>(), tx, wide}));
+    if (rehearsing()) {
+      const MatrixView va{x.data<char>(), tx, k, 1}, vb = view(w.data<char>());
+      const MatrixOut c{y.data<char>(), tx, wide};
+      expect_workspace(most_of(n, [&](int64_t rows_of_run) {
+        return gemm_workspace(1, rows_of_run, wide, k, va, vb, c);
+      }));
+      expect_workspace(most_of(most_of_a_piece(n), [&](int64_t rows_of_piece) {
+        return gemm_workspace(2 * threads(), rows_of_piece, wide, k, va, vb, c);
+      }));
+    }
     task([=, x = Dense(x), w = Dense(w), ids = Dense(in[2]), to = y.data<char>()] {
       const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts);
       const void *const from = x.read(), *const weights = w.read();
@@ -187,10 +208,14 @@ class GroupedGradient : public Op {
     const auto &g = in[0], &x = in[1];
     const int64_t n = g.shape(0), rows = g.shape(1), columns = x.shape(1);
     const Type tg = type_of(g.dtype()), tx = type_of(x.dtype()), t = type_of(dtype_);
-    if (rehearsing())
-      expect_workspace(gemm_workspace(1, rows, columns, n, {g.data<char>(), tg, 1, rows},
-                                      {x.data<char>(), tx, columns, 1},
-                                      {dw.data<char>(), t, columns}));
+    if (rehearsing()) {
+      const MatrixView va{g.data<char>(), tg, 1, rows}, vb{x.data<char>(), tx, columns, 1};
+      const MatrixOut c{dw.data<char>(), t, columns};
+      expect_workspace(most_of(n, [&](int64_t deep) {
+        return std::max(gemm_workspace(1, rows, columns, deep, va, vb, c),
+                        gemm_workspace(2 * threads(), rows, columns, deep, va, vb, c));
+      }));
+    }
     task([=, g = Dense(g), x = Dense(x), ids = Dense(in[2]), to = dw.data<char>(),
           experts = experts_] {
       const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts);
@@ -294,7 +319,10 @@ class GroupedQuantized : public Op {
     if (rehearsing()) {
       auto one = spec_.view();
       one.out = height;
-      expect_workspace(many_room(one, across_, format, n, type));
+      expect_workspace(
+          std::max(many_room(one, across_, format, n, type),
+                   static_cast<size_t>(threads()) *
+                       many_room_in_part(one, across_, format, most_of_a_piece(n), type)));
     }
     const auto precision = activations_ == Activations::bf16 ? Activations::int16 : activations_;
     task([=, x = Dense(x), ids = Dense(in[1]), w = Operand(spec_, in, 2), to = y.data<char>(),
