@@ -64,9 +64,27 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
   return n;
 }
 
+/// With so many of its experts.
+Whole moe_parameters(const Moe& m, int dim, int experts) {
+  const int width = m.latent > 0 ? m.latent : dim, matrices = m.gated ? 2 : 1;
+  const auto mlp = [&](int in, int hidden, bool bias) {
+    return Whole(matrices) * linear(in, hidden, bias) + linear(hidden, in, bias);
+  };
+  Whole n = linear(dim, m.choices(), m.router_bias);
+  if (m.selection_bias) n += m.choices();
+  if (m.router_norm) n += dim;
+  if (m.expert_scale) n += m.choices();
+  n += Whole(experts) * mlp(width, m.hidden, m.bias);
+  if (m.latent > 0) n += linear(dim, width, m.shared_bias) + linear(width, dim, m.shared_bias);
+  if (m.shared > 0) n += mlp(dim, m.shared, m.shared_bias);
+  if (m.shared_gate) n += dim;
+  return n;
+}
+
 Whole ffn_parameters(const Ffn& ffn, int dim) {
   if (const auto* c = std::get_if<Custom>(&ffn))
     return custom_parameters(Part::ffn, c->name, c->values, dim);
+  if (const auto* m = std::get_if<Moe>(&ffn)) return moe_parameters(*m, dim, m->experts);
   const auto* m = std::get_if<Mlp>(&ffn);
   if (!m) return 0;
   Whole n =
@@ -95,6 +113,14 @@ double mixer_flops(const Mixer& mixer, int dim, double length) {
 }
 
 double ffn_flops(const Ffn& ffn, int dim) {
+  if (const auto* m = std::get_if<Moe>(&ffn)) {
+    const double width = m->latent > 0 ? m->latent : dim, matrices = m->gated ? 3 : 2;
+    double n = double(dim) * m->choices() + double(m->top_k) * width * m->hidden * matrices +
+               double(dim) * m->shared * matrices;
+    if (m->latent > 0) n += 2 * double(dim) * width;
+    if (m->shared_gate) n += dim;
+    return 2 * n;
+  }
   const auto* m = std::get_if<Mlp>(&ffn);
   if (!m) return 2.0 * static_cast<double>(ffn_parameters(ffn, dim).value);
   return 2 * double(dim) * m->hidden * (m->gated ? 3 : 2);
@@ -131,11 +157,14 @@ Count count(const Model& m) {
   Whole position, mixer, ffn, norm = norm_parameters(m.final_norm, m.dim), head;
   if (const auto* l = std::get_if<Learned>(&m.position))
     position = (Whole(l->length) + l->offset) * m.dim;
+  int64_t idle = 0;  // no more than all of them
   out.layers.reserve(m.layers.size());
   for (const Block& b : m.layers) {
     LayerCount layer{mixer_parameters(b.mixer, m.dim).value, ffn_parameters(b.ffn, m.dim).value};
     const BlockNorms norms = block_norms(b);
     if (const int n = norms.mixer + norms.ffn) layer.norm = n * norm_parameters(b.norm, m.dim);
+    if (const auto* e = std::get_if<Moe>(&b.ffn))
+      idle += layer.ffn - moe_parameters(*e, m.dim, std::min(e->top_k, e->experts)).value;
     mixer += layer.mixer, ffn += layer.ffn, norm += layer.norm;
     out.layers.push_back(layer);
   }
@@ -144,6 +173,7 @@ Count count(const Model& m) {
   out.embedding = table.value, out.position = position.value, out.mixer = mixer.value;
   out.ffn = ffn.value, out.norm = norm.value, out.head = head.value;
   out.total = (table + position + mixer + ffn + norm + head).value;
+  out.active = out.total - idle;
   return out;
 }
 

@@ -14,7 +14,9 @@ struct LayerCount {
 };
 /// Parameters by part. A tied head counts once, as the embedding.
 struct Count {
-  int64_t total = 0, embedding = 0, position = 0, mixer = 0, ffn = 0, norm = 0, head = 0;
+  int64_t total = 0;
+  int64_t active = 0;  // those that a token meets: of experts, as many as it goes through
+  int64_t embedding = 0, position = 0, mixer = 0, ffn = 0, norm = 0, head = 0;
   std::vector<LayerCount> layers;
 };
 /// @throws Error(not_found) for a custom part that nobody registered, Error(usage) beyond 64 bits.

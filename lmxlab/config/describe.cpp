@@ -99,9 +99,42 @@ Phrases mixer_phrases(const Mixer& mixer) {
   return out;
 }
 
+Phrases moe_phrases(const Moe& m) {
+  Phrases out{comma(m.top_k) + " of " + comma(m.experts) + " experts " +
+                  (m.gated ? "gated mlp " : "mlp ") + comma(m.hidden),
+              enum_name(m.act)};
+  if (m.bias) out.push_back("biases");
+  if (m.clamp) out.push_back("clamped at " + number(*m.clamp));
+  if (m.alpha != 1) out.push_back("alpha " + number(m.alpha));
+  if (m.up_offset != 0) out.push_back("up plus " + number(m.up_offset));
+  if (m.latent > 0) out.push_back("latent " + comma(m.latent));
+  if (m.zero_experts > 0) out.push_back(comma(m.zero_experts) + " zero experts");
+  out.push_back("router " + enum_name(m.scoring));
+  if (m.router_bias) out.push_back("router bias");
+  if (m.router_softcap) out.push_back("router softcap " + number(*m.router_softcap));
+  if (m.router_norm) out.push_back("router norm eps " + number(*m.router_norm));
+  if (m.selection_bias) out.push_back("selection bias");
+  if (m.groups > 1)
+    out.push_back(comma(m.groups_kept) + " of " + comma(m.groups) + " groups by " +
+                  enum_name(m.group_score));
+  if (m.normalize > 0)
+    out.push_back(m.normalize == 1 ? "normalized" : "normalized by order " + number(m.normalize));
+  if (m.scale != 1) out.push_back("weights times " + number(m.scale));
+  if (m.expert_scale) out.push_back("a scale an expert");
+  if (m.input_scaled) out.push_back("inputs scaled");
+  if (m.shared > 0)
+    out.push_back("shared expert " + comma(m.shared) + (m.shared_gate ? " gated" : ""));
+  if (m.shared_bias) out.push_back("shared biases");
+  if (m.aux_loss != 0) out.push_back("balance loss " + number(m.aux_loss));
+  if (m.z_loss != 0) out.push_back("z loss " + number(m.z_loss));
+  if (m.bias_rate != 0) out.push_back("bias rate " + number(m.bias_rate));
+  return out;
+}
+
 Phrases ffn_phrases(const Ffn& ffn) {
   if (std::holds_alternative<Nothing>(ffn)) return {"no ffn"};
   if (const auto* c = std::get_if<Custom>(&ffn)) return {"custom ffn " + c->name, c->values.dump()};
+  if (const auto* m = std::get_if<Moe>(&ffn)) return moe_phrases(*m);
   const auto& m = std::get<Mlp>(ffn);
   Phrases out{std::string(m.gated ? "gated mlp " : "mlp ") + comma(m.hidden), enum_name(m.act)};
   if (m.bias) out.push_back("biases");
@@ -179,6 +212,7 @@ std::string describe(const Model& m) {
   std::string out;
   row(out, "family", {m.family});
   row(out, "parameters", {comma(n.total)});
+  if (n.active != n.total) row(out, "active", {comma(n.active) + " of them a token"});
   row(out, "width", {comma(m.dim)});
   row(out, "vocabulary", {comma(m.vocab)});
   row(out, "context", model_position(m));

@@ -30,7 +30,7 @@ struct Block {
   template <class V>
   void visit(V& v) {
     v("mixer", mixer, "attention, none or custom");
-    v("ffn", ffn, "mlp, none or custom");
+    v("ffn", ffn, "mlp, moe, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich, parallel or twin");
     v("branch_scale", branch_scale, "what a branch adds is multiplied by it");

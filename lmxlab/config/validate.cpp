@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <map>
 
@@ -29,6 +30,10 @@ class Checker {
     if (a > 0 && b > 0 && a > largest / b)
       say(path, what + " is " + to_string(a * b) + ", more than an array's dimension can be (" +
                     to_string(largest) + ")");
+  }
+  void at_least_zero(const std::string& path, double value) {
+    if (!(value >= 0) || !std::isfinite(value))
+      say(path, "expected a number of at least 0, got " + Json(value).dump());
   }
   void above_zero(const std::string& path, double value) {
     if (!(value > 0) || !std::isfinite(value))
@@ -104,6 +109,39 @@ class Checker {
     if (m.scale) above_zero("mixer.scale", *m.scale);
     scale("mixer.q_scale", m.q_scale), scale("mixer.kv_scale", m.kv_scale);
   }
+  void moe(const Moe& m) {
+    positive("ffn.experts", m.experts), positive("ffn.top_k", m.top_k);
+    positive("ffn.hidden", m.hidden);
+    dimension("ffn.experts", m.experts, m.hidden, "experts * hidden");
+    at_least_zero("ffn.latent", m.latent), at_least_zero("ffn.zero_experts", m.zero_experts);
+    at_least_zero("ffn.shared", m.shared), at_least_zero("ffn.up_offset", m.up_offset);
+    for (const auto& [path, value] :
+         std::initializer_list<std::pair<const char*, float>>{{"ffn.normalize", m.normalize},
+                                                              {"ffn.norm_eps", m.norm_eps},
+                                                              {"ffn.norm_min", m.norm_min},
+                                                              {"ffn.aux_loss", m.aux_loss},
+                                                              {"ffn.z_loss", m.z_loss},
+                                                              {"ffn.bias_rate", m.bias_rate}})
+      at_least_zero(path, value);
+    above_zero("ffn.alpha", m.alpha), above_zero("ffn.scale", m.scale);
+    if (m.clamp) above_zero("ffn.clamp", *m.clamp);
+    if (m.router_softcap) above_zero("ffn.router_softcap", *m.router_softcap);
+    if (m.router_norm) epsilon("ffn.router_norm", *m.router_norm);
+    const bool changed = m.clamp || m.alpha != 1 || m.up_offset != 0;
+    if (changed && !(m.gated && m.act == Act::silu))
+      say("ffn.act",
+          "clamp, alpha and up_offset belong to a gated silu; set act to silu and gated "
+          "to true, or leave them out");
+    choice(m);
+    if (m.normalize == 0 && (m.norm_eps != 0 || m.norm_min != 0))
+      say("ffn.normalize", "norm_eps and norm_min need a norm; set normalize to 1");
+    if (m.shared_gate && m.shared == 0)
+      say("ffn.shared_gate", "there is no shared expert to gate; give shared its width");
+    if (m.shared_bias && m.shared == 0 && m.latent == 0)
+      say("ffn.shared_bias", "there is neither a shared expert nor a latent projection");
+    if (m.bias_rate != 0 && !m.selection_bias)
+      say("ffn.bias_rate", "there are no selection biases to move; set selection_bias to true");
+  }
   void block(const Block& b) {
     if (const auto* m = std::get_if<Mla>(&b.mixer)) latent_attention(*m);
     if (const auto* a = std::get_if<Attention>(&b.mixer)) attention(*a);
@@ -113,6 +151,7 @@ class Checker {
       if (m->norm) norm("ffn.norm", *m->norm);
       if (m->act == Act::xielu && m->gated) say("ffn.act", "xielu is no gate; set gated to false");
     }
+    if (const auto* m = std::get_if<Moe>(&b.ffn)) moe(*m);
     scale("branch_scale", b.branch_scale);
     if (const auto* c = std::get_if<Custom>(&b.ffn)) custom("ffn", Part::ffn, *c);
     norm("norm", b.norm);
@@ -143,9 +182,32 @@ class Checker {
   }
 
  private:
-  void epsilon(const std::string& path, float eps) {
-    if (!(eps >= 0) || !std::isfinite(eps))
-      say(path, "expected a number of at least 0, got " + Json(eps).dump());
+  void epsilon(const std::string& path, float eps) { at_least_zero(path, eps); }
+  // Of experts, whole or by groups.
+  void choice(const Moe& m) {
+    const int64_t all = int64_t{m.experts} + m.zero_experts;
+    positive("ffn.groups", m.groups), positive("ffn.groups_kept", m.groups_kept);
+    if (m.top_k > all)
+      say("ffn.top_k", to_string(m.top_k) + " experts a token are more than the " + to_string(all) +
+                           " to choose from");
+    if (m.groups > 1 && m.groups_kept > 0 && m.top_k >= 1 && all >= m.top_k) {
+      const int64_t each = all / m.groups;
+      if (all % m.groups != 0)
+        say("ffn.groups",
+            to_string(all) + " experts are no multiple of " + to_string(m.groups) + " groups");
+      else if (m.group_score == GroupScore::top2 && each < 2)
+        say("ffn.group_score", "top2 needs groups of at least 2 experts; set it to max");
+      else if (m.groups_kept <= m.groups && m.top_k > m.groups_kept * each)
+        say("ffn.top_k", to_string(m.top_k) + " experts a token are more than the " +
+                             to_string(m.groups_kept * each) + " of the groups kept");
+    }
+    if (m.groups >= 1 && m.groups_kept > m.groups)
+      say("ffn.groups_kept", to_string(m.groups_kept) + " are more than the " +
+                                 to_string(m.groups) + " groups there are");
+    if (m.scoring != Scoring::sparsemixer) return;
+    above_zero("ffn.jitter", m.jitter);
+    if (m.groups > 1 || m.selection_bias)
+      say("ffn.scoring", "sparsemixer knows neither groups nor selection biases");
   }
   void rope(const Rope& r, int head_dim) {
     above_zero("mixer.position.theta", r.theta), scale("mixer.position.scale", r.scale);

@@ -4,6 +4,7 @@
 #include "lmxlab/core/custom.h"
 #include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
+#include "lmxlab/core/moe.h"
 #include "lmxlab/core/recompute.h"
 
 namespace lmxlab::core {
@@ -33,6 +34,8 @@ std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
         using C = std::decay_t<decltype(c)>;
         if constexpr (std::same_as<C, config::Mlp>)
           return std::make_unique<Mlp>(c, build);
+        else if constexpr (std::same_as<C, config::Moe>)
+          return std::make_unique<Moe>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_ffn(c, build);
         else

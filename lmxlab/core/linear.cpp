@@ -1,5 +1,6 @@
 #include "lmxlab/core/linear.h"
 
+#include "lmxlab/kernels/embedding.h"
 #include "lmxlab/kernels/quantized.h"
 
 #include <mlx/ops.h>
@@ -31,6 +32,18 @@ std::vector<mx::array> project(const mx::array& x, const std::vector<const Linea
     if (const auto& bias = layers[i]->bias)
       out[i] = mx::add(out[i], mx::astype(bias->value, x.dtype()));
   return out;
+}
+
+ExpertLinear::ExpertLinear(int experts, int in, int out, bool with_bias, float std, Init& init)
+    : weight{{init.normal({experts, out, in}, std)}} {
+  if (with_bias) bias = Param{zeros({experts, out})};
+}
+
+mx::array ExpertLinear::operator()(const mx::array& x, const mx::array& experts,
+                                   bool sorted) const {
+  const auto y = weight.grouped(x, experts, sorted);
+  if (!bias) return y;
+  return mx::add(y, kernels::embedding(bias->value, experts, x.dtype()));
 }
 
 Embedding::Embedding(int vocab, int dim, float std, Init& init)

@@ -1,4 +1,4 @@
-// Linear and Embedding.
+// Linear, its stack of experts, and Embedding.
 #pragma once
 
 #include "lmxlab/core/init.h"
@@ -20,6 +20,17 @@ class Linear {
 
 /// Several layers of one x: packed weights share its quantization and one step of the graph.
 std::vector<mx::array> project(const mx::array& x, const std::vector<const Linear*>& layers);
+
+/// A linear layer an expert: y_i = W[e_i] x_i + b[e_i].
+struct ExpertLinear {
+  ExpertLinear(int experts, int in, int out, bool with_bias, float std, Init& init);
+  /// x [n, in], uint32 experts [n], whether they ascend -> [n, out], dtype of x.
+  mx::array operator()(const mx::array& x, const mx::array& experts, bool sorted) const;
+  void visit(Visitor& v) { v("", weight), v("bias", bias); }
+
+  Weight weight;              // [E, out, in]
+  std::optional<Param> bias;  // [E, out]
+};
 
 /// A table of vectors; transposed, it is a tied output head.
 struct Embedding {

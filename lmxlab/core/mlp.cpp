@@ -30,6 +30,10 @@ mx::array activate(config::Act act, const mx::array& x) {
   return kernels::activate(kind(act), x);
 }
 
+mx::array gated(config::Act act, const mx::array& gate, const mx::array& up) {
+  return kernels::gated(kind(act), gate, up);
+}
+
 namespace {
 
 constexpr float kBeta = 0.5f, kEps = -1e-6f, kFirst = 0.8f;
@@ -75,7 +79,7 @@ mx::array Mlp::operator()(const mx::array& x, Pass&) const {
     if (xielu) return (*xielu)(up_proj(x));
     if (!gate_proj) return activate(act_, up_proj(x));
     const auto both = project(x, {&*gate_proj, &up_proj});
-    return kernels::gated(kind(act_), both[0], both[1]);
+    return gated(act_, both[0], both[1]);
   }();
   return down_proj(norm ? (*norm)(inner) : inner);
 }

@@ -11,6 +11,8 @@ namespace lmxlab::core {
 /// Elementwise; dtype kept. gelu: x (1 + erf(x / sqrt 2)) / 2; gelu_tanh: its usual tanh form
 /// (arXiv:1606.08415); relu2: max(x, 0)^2 (arXiv:2109.08668).
 mx::array activate(config::Act act, const mx::array& x);
+/// act(gate) up, elementwise.
+mx::array gated(config::Act act, const mx::array& gate, const mx::array& up);
 
 /// arXiv:2411.13010, with its beta of 0.5 and eps of -1e-6:
 ///   x > 0: p x^2 + x / 2        else: n (exp(min(x, eps)) - 1 - x) + x / 2

@@ -8,11 +8,21 @@
 #include <functional>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace lmxlab::core {
 
 /// Called with a name and an activation: "layers.3.mixer" [B, L, D], ... The array is lazy.
 using Tap = std::function<void(std::string_view name, const mx::array& value)>;
+
+/// What the router of a block saw: sums over the positions of a pass, lazy. Sums, so that a block
+/// may be computed some positions at a time; losses and shares are made of them (core/moe.h).
+struct RouterSums {
+  int layer;
+  mx::array load;    // [C] float32: how many chose each expert, without a gradient
+  mx::array scores;  // [C] float32: of each token's scores, which add up to one
+  mx::array square;  // 0-d float32: of the squared log-partition of the logits
+};
 
 struct Pass {
   int offset = 0;                       // positions before this pass, already in the cache
@@ -23,7 +33,8 @@ struct Pass {
   std::optional<mx::array> key = {};    // of dropout; split for every use
   bool recompute = false;  // blocks keep their input alone for the backward pass; not with a tap
   Tap tap = {};
-  int layer = 0;      // the block that runs now
+  std::vector<RouterSums>* routers = nullptr;  // filled by the mixtures of experts, in order
+  int layer = 0;                               // the block that runs now
   int first_row = 0;  // where a part sees some positions of all: how many come before
 
   bool recomputes() const { return recompute && !tap && !cache; }

@@ -36,13 +36,23 @@ Arrays all_at_once(Arrays gradients) {
   return gradients;
 }
 
+// What a stage leaves behind beside its outputs.
+struct Left {
+  std::optional<mx::array> key;
+  std::vector<int> layers;  // whose routers said something, in order
+
+  /// Arrays behind the outputs: the routers' sums.
+  size_t arrays() const { return 3 * layers.size(); }
+};
+
 // mx::custom_vjp differentiates by explicit inputs only, and gives a captured weight a gradient of
 // zero. So the trainable parameters are inputs; the others are held, since the model may hold
 // something else by the time of the backward pass.
 class Part {
  public:
   Part(Stage stage, const std::vector<Entry>& parameters, size_t arrays, const Pass& pass)
-      : stage_(std::move(stage)), pass_(pass), arrays_(arrays) {
+      : stage_(std::move(stage)), pass_(pass), arrays_(arrays), routes_(pass.routers) {
+    pass_.routers = nullptr;
     for (const auto& e : parameters) {
       const bool varies =
           e.param->trainable && mx::issubdtype(e.param->value.dtype(), mx::floating);
@@ -55,12 +65,19 @@ class Part {
 
   /// @param in  the stage's arrays, then the trainable parameters
   /// @param first  the position of the arrays' first row, among those of the whole
-  Arrays run(const Arrays& in, int first, std::optional<mx::array>* key = nullptr) const {
+  /// @return  the stage's outputs, then its routers' sums
+  Arrays run(const Arrays& in, int first, Left* left = nullptr) const {
     const Lend parameters(varying_, std::span(in).subspan(arrays_)), others(fixed_, held_);
     Pass pass = pass_;
     pass.first_row = first;
+    std::vector<RouterSums> routers;
+    if (routes_) pass.routers = &routers;
     auto out = stage_(some_of(in, 0, arrays_), pass);
-    if (key) *key = pass.key;
+    if (left) left->key = pass.key, left->layers.clear();
+    for (const auto& r : routers) {
+      out.insert(out.end(), {r.load, r.scores, r.square});
+      if (left) left->layers.push_back(r.layer);
+    }
     return out;
   }
   /// Gradients by the inputs.
@@ -72,25 +89,30 @@ class Part {
   Stage stage_;
   Pass pass_;  // as it was before the stage
   size_t arrays_;
+  bool routes_;
   std::vector<Entry> varying_, fixed_;
   Arrays held_;
 };
 
-using Forward = std::function<Arrays(const Arrays&, std::optional<mx::array>* key)>;
-using Backward = std::function<Arrays(const Arrays& in, const Arrays& cotangents)>;
+using Forward = std::function<Arrays(const Arrays&, Left* left)>;
+using Backward = std::function<Arrays(const Arrays& in, const Arrays& cotangents, const Left&)>;
 
 Arrays with_backward(Arrays in, Pass& pass, Forward forward, Backward backward) {
-  const auto key = std::make_shared<std::optional<mx::array>>();
-  const auto run = [key, forward = std::move(forward)](const Arrays& v) {
-    return forward(v, key.get());
+  const auto left = std::make_shared<Left>();
+  const auto run = [left, forward = std::move(forward)](const Arrays& v) {
+    return forward(v, left.get());
   };
-  const auto vjp = [backward = std::move(backward)](const Arrays& primals, const Arrays& cotangents,
-                                                    const Arrays&) {
-    return backward(primals, cotangents);
+  const auto vjp = [left, backward = std::move(backward)](const Arrays& primals,
+                                                          const Arrays& cotangents, const Arrays&) {
+    return backward(primals, cotangents, *left);
   };
   auto out = mx::custom_vjp(run, vjp)(in);
-  pass.key = *key;
-  return out;
+  pass.key = left->key;
+  const size_t n = out.size() - left->arrays();
+  for (size_t i = 0; i < left->layers.size(); ++i)
+    pass.routers->push_back(
+        {left->layers[i], out[n + 3 * i], out[n + 3 * i + 1], out[n + 3 * i + 2]});
+  return some_of(out, 0, n);
 }
 
 // Rows of arrays [B, L, ...], which lie as [B L, ...].
@@ -115,15 +137,22 @@ struct Rows {
 };
 
 Arrays forward_by_rows(const Part& part, const Rows& rows, const Arrays& in, bool passes,
-                       std::optional<mx::array>* key) {
+                       Left* left) {
   const size_t n = part.arrays();
   const auto parameters = some_of(in, n, in.size());
-  Arrays flat, out;
+  Arrays flat, out, sums;
   for (size_t i = 0; i < n; ++i) flat.push_back(rows.flat(in[i]));
   for (int first = 0; first < rows.all; first += rows.lot) {
     auto lot = rows.cut(flat, first);
     lot[0] = after(lot[0], out);  // not before the last one is done
-    auto got = part.run(joined(lot, parameters), first, key);
+    auto got = part.run(joined(lot, parameters), first, left);
+    for (size_t i = 0, at = got.size() - left->arrays(); i < left->arrays(); ++i) {
+      if (first == 0)
+        sums.push_back(got[at + i]);
+      else
+        sums[i] = mx::add(sums[i], got[at + i]);
+    }
+    got = some_of(got, 0, got.size() - left->arrays());
     if (passes) got.erase(got.begin());
     for (size_t j = 0; j < got.size(); ++j) {
       if (first == 0)
@@ -134,21 +163,22 @@ Arrays forward_by_rows(const Part& part, const Rows& rows, const Arrays& in, boo
   }
   for (auto& o : out) o = mx::reshape(o, {in[0].shape(0), in[0].shape(1), o.shape(-1)});
   if (passes) out.insert(out.begin(), in[0]);
-  return out;
+  return joined(out, sums);
 }
 
 Arrays backward_by_rows(const Part& part, const Rows& rows, const Arrays& in,
-                        const Arrays& cotangents) {
-  const size_t n = part.arrays();
+                        const Arrays& cotangents, const Left& left) {
+  const size_t n = part.arrays(), outputs = cotangents.size() - left.arrays();
   const auto parameters = some_of(in, n, in.size());
+  const auto of_sums = some_of(cotangents, outputs, cotangents.size());
   const auto whole = rows.flat(after(in[0], cotangents));
   Arrays gradients{rows.flat(cotangents[0])}, others, sums;
   for (size_t i = 1; i < n; ++i) gradients.push_back(rows.flat(in[i]));
-  for (size_t j = 1; j < cotangents.size(); ++j) others.push_back(rows.flat(cotangents[j]));
+  for (size_t j = 1; j < outputs; ++j) others.push_back(rows.flat(cotangents[j]));
   for (int first = 0; first < rows.all; first += rows.lot) {
     // Of what the lots before wrote over, this one's rows are still as they were.
     auto lot = rows.cut(gradients, first);
-    const auto slopes = joined({lot[0]}, rows.cut(others, first));
+    const auto slopes = joined(joined({lot[0]}, rows.cut(others, first)), of_sums);
     lot[0] = after(rows.cut(whole, first), joined(gradients, sums));
     const auto got = part.gradients(joined(lot, parameters), slopes, first);
     for (size_t i = n; i < got.size(); ++i) {
@@ -173,9 +203,8 @@ Arrays recomputed(const Stage& stage, const std::vector<Entry>& parameters, cons
   const auto inputs = joined(in, part->parameters());
   if (inputs.empty()) return stage(in, pass);  // frozen, and the first: there is no gradient
   return with_backward(
-      inputs, pass,
-      [part](const Arrays& v, std::optional<mx::array>* key) { return part->run(v, 0, key); },
-      [part](Arrays v, const Arrays& cotangents) {
+      inputs, pass, [part](const Arrays& v, Left* left) { return part->run(v, 0, left); },
+      [part](Arrays v, const Arrays& cotangents, const Left&) {
         v[0] = after(v[0], cotangents);  // not before its turn
         return all_at_once(part->gradients(v, cotangents, 0));
       });
@@ -191,11 +220,9 @@ Arrays recomputed_by_rows(const Stage& stage, const std::vector<Entry>& paramete
   const auto part = std::make_shared<const Part>(stage, parameters, in.size(), pass);
   return with_backward(
       joined(in, part->parameters()), pass,
-      [=](const Arrays& v, std::optional<mx::array>* key) {
-        return forward_by_rows(*part, rows, v, passes, key);
-      },
-      [part, rows](const Arrays& v, const Arrays& cotangents) {
-        return backward_by_rows(*part, rows, v, cotangents);
+      [=](const Arrays& v, Left* left) { return forward_by_rows(*part, rows, v, passes, left); },
+      [part, rows](const Arrays& v, const Arrays& cotangents, const Left& left) {
+        return backward_by_rows(*part, rows, v, cotangents, left);
       });
 }
 

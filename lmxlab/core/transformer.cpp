@@ -155,6 +155,9 @@ std::vector<LayerWeight> weights_of(Transformer& model) {
     void embedding(const std::string& path, Embedding& e) override {
       out.push_back({path, &e.weight, true});
     }
+    void experts(const std::string& path, ExpertLinear& l) override {
+      out.push_back({path, &l.weight});
+    }
   } finder;
   model.visit(finder);
   return std::move(finder.out);

@@ -48,7 +48,8 @@ class Transformer {
   config::Model config_;
 };
 
-/// A matrix of a linear layer or of the embedding, with its layer's path: what may be packed.
+/// A matrix of a linear layer or of the embedding, or a stack of experts', with its layer's path:
+/// what may be packed.
 struct LayerWeight {
   std::string path;
   Weight* weight;

@@ -34,6 +34,7 @@ struct Param {
 
 class Linear;
 struct Embedding;
+struct ExpertLinear;
 
 /// Walks fields in the order of their declaration and keeps the dotted path.
 class Visitor {
@@ -43,6 +44,7 @@ class Visitor {
   /// Hooks for what changes a layer as a whole: quantize, adapt, fuse.
   virtual void linear(const std::string& /*path*/, Linear&) {}
   virtual void embedding(const std::string& /*path*/, Embedding&) {}
+  virtual void experts(const std::string& /*path*/, ExpertLinear&) {}
 
   /// A Param, a list (by index), an optional or pointer (where set), or a struct with visit().
   /// An empty name adds nothing to the path.
@@ -68,6 +70,7 @@ class Visitor {
     } else {
       if constexpr (std::same_as<T, Linear>) linear(path_, field);
       if constexpr (std::same_as<T, Embedding>) embedding(path_, field);
+      if constexpr (std::same_as<T, ExpertLinear>) experts(path_, field);
       field.visit(*this);
     }
     path_.resize(mark);

@@ -8,7 +8,8 @@
 namespace lmxlab::core {
 
 /// A matrix [out, in], dense or quantized along `in`: in one of MLX's layouts, or in blocks of a
-/// GGUF file.
+/// GGUF file. Or a stack of them, [E, out, in]: the experts of a mixture, of which each row of x
+/// meets one.
 struct Weight {
   /// Numbers that are packed into small floats at a time: MLX compares each with all that there
   /// are, sixteen times its bytes.
@@ -31,7 +32,11 @@ struct Weight {
   kernels::QuantizedWeight at_hand() const;
   /// x W^T + bias: [..., in] -> [..., out], dtype of x.
   mx::array matmul(const mx::array& x, const std::optional<Param>& bias = std::nullopt) const;
-  /// Rows as floats: int ids [...] -> [..., in], of `dtype` or the weight's own.
+  /// Of a stack: w[ids_i] x_i. x [n, in], uint32 ids [n] -> [n, out], as kernels::grouped_linear.
+  mx::array grouped(const mx::array& x, const mx::array& ids, bool sorted) const;
+  bool stacked() const { return w.value.ndim() == 3; }
+  /// Rows as floats, those of a stack counted through: int ids [...] -> [..., in], of `dtype` or
+  /// the weight's own.
   mx::array rows(const mx::array& ids, std::optional<mx::Dtype> dtype = {}) const;
   /// Packs it in place; the result is frozen.
   /// @throws Error(usage) if `in` is no multiple of the group.
@@ -43,7 +48,8 @@ struct Weight {
   void expect_packed(kernels::FloatFormat of);
   void expect_blocks(kernels::QuantFormat block_format);
   /// Lays a quantized weight as this machine's kernels read it fastest, or affine ones as MLX does:
-  /// the same numbers either way. Leaves are named after the layout, so that no file mixes them up.
+  /// the same numbers either way; stacks stay. Leaves are named after the layout, so that no file
+  /// mixes them up.
   void interleave();
   void separate();
   /// Holds the same matrix as kernels gave it, in its layout.

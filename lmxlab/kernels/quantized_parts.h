@@ -166,5 +166,8 @@ void multiply_many(const QuantView& w, bool across, const panels::Format& format
 /// Bytes that it takes for itself.
 size_t many_room(const QuantView& w, bool across, const panels::Format& format, int64_t m,
                  Type type);
+/// The same in a part of the pool, where it runs on one thread.
+size_t many_room_in_part(const QuantView& w, bool across, const panels::Format& format, int64_t m,
+                         Type type);
 
 }  // namespace lmxlab::kernels

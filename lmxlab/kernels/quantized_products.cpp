@@ -253,6 +253,13 @@ size_t many_room(const QuantView& w, bool across, const panels::Format& format, 
          Scratch<char>::bytes(threads() * cut.part_bytes(format));
 }
 
+size_t many_room_in_part(const QuantView& w, bool across, const panels::Format& format, int64_t m,
+                         Type type) {
+  const ManyCut cut(w, across, format, m, type, nullptr);
+  return Scratch<char>::bytes(cut.packed_bytes(format)) +
+         Scratch<char>::bytes(cut.part_bytes(format));
+}
+
 void multiply_many(const QuantView& w, bool across, const panels::Format& format, int64_t m,
                    Type type, const void* x, MatrixOut y) {
   const ManyCut cut(w, across, format, m, type, x);

@@ -75,10 +75,11 @@ bool fits(std::string_view pattern, std::string_view text) {
 }
 
 // A slice of rows at a time, so that the numbers are never whole in memory.
-LayerError compare(const std::string& path, const mx::array& before, const core::Weight& after) {
+LayerError compare(const std::string& path, const mx::array& was_whole, const core::Weight& after) {
   LayerError out{path};
   if (!after.quantized()) return out;
   out.bits = after.bits;
+  const auto before = mx::reshape(was_whole, {-1, was_whole.shape(-1)});  // experts', as one matrix
   const int rows = before.shape(0), step = std::max(1, (1 << 22) / before.shape(-1));
   double difference = 0, size = 0;
   for (int from = 0; from < rows; from += step) {

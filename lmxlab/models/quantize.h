@@ -36,9 +36,10 @@ struct LayerError {
   double largest = 0;       // difference
 };
 
-/// Packs every linear layer and the embedding; scales and biases of the affine format keep the type
-/// of the weights. Norms stay. What it packs is frozen, and evaluated layer by layer, so that
-/// full weights and packed ones are never both held for more than one.
+/// Packs every linear layer, stacks of experts and the embedding, but no router; scales and biases
+/// of the affine format keep the type of the weights. Norms stay. What it packs is frozen, and
+/// evaluated layer by layer, so that full weights and packed ones are never both held for more than
+/// one.
 /// @throws Error(usage) for other bits or groups, a weight whose inputs are no whole groups, or a
 ///   pattern that fits no layer; the model is unchanged then.
 /// @param progress  called with (done, all) before each weight. What it throws leaves as it was

@@ -26,6 +26,11 @@ Widths widths_of(const Model& m, const config::Block& b) {
   if (const auto* a = std::get_if<Attention>(&b.mixer)) {
     w.q = int64_t{a->heads} * a->head_dim, w.kv = int64_t{a->kv_heads} * a->head_dim;
   }
+  // Of experts what a token meets, and what it becomes before and after them.
+  if (const auto* e = std::get_if<config::Moe>(&b.ffn)) {
+    w.gates = e->gated ? 2 : 1;
+    w.hidden = int64_t{e->top_k} * (e->hidden + m.dim) + e->shared;
+  }
   if (const auto* f = std::get_if<Mlp>(&b.ffn)) w.hidden = f->hidden, w.gates = f->gated ? 2 : 1;
   return w;
 }
@@ -35,7 +40,14 @@ int64_t matrix_parameters(const Model& m) {
   int64_t n = m.tie_head ? 0 : int64_t{m.vocab} * m.dim;
   for (const auto& b : m.layers) {
     const auto w = widths_of(m, b);
-    n += w.dim * (2 * w.q + 2 * w.kv) + (w.gates + 1) * w.dim * w.hidden;
+    n += w.dim * (2 * w.q + 2 * w.kv);
+    if (const auto* e = std::get_if<config::Moe>(&b.ffn)) {
+      const int64_t width = e->latent > 0 ? e->latent : m.dim, both = w.gates + 1;
+      n += both * (e->experts * width * e->hidden + w.dim * e->shared);
+      if (e->latent > 0) n += 2 * w.dim * width;
+    } else {
+      n += (w.gates + 1) * w.dim * w.hidden;
+    }
   }
   return n;
 }

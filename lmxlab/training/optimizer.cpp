@@ -2,7 +2,6 @@
 
 #include "lmxlab/kernels/update_8bit.h"
 
-#include <mlx/linalg.h>
 #include <mlx/ops.h>
 
 #include <algorithm>
@@ -204,17 +203,18 @@ class Adafactor : public TensorRule {
 };
 
 /// Newton-Schulz iteration towards the nearest orthogonal matrix: the singular values of x end
-/// between 0.7 and 1.2.
+/// between 0.7 and 1.2. Of a stack each matrix by itself.
 mx::array orthogonalized(mx::array x, int steps) {
-  const bool tall = x.shape(0) > x.shape(1);
-  x = x / mx::maximum(mx::linalg::norm(x), constant(1e-7));
-  if (tall) x = mx::transpose(x);  // the smaller Gram matrix
+  const bool tall = x.shape(-2) > x.shape(-1);
+  const auto transposed = [](const mx::array& m) { return mx::swapaxes(m, -1, -2); };
+  x = x / mx::maximum(mx::sqrt(mx::sum(mx::square(x), {-2, -1}, true)), constant(1e-7));
+  if (tall) x = transposed(x);  // the smaller Gram matrix
   for (int i = 0; i < steps; ++i) {
-    const mx::array gram = mx::matmul(x, mx::transpose(x));
+    const mx::array gram = mx::matmul(x, transposed(x));
     const mx::array poly = gram * constant(-4.7750) + mx::matmul(gram, gram) * constant(2.0315);
     x = x * constant(3.4445) + mx::matmul(poly, x);
   }
-  return tall ? mx::transpose(x) : x;
+  return tall ? transposed(x) : x;
 }
 
 class Muon : public TensorRule {
@@ -231,7 +231,7 @@ class Muon : public TensorRule {
     share.state = std::move(momentum.state);
     for (size_t i = 0; i < share.params.size(); ++i) {
       const auto& info = *share.infos[i];
-      const double a = info.shape[0], b = info.shape[1];
+      const double a = info.shape[info.shape.size() - 2], b = info.shape.back();
       const double ratio = *config_.muon_adjust_lr == MuonScale::original
                                ? std::sqrt(std::max(1.0, a / b))
                                : 0.2 * std::sqrt(std::max(a, b));
@@ -279,9 +279,10 @@ class RuleOptimizer : public Optimizer {
     const bool muon = config.name == OptimizerName::muon;
     if (muon) rules_.push_back(make_adamw(config, *config.muon_adamw_lr_ratio));
     for (const auto& info : params_) {
-      if (muon && info.matrix && info.shape.size() != 2)
+      if (muon && info.matrix && info.shape.size() != 2 && info.shape.size() != 3)
         throw Error(Kind::mismatch, "[optimizer] " + info.path +
-                                        ": muon's matrices have two dimensions, got " +
+                                        ": muon's matrices have two dimensions, or three of a "
+                                        "stack, got " +
                                         text(info.shape) + ". Mark it as no matrix.");
       rule_of_.push_back(rules_[muon && !info.matrix ? 1 : 0].get());
       first_slot_.push_back(slots_.size());
@@ -401,12 +402,16 @@ ParamInfo param_info(std::string path, mx::Shape shape, const OptimizerConfig& c
   ParamInfo info{std::move(path), std::move(shape)};
   info.embedding = any_part(info.path, is_embedding);
   const bool outer = info.embedding || any_part(info.path, is_head);
+  // Experts lie as stacks [E, out, in], their biases as [E, out]; other weights of three dimensions
+  // are convolutions'.
+  const bool stack = info.path.find("experts.") != std::string::npos;
+  const bool matrices = info.shape.size() >= 2 && !(stack && info.path.ends_with(".bias"));
   switch (config.decay.value_or(DecayGroup::matrices)) {
-    case DecayGroup::matrices: info.decay = info.shape.size() >= 2; break;
-    case DecayGroup::hidden: info.decay = info.shape.size() >= 2 && !outer; break;
+    case DecayGroup::matrices: info.decay = matrices; break;
+    case DecayGroup::hidden: info.decay = matrices && !outer; break;
     case DecayGroup::all: info.decay = true; break;
   }
-  info.matrix = info.shape.size() == 2 && !outer;
+  info.matrix = matrices && (info.shape.size() == 2 || stack) && !outer;
   return info;
 }
 

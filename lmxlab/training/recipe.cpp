@@ -71,7 +71,7 @@ Json expand_layers(const Json& list, int64_t dim) {
     }
     if (auto* ffn = layer.find("ffn"); ffn && ffn->is_object()) {
       const auto* kind = ffn->find("kind");
-      if ((!kind || *kind == Json("mlp")) && !ffn->contains("hidden"))
+      if ((!kind || *kind == Json("mlp") || *kind == Json("moe")) && !ffn->contains("hidden"))
         (*ffn)["hidden"] = Json(4 * dim);
     }
     for (int64_t i = 0; i < repeat; ++i) out.push_back(layer);

@@ -1,5 +1,6 @@
 #include "lmxlab/training/step.h"
 
+#include "lmxlab/core/moe.h"
 #include "lmxlab/training/clip.h"
 #include "lmxlab/training/loss.h"
 
@@ -23,6 +24,10 @@ Arrays slice_of(const Arrays& all, size_t from, size_t n) {
 }
 void append(Arrays& to, const Arrays& more) {
   to.insert(to.end(), more.begin(), more.end());
+}
+Arrays joined(Arrays a, const Arrays& b) {
+  append(a, b);
+  return a;
 }
 bool finite(const mx::array& a) {
   return !mx::issubdtype(a.dtype(), mx::floating) || mx::all(mx::isfinite(a)).item<bool>();
@@ -49,51 +54,77 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   for (auto& e : core::collect(model)) (e.param->trainable ? trainable_ : frozen_).push_back(e);
   if (trainable_.empty())
     throw Error(Kind::usage, "[train] every parameter is frozen: nothing to train");
+  const auto& layers = model.config().layers;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto* moe = std::get_if<config::Moe>(&layers[i].ffn);
+    if (!moe) continue;
+    Layer layer{moe->choices(), {}, moe->bias_rate};
+    const auto path = "model.layers." + std::to_string(i) + ".mlp.gate.e_score_correction_bias";
+    for (size_t f = 0; moe->bias_rate > 0 && f < frozen_.size(); ++f)
+      if (frozen_[f].path == path) layer.bias = f;
+    if (moe->bias_rate > 0 && !layer.bias)
+      throw Error(Kind::usage, "[train] " + path +
+                                   " is trainable, but its bias_rate moves it. Freeze it, or set "
+                                   "bias_rate to 0.");
+    routers_.push_back(layer);
+  }
   std::vector<ParamInfo> infos;
   for (const auto& e : trainable_)
     infos.push_back(param_info(e.path, e.param->value.shape(), optimizer));
   optimizer_ = make_optimizer(optimizer, std::move(infos));
 
   const size_t P = trainable_.size(), F = frozen_.size(), S = optimizer_->state_names().size();
+  const size_t R = routers_.size();
+  const auto biases_of = [this](const Arrays& frozen) {
+    Arrays out;
+    for (const auto& r : routers_)
+      if (r.bias) out.push_back(frozen[*r.bias]);
+    return out;
+  };
   const auto compiled = [&](Function f) {
     return options_.compiled ? compile_by_number(std::move(f)) : f;
   };
 
   // params, optimizer, frozen, key, lr, step, inputs, targets -> loss, norm, params', optimizer',
-  // key'
-  whole_ = compiled([this, P, F, S](const Arrays& in) {
+  // biases', loads, key'
+  whole_ = compiled([this, P, F, S, R, biases_of](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S);
     const Arrays frozen = slice_of(in, P + S, F);
     const auto* rest = in.data() + P + S + F;
     auto [next, mine] = mx::random::split(rest[0]);
     const data::Batch batch{rest[3], rest[4]};
-    auto grads = gradients(params, frozen, batch, mine);  // loss sum, then one a parameter
-    const auto loss = grads[0];
-    grads.erase(grads.begin());
+    const auto got = gradients(params, frozen, batch, mine);
+    const auto loads = slice_of(got, 1 + P, R);
     const mx::array tokens(static_cast<float>(batch.targets.size()));
-    auto out = update(std::move(params), std::move(state), grads, loss, tokens, rest[1], rest[2]);
+    auto out = update(std::move(params), std::move(state), slice_of(got, 1, P), biases_of(frozen),
+                      loads, got[0], tokens, rest[1], rest[2]);
+    append(out, loads);
     out.push_back(next);
     return out;
   });
-  // params, frozen, sums, loss, key, inputs, targets -> sums', loss', key'
-  accumulate_ = compiled([this, P, F](const Arrays& in) {
+  // params, frozen, sums, loads, loss, key, inputs, targets -> sums', loads', loss', key'
+  accumulate_ = compiled([this, P, F, R](const Arrays& in) {
     const Arrays params = slice_of(in, 0, P), frozen = slice_of(in, P, F);
     Arrays sums = slice_of(in, P + F, P);
-    const auto* rest = in.data() + 2 * P + F;
+    const auto loads = slice_of(in, 2 * P + F, R);
+    const auto* rest = in.data() + 2 * P + F + R;
     auto [next, mine] = mx::random::split(rest[1]);
-    auto grads = gradients(params, frozen, {rest[2], rest[3]}, mine);
-    const auto loss = grads[0];
-    grads.erase(grads.begin());
-    kernels::add_to(sums, grads);
+    const auto got = gradients(params, frozen, {rest[2], rest[3]}, mine);
+    const auto loss = got[0];
+    kernels::add_to(sums, slice_of(got, 1, P));
+    for (size_t i = 0; i < R; ++i) sums.push_back(mx::add(loads[i], got[1 + P + i]));
     sums.push_back(mx::add(rest[0], loss));
     sums.push_back(next);
     return sums;
   });
-  // params, optimizer, sums, loss, tokens, lr, step -> loss, norm, params', optimizer'
-  apply_ = compiled([this, P, S](const Arrays& in) {
+  const size_t B = biases_of(core::values(frozen_)).size();
+  // params, optimizer, sums, biases, loads, loss, tokens, lr, step -> loss, norm, params',
+  // optimizer', biases'
+  apply_ = compiled([this, P, S, B, R](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S), grads = slice_of(in, P + S, P);
-    const auto* rest = in.data() + 2 * P + S;
-    return update(std::move(params), std::move(state), grads, rest[0], rest[1], rest[2], rest[3]);
+    const auto* rest = in.data() + 2 * P + S + B + R;
+    return update(std::move(params), std::move(state), grads, slice_of(in, 2 * P + S, B),
+                  slice_of(in, 2 * P + S + B, R), rest[0], rest[1], rest[2], rest[3]);
   });
   // params, frozen, inputs, targets -> sum of the tokens' losses
   evaluate_ = compiled([this, P, F](const Arrays& in) {
@@ -109,15 +140,17 @@ TrainStep::State TrainStep::initial(uint64_t seed) const {
   return state;
 }
 
-mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key) const {
+mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key,
+                             std::vector<core::RouterSums>* routers) const {
   core::Pass pass;
+  pass.routers = routers;
   pass.dtype = options_.compute;
   if (key) pass.key = *key, pass.dropout = options_.dropout;
   pass.recompute = key && options_.gradient_checkpointing;
   return mx::sum(token_nll(model_, batch.inputs, batch.targets, pass));
 }
 
-// The loss sum, and its gradients in the dtype of the parameters.
+// Gradients in the dtype of the parameters.
 Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const data::Batch& batch,
                             const mx::array& key) {
   const core::Lend lend_frozen(frozen_, frozen);
@@ -125,17 +158,24 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
   const auto loss = [&](const Arrays& p) -> Arrays {
     const core::Lend lend(trainable_, p);
-    return {nll_sum(batch, &key)};
+    if (routers_.empty()) return {nll_sum(batch, &key)};
+    std::vector<core::RouterSums> routers;
+    const auto sum = nll_sum(batch, &key, &routers);
+    const auto tokens = static_cast<int64_t>(batch.targets.size());
+    const auto more = core::router_loss(model_.config(), routers, tokens);
+    Arrays out{mx::add(sum, mx::multiply(more, mx::array(static_cast<float>(tokens)))), sum};
+    for (const auto& r : routers) out.push_back(r.load);
+    return out;
   };
   auto [value, grads] = mx::value_and_grad(loss, all)(params);
-  Arrays out{value[0]};
-  append(out, grads);
-  return out;
+  if (routers_.empty()) return joined(value, grads);
+  // Of the losses the tokens' own is told.
+  return joined(joined({value[1]}, grads), slice_of(value, 2, routers_.size()));
 }
 
-Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const mx::array& sum,
-                         const mx::array& tokens, const mx::array& lr,
-                         const mx::array& step) const {
+Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const Arrays& biases,
+                         const Arrays& loads, const mx::array& sum, const mx::array& tokens,
+                         const mx::array& lr, const mx::array& step) const {
   const auto loss = mx::divide(sum, tokens), norm = mx::divide(kernels::global_norm(grads), tokens);
   const auto scale = mx::divide(clip_factor(norm, options_.clip), tokens);
   const auto ok = mx::logical_and(mx::isfinite(loss), mx::isfinite(norm));
@@ -143,6 +183,12 @@ Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const
   Arrays out{loss, norm};
   append(out, params);
   append(out, state);
+  size_t next = 0;
+  for (size_t i = 0; i < routers_.size(); ++i) {
+    if (!routers_[i].bias) continue;
+    const auto& bias = biases[next++];
+    out.push_back(mx::where(ok, core::balanced(bias, loads[i], routers_[i].rate), bias));
+  }
   return out;
 }
 
@@ -154,7 +200,9 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
                 "[train] the weights were lost in a step that failed. Load a checkpoint.");
   const mx::array rate(lr), number(static_cast<float>(step));
   const auto frozen = core::values(frozen_);
-  Arrays in = std::exchange(state.params, {}), out;
+  Arrays in = std::exchange(state.params, {}), out, loads, biases;
+  for (const auto& r : routers_)
+    if (r.bias) biases.push_back(frozen[*r.bias]);
   if (batches.size() == 1) {
     append(in, state.optimizer), state.optimizer.clear();
     append(in, frozen);
@@ -163,26 +211,31 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
     in.clear();
     mx::eval(out);
     state.key = out.back();
+    loads = slice_of(out, 2 + P + S + biases.size(), routers_.size());
   } else {
     Arrays params = std::move(in), sums;
     for (const auto& p : params) sums.push_back(mx::zeros(p.shape(), p.dtype()));
+    for (const auto& r : routers_) loads.push_back(mx::zeros({r.choices}));
     mx::array loss(0.0f);
     double tokens = 0;
     for (const auto& batch : batches) {
       Arrays args = params;
       append(args, frozen), append(args, sums), sums.clear();
+      append(args, loads);
       append(args, {loss, state.key, batch.inputs, batch.targets});
       auto got = accumulate_(args);
       args.clear();
       mx::eval(got);
       state.key = got.back(), got.pop_back();
       loss = got.back(), got.pop_back();
-      sums = std::move(got);
+      loads = slice_of(got, P, routers_.size());
+      sums = slice_of(got, 0, P);
       tokens += static_cast<double>(batch.targets.size());
     }
     Arrays args = std::move(params);
     append(args, state.optimizer), state.optimizer.clear();
     append(args, sums), sums.clear();
+    append(args, biases), append(args, loads);
     append(args, {loss, mx::array(static_cast<float>(tokens)), rate, number});
     out = apply_(args);
     args.clear();
@@ -190,7 +243,10 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
   }
   state.params = slice_of(out, 2, P);
   state.optimizer = slice_of(out, 2 + P, S);
-  return {out[0], out[1]};
+  size_t next = 2 + P + S;
+  for (const auto& r : routers_)
+    if (r.bias) frozen_[*r.bias].param->value = out[next++];
+  return {out[0], out[1], loads};
 }
 
 mx::array TrainStep::evaluate(const data::Batch& batch) {

@@ -1,6 +1,6 @@
-// One training step as a pure function: weights, optimizer state, RNG key, learning rate and batch
-// in; loss, norm and the new ones out. Nothing that can change is captured, since compile would
-// freeze it.
+// One training step as a pure function: weights, optimizer state, selection biases of routers, RNG
+// key, learning rate and batch in; loss, norm, load and the new ones out. Nothing that can change
+// is captured, since compile would freeze it.
 #pragma once
 
 #include "lmxlab/core/transformer.h"
@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace lmxlab {
@@ -31,8 +32,9 @@ class TrainStep {
     mx::array key;
   };
   struct Result {
-    mx::array loss;       // mean over the tokens of the batches, 0-d float32
+    mx::array loss;       // mean over the tokens of the batches, 0-d float32; routers' left out
     mx::array grad_norm;  // before clipping
+    core::Arrays loads;   // tokens of the batches that chose each expert, a layer with experts each
   };
 
   TrainStep(core::Transformer& model, const OptimizerConfig& optimizer, const StepOptions& options);
@@ -47,6 +49,9 @@ class TrainStep {
   /// the loss, the norm and the new state, at the end of each batch. If the loss or the norm is not
   /// finite, weights and optimizer state come out as they went in. If it throws (memory, say), the
   /// state is lost: its buffers were given away.
+  /// The gradient is also that of the routers' losses (core::router_loss), a batch each. Selection
+  /// biases with a bias_rate then move against the load of all batches; they are frozen parameters
+  /// and stay in the model.
   /// @param step  counts from 1.
   Result operator()(State& state, const std::vector<data::Batch>& batches, float lr, int64_t step);
 
@@ -60,17 +65,27 @@ class TrainStep {
 
  private:
   using Function = std::function<core::Arrays(const core::Arrays&)>;
+  // The loss sum, one a parameter, one load a router.
   core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen,
                          const data::Batch& batch, const mx::array& key);
-  // From sums over tokens to the loss, the norm and the new state.
+  // From sums over tokens to the loss, the norm, the new state and the new biases.
   core::Arrays update(core::Arrays params, core::Arrays optimizer, const core::Arrays& grads,
-                      const mx::array& loss, const mx::array& tokens, const mx::array& lr,
-                      const mx::array& step) const;
-  mx::array nll_sum(const data::Batch& batch, const mx::array* key) const;
+                      const core::Arrays& biases, const core::Arrays& loads, const mx::array& loss,
+                      const mx::array& tokens, const mx::array& lr, const mx::array& step) const;
+  mx::array nll_sum(const data::Batch& batch, const mx::array* key,
+                    std::vector<core::RouterSums>* routers = nullptr) const;
 
   core::Transformer& model_;
   StepOptions options_;
+  // A layer with experts.
+  struct Layer {
+    int choices;
+    std::optional<size_t> bias;  // that moves, among the frozen ones
+    float rate;
+  };
+
   std::vector<core::Entry> trainable_, frozen_;
+  std::vector<Layer> routers_;
   std::unique_ptr<Optimizer> optimizer_;
   Function whole_, accumulate_, apply_, evaluate_;
 };

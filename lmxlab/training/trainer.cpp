@@ -1,6 +1,7 @@
 #include "lmxlab/training/trainer.h"
 
 #include "lmxlab/config/count.h"
+#include "lmxlab/core/moe.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/kernels/memory.h"
@@ -309,6 +310,16 @@ TrainResult Trainer::run(std::stop_token stop) {
     m.peak_bytes = std::max(m.peak_bytes, static_cast<int64_t>(kernels::peak_bytes()));
     m.val_loss.reset();
     m.more.clear();
+    if (!done.loads.empty()) {
+      core::LoadStatistics worst{0, 1};
+      for (const auto& load : done.loads) {
+        const auto one =
+            core::load_statistics({load.data<float>(), static_cast<size_t>(load.size())});
+        worst.largest = std::max(worst.largest, one.largest);
+        worst.entropy = std::min(worst.entropy, one.entropy);
+      }
+      m.more["router_load_max"] = worst.largest, m.more["router_load_entropy"] = worst.entropy;
+    }
 
     const bool last = s.state.step == run.steps;
     if (run.eval_every > 0 && s.state.step % run.eval_every == 0 && !last) {

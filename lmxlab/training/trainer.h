@@ -27,7 +27,9 @@ struct StepMetrics {
   double flops = 0;         // of training so far
   int64_t active_bytes = 0, peak_bytes = 0, cache_bytes = 0;  // kernels/memory.h
   std::optional<double> val_loss = {}, best_val_loss = {};
-  std::map<std::string, double> more = {};  // of callbacks
+  /// Of callbacks; and of a model with experts, of the worst layer: router_load_max, its busiest
+  /// expert's tokens over the mean, and router_load_entropy, over that of an even load.
+  std::map<std::string, double> more = {};
 };
 
 class Trainer;

@@ -70,6 +70,9 @@ TEST(Documents, TheTablesOfTheConfigAreTheCodes) {
       line.replace(brace, line.rfind("}`") + 2 - brace, "`" + value.at("kind").as_string() + "`");
     }
   EXPECT_EQ(joined(table("docs/models.md", "config keys")), joined(expected));
+  std::vector<std::string> experts{"| key | default | meaning |", "| --- | --- | --- |"};
+  add_keys<config::Moe>(experts, "ffn");
+  EXPECT_EQ(joined(table("docs/models.md", "moe keys")), joined(experts));
 }
 
 TEST(Documents, TheTableOfPresetsIsTheCodes) {

@@ -101,11 +101,15 @@ TEST(Measure, PackedWeightsAreAsSmallAsThePlanSaid) {
                           .tie_head = tied});
   };
   const auto gpt = config::gpt({.depth = 2, .dim = 128, .heads = 2, .vocab = 500, .context = 64});
+  auto moe = llama(false);
+  for (auto& b : moe.layers)
+    b.ffn = config::Moe{.experts = 5, .hidden = 128, .latent = 192, .shared = 64};
+  moe.family = "moe";
   int n = 0;
-  for (const Case& c : {Case{llama(true), 64, 0, 5.0 / 32}, Case{llama(false), 64, 0, 5.0 / 32},
-                        Case{llama(true), 128, 0, 4.5 / 32}, Case{llama(false), 128, 0, 4.5 / 32},
-                        Case{llama(true), 32, 8, 6.0 / 32}, Case{llama(false), 32, 8, 6.0 / 32},
-                        Case{gpt, 64, 0, 5.0 / 32}}) {
+  for (const Case& c : {Case{moe, 64, 0, 5.0 / 32}, Case{llama(true), 64, 0, 5.0 / 32},
+                        Case{llama(false), 64, 0, 5.0 / 32}, Case{llama(true), 128, 0, 4.5 / 32},
+                        Case{llama(false), 128, 0, 4.5 / 32}, Case{llama(true), 32, 8, 6.0 / 32},
+                        Case{llama(false), 32, 8, 6.0 / 32}, Case{gpt, 64, 0, 5.0 / 32}}) {
     SCOPED_TRACE(c.config.family + ", groups of " + std::to_string(c.group) +
                  (c.config.tie_head ? ", tied" : ""));
     LanguageModel model(c.config);

@@ -99,6 +99,23 @@ std::vector<Case> cases() {
   add("no_mixer", [&](auto& m) { m.layers[1].mixer = config::Nothing{}; });
   add("tied", [&](auto& m) { m.tie_head = true; });
   add("head_bias", [&](auto& m) { m.head_bias = true; });
+  add("moe", [&](auto& m) { m.layers[1].ffn = config::Moe{.experts = 6, .hidden = 20}; });
+  add("moe_sigmoid", [&](auto& m) {
+    for (auto& l : m.layers)
+      l.ffn = config::Moe{.experts = 8,
+                          .top_k = 3,
+                          .hidden = 12,
+                          .scoring = config::Scoring::sigmoid,
+                          .selection_bias = true,
+                          .groups = 4,
+                          .groups_kept = 2,
+                          .normalize = 1,
+                          .scale = 2.5f,
+                          .shared = 16,
+                          .aux_loss = 0.01f,
+                          .z_loss = 0.001f,
+                          .bias_rate = 0.001f};
+  });
   add("dropout", [&](auto& m) { m.dropout = 0.3f; });
   return out;
 }

@@ -223,7 +223,10 @@ INSTANTIATE_TEST_SUITE_P(
                     "falcon_alibi", "glm", "glm4", "gpt_bigcode", "gpt_neox", "gptj", "granite",
                     "helium", "hunyuan_v1_dense", "internlm3", "ministral", "ministral3", "mpt",
                     "nanochat", "nemotron", "olmo", "olmo3", "opt", "persimmon", "phi", "seed_oss",
-                    "stablelm", "minicpm3", "youtu"),
+                    "stablelm", "minicpm3", "youtu", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe",
+                    "dots1", "glm4_moe", "ernie4_5_moe", "hunyuan_v1_moe", "minimax_m2",
+                    "granitemoe", "granitemoeshared", "gpt_oss", "dbrx", "deepseek_v2",
+                    "deepseek_v3", "kimi_k2", "glm4_moe_lite"),
     [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

@@ -220,6 +220,31 @@ TEST(Optimizer, CompiledEqualsEagerBitwise) {
   }
 }
 
+// Of experts.
+TEST(Optimizer, MuonTakesEachMatrixOfAStack) {
+  OptimizerConfig config;
+  config.name = OptimizerName::muon;
+  const auto updated = [&](mx::array param, const mx::array& grad) {
+    const auto optimizer = make_optimizer(config, {{"w", param.shape(), true, true}});
+    Arrays params{param}, state = optimizer->init(params);
+    optimizer->update(params, {grad}, state, mx::array(0.02f), step_of(0));
+    return params[0];
+  };
+  for (const mx::Shape& shape : {mx::Shape{3, 12, 7}, mx::Shape{3, 7, 12}}) {
+    const auto w = mx::random::normal(shape), g = mx::random::normal(shape);
+    const auto all = updated(w, g);
+    for (int e = 0; e < 3; ++e) {
+      const auto one = updated(mx::take(w, e, 0), mx::take(g, e, 0));
+      const auto off = mx::max(mx::abs(mx::subtract(mx::take(all, e, 0), one))).item<float>();
+      EXPECT_LE(off, 1e-6f) << e;
+    }
+  }
+  // Biases of experts are no matrices, though they lie as one.
+  EXPECT_FALSE(param_info("mlp.experts.up_proj.bias", {8, 16}, config).matrix);
+  EXPECT_FALSE(param_info("mlp.experts.up_proj.bias", {8, 16}, config).decay);
+  EXPECT_TRUE(param_info("mlp.experts.up_proj.weight", {8, 16, 4}, config).matrix);
+}
+
 TEST(Optimizer, ReusesTheBuffersOfItsState) {
   // What one pass updates is written in place. Adafactor and muon read parameter and state more
   // than once: there only the sum is checked, for which reader comes last is a matter of timing.
@@ -346,7 +371,7 @@ TEST(Optimizer, RefusesWhatDoesNotFit) {
   OptimizerConfig muon;
   muon.name = OptimizerName::muon;
   EXPECT_THAT(message([&] {
-                make_optimizer(muon, {{"c", {2, 2, 2}, true, true}});
+                make_optimizer(muon, {{"c", {2, 2, 2, 2}, true, true}});
               }),
               HasSubstr("two dimensions"));
 }

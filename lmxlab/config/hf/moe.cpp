@@ -54,6 +54,7 @@ void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& name
 
 Model with_experts(Decoder d, const char* family, const Block& block) {
   d.moe->act = d.act;
+  if (d.moe->normalize == 0) d.moe->norm_eps = d.moe->norm_min = 0;
   return assemble(d, family, block);
 }
 
