@@ -173,6 +173,15 @@ Check cache_operations(LanguageModel& model, int length) {
                      positions(full, half - back, length), bound);
     if (!result.ok) return {result.name, false, "trim: " + result.detail};
   }
+  Cache marked = copy;
+  marked.mark();
+  auto [undone, ahead] = model(columns(tokens, half, half + 2), std::move(marked));
+  eval(undone, ahead);
+  if (ahead.can_trim(2)) {
+    ahead.trim(2);
+    result = compare("cache operations", rest(std::move(ahead), tokens, half), expected, bound);
+    if (!result.ok) return {result.name, false, "back to a mark: " + result.detail};
+  }
   Cache turned = copy;
   const mx::array order({2, 0}, mx::int32);
   turned.reorder(order);
@@ -238,8 +247,14 @@ Check dtype_kept(const config::Model& config) {
     model.forward(tokens, {}, tap);
     if (!where.empty()) return {"dtype kept", false, "another dtype at " + where};
     auto [logits, cache] = model(tokens);
-    for (const auto& a : cache.arrays())
-      if (a.dtype() != to_mlx(dtype)) return {"dtype kept", false, "another dtype in the cache"};
+    // States are sums over all that was read, and stay float32.
+    for (int i = 0; i < cache.layers(); ++i)
+      if (const auto* layer = cache.layer(i))
+        for (const auto& a : layer->arrays()) {
+          const bool state = dynamic_cast<const core::StateCache*>(layer) != nullptr;
+          if (a.dtype() != to_mlx(dtype) && !(state && a.dtype() == mx::float32))
+            return {"dtype kept", false, "another dtype in the cache"};
+        }
     if (!mx::all(mx::isfinite(logits)).item<bool>())
       return {"dtype kept", false, "logits are not finite"};
   }

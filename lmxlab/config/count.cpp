@@ -37,6 +37,11 @@ Whole linear(Whole in, Whole out, bool bias) {
 Whole mixer_parameters(const Mixer& mixer, int dim) {
   if (const auto* c = std::get_if<Custom>(&mixer))
     return custom_parameters(Part::mixer, c->name, c->values, dim);
+  if (const auto r = recurrent_size(mixer, dim)) {
+    Whole n;
+    for (const auto& [rows, columns] : r->parameters) n += Whole(rows) * columns;
+    return n;
+  }
   const auto* a = std::get_if<Attention>(&mixer);
   if (!a) return 0;
   const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
@@ -68,7 +73,12 @@ double mean_keys(double length, const std::optional<int>& window) {
 
 double mixer_flops(const Mixer& mixer, int dim, double length) {
   const auto* a = std::get_if<Attention>(&mixer);
-  if (!a) return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
+  if (!a) {
+    double flops = 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
+    if (const auto r = recurrent_size(mixer, dim))
+      flops += 2.0 * r->products * double(r->state[0]) * double(r->state[1]) * double(r->state[2]);
+    return flops;
+  }
   const double q = double(a->heads) * a->head_dim, kv = double(a->kv_heads) * a->head_dim;
   const double projections = 2 * double(dim) * (2 * q + 2 * kv);
   return projections + 2 * (2 * q) * mean_keys(length, a->window);
@@ -126,8 +136,18 @@ double flops_per_token(const Model& m, int64_t length) {
   return flops;
 }
 
+int64_t state_bytes(const Model& m, int64_t bytes_per_element) {
+  Whole bytes;
+  for (const Block& b : m.layers)
+    if (const auto r = recurrent_size(b.mixer, m.dim)) {
+      bytes += Whole(4) * r->state[0] * r->state[1] * r->state[2];
+      bytes += Whole(r->window.first) * r->window.second * bytes_per_element;
+    }
+  return bytes.value;
+}
+
 int64_t kv_bytes_per_token(const Model& m, int64_t bytes_per_element) {
-  return kv_bytes(m, 1, bytes_per_element);
+  return kv_bytes(m, 1, bytes_per_element) - kv_bytes(m, 0, bytes_per_element);
 }
 
 int kv_group(int head_dim) {
@@ -135,7 +155,7 @@ int kv_group(int head_dim) {
 }
 
 int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int kv_bits) {
-  Whole bytes;
+  Whole bytes = state_bytes(m, bytes_per_element);
   for (const Block& b : m.layers) {
     const auto* a = std::get_if<Attention>(&b.mixer);
     if (!a) continue;

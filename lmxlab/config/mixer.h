@@ -3,6 +3,7 @@
 
 #include "lmxlab/config/norm.h"
 #include "lmxlab/config/position.h"
+#include "lmxlab/config/recurrent.h"
 
 #include <optional>
 #include <variant>
@@ -36,6 +37,9 @@ struct Attention {
   }
 };
 
-using Mixer = std::variant<Attention, Nothing, Custom>;
+using Mixer = std::variant<Attention, Mamba2, GatedDelta, Nothing, Custom>;
+
+/// None for a mixer that keeps no state.
+std::optional<RecurrentSize> recurrent_size(const Mixer& mixer, int dim);
 
 }  // namespace lmxlab::config

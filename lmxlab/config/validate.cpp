@@ -67,7 +67,33 @@ class Checker {
     if (a.scale) above_zero("mixer.scale", *a.scale);
     if (a.softcap) above_zero("mixer.softcap", *a.softcap);
   }
+  void recurrent(const Mamba2& m) {
+    positive("mixer.heads", m.heads), positive("mixer.head_dim", m.head_dim);
+    positive("mixer.groups", m.groups), positive("mixer.state", m.state);
+    multiple("mixer.groups", m.heads, "heads", m.groups, "groups");
+    dimension("mixer.heads", m.heads, m.head_dim, "heads * head_dim");
+    dimension("mixer.groups", m.groups, m.state, "groups * state");
+    convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+    if (!(m.dt_min >= 0) || !std::isfinite(m.dt_min))
+      say("mixer.dt_min", "expected a number of at least 0, got " + Json(m.dt_min).dump());
+    if (m.dt_max && (!(*m.dt_max > m.dt_min) || !std::isfinite(*m.dt_max)))
+      say("mixer.dt_max", "expected more than dt_min, " + Json(m.dt_min).dump() + ", got " +
+                              Json(*m.dt_max).dump());
+  }
+  void recurrent(const GatedDelta& m) {
+    positive("mixer.heads", m.heads), positive("mixer.key_heads", m.key_heads);
+    positive("mixer.key_dim", m.key_dim), positive("mixer.value_dim", m.value_dim);
+    multiple("mixer.key_heads", m.heads, "heads", m.key_heads, "key heads");
+    dimension("mixer.heads", m.heads, m.value_dim, "heads * value_dim");
+    dimension("mixer.key_heads", m.key_heads, m.key_dim, "key_heads * key_dim");
+    convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+  }
   void block(const Block& b) {
+    std::visit(
+        [&](const auto& m) {
+          if constexpr (requires { recurrent(m); }) recurrent(m);
+        },
+        b.mixer);
     if (const auto* a = std::get_if<Attention>(&b.mixer)) attention(*a);
     if (const auto* c = std::get_if<Custom>(&b.mixer)) custom("mixer", Part::mixer, *c);
     if (const auto* m = std::get_if<Mlp>(&b.ffn)) positive("ffn.hidden", m->hidden);
@@ -100,6 +126,13 @@ class Checker {
   }
 
  private:
+  void convolution(int conv) {
+    if (conv < 2) say("mixer.conv", "expected at least 2 positions, got " + to_string(conv));
+  }
+  void multiple(const std::string& path, int a, const char* of, int b, const char* by) {
+    if (a > 0 && b > 0 && a % b != 0)
+      say(path, to_string(a) + " " + of + " are no multiple of " + to_string(b) + " " + by);
+  }
   void epsilon(const std::string& path, float eps) {
     if (!(eps >= 0) || !std::isfinite(eps))
       say(path, "expected a number of at least 0, got " + Json(eps).dump());

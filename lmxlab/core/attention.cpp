@@ -72,7 +72,7 @@ mx::array Attention::mix(const Arrays& qkv, Pass& pass) const {
 std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx::array& k,
                                                     const mx::array& v, Pass& pass) const {
   const auto& c = config_;
-  auto* slot = pass.slot();
+  auto* slot = pass.keys();
   if (!slot || std::holds_alternative<config::Alibi>(c.position)) return std::nullopt;
   const CacheRow row{k.shape(0), c.kv_heads, c.head_dim, k.dtype()};
   auto loan = slot->lend(k.shape(1), row, row);
@@ -94,7 +94,7 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   const auto v = split_heads(flat_v, c.kv_heads, c.head_dim);
   if (rotation_) q = rotate(*rotation_, q, pass), k = rotate(*rotation_, k, pass);
 
-  auto* slot = pass.slot();
+  auto* slot = pass.keys();
   const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
   const bool alibi = std::holds_alternative<config::Alibi>(c.position);
 

@@ -2,20 +2,25 @@
 
 #include "lmxlab/core/attention.h"
 #include "lmxlab/core/custom.h"
+#include "lmxlab/core/gated_delta.h"
+#include "lmxlab/core/mamba2.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/recompute.h"
 
 namespace lmxlab::core {
-namespace {
 
 using config::Wiring;
 
-std::unique_ptr<Mixer> make(const config::Mixer& mixer, const Build& build) {
+std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build) {
   return std::visit(
       [&](const auto& c) -> std::unique_ptr<Mixer> {
         using C = std::decay_t<decltype(c)>;
         if constexpr (std::same_as<C, config::Attention>)
           return std::make_unique<Attention>(c, build);
+        else if constexpr (std::same_as<C, config::Mamba2>)
+          return std::make_unique<Mamba2>(c, build);
+        else if constexpr (std::same_as<C, config::GatedDelta>)
+          return std::make_unique<GatedDelta>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_mixer(c, build);
         else
@@ -23,6 +28,8 @@ std::unique_ptr<Mixer> make(const config::Mixer& mixer, const Build& build) {
       },
       mixer);
 }
+
+namespace {
 
 std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
   return std::visit(
@@ -45,7 +52,7 @@ mx::array before(Residual& stream, const std::optional<Norm>& norm, const Pass& 
 }  // namespace
 
 Block::Block(const config::Block& c, const Build& b)
-    : wiring_(c.wiring), mixer_(make(c.mixer, b)), ffn_(make(c.ffn, b)) {
+    : wiring_(c.wiring), mixer_(make_mixer(c.mixer, b)), ffn_(make(c.ffn, b)) {
   const bool before = wiring_ == Wiring::pre || wiring_ == Wiring::sandwich;
   const bool after =
       wiring_ == Wiring::post || wiring_ == Wiring::branch || wiring_ == Wiring::sandwich;
