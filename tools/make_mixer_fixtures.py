@@ -2,7 +2,7 @@
 repository root with the python of scripts/peers.sh.
 
 Each file holds a mixer's weights under its own names (a convolution's as [channels, kernel]), inputs `x` and outputs `y`
-[B, L, D] of one pass, all float32; its metadata say the mixer in our config. Nothing here calls our code.
+[B, L, D] of one pass, all float32; its metadata say the mixer in our config, and which of three layers it is. Nothing here calls our code.
 """
 
 import importlib
@@ -16,12 +16,12 @@ OUT = Path("tests/fixtures/mixers")
 DIM, ROWS, LENGTH = 8, 1, 67  # one chunk of 64 and a part of another
 
 
-def model(family, config_class, module_class, **settings):
+def model(family, config_class, module_class, of_module=None, **settings):
     config = importlib.import_module(f"transformers.models.{family}.configuration_{family}")
     modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     made = getattr(config, config_class)(hidden_size=DIM, **settings)
     made._attn_implementation = "eager"
-    return getattr(modeling, module_class)(made, layer_idx=settings.pop("at", 0))
+    return getattr(modeling, module_class)(made, **({"layer_idx": 0} | (of_module or {})))
 
 
 def mamba2(family, prefix, module="Mixer", ours=(), **settings):
@@ -36,6 +36,8 @@ def delta(family, prefix, ours, **settings):
     return model(family, prefix + "Config", prefix.removesuffix("Text") + "GatedDeltaNet", **sizes, **settings), mixer | ours
 
 
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
+KIMI = {"linear_num_heads": 2, "linear_head_dim": 5, "linear_conv_kernel_dim": 4}
 BAMBA = {"mamba_n_heads": 4, "mamba_d_head": 4, "mamba_n_groups": 2, "mamba_d_state": 5}
 CASES = {
     "mamba2": lambda: mamba2("mamba2", "Mamba2", num_heads=4, head_dim=4, n_groups=2, state_size=5, use_conv_bias=False,
@@ -57,6 +59,28 @@ CASES = {
     "qwen3_5": lambda: delta("qwen3_5", "Qwen3_5Text", {"projections": "parts"}),
     "olmo_hybrid": lambda: delta("olmo_hybrid", "OlmoHybrid", {"projections": "separate", "allow_neg_eigval": True,
                                                                "norm_eps": 1e-5}),
+    "lfm2": lambda: (model("lfm2", "Lfm2Config", "Lfm2ShortConv", **HEADS), {"kind": "short_conv", "conv": 3}),
+    "lfm2_bias": lambda: (model("lfm2", "Lfm2Config", "Lfm2ShortConv", conv_bias=True, conv_L_cache=4, **HEADS),
+                          {"kind": "short_conv", "conv": 4, "bias": True}),
+    "kimi_linear": lambda: (model("kimi_linear", "KimiLinearConfig", "KimiLinearDeltaAttention", **KIMI, rms_norm_eps=1e-5),
+                            {"kind": "kimi_delta", "heads": 2, "head_dim": 5, "conv": 4, "norm_eps": 1e-5}),
+    "bailing_hybrid": lambda: (model("bailing_hybrid", "BailingHybridConfig", "BailingHybridDeltaAttention", **KIMI,
+                                     rms_norm_eps=1e-6, kda_safe_gate=True, kda_lower_bound=-2.5),
+                               {"kind": "kimi_delta", "heads": 2, "head_dim": 5, "conv": 4, "low_rank": False,
+                                "lower_bound": -2.5, "norm_eps": 1e-6}),
+    "mamba": lambda: (model("mamba", "MambaConfig", "MambaMixer", state_size=5, time_step_rank=3, use_bias=True),
+                      {"kind": "mamba", "inner": 16, "state": 5, "dt_rank": 3, "conv": 4, "bias": True}),
+    "falcon_mamba": lambda: (model("falcon_mamba", "FalconMambaConfig", "FalconMambaMixer", {"initialize_mixer_weights": False},
+                                   state_size=5, time_step_rank=3, use_conv_bias=False),
+                             {"kind": "mamba", "inner": 16, "state": 5, "dt_rank": 3, "conv": 4, "conv_bias": False,
+                              "norms": "plain", "norm_eps": 1e-6}),
+    "jamba": lambda: (model("jamba", "JambaConfig", "JambaMambaMixer", mamba_d_state=5, mamba_dt_rank=3, rms_norm_eps=1e-5,
+                            **HEADS),
+                      {"kind": "mamba", "inner": 16, "state": 5, "dt_rank": 3, "conv": 4, "norms": "learned",
+                       "norm_eps": 1e-5}),
+    "minimax": lambda: (model("minimax", "MiniMaxConfig", "MiniMaxLightningAttention", {"layer_idx": 1}, head_dim=4, num_hidden_layers=3,
+                              layer_types=["linear_attention"] * 3, block_size=32, **HEADS),
+                        {"kind": "lightning", "heads": 2, "head_dim": 4, "norm_eps": 1e-6}),
 }
 
 
@@ -99,7 +123,7 @@ def main():
                 value = value.flatten()
             tensors[key] = value.contiguous()
         tensors |= {"x": x, "y": y.contiguous()}
-        save_file(tensors, OUT / f"{name}.safetensors", {"mixer": json.dumps(mixer)})
+        save_file(tensors, OUT / f"{name}.safetensors", {"mixer": json.dumps(mixer), "layer": str(getattr(module, "layer_idx", 0))})
         print(f"{name}: {sum(t.numel() for t in tensors.values()) * 4} bytes, largest output {y.abs().max():.3f}")
 
 

@@ -70,6 +70,29 @@ Phrases phrases(const GatedDelta& m) {
   if (m.allow_neg_eigval) out.push_back("negative eigenvalues");
   return out;
 }
+Phrases phrases(const ShortConv& m) {
+  Phrases out{"convolution of " + std::to_string(m.conv)};
+  if (m.bias) out.push_back("biases");
+  return out;
+}
+Phrases phrases(const KimiDelta& m) {
+  Phrases out{"kimi delta " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim),
+              "convolution of " + std::to_string(m.conv)};
+  if (!m.low_rank) out.push_back("gates of full rank");
+  if (m.lower_bound) out.push_back("log decays from " + number(*m.lower_bound));
+  return out;
+}
+Phrases phrases(const Mamba& m) {
+  Phrases out{"mamba " + comma(m.inner), "state " + comma(m.state),
+              "time steps of rank " + comma(m.dt_rank), "convolution of " + std::to_string(m.conv)};
+  if (m.norms != MambaNorms::none) out.push_back(enum_name(m.norms) + " norms");
+  if (m.bias) out.push_back("biases");
+  if (!m.conv_bias) out.push_back("no convolution bias");
+  return out;
+}
+Phrases phrases(const Lightning& m) {
+  return {"lightning " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim)};
+}
 
 Phrases mixer_phrases(const Mixer& mixer) {
   if (const auto recurrent = std::visit(

@@ -37,7 +37,8 @@ struct Attention {
   }
 };
 
-using Mixer = std::variant<Attention, Mamba2, GatedDelta, Nothing, Custom>;
+using Mixer = std::variant<Attention, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba, Lightning,
+                           Nothing, Custom>;
 
 /// None for a mixer that keeps no state.
 std::optional<RecurrentSize> recurrent_size(const Mixer& mixer, int dim);

@@ -27,7 +27,8 @@ struct Block {
   Wiring wiring = Wiring::pre;
   template <class V>
   void visit(V& v) {
-    v("mixer", mixer, "attention, mamba2, gated_delta, none or custom");
+    v("mixer", mixer,
+      "attention, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, none or custom");
     v("ffn", ffn, "mlp, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich or parallel");

@@ -55,6 +55,55 @@ RecurrentSize size_of(const GatedDelta& m, int dim) {
   return s;
 }
 
+RecurrentSize size_of(const ShortConv& m, int dim) {
+  RecurrentSize s{.window = {m.conv - 1, dim}};
+  linear(s.parameters, dim, dimension(3, dim), m.bias);
+  linear(s.parameters, m.conv, dim, m.bias);
+  linear(s.parameters, dim, dim, m.bias);
+  return s;
+}
+
+RecurrentSize size_of(const KimiDelta& m, int dim) {
+  const int64_t inner = dimension(m.heads, m.head_dim), channels = dimension(3, inner);
+  RecurrentSize s{
+      .window = {m.conv - 1, channels}, .state = {m.heads, m.head_dim, m.head_dim}, .products = 3};
+  auto& p = s.parameters;
+  linear(p, dim, channels, false);
+  linear(p, dim, m.heads, false);  // beta
+  for (int i = 0; i < 2; ++i) {    // decays, gate
+    if (m.low_rank) linear(p, dim, m.head_dim, false);
+    linear(p, m.low_rank ? m.head_dim : dim, inner, false);
+  }
+  linear(p, m.conv, channels, false);
+  p.emplace_back(1, m.heads), p.emplace_back(1, inner);  // A_log, dt_bias
+  p.emplace_back(1, m.head_dim);
+  linear(p, inner, dim, false);
+  return s;
+}
+
+RecurrentSize size_of(const Mamba& m, int dim) {
+  RecurrentSize s{.window = {m.conv - 1, m.inner}, .state = {1, m.inner, m.state}, .products = 2};
+  auto& p = s.parameters;
+  linear(p, dim, dimension(2, m.inner), m.bias);
+  linear(p, m.conv, m.inner, m.conv_bias);
+  const int64_t made = dimension(2, m.state, m.dt_rank);
+  linear(p, m.inner, made, false);
+  linear(p, m.dt_rank, m.inner, true);
+  p.emplace_back(m.inner, m.state), p.emplace_back(1, m.inner);  // A_log, D
+  if (m.norms == MambaNorms::learned) p.emplace_back(1, made);
+  linear(p, m.inner, dim, m.bias);
+  return s;
+}
+
+RecurrentSize size_of(const Lightning& m, int dim) {
+  const int64_t inner = dimension(m.heads, m.head_dim);
+  RecurrentSize s{.state = {m.heads, m.head_dim, m.head_dim}, .products = 2};
+  linear(s.parameters, dim, dimension(4, inner), false);  // q, k, v, gate
+  s.parameters.emplace_back(1, inner);
+  linear(s.parameters, inner, dim, false);
+  return s;
+}
+
 std::optional<RecurrentSize> recurrent_size(const Mixer& mixer, int dim) {
   return std::visit(
       [&](const auto& m) -> std::optional<RecurrentSize> {

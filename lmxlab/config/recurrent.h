@@ -77,6 +77,86 @@ struct GatedDelta {
   }
 };
 
+/// LFM2's (huggingface.co/LiquidAI): one projection gives B, C and x; y = C conv(B x), the causal
+/// depthwise convolution without activation; and the output projection.
+struct ShortConv {
+  static constexpr const char* kind = "short_conv";
+  int conv = 3;
+  bool bias = false;
+  template <class V>
+  void visit(V& v) {
+    v("conv", conv, "positions that the convolution sees");
+    v("bias", bias, "biases of projections and convolution");
+  }
+};
+
+/// Kimi Delta Attention (arXiv:2510.26692): a gated delta net whose state decays by rows. f and z
+/// are projections of the input, of low rank or not; a head's state S [head_dim, head_dim]:
+///   S = diag(exp(-exp(A_log) softplus(f + dt_bias))) S,  S = S + k (beta (v - S^T k))^T
+/// or, with a lower bound, exp(lower_bound sigmoid(exp(A_log) (f + dt_bias))). The gate is
+/// norm(o) sigmoid(z).
+struct KimiDelta {
+  static constexpr const char* kind = "kimi_delta";
+  int heads = 1, head_dim = 64;
+  int conv = 4;
+  bool low_rank = true;
+  std::optional<float> lower_bound = {};
+  float norm_eps = 1e-6f;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("head_dim", head_dim, "dimensions of a head");
+    v("conv", conv, "positions that the convolution sees");
+    v("low_rank", low_rank, "decays and gate through head_dim numbers");
+    v("lower_bound", lower_bound, "of the log decays, below 0");
+    v("norm_eps", norm_eps, "added to the norm's mean square");
+  }
+};
+
+/// RMSNorms of what dt is made of, of B and of C: none (Mamba), without weights (Falcon Mamba),
+/// with weights (Jamba).
+enum class MambaNorms { none, plain, learned };
+
+/// Mamba (arXiv:2312.00752). One projection gives x and z; x goes through a causal depthwise
+/// convolution and silu, and gives dt, B and C. The state h [inner, state]:
+///   dt = softplus(dt_proj(dt)),  h = exp(-exp(A_log) dt) h + dt x B^T,  y = h C + D x
+/// Then y silu(z) and the output projection.
+struct Mamba {
+  static constexpr const char* kind = "mamba";
+  int inner = 64, state = 16, dt_rank = 4;
+  int conv = 4;
+  bool bias = false, conv_bias = true;
+  MambaNorms norms = MambaNorms::none;
+  float norm_eps = 1e-6f;
+  template <class V>
+  void visit(V& v) {
+    v("inner", inner, "inner width");
+    v("state", state, "numbers of the state a dimension");
+    v("dt_rank", dt_rank, "numbers that the time steps are made of");
+    v("conv", conv, "positions that the convolution sees");
+    v("bias", bias, "biases of the input and output projections");
+    v("conv_bias", conv_bias, "bias of the convolution");
+    v("norms", norms, "of dt, B and C: none, plain or learned");
+    v("norm_eps", norm_eps, "added to the norms' mean squares");
+  }
+};
+
+/// Lightning attention (arXiv:2501.08313): q, k and v through silu; a head's state decays at a
+/// fixed rate, S = exp(-slope) S + k v^T, o = S^T q, slope = 2^(-8 head / heads) (1 - layer /
+/// (layers - 1)). Then sigmoid(gate) norm(o), the RMSNorm over all heads, and the output
+/// projection.
+struct Lightning {
+  static constexpr const char* kind = "lightning";
+  int heads = 1, head_dim = 64;
+  float norm_eps = 1e-6f;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("head_dim", head_dim, "dimensions of a head");
+    v("norm_eps", norm_eps, "added to the norm's mean square");
+  }
+};
+
 /// What a recurrent mixer is made of.
 struct RecurrentSize {
   std::vector<std::pair<int64_t, int64_t>> parameters = {};  // rows and columns of each
@@ -88,6 +168,10 @@ struct RecurrentSize {
 /// @throws Error(usage) where a dimension is more than an array's can be.
 RecurrentSize size_of(const Mamba2& mixer, int dim);
 RecurrentSize size_of(const GatedDelta& mixer, int dim);
+RecurrentSize size_of(const ShortConv& mixer, int dim);
+RecurrentSize size_of(const KimiDelta& mixer, int dim);
+RecurrentSize size_of(const Mamba& mixer, int dim);
+RecurrentSize size_of(const Lightning& mixer, int dim);
 
 }  // namespace lmxlab::config
 
@@ -97,4 +181,11 @@ struct lmxlab::EnumNames<lmxlab::config::DeltaProjections> {
       {config::DeltaProjections::joint, "joint"},
       {config::DeltaProjections::parts, "parts"},
       {config::DeltaProjections::separate, "separate"}};
+};
+template <>
+struct lmxlab::EnumNames<lmxlab::config::MambaNorms> {
+  static constexpr std::pair<config::MambaNorms, const char*> table[] = {
+      {config::MambaNorms::none, "none"},
+      {config::MambaNorms::plain, "plain"},
+      {config::MambaNorms::learned, "learned"}};
 };

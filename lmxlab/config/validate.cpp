@@ -68,10 +68,9 @@ class Checker {
     if (a.softcap) above_zero("mixer.softcap", *a.softcap);
   }
   void recurrent(const Mamba2& m) {
-    positive("mixer.heads", m.heads), positive("mixer.head_dim", m.head_dim);
+    heads(m.heads, m.head_dim);
     positive("mixer.groups", m.groups), positive("mixer.state", m.state);
     multiple("mixer.groups", m.heads, "heads", m.groups, "groups");
-    dimension("mixer.heads", m.heads, m.head_dim, "heads * head_dim");
     dimension("mixer.groups", m.groups, m.state, "groups * state");
     convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
     if (!(m.dt_min >= 0) || !std::isfinite(m.dt_min))
@@ -87,6 +86,21 @@ class Checker {
     dimension("mixer.heads", m.heads, m.value_dim, "heads * value_dim");
     dimension("mixer.key_heads", m.key_heads, m.key_dim, "key_heads * key_dim");
     convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+  }
+  void recurrent(const ShortConv& m) { convolution(m.conv); }
+  void recurrent(const KimiDelta& m) {
+    heads(m.heads, m.head_dim), convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+    if (m.lower_bound && !(*m.lower_bound < 0 && std::isfinite(*m.lower_bound)))
+      say("mixer.lower_bound", "expected a number below 0, got " + Json(*m.lower_bound).dump());
+  }
+  void recurrent(const Mamba& m) {
+    positive("mixer.inner", m.inner), positive("mixer.state", m.state);
+    positive("mixer.dt_rank", m.dt_rank);
+    dimension("mixer.inner", m.inner, 2, "2 * inner");
+    convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+  }
+  void recurrent(const Lightning& m) {
+    heads(m.heads, m.head_dim), epsilon("mixer.norm_eps", m.norm_eps);
   }
   void block(const Block& b) {
     std::visit(
@@ -126,6 +140,10 @@ class Checker {
   }
 
  private:
+  void heads(int heads, int head_dim) {
+    positive("mixer.heads", heads), positive("mixer.head_dim", head_dim);
+    dimension("mixer.heads", heads, head_dim, "heads * head_dim");
+  }
   void convolution(int conv) {
     if (conv < 2) say("mixer.conv", "expected at least 2 positions, got " + to_string(conv));
   }

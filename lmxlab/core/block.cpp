@@ -3,9 +3,13 @@
 #include "lmxlab/core/attention.h"
 #include "lmxlab/core/custom.h"
 #include "lmxlab/core/gated_delta.h"
+#include "lmxlab/core/kimi_delta.h"
+#include "lmxlab/core/lightning.h"
+#include "lmxlab/core/mamba.h"
 #include "lmxlab/core/mamba2.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/recompute.h"
+#include "lmxlab/core/short_conv.h"
 
 namespace lmxlab::core {
 
@@ -21,6 +25,14 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<Mamba2>(c, build);
         else if constexpr (std::same_as<C, config::GatedDelta>)
           return std::make_unique<GatedDelta>(c, build);
+        else if constexpr (std::same_as<C, config::ShortConv>)
+          return std::make_unique<ShortConv>(c, build);
+        else if constexpr (std::same_as<C, config::KimiDelta>)
+          return std::make_unique<KimiDelta>(c, build);
+        else if constexpr (std::same_as<C, config::Mamba>)
+          return std::make_unique<Mamba>(c, build);
+        else if constexpr (std::same_as<C, config::Lightning>)
+          return std::make_unique<Lightning>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_mixer(c, build);
         else

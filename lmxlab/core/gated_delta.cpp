@@ -97,14 +97,10 @@ mx::array GatedDelta::mix(const Arrays& projected, Pass& pass) const {
   auto* kept = pass.states();
   auto window = kept ? kept->state(0) : std::nullopt;
   const auto qkv = conv1d(projected[0], pass, true, window);
-  const auto heads = [&](int from, int n, int width) {  // [B, n, L, width]
-    return mx::swapaxes(mx::reshape(last_columns(qkv, from, from + n * width), {B, L, n, width}), 1,
-                        2);
-  };
-  const auto q = kernels::scale(unit_length(heads(0, c.key_heads, c.key_dim)),
+  const auto q = kernels::scale(unit_length(heads_of(qkv, 0, c.key_heads, c.key_dim)),
                                 1 / std::sqrt(static_cast<float>(c.key_dim)));
-  const auto k = unit_length(heads(K, c.key_heads, c.key_dim));
-  const auto v = heads(2 * K, c.heads, c.value_dim);
+  const auto k = unit_length(heads_of(qkv, K, c.key_heads, c.key_dim));
+  const auto v = heads_of(qkv, 2 * K, c.heads, c.value_dim);
   const auto by_head = [](const mx::array& x) { return mx::swapaxes(x, 1, 2); };
   auto beta = mx::sigmoid(kernels::cast(b, mx::float32));
   if (c.allow_neg_eigval) beta = kernels::scale(beta, 2);

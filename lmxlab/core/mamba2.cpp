@@ -48,12 +48,8 @@ mx::array Mamba2::mix(const Arrays& projected, Pass& pass) const {
 
   const auto z = last_columns(all, 0, I);
   const auto xBC = conv1d(last_columns(all, I, I + channels(c)), pass, true, window);
-  const auto heads = [&](int from, int n, int width) {  // [B, L, n, width]
-    return mx::reshape(last_columns(xBC, from, from + n * width), {B, L, n, width});
-  };
-  const auto x = heads(0, c.heads, c.head_dim);
-  const auto by_head = [](const mx::array& a) { return mx::swapaxes(a, 1, 2); };
-  const auto k = by_head(heads(I, c.groups, c.state)), q = by_head(heads(I + N, c.groups, c.state));
+  const auto x = heads_of(xBC, 0, c.heads, c.head_dim);
+  const auto k = heads_of(xBC, I, c.groups, c.state), q = heads_of(xBC, I + N, c.groups, c.state);
 
   const auto raw =
       kernels::cast(last_columns(all, I + channels(c), I + channels(c) + c.heads), mx::float32);
@@ -61,14 +57,14 @@ mx::array Mamba2::mix(const Arrays& projected, Pass& pass) const {
   if (c.dt_min > 0 || c.dt_max)
     dt = mx::clip(dt, mx::array(c.dt_min),
                   mx::array(c.dt_max.value_or(std::numeric_limits<float>::infinity())));
-  const auto g = mx::multiply(dt, mx::negative(mx::exp(f32(A_log))));
-  const auto v = mx::multiply(x, mx::expand_dims(dt, -1));
+  const auto by_head = [](const mx::array& a) { return mx::swapaxes(a, 1, 2); };
+  const auto g = by_head(mx::multiply(dt, mx::negative(mx::exp(f32(A_log)))));
+  const auto v = mx::multiply(x, mx::expand_dims(by_head(dt), -1));
 
-  const auto scanned =
-      linear_scan(q, k, by_head(v), by_head(g), kept ? kept->state(1) : std::nullopt);
+  const auto scanned = linear_scan(q, k, v, g, kept ? kept->state(1) : std::nullopt);
   if (kept) kept->put({*window, scanned.state}, L);
-  const auto skip = mx::multiply(x, mx::expand_dims(f32(D), -1));
-  const auto y = mx::reshape(mx::add(by_head(scanned.out), skip), {B, L, I});
+  const auto skip = mx::multiply(x, mx::reshape(f32(D), {c.heads, 1, 1}));
+  const auto y = mx::reshape(by_head(mx::add(scanned.out, skip)), {B, L, I});
   if (norm) return (*norm)(y, z);
   return kernels::cast(kernels::gated(kernels::Activation::silu, kernels::cast(z, mx::float32), y),
                        z.dtype());

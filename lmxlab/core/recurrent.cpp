@@ -97,6 +97,11 @@ Param new_step_biases(int n, Init& init) {
   return {mx::add(dt, mx::log(mx::negative(mx::expm1(mx::negative(dt)))))};
 }
 
+mx::array heads_of(const mx::array& x, int from, int heads, int width) {
+  const auto some = last_columns(x, from, from + heads * width);
+  return mx::swapaxes(mx::reshape(some, {x.shape(0), x.shape(1), heads, width}), 1, 2);
+}
+
 mx::array last_columns(const mx::array& x, int from, int to) {
   mx::Shape start(x.ndim(), 0), stop = x.shape();
   start.back() = from, stop.back() = to;

@@ -53,5 +53,7 @@ Param new_step_biases(int n, Init& init);
 
 /// Some columns of the last axis.
 mx::array last_columns(const mx::array& x, int from, int to);
+/// [B, L, C] -> [B, H, L, width]: H heads beside each other, the first at column `from`.
+mx::array heads_of(const mx::array& x, int from, int heads, int width);
 
 }  // namespace lmxlab::core

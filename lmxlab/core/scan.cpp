@@ -190,4 +190,49 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
   return {chunks.joined(out, L), ungrouped(s)};
 }
 
+Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
+                       const mx::array& b, const mx::array& c,
+                       const std::optional<mx::array>& state) {
+  constexpr int kPositions = 16;
+  const int B = x.shape(0), L = x.shape(1), I = x.shape(2), N = a.shape(1);
+  const int size = std::min(L, kPositions), count = (L + size - 1) / size;
+  // The positions of all chunks, one after the other: each [B, C, *].
+  const auto positions = [&](const mx::array& of) {
+    auto in = f32(of);
+    if (const int more = count * size - L; more > 0)
+      in = mx::pad(in, std::vector<int>{1}, mx::Shape{0}, mx::Shape{more});
+    const auto all = mx::reshape(in, {B, count, size, of.shape(2)});
+    auto out = size == 1 ? std::vector{all} : mx::split(all, size, 2);
+    for (auto& p : out) p = mx::squeeze(p, 2);
+    return out;
+  };
+  const auto steps = positions(dt), inputs = positions(mx::multiply(f32(dt), f32(x)));
+  const auto writes = positions(b), reads = positions(c);
+  const auto after = [&](const std::optional<mx::array>& h, size_t i) {
+    const auto written = mx::multiply(column(inputs[i]), mx::expand_dims(writes[i], -2));
+    if (!h) return written;
+    return mx::add(mx::multiply(mx::exp(mx::multiply(column(steps[i]), a)), *h), written);
+  };
+  auto h = state ? f32(*state) : mx::zeros({B, 1, I, N}, mx::float32);  // [B, C, I, N]
+  if (count > 1) {
+    std::optional<mx::array> own;  // of each chunk, from zero
+    for (size_t i = 0; i < steps.size(); ++i) own = after(own, i);
+    auto passed = steps[0];
+    for (size_t i = 1; i < steps.size(); ++i) passed = mx::add(passed, steps[i]);
+    const auto decays = mx::split(mx::exp(mx::multiply(column(passed), a)), count, 1);
+    const auto parts = mx::split(*own, count, 1);
+    std::vector<mx::array> starts{h};
+    for (size_t i = 0; i + 1 < parts.size(); ++i)
+      starts.push_back(mx::add(mx::multiply(starts.back(), decays[i]), parts[i]));
+    h = mx::concatenate(starts, 1);
+  }
+  std::vector<mx::array> outs;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    h = after(h, i);
+    outs.push_back(mx::squeeze(mx::matmul(h, column(reads[i])), -1));
+  }
+  const auto y = mx::reshape(mx::stack(outs, 2), {B, count * size, I});
+  return {mx::slice(y, {0, 0, 0}, {B, L, I}), mx::slice(h, {0, count - 1, 0, 0}, {B, count, I, N})};
+}
+
 }  // namespace lmxlab::core

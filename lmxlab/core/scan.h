@@ -37,4 +37,17 @@ Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, 
 Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                    const mx::array& beta, const std::optional<mx::array>& state = {});
 
+/// h_t = exp(dt_t a) h_(t-1) + dt_t x_t b_t^T,  y_t = h_t c_t    (arXiv:2312.00752, algorithm 2)
+/// Decays differ for every number of the state, so no matrix product does it: chunks side by side,
+/// the positions of a chunk one after the other.
+/// @param x, dt  [B, L, I], dt at least 0.
+/// @param a  [I, N], at most 0.
+/// @param b, c  [B, L, N].
+/// @param state  h_0 [B, 1, I, N]; none: zero.
+/// @return  y [B, L, I], h_L [B, 1, I, N].
+/// @cost  O(B L I N) twice; the graph has a node a chunk and one a position of a chunk.
+Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
+                       const mx::array& b, const mx::array& c,
+                       const std::optional<mx::array>& state = {});
+
 }  // namespace lmxlab::core

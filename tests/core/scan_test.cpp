@@ -228,5 +228,92 @@ INSTANTIATE_TEST_SUITE_P(Rules, Scan,
                                                               : "delta_by_row";
                          });
 
+// The selective scan has operands of its own.
+struct Selective {
+  mx::array x, dt, a, b, c, state;
+  explicit Selective(int L, int B = 2, int I = 6, int N = 5)
+      : x(some({B, L, I}, 1)),
+        dt(mx::abs(some({B, L, I}, 2))),
+        a(mx::negative(mx::exp(some({I, N}, 3, 2)))),
+        b(some({B, L, N}, 4)),
+        c(some({B, L, N}, 5)),
+        state(some({B, 1, I, N}, 6)) {}
+  std::vector<mx::array> operands() const { return {x, dt, a, b, c, state}; }
+  static std::vector<mx::array> scan(const std::vector<mx::array>& in) {
+    const auto s = selective_scan(in[0], in[1], in[2], in[3], in[4], in[5]);
+    return {s.out, s.state};
+  }
+};
+
+Direct direct(const std::vector<mx::array>& in, bool with_state) {
+  const int B = in[0].shape(0), L = in[0].shape(1), I = in[0].shape(2), N = in[2].shape(1);
+  const auto x = doubles(in[0]), dt = doubles(in[1]), a = doubles(in[2]), b = doubles(in[3]),
+             c = doubles(in[4]);
+  Direct d{std::vector<double>(x.size()), doubles(in[5])};
+  if (!with_state) std::fill(d.state.begin(), d.state.end(), 0);
+  for (int r = 0; r < B; ++r)
+    for (int t = 0; t < L; ++t)
+      for (int i = 0; i < I; ++i)
+        for (int n = 0; n < N; ++n) {
+          const auto at = static_cast<size_t>((r * L + t) * I + i);
+          const auto beside = static_cast<size_t>((r * L + t) * N + n);
+          auto& h = d.state[static_cast<size_t>((r * I + i) * N + n)];
+          h = std::exp(dt[at] * a[static_cast<size_t>(i * N + n)]) * h + dt[at] * x[at] * b[beside];
+          d.out[at] += h * c[beside];
+        }
+  return d;
+}
+
+TEST(SelectiveScan, EqualsTheRecurrence) {
+  for (const int L : {1, 2, 15, 16, 17, 32, 33, 100})
+    for (const bool with_state : {false, true}) {
+      const Selective p(L);
+      const auto got = selective_scan(p.x, p.dt, p.a, p.b, p.c,
+                                      with_state ? std::optional(p.state) : std::nullopt);
+      const auto want = direct(p.operands(), with_state);
+      const double bound =
+          16 * test::kEps * 5 * std::max({1.0, largest(want.out), largest(want.state)});
+      const std::string what = "length " + std::to_string(L);
+      test::expect_close(got.out, want.out, bound, what);
+      test::expect_close(got.state, want.state, bound, what + ", the state");
+    }
+}
+
+TEST(SelectiveScan, GradientsAreThoseOfTheRecurrence) {
+  for (const int L : {1, 9, 37}) {
+    const auto in = Selective(L, 1, 3, 2).operands();
+    const auto loss = [](const std::vector<mx::array>& with) -> std::vector<mx::array> {
+      const auto s = Selective::scan(with);
+      return {mx::add(mx::sum(mx::square(s[0])), mx::sum(s[1]))};
+    };
+    const auto grads = mx::value_and_grad(loss, {0, 1, 2, 3, 4, 5})(in).second;
+    for (size_t i = 0; i < in.size(); ++i) {
+      const auto direction = some(in[i].shape(), 60 + i, 0.5);
+      const auto towards = doubles(direction), grad = doubles(grads[i]);
+      double analytic = 0;
+      for (size_t j = 0; j < grad.size(); ++j) analytic += grad[j] * towards[j];
+      const auto at = [&](double step) {
+        auto moved = in;
+        moved[i] = mx::add(in[i], mx::multiply(direction, mx::array(static_cast<float>(step))));
+        const auto d = direct(moved, true);
+        double sum = 0;
+        for (const double y : d.out) sum += y * y;
+        for (const double h : d.state) sum += h;
+        return sum;
+      };
+      const double h = 1.0 / 64;
+      const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+      EXPECT_NEAR(analytic, numeric, 1e-3 * std::max(1.0, std::abs(numeric)))
+          << "length " << L << ", input " << i;
+    }
+  }
+}
+
+TEST(SelectiveScan, CompiledEqualsEager) {
+  const auto in = Selective(50).operands();
+  const auto eager = Selective::scan(in), compiled = mx::compile(Selective::scan)(in);
+  for (size_t i = 0; i < 2; ++i) test::expect_close(compiled[i], doubles(eager[i]), 1e-6);
+}
+
 }  // namespace
 }  // namespace lmxlab::core
