@@ -5,6 +5,7 @@
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/validate.h"
 #include "lmxlab/core/block.h"
+#include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
 #include "tests/core/support.h"
 
@@ -187,6 +188,36 @@ TEST_P(Golden, IsCounted) {
   EXPECT_EQ(config::kv_bytes_per_token(model, 4), 0);
   const auto same = from_json<config::Model>(to_json(model), "again");
   EXPECT_TRUE(same == model);
+}
+
+// Gradient checkpointing computes projections once more, a few rows at a time.
+TEST_P(Golden, RecomputedGradientsAreTheSame) {
+  config::Model model{.dim = 8, .vocab = 11};
+  model.layers = {{.mixer = config, .ffn = config::Mlp{.hidden = 12}},
+                  {.mixer = config, .ffn = config::Nothing{}}};
+  Transformer transformer(model, 3);
+  const auto entries = collect(transformer);
+  const auto tokens = mx::remainder(mx::multiply(mx::arange(2 * 20), mx::array(7)), mx::array(11));
+  const auto gradients = [&](bool recompute) {
+    const auto loss = [&](const Arrays& weights) -> Arrays {
+      const Lend lend(entries, weights);
+      Pass pass{.recompute = recompute};
+      return {mx::mean(mx::square(transformer(mx::reshape(tokens, {2, 20}), pass)))};
+    };
+    std::vector<int> all(entries.size());
+    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
+    return mx::value_and_grad(loss, all)(values(entries)).second;
+  };
+  const auto kept = gradients(false), again = gradients(true);
+  const auto* mamba = std::get_if<config::Mamba2>(&config);
+  const bool clamped = mamba && mamba->dt_min > 0.1f;  // new time steps are all below
+  for (size_t i = 0; i < kept.size(); ++i) {
+    const double most = double(mx::max(mx::abs(kept[i])).item<float>());
+    if (!clamped || !entries[i].path.ends_with("dt_bias")) {
+      EXPECT_GT(most, 0) << entries[i].path;
+    }
+    test::expect_close(again[i], doubles(kept[i]), 1e-5 * most, entries[i].path);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Mixers, Golden, testing::ValuesIn(fixtures()),
