@@ -10,7 +10,7 @@ struct Fading : core::Mixer {  // each head averages the past with weights exp(-
   mx::array operator()(const mx::array& x, core::Pass& pass) const override {  // [B, L, D]
     const int B = x.shape(0), L = x.shape(1), D = x.shape(2), H = log_rate.value.shape(0);
     const auto v = mx::transpose(mx::reshape(v_proj(x), {B, L, H, D / H}), {0, 2, 1, 3});
-    const auto keys = pass.slot() ? pass.slot()->append(v, v) : core::Keys{v, v, pass.offset};
+    const auto keys = pass.keys() ? pass.keys()->append(v, v) : core::Keys{v, v, pass.offset};
     const auto now = mx::reshape(mx::arange(pass.offset, pass.offset + L), {L, 1});
     const auto distance = mx::astype(now - core::key_positions(keys, pass.offset + L), x.dtype());
     const auto scores = -mx::exp(mx::reshape(log_rate.value, {H, 1, 1})) * distance;  // [H, L, S]

@@ -47,6 +47,11 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
     n += Whole(m->kv_rank) * m->heads * (Whole(m->nope_dim) + m->v_dim);
     return n + linear(Whole(m->heads) * m->v_dim, dim, m->bias);
   }
+  if (const auto r = recurrent_size(mixer, dim)) {
+    Whole n;
+    for (const auto& [rows, columns] : r->parameters) n += Whole(rows) * columns;
+    return n;
+  }
   const auto* a = std::get_if<Attention>(&mixer);
   if (!a) return 0;
   const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
@@ -106,7 +111,12 @@ double mixer_flops(const Mixer& mixer, int dim, double length) {
     return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
            2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, {});
   const auto* a = std::get_if<Attention>(&mixer);
-  if (!a) return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
+  if (!a) {
+    double flops = 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
+    if (const auto r = recurrent_size(mixer, dim))
+      flops += 2.0 * r->products * double(r->state[0]) * double(r->state[1]) * double(r->state[2]);
+    return flops;
+  }
   const double q = double(a->heads) * a->head_dim, kv = double(a->kv_heads) * a->head_dim;
   const double projections = 2 * double(dim) * (2 * q + 2 * kv);
   return projections + 2 * (2 * q) * mean_keys(length, a->window);
@@ -184,8 +194,18 @@ double flops_per_token(const Model& m, int64_t length) {
   return flops;
 }
 
+int64_t state_bytes(const Model& m, int64_t bytes_per_element) {
+  Whole bytes;
+  for (const Block& b : m.layers)
+    if (const auto r = recurrent_size(b.mixer, m.dim)) {
+      bytes += Whole(4) * r->state[0] * r->state[1] * r->state[2];
+      bytes += Whole(r->window.first) * r->window.second * bytes_per_element;
+    }
+  return bytes.value;
+}
+
 int64_t kv_bytes_per_token(const Model& m, int64_t bytes_per_element) {
-  return kv_bytes(m, 1, bytes_per_element);
+  return kv_bytes(m, 1, bytes_per_element) - kv_bytes(m, 0, bytes_per_element);
 }
 
 int kv_group(int head_dim) {
@@ -193,7 +213,7 @@ int kv_group(int head_dim) {
 }
 
 int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int kv_bits) {
-  Whole bytes;
+  Whole bytes = state_bytes(m, bytes_per_element);
   const auto row = [&](int width) {
     return kv_bits == 0    ? Whole(width) * bytes_per_element
            : kv_bits == 16 ? Whole(width) * std::min<int64_t>(2, bytes_per_element)

@@ -34,15 +34,21 @@ int64_t norm_parameters(const Norm& norm, int dim);
 
 /// Floating-point operations of a forward pass, a token, averaged over a sequence of `length`
 /// tokens; a multiply-add is two. Matrix products only: projections, scores and weighted values
-/// over the keys a query really sees (causal, window), head. A custom part counts two a parameter.
+/// over the keys a query really sees (causal, window), head. A recurrent mixer counts as its
+/// recurrence: two a parameter, and two a number of its state each time it is read or written. A
+/// custom part counts two a parameter.
 /// A training step costs three times as much.
 double flops_per_token(const Model& model, int64_t length);
 
+/// Bytes of the states of recurrent mixers, whatever the context: float32 ones, and the inputs that
+/// convolutions keep, in elements.
+int64_t state_bytes(const Model& model, int64_t bytes_per_element);
 /// Bytes of keys and values that one more token adds, while no window is full.
 int64_t kv_bytes_per_token(const Model& model, int64_t bytes_per_element);
 /// Numbers of a head that share a scale and an offset in a packed cache.
 int kv_group(int head_dim);
-/// Bytes of keys and values after `context` tokens: a layer with a window keeps no more than that.
+/// Bytes of a row's cache after `context` tokens: keys and values, of which a layer with a window
+/// keeps no more than that, and states.
 /// @param kv_bits  16: elements of two bytes at most; 8 or 4: of a packed cache, whose scales and
 ///   offsets are elements; 0: as they are.
 int64_t kv_bytes(const Model& model, int64_t context, int64_t bytes_per_element, int kv_bits = 0);

@@ -56,7 +56,59 @@ std::string rope_phrase(const Rope& r) {
   return out;
 }
 
+Phrases phrases(const Mamba2& m) {
+  Phrases out{"mamba2 " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim),
+              "state " + comma(m.state)};
+  if (m.groups > 1) out.push_back(std::to_string(m.groups) + " groups");
+  out.push_back("convolution of " + std::to_string(m.conv));
+  if (!m.norm) out.push_back("no norm");
+  if (m.norm && m.norm_before_gate) out.push_back("norm before the gate");
+  if (m.in_bias) out.push_back("input bias");
+  if (!m.conv_bias) out.push_back("no convolution bias");
+  if (m.out_bias) out.push_back("output bias");
+  if (m.dt_min > 0) out.push_back("time steps from " + number(m.dt_min));
+  if (m.dt_max) out.push_back("time steps to " + number(*m.dt_max));
+  return out;
+}
+Phrases phrases(const GatedDelta& m) {
+  Phrases out{"gated delta " + std::to_string(m.heads) + " x " + std::to_string(m.value_dim)};
+  out.push_back(std::to_string(m.key_heads) + " key heads x " + std::to_string(m.key_dim));
+  out.push_back("convolution of " + std::to_string(m.conv));
+  if (m.allow_neg_eigval) out.push_back("negative eigenvalues");
+  return out;
+}
+Phrases phrases(const ShortConv& m) {
+  Phrases out{"convolution of " + std::to_string(m.conv)};
+  if (m.bias) out.push_back("biases");
+  return out;
+}
+Phrases phrases(const KimiDelta& m) {
+  Phrases out{"kimi delta " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim),
+              "convolution of " + std::to_string(m.conv)};
+  if (!m.low_rank) out.push_back("gates of full rank");
+  if (m.lower_bound) out.push_back("log decays from " + number(*m.lower_bound));
+  return out;
+}
+Phrases phrases(const Mamba& m) {
+  Phrases out{"mamba " + comma(m.inner), "state " + comma(m.state),
+              "time steps of rank " + comma(m.dt_rank), "convolution of " + std::to_string(m.conv)};
+  if (m.norms != MambaNorms::none) out.push_back(enum_name(m.norms) + " norms");
+  if (m.bias) out.push_back("biases");
+  if (!m.conv_bias) out.push_back("no convolution bias");
+  return out;
+}
+Phrases phrases(const Lightning& m) {
+  return {"lightning " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim)};
+}
+
 Phrases mixer_phrases(const Mixer& mixer) {
+  if (const auto recurrent = std::visit(
+          [](const auto& m) -> std::optional<Phrases> {
+            if constexpr (requires { phrases(m); }) return phrases(m);
+            return std::nullopt;
+          },
+          mixer))
+    return *recurrent;
   if (std::holds_alternative<Nothing>(mixer)) return {"no mixer"};
   if (const auto* c = std::get_if<Custom>(&mixer))
     return {"custom mixer " + c->name, c->values.dump()};
@@ -271,9 +323,11 @@ std::string describe(const Model& m) {
   row(out, "weights",
       {human_bytes(4.0 * double(n.total)) + " in float32",
        human_bytes(2.0 * double(n.total)) + " in bfloat16"});
-  row(out, "cache",
-      {human_bytes(double(kv_bytes_per_token(m, 2))) + " a token in bfloat16",
-       human_bytes(double(kv_bytes(m, m.context, 2))) + " for the whole context"});
+  Phrases cache{human_bytes(double(kv_bytes_per_token(m, 2))) + " a token in bfloat16"};
+  if (const auto states = state_bytes(m, 2))
+    cache.push_back(human_bytes(double(states)) + " of states");
+  cache.push_back(human_bytes(double(kv_bytes(m, m.context, 2))) + " for the whole context");
+  row(out, "cache", cache);
   row(out, "arithmetic",
       {human_count(flops_per_token(m, m.context)) + " FLOP a token forward at the whole context"});
   return out;

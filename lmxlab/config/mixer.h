@@ -4,6 +4,7 @@
 #include "lmxlab/config/mla.h"
 #include "lmxlab/config/norm.h"
 #include "lmxlab/config/position.h"
+#include "lmxlab/config/recurrent.h"
 
 #include <optional>
 #include <variant>
@@ -63,6 +64,10 @@ struct Attention {
   }
 };
 
-using Mixer = std::variant<Attention, Mla, Nothing, Custom>;
+using Mixer = std::variant<Attention, Mla, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba,
+                           Lightning, Nothing, Custom>;
+
+/// None for a mixer that keeps no state.
+std::optional<RecurrentSize> recurrent_size(const Mixer& mixer, int dim);
 
 }  // namespace lmxlab::config

@@ -29,7 +29,9 @@ struct Block {
   float branch_scale = 1;  // what a branch adds is multiplied by it (Granite)
   template <class V>
   void visit(V& v) {
-    v("mixer", mixer, "attention, none or custom");
+    v("mixer", mixer,
+      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, none or "
+      "custom");
     v("ffn", ffn, "mlp, moe, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich, parallel or twin");

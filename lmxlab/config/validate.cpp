@@ -112,6 +112,7 @@ class Checker {
   void moe(const Moe& m) {
     positive("ffn.experts", m.experts), positive("ffn.top_k", m.top_k);
     positive("ffn.hidden", m.hidden);
+    if (m.act == Act::xielu) say("ffn.act", "experts have no xielu, which has weights of its own");
     dimension("ffn.experts", m.experts, m.hidden, "experts * hidden");
     at_least_zero("ffn.latent", m.latent), at_least_zero("ffn.zero_experts", m.zero_experts);
     at_least_zero("ffn.shared", m.shared), at_least_zero("ffn.up_offset", m.up_offset);
@@ -142,8 +143,48 @@ class Checker {
     if (m.bias_rate != 0 && !m.selection_bias)
       say("ffn.bias_rate", "there are no selection biases to move; set selection_bias to true");
   }
+  void recurrent(const Mamba2& m) {
+    heads(m.heads, m.head_dim);
+    positive("mixer.groups", m.groups), positive("mixer.state", m.state);
+    multiple("mixer.groups", m.heads, "heads", m.groups, "groups");
+    dimension("mixer.groups", m.groups, m.state, "groups * state");
+    convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+    if (!(m.dt_min >= 0) || !std::isfinite(m.dt_min))
+      say("mixer.dt_min", "expected a number of at least 0, got " + Json(m.dt_min).dump());
+    if (m.dt_max && (!(*m.dt_max > m.dt_min) || !std::isfinite(*m.dt_max)))
+      say("mixer.dt_max", "expected more than dt_min, " + Json(m.dt_min).dump() + ", got " +
+                              Json(*m.dt_max).dump());
+  }
+  void recurrent(const GatedDelta& m) {
+    positive("mixer.heads", m.heads), positive("mixer.key_heads", m.key_heads);
+    positive("mixer.key_dim", m.key_dim), positive("mixer.value_dim", m.value_dim);
+    multiple("mixer.key_heads", m.heads, "heads", m.key_heads, "key heads");
+    dimension("mixer.heads", m.heads, m.value_dim, "heads * value_dim");
+    dimension("mixer.key_heads", m.key_heads, m.key_dim, "key_heads * key_dim");
+    convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+  }
+  void recurrent(const ShortConv& m) { convolution(m.conv); }
+  void recurrent(const KimiDelta& m) {
+    heads(m.heads, m.head_dim), convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+    if (m.lower_bound && !(*m.lower_bound < 0 && std::isfinite(*m.lower_bound)))
+      say("mixer.lower_bound", "expected a number below 0, got " + Json(*m.lower_bound).dump());
+  }
+  void recurrent(const Mamba& m) {
+    positive("mixer.inner", m.inner), positive("mixer.state", m.state);
+    positive("mixer.dt_rank", m.dt_rank);
+    dimension("mixer.inner", m.inner, 2, "2 * inner");
+    convolution(m.conv), epsilon("mixer.norm_eps", m.norm_eps);
+  }
+  void recurrent(const Lightning& m) {
+    heads(m.heads, m.head_dim), epsilon("mixer.norm_eps", m.norm_eps);
+  }
   void block(const Block& b) {
     if (const auto* m = std::get_if<Mla>(&b.mixer)) latent_attention(*m);
+    std::visit(
+        [&](const auto& m) {
+          if constexpr (requires { recurrent(m); }) recurrent(m);
+        },
+        b.mixer);
     if (const auto* a = std::get_if<Attention>(&b.mixer)) attention(*a);
     if (const auto* c = std::get_if<Custom>(&b.mixer)) custom("mixer", Part::mixer, *c);
     if (const auto* m = std::get_if<Mlp>(&b.ffn)) {
@@ -182,6 +223,17 @@ class Checker {
   }
 
  private:
+  void heads(int heads, int head_dim) {
+    positive("mixer.heads", heads), positive("mixer.head_dim", head_dim);
+    dimension("mixer.heads", heads, head_dim, "heads * head_dim");
+  }
+  void convolution(int conv) {
+    if (conv < 2) say("mixer.conv", "expected at least 2 positions, got " + to_string(conv));
+  }
+  void multiple(const std::string& path, int a, const char* of, int b, const char* by) {
+    if (a > 0 && b > 0 && a % b != 0)
+      say(path, to_string(a) + " " + of + " are no multiple of " + to_string(b) + " " + by);
+  }
   void epsilon(const std::string& path, float eps) { at_least_zero(path, eps); }
   // Of experts, whole or by groups.
   void choice(const Moe& m) {

@@ -98,7 +98,7 @@ mx::array Attention::mix(const Arrays& qkv, Pass& pass) const {
 std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx::array& k,
                                                     const mx::array& v, Pass& pass) const {
   const auto& c = config_;
-  auto* slot = pass.slot();
+  auto* slot = pass.keys();
   if (!slot || std::holds_alternative<config::Alibi>(c.position)) return std::nullopt;
   if (sinks) return std::nullopt;
   if (c.temperature || (q_norm && c.qk_norm_late)) return std::nullopt;  // behind the rotation
@@ -137,7 +137,7 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   const auto v = split_heads(flat_v, c.kv_heads, c.head_dim);
   place(q, k, pass);
 
-  auto* slot = pass.slot();
+  auto* slot = pass.keys();
   const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
   const auto* alibi = std::get_if<config::Alibi>(&c.position);
   const auto bias = alibi ? std::optional(alibi_bias(c.heads, *alibi, scale(), pass, length, keys))

@@ -2,17 +2,22 @@
 
 #include "lmxlab/core/attention.h"
 #include "lmxlab/core/custom.h"
+#include "lmxlab/core/gated_delta.h"
+#include "lmxlab/core/kimi_delta.h"
+#include "lmxlab/core/lightning.h"
+#include "lmxlab/core/mamba.h"
+#include "lmxlab/core/mamba2.h"
 #include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/moe.h"
 #include "lmxlab/core/recompute.h"
+#include "lmxlab/core/short_conv.h"
 
 namespace lmxlab::core {
-namespace {
 
 using config::Wiring;
 
-std::unique_ptr<Mixer> make(const config::Mixer& mixer, const Build& build) {
+std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build) {
   return std::visit(
       [&](const auto& c) -> std::unique_ptr<Mixer> {
         using C = std::decay_t<decltype(c)>;
@@ -20,6 +25,18 @@ std::unique_ptr<Mixer> make(const config::Mixer& mixer, const Build& build) {
           return std::make_unique<Attention>(c, build);
         else if constexpr (std::same_as<C, config::Mla>)
           return std::make_unique<Mla>(c, build);
+        else if constexpr (std::same_as<C, config::Mamba2>)
+          return std::make_unique<Mamba2>(c, build);
+        else if constexpr (std::same_as<C, config::GatedDelta>)
+          return std::make_unique<GatedDelta>(c, build);
+        else if constexpr (std::same_as<C, config::ShortConv>)
+          return std::make_unique<ShortConv>(c, build);
+        else if constexpr (std::same_as<C, config::KimiDelta>)
+          return std::make_unique<KimiDelta>(c, build);
+        else if constexpr (std::same_as<C, config::Mamba>)
+          return std::make_unique<Mamba>(c, build);
+        else if constexpr (std::same_as<C, config::Lightning>)
+          return std::make_unique<Lightning>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_mixer(c, build);
         else
@@ -27,6 +44,8 @@ std::unique_ptr<Mixer> make(const config::Mixer& mixer, const Build& build) {
       },
       mixer);
 }
+
+namespace {
 
 std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
   return std::visit(
@@ -53,7 +72,7 @@ mx::array before(Residual& stream, const std::optional<Norm>& norm, const Pass& 
 Block::Block(const config::Block& c, const Build& b)
     : wiring_(c.wiring),
       branch_scale_(c.branch_scale),
-      mixer_(make(c.mixer, b)),
+      mixer_(make_mixer(c.mixer, b)),
       ffn_(make(c.ffn, b)) {
   const bool before =
       wiring_ == Wiring::pre || wiring_ == Wiring::sandwich || wiring_ == Wiring::twin;

@@ -11,6 +11,9 @@
 
 namespace lmxlab::core {
 
+/// Null for none.
+std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build);
+
 class Block {
  public:
   Block(const config::Block& config, const Build& build);

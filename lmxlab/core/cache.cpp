@@ -158,13 +158,12 @@ struct Buffers {
 };
 
 [[noreturn]] void cannot_trim(int n, int possible) {
-  throw Error(Kind::unsupported,
-              "[cache] cannot take back " + std::to_string(n) + " positions: only " +
-                  std::to_string(possible) +
-                  " can be. Keep a copy of the cache before what may be undone.");
+  throw Error(Kind::unsupported, "[cache] cannot take back " + std::to_string(n) +
+                                     " positions: only " + std::to_string(possible) +
+                                     " can be. Mark or copy the cache before what may be undone.");
 }
 
-class Plain : public LayerCache {
+class Plain : public KeyCache {
  public:
   explicit Plain(int bits) : buffers_{Format(bits)} {}
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Plain>(*this); }
@@ -210,7 +209,7 @@ class Plain : public LayerCache {
   int length_ = 0, reserved_ = 0;
 };
 
-class Rotating : public LayerCache {
+class Rotating : public KeyCache {
  public:
   Rotating(int window, int bits) : buffers_{Format(bits)}, window_(window) {}
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Rotating>(*this); }
@@ -314,11 +313,66 @@ class Rotating : public LayerCache {
 
 }  // namespace
 
-std::unique_ptr<LayerCache> plain_cache(const CacheOptions& options) {
+std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options) {
   return std::make_unique<Plain>(options.kv_bits);
 }
-std::unique_ptr<LayerCache> rotating_cache(int window, const CacheOptions& options) {
+std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options) {
   return std::make_unique<Rotating>(window, options.kv_bits);
+}
+
+bool StateCache::fit(const std::vector<mx::array>& states) const {
+  if (states.size() != of_.size()) return false;
+  for (size_t i = 0; i < of_.size(); ++i) {
+    mx::Shape shape = of_[i].shape;
+    shape.insert(shape.begin(), states[0].ndim() > 0 ? states[0].shape(0) : 0);
+    if (states[i].shape() != shape) return false;
+  }
+  return true;
+}
+
+std::optional<mx::array> StateCache::state(size_t i) const {
+  if (now_.states.empty()) return std::nullopt;
+  return now_.states[i];
+}
+
+void StateCache::put(std::vector<mx::array> states, int n) {
+  if (!fit(states)) throw Error(Kind::internal, "[cache] a state of another shape");
+  now_ = {std::move(states), now_.length + n};
+}
+
+bool StateCache::can_trim(int n) const {
+  return n == 0 || (n > 0 && marked_ && now_.length - n == marked_->length);
+}
+
+void StateCache::trim(int n) {
+  if (!can_trim(n)) cannot_trim(n, 0);
+  if (n > 0) now_ = *marked_;
+}
+
+void StateCache::reorder(const mx::array& rows) {
+  for (auto& a : now_.states) a = mx::take(a, rows, 0);
+  if (marked_)
+    for (auto& a : marked_->states) a = mx::take(a, rows, 0);
+}
+
+void StateCache::restore(std::vector<mx::array> arrays, int length) {
+  if (!(arrays.empty() && length == 0) && !fit(arrays)) {
+    std::string names;
+    for (const auto& a : of_) names += (names.empty() ? "" : ", ") + a.name;
+    throw Error(Kind::mismatch, "[cache] expected the state of a recurrent mixer (" + names +
+                                    "), got " + std::to_string(arrays.size()) +
+                                    " arrays of other shapes or numbers");
+  }
+  now_ = {std::move(arrays), length};
+  marked_.reset();
+}
+
+size_t StateCache::bytes() const {
+  size_t n = 0;
+  for (const auto& a : now_.states) n += a.nbytes();
+  if (marked_ && marked_->length != now_.length)
+    for (const auto& a : marked_->states) n += a.nbytes();
+  return n;
 }
 
 Cache::Cache(std::vector<std::unique_ptr<LayerCache>> layers, std::shared_ptr<Runtime> runtime)
@@ -349,11 +403,22 @@ int Cache::trimmable() const {
   return n;
 }
 
+bool Cache::can_trim(int n) const {
+  return n >= 0 && n <= length_ && std::all_of(layers_.begin(), layers_.end(), [&](const auto& l) {
+           return !l || l->can_trim(n);
+         });
+}
+
 void Cache::trim(int n) {
-  if (n < 0 || n > trimmable()) cannot_trim(n, trimmable());
+  if (!can_trim(n)) cannot_trim(n, trimmable());
   for (auto& l : layers_)
     if (l) l->trim(n);
   length_ -= n;
+}
+
+void Cache::mark() {
+  for (auto& l : layers_)
+    if (l) l->mark();
 }
 
 void Cache::reorder(const mx::array& rows) {

@@ -1,5 +1,5 @@
-// Keys and values of past positions, kept for the next pass. They grow in place: a buffer moves
-// only at growth steps.
+// What mixers keep of past positions for the next pass: keys and values, which grow in place (a
+// buffer moves only at growth steps), or a state, which each pass replaces.
 #pragma once
 
 #include "lmxlab/kernels/attention.h"
@@ -49,6 +49,33 @@ class LayerCache {
   virtual ~LayerCache() = default;
   virtual std::unique_ptr<LayerCache> clone() const = 0;
 
+  /// Room for this many positions from the next growth on, to grow once. A window keeps its own
+  /// limit; a state has none to grow.
+  virtual void reserve(int /*positions*/) {}
+  /// Positions seen so far.
+  virtual int length() const = 0;
+  /// Any number of positions up to this can be taken back now.
+  virtual int trimmable() const = 0;
+  /// Whether exactly the last n can be: also those since a mark.
+  virtual bool can_trim(int n) const { return n >= 0 && n <= trimmable(); }
+  /// Takes back the last n positions. @throws Error(unsupported) unless can_trim(n).
+  virtual void trim(int n) = 0;
+  /// From now on until the next mark, `trim` can come back to this length: states keep what they
+  /// are, at the price of their bytes. A full window forgets all the same.
+  virtual void mark() {}
+  /// Row i becomes row rows[i]; the batch may shrink or grow. Lazy.
+  virtual void reorder(const mx::array& rows) = 0;
+  /// Its arrays [B, ...], to be evaluated together with the logits. Empty before the first pass.
+  virtual std::vector<mx::array> arrays() const = 0;
+  /// Restores what `arrays` and `length` gave; a mark is forgotten. @throws Error(mismatch)
+  virtual void restore(std::vector<mx::array> arrays, int length) = 0;
+  /// Bytes of its buffers, as allocated.
+  virtual size_t bytes() const = 0;
+};
+
+/// Keys and values of the positions seen, or of the last of them.
+class KeyCache : public LayerCache {
+ public:
   /// Appends L positions; k, v: [B, K, L, Dh], keys rotated already. Lazy.
   /// The result must be used and dropped before the next append, or that one copies the buffer.
   virtual Keys append(const mx::array& k, const mx::array& v) = 0;
@@ -59,23 +86,47 @@ class LayerCache {
   }
   /// Takes them back with n positions more.
   virtual void give_back(mx::array /*k*/, mx::array /*v*/, int /*n*/) {}
-  /// Room for this many positions from the next growth on, to grow once. A window keeps its own
-  /// limit.
-  virtual void reserve(int positions) = 0;
-  /// Positions seen so far.
-  virtual int length() const = 0;
-  /// The most positions that `trim` can take back now.
-  virtual int trimmable() const = 0;
-  /// Takes back the last n positions. @throws Error(unsupported) if n > trimmable().
-  virtual void trim(int n) = 0;
-  /// Row i becomes row rows[i]; the batch may shrink or grow. Lazy.
-  virtual void reorder(const mx::array& rows) = 0;
-  /// Its arrays, to be evaluated together with the logits. Empty before the first append.
-  virtual std::vector<mx::array> arrays() const = 0;
-  /// Restores what `arrays` and `length` gave. @throws Error(mismatch)
-  virtual void restore(std::vector<mx::array> arrays, int length) = 0;
-  /// Bytes of its buffers, as allocated.
-  virtual size_t bytes() const = 0;
+};
+
+/// One array of a state, as a row of the batch has it: [B, shape...].
+struct StateArray {
+  std::string name;
+  mx::Shape shape;
+};
+
+/// What a recurrent mixer knows of all positions seen: arrays of a fixed size, new ones each pass.
+/// It forgets nothing by design but cannot go back, except to a mark.
+class StateCache : public LayerCache {
+ public:
+  explicit StateCache(std::vector<StateArray> of) : of_(std::move(of)) {}
+  std::unique_ptr<LayerCache> clone() const override { return std::make_unique<StateCache>(*this); }
+
+  /// The i-th array, or none before the first pass: then it is zero.
+  std::optional<mx::array> state(size_t i) const;
+  /// What they are n positions later. Lazy. @throws Error(internal) for other arrays.
+  void put(std::vector<mx::array> states, int n);
+
+  int length() const override { return now_.length; }
+  int trimmable() const override { return 0; }
+  bool can_trim(int n) const override;
+  void trim(int n) override;
+  void mark() override { marked_ = now_; }
+  void reorder(const mx::array& rows) override;
+  std::vector<mx::array> arrays() const override { return now_.states; }
+  void restore(std::vector<mx::array> arrays, int length) override;
+  /// Those of a mark included, once they are others.
+  size_t bytes() const override;
+
+ private:
+  struct Moment {
+    std::vector<mx::array> states = {};
+    int length = 0;
+  };
+  bool fit(const std::vector<mx::array>& states) const;
+
+  std::vector<StateArray> of_;
+  Moment now_;
+  std::optional<Moment> marked_;
 };
 
 struct CacheOptions {
@@ -84,15 +135,16 @@ struct CacheOptions {
   /// are appended: 0.53 or 0.28 of the bytes of 16-bit numbers (0.56, 0.31 in groups of 32).
   int kv_bits = 0;
   /// Every position sees itself and the max_kv - 1 before it at most, and no more are kept; 0: all.
+  /// States of recurrent mixers reach back further: neither option changes them.
   int max_kv = 0;
 };
 
 /// All positions, in a buffer that grows by kGrowth positions.
 /// @throws Error(usage) for other bits; packed ones at the first append, for heads of numbers that
 ///   are no multiple of 32.
-std::unique_ptr<LayerCache> plain_cache(const CacheOptions& options = {});
+std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options = {});
 /// The last `window` positions, in a ring.
-std::unique_ptr<LayerCache> rotating_cache(int window, const CacheOptions& options = {});
+std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options = {});
 
 inline constexpr int kGrowth = 256;
 
@@ -111,19 +163,21 @@ class Cache {
   bool empty() const { return layers_.empty(); }
   /// Positions seen so far.
   int length() const { return length_; }
-  /// Called by the model once a pass: every layer has appended n positions.
+  /// Called by the model once a pass: every layer has seen n positions more.
   void advance(int n) { length_ += n; }
   LayerCache* layer(int i) { return layers_[static_cast<size_t>(i)].get(); }
   const LayerCache* layer(int i) const { return layers_[static_cast<size_t>(i)].get(); }
   int layers() const { return static_cast<int>(layers_.size()); }
-  /// Rows of the batch it was filled with; 0 before the first pass, or if nothing keeps keys.
+  /// Rows of the batch it was filled with; 0 before the first pass, or if no layer keeps anything.
   int rows() const;
 
   void reserve(int positions);
   int trimmable() const;
-  /// @throws Error(unsupported) if a window has forgotten what lies before; nothing is changed
-  ///   then.
+  bool can_trim(int n) const;
+  /// @throws Error(unsupported) if a window or a state has forgotten what lies before; nothing is
+  ///   changed then.
   void trim(int n);
+  void mark();
   void reorder(const mx::array& rows);
   std::vector<mx::array> arrays() const;
   size_t bytes() const;

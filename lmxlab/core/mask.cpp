@@ -10,6 +10,11 @@ mx::array query_positions(const Pass& pass, int length) {
   return mx::subtract(mx::expand_dims(p, 0), mx::expand_dims(*pass.pads, 1));
 }
 
+std::optional<mx::array> token_columns(const Pass& pass, int length) {
+  if (!pass.pads) return std::nullopt;
+  return mx::expand_dims(mx::greater_equal(query_positions(pass, length), mx::array(0)), -1);
+}
+
 mx::array key_positions(const Keys& keys, int next) {
   const int columns = keys.k.shape(2);
   if (!keys.ring) return mx::arange(keys.start, keys.start + columns, mx::int32);

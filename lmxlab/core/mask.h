@@ -32,6 +32,9 @@ kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
 /// L, S].
 mx::array mask_array(const Pass& pass, int length, const Keys& keys, std::optional<int> window);
 
+/// Which of a pass's L columns hold tokens: bool [B, L, 1]; none where no row is padded.
+std::optional<mx::array> token_columns(const Pass& pass, int length);
+
 /// Positions of queries, int32 [L], or [B, L] where rows are padded (padding counts from below 0).
 mx::array query_positions(const Pass& pass, int length);
 /// Positions of the columns of `keys`, int32 [S], before padding is taken off. `next`: the position

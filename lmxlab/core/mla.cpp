@@ -75,7 +75,7 @@ mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
     q = mx::concatenate({part(q, 0, c.nope_dim), turned}, -1);
     key = rotate(*rotation_, key, pass);
   }
-  auto* slot = pass.slot();
+  auto* slot = pass.keys();
   const Keys keys = slot ? slot->append(latent, key) : Keys{latent, key, pass.offset, false};
   // Products of one more query, and of making keys and values of all positions.
   const double L = q.shape(2), S = keys.k.shape(2), wide = c.nope_dim + c.v_dim, r = c.kv_rank;

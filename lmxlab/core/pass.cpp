@@ -1,5 +1,6 @@
 #include "lmxlab/core/pass.h"
 
+#include "lmxlab/base/error.h"
 #include "lmxlab/kernels/dropout.h"
 
 #include <mlx/random.h>
@@ -7,6 +8,19 @@
 #include <string>
 
 namespace lmxlab::core {
+
+template <class C>
+C* Pass::slot() const {
+  LayerCache* entry = cache ? cache->layer(layer) : nullptr;
+  auto* of_kind = dynamic_cast<C*>(entry);
+  if (entry && !of_kind)
+    throw Error(Kind::usage, "[pass] the cache of layer " + std::to_string(layer) +
+                                 " is of another kind than its mixer uses: expected one that this "
+                                 "model's make_cache() made");
+  return of_kind;
+}
+template KeyCache* Pass::slot<KeyCache>() const;
+template StateCache* Pass::slot<StateCache>() const;
 
 mx::array Pass::drop(const mx::array& x) {
   if (!key || dropout <= 0) return x;

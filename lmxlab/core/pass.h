@@ -41,11 +41,17 @@ struct Pass {
   bool training() const { return key.has_value(); }
   /// Positions that a query may look back at, itself included; 0: all.
   int max_kv() const { return cache ? cache->max_kv : 0; }
-  /// The cache entry of the block that runs now, or null.
-  LayerCache* slot() const { return cache ? cache->layer(layer) : nullptr; }
+  /// The cache entry of the block that runs now, or null. @throws Error(usage) if the mixer made
+  /// one of another kind.
+  KeyCache* keys() const { return slot<KeyCache>(); }
+  StateCache* states() const { return slot<StateCache>(); }
   /// Zeroes with probability `dropout`, scales the rest; the identity when not training.
   mx::array drop(const mx::array& x);
   void show(std::string_view what, const mx::array& x) const;
+
+ private:
+  template <class C>
+  C* slot() const;
 };
 
 }  // namespace lmxlab::core

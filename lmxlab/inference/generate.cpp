@@ -242,7 +242,7 @@ struct TokenStream::Impl {
     const int back = kept.cache.length() - shared;
     const bool fits = !kept.cache.empty() && kept.cache.max_kv == options.max_kv &&
                       kept.cache.rows() == 1 && kept.kv_bits == kv_bits();
-    if (shared == 0 || !fits || back > kept.cache.trimmable()) return 0;
+    if (shared == 0 || !fits || !kept.cache.can_trim(back)) return 0;
     kept.cache.trim(back);
     cache = std::move(kept.cache);
     return shared;

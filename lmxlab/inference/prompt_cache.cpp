@@ -108,8 +108,9 @@ PromptCache load_prompt_cache(const std::filesystem::path& path, const LanguageM
       for (size_t k = 0; file.contains(array_name(i, k)); ++k) {
         // A copy: the file may be written again while this is in use, and buffers are written to.
         const auto mapped = file.get(array_name(i, k));
-        if (mapped.ndim() != 4 || mapped.shape(0) != 1)
-          throw Error(Kind::bad_data, array_name(i, k) + ": expected [1, K, S, *]");
+        if (mapped.ndim() == 0 || mapped.shape(0) != 1)
+          throw Error(Kind::bad_data,
+                      array_name(i, k) + ": expected an array of one row, [1, ...]");
         arrays.push_back(mx::add(mapped, mx::zeros({1}, mapped.dtype())));
       }
       mx::eval(arrays);

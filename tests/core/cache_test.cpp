@@ -26,6 +26,10 @@ float number(int tag, int row, int head, int d) {  // exact in float32, in the r
   return static_cast<float>(tag * 8 + row * 2 + head) + static_cast<float>(d) / 32;
 }
 
+std::unique_ptr<KeyCache> keys_of(std::unique_ptr<LayerCache> cache) {
+  return std::unique_ptr<KeyCache>(dynamic_cast<KeyCache*>(cache.release()));
+}
+
 // A cache, and beside it the plain list of what each row has seen: one tag a position.
 class Contract : public testing::TestWithParam<Case> {
  protected:
@@ -39,13 +43,13 @@ class Contract : public testing::TestWithParam<Case> {
   }
 
   struct Both {
-    std::unique_ptr<LayerCache> cache;
+    std::unique_ptr<KeyCache> cache;
     std::vector<std::vector<std::pair<int, int>>> rows;  // (tag, row it was written as)
-    Both copy() const { return {cache->clone(), rows}; }
+    Both copy() const { return {keys_of(cache->clone()), rows}; }
   };
   int next_tag = 1;
 
-  std::unique_ptr<LayerCache> make() const {
+  std::unique_ptr<KeyCache> make() const {
     return window ? rotating_cache(window, options) : plain_cache(options);
   }
   Both start(int batch = 3) const {
@@ -168,7 +172,7 @@ TEST_P(Contract, LentBuffersEqualAppendedOnes) {
       b.cache = std::move(other.cache);
     }
     const CacheRow half{3, kHeads, kDim, mx::bfloat16};
-    EXPECT_FALSE(b.cache->clone()->lend(1, half, half)) << "of another type";
+    EXPECT_FALSE(b.copy().cache->lend(1, half, half)) << "of another type";
   }
   EXPECT_GE(lent, packed ? 0 : window == 0 ? 20 : window == 300 ? 4 : 0);
   if (packed) {
@@ -410,7 +414,8 @@ Cache whole() {
 }
 void fill(Cache& c, int n, float value, int batch = 2) {
   for (int i = 0; i < c.layers(); ++i)
-    if (c.layer(i)) c.layer(i)->append(piece(batch, n, value), piece(batch, n, value));
+    if (auto* keys = dynamic_cast<KeyCache*>(c.layer(i)))
+      keys->append(piece(batch, n, value), piece(batch, n, value));
   c.advance(n);
 }
 

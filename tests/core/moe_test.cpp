@@ -35,6 +35,7 @@ double act(Act a, double x) {
       return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Act::relu: return std::max(x, 0.0);
     case Act::relu2: return std::max(x, 0.0) * std::max(x, 0.0);
+    case config::Act::xielu: break;  // no expert's
   }
   return NAN;
 }

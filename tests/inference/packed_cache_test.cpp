@@ -16,9 +16,9 @@ namespace lmxlab {
 namespace {
 
 // A packed cache that shows its numbers only.
-class Numbers : public core::LayerCache {
+class Numbers : public core::KeyCache {
  public:
-  explicit Numbers(std::unique_ptr<LayerCache> of) : of_(std::move(of)) {}
+  explicit Numbers(std::unique_ptr<LayerCache> of) : of_(dynamic_cast<KeyCache*>(of.release())) {}
   std::unique_ptr<LayerCache> clone() const override {
     return std::make_unique<Numbers>(of_->clone());
   }
@@ -38,7 +38,7 @@ class Numbers : public core::LayerCache {
   size_t bytes() const override { return of_->bytes(); }
 
  private:
-  std::unique_ptr<LayerCache> of_;
+  std::unique_ptr<KeyCache> of_;
 };
 
 // Heads of 32 numbers, the least that is packed.

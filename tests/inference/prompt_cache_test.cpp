@@ -33,6 +33,38 @@ LanguageModel model_of(const char* change = "") {
   return LanguageModel(config, 4);
 }
 
+// States cannot go back: a prompt that goes on is not read again, another one is, from its start.
+TEST(PromptCache, StatesGoOnAndAreWrittenToFiles) {
+  auto config = config::preset("llama-tiny", {.head_dim = 32});
+  config.layers[0].mixer = config::Mamba2{.heads = 4, .head_dim = 8, .state = 6};
+  const LanguageModel model(config, 4);
+  PromptCache kept;
+  auto prompt = some_tokens(40, 1);
+  GenerateStats stats;
+  const auto first = generate(model, prompt, greedy(&kept), nullptr, &stats);
+  EXPECT_EQ(first.tokens, generate(model, prompt, greedy(nullptr)).tokens);
+
+  const test::TemporaryFolder folder;
+  save_prompt_cache(folder.path() / "kept", model, kept);
+  auto loaded = load_prompt_cache(folder.path() / "kept", model);
+  EXPECT_EQ(loaded.tokens, kept.tokens);
+  EXPECT_EQ(loaded.cache.bytes(), kept.cache.bytes());
+
+  auto longer = prompt;
+  longer.insert(longer.end(), first.tokens.begin(), first.tokens.end());
+  for (const int id : some_tokens(5, 2)) longer.push_back(id);
+  const auto expected = generate(model, longer, greedy(nullptr)).tokens;
+  for (auto* cache : {&kept, &loaded}) {
+    EXPECT_EQ(generate(model, longer, greedy(cache), nullptr, &stats).tokens, expected);
+    EXPECT_GE(stats.reused_tokens, 50);
+  }
+  prompt.resize(17);
+  for (const int id : some_tokens(9, 3)) prompt.push_back(id);
+  const auto third = generate(model, prompt, greedy(&kept), nullptr, &stats);
+  EXPECT_EQ(stats.reused_tokens, 0);
+  EXPECT_EQ(third.tokens, generate(model, prompt, greedy(nullptr)).tokens);
+}
+
 TEST(PromptCache, GoesOnWhereAPromptBeginsAlike) {
   const auto model = model_of();
   PromptCache kept;

@@ -95,6 +95,46 @@ std::vector<Case> cases() {
     for (auto& l : m.layers) l.norm = config::RmsNorm{.weight_offset = 1};
     m.embed_scale = 4.9f;
   });
+  // One recurrent layer and one of attention, so that both kinds of cache stand side by side.
+  const auto recurrent = [&](const std::string& name, const config::Mixer& of) {
+    add(name, [&](auto& m) { m.layers[0].mixer = of; });
+    add(name + "_alone", [&](auto& m) {
+      for (auto& l : m.layers) l.mixer = of;
+    });
+  };
+  recurrent("mamba2", config::Mamba2{.heads = 4, .head_dim = 8, .groups = 2, .state = 6});
+  recurrent("mamba2_no_norm", config::Mamba2{.heads = 3,
+                                             .head_dim = 8,
+                                             .state = 6,
+                                             .conv = 2,
+                                             .in_bias = true,
+                                             .conv_bias = false,
+                                             .out_bias = true,
+                                             .norm = false,
+                                             .dt_min = 1e-4f});
+  for (const auto stored : {config::DeltaProjections::joint, config::DeltaProjections::parts,
+                            config::DeltaProjections::separate})
+    recurrent("gated_delta_" + enum_name(stored),
+              config::GatedDelta{.heads = 4,
+                                 .key_heads = 2,
+                                 .key_dim = 6,
+                                 .value_dim = 8,
+                                 .allow_neg_eigval = stored == config::DeltaProjections::separate,
+                                 .projections = stored});
+  recurrent("short_conv", config::ShortConv{});
+  recurrent("short_conv_bias", config::ShortConv{.conv = 2, .bias = true});
+  recurrent("kimi_delta", config::KimiDelta{.heads = 3, .head_dim = 6});
+  recurrent("kimi_delta_bounded",
+            config::KimiDelta{.heads = 2, .head_dim = 8, .low_rank = false, .lower_bound = -4.0f});
+  for (const auto norms :
+       {config::MambaNorms::none, config::MambaNorms::plain, config::MambaNorms::learned})
+    recurrent("mamba_" + enum_name(norms),
+              config::Mamba{.inner = 20, .state = 5, .dt_rank = 3, .norms = norms});
+  recurrent("lightning", config::Lightning{.heads = 3, .head_dim = 6});
+  add("recurrent_window", [&](auto& m) {
+    m.layers[0].mixer = config::Mamba2{.heads = 2, .head_dim = 8, .state = 4};
+    mixer(m, 1).window = 5;
+  });
   add("no_ffn", [&](auto& m) { m.layers[0].ffn = config::Nothing{}; });
   add("no_mixer", [&](auto& m) { m.layers[1].mixer = config::Nothing{}; });
   add("tied", [&](auto& m) { m.tie_head = true; });

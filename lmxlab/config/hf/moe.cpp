@@ -337,7 +337,7 @@ void dbrx_keys(Keys& k, Decoder& d) {
   k.inside("attn_config", [&](Keys& a) {
     a(d.kv_heads, {"kv_n_heads"});
     a(d.clip, {"clip_qkv"});
-    a(d.rope.theta, {"rope_theta"});
+    if (a.reading()) a(d.rope.theta, {"rope_theta"});  // the class's own key counts more
     a.skip({"attn_pdrop"});
   });
   k.inside("ffn_config", [&](Keys& f) {
@@ -356,8 +356,8 @@ void dbrx_keys(Keys& k, Decoder& d) {
   k(d.dropout, {"resid_pdrop"});
   k.constant("emb_pdrop", d.dropout);
   k(d.init_std, {"initializer_range"});
-  k.skip({"num_key_value_heads", "output_router_logits", "rope_parameters", "rope_theta",
-          "rope_scaling"});
+  k.skip({"num_key_value_heads", "output_router_logits"});
+  k.rope(d);
 }
 Model dbrx_model(const Decoder& d) {
   Block b = llama_block(d);

@@ -1,0 +1,191 @@
+// Mixers that keep a state of a fixed size instead of keys and values. Their chunks, an
+// implementation's choice, are no part of a model.
+#pragma once
+
+#include "lmxlab/config/norm.h"
+
+#include <array>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace lmxlab::config {
+
+/// Mamba-2 (arXiv:2405.21060). One projection gives z, x, B, C and dt; x, B and C go through a
+/// causal depthwise convolution and silu. A head's state h [state, head_dim]:
+///   dt = clamp(softplus(dt + dt_bias)),  h = exp(-exp(A_log) dt) h + dt B x^T,  y = h^T C + D x
+/// Heads of a group share B and C. Then norm(y silu(z)), norm(y) silu(z) or y silu(z), the RMSNorm
+/// over the width of each group, and the output projection.
+struct Mamba2 {
+  static constexpr const char* kind = "mamba2";
+  int heads = 1, head_dim = 64;
+  int groups = 1, state = 128;
+  int conv = 4;
+  bool in_bias = false, conv_bias = true, out_bias = false;
+  bool norm = true, norm_before_gate = false;
+  float norm_eps = 1e-5f;
+  float dt_min = 0;
+  std::optional<float> dt_max = {};
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("head_dim", head_dim, "dimensions of a head");
+    v("groups", groups, "groups of heads that share B and C");
+    v("state", state, "numbers of the state a dimension");
+    v("conv", conv, "positions that the convolution sees");
+    v("in_bias", in_bias, "bias of the input projection");
+    v("conv_bias", conv_bias, "bias of the convolution");
+    v("out_bias", out_bias, "bias of the output projection");
+    v("norm", norm, "an RMSNorm beside the gate");
+    v("norm_before_gate", norm_before_gate, "the norm first, then the gate");
+    v("norm_eps", norm_eps, "added to the norm's mean square");
+    v("dt_min", dt_min, "the least time step");
+    v("dt_max", dt_max, "the greatest time step");
+  }
+};
+
+/// How the input projections of a gated delta net are stored; the arithmetic is one.
+///   joint     in_proj_qkvz and in_proj_ba, each ordered by key head (Qwen3-Next)
+///   parts     in_proj_qkv, in_proj_z, in_proj_b, in_proj_a (Qwen3.5)
+///   separate  q_proj, k_proj, v_proj, g_proj, b_proj, a_proj (OLMo hybrid)
+enum class DeltaProjections { joint, parts, separate };
+
+/// Gated DeltaNet (arXiv:2412.06464). q, k and v go through a causal depthwise convolution and
+/// silu; q and k get length 1, q is divided by sqrt(key_dim). A head's state S [key_dim,
+/// value_dim]:
+///   S = exp(-exp(A_log) softplus(a + dt_bias)) S,  S = S + k (beta (v - S^T k))^T,  o = S^T q
+/// with beta = sigmoid(b), or twice that. Then norm(o) silu(z), the RMSNorm over each head, and the
+/// output projection.
+struct GatedDelta {
+  static constexpr const char* kind = "gated_delta";
+  int heads = 1, key_heads = 1;
+  int key_dim = 64, value_dim = 64;
+  int conv = 4;
+  bool allow_neg_eigval = false;
+  float norm_eps = 1e-6f;
+  DeltaProjections projections = DeltaProjections::separate;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "value heads");
+    v("key_heads", key_heads, "query and key heads");
+    v("key_dim", key_dim, "dimensions of a query or key head");
+    v("value_dim", value_dim, "dimensions of a value head");
+    v("conv", conv, "positions that the convolution sees");
+    v("allow_neg_eigval", allow_neg_eigval, "beta up to 2 instead of 1");
+    v("norm_eps", norm_eps, "added to the norm's mean square");
+    v("projections", projections, "how they are stored: joint, parts or separate");
+  }
+};
+
+/// LFM2's (huggingface.co/LiquidAI): one projection gives B, C and x; y = C conv(B x), the causal
+/// depthwise convolution without activation; and the output projection.
+struct ShortConv {
+  static constexpr const char* kind = "short_conv";
+  int conv = 3;
+  bool bias = false;
+  template <class V>
+  void visit(V& v) {
+    v("conv", conv, "positions that the convolution sees");
+    v("bias", bias, "biases of projections and convolution");
+  }
+};
+
+/// Kimi Delta Attention (arXiv:2510.26692): a gated delta net whose state decays by rows. f and z
+/// are projections of the input, of low rank or not; a head's state S [head_dim, head_dim]:
+///   S = diag(exp(-exp(A_log) softplus(f + dt_bias))) S,  S = S + k (beta (v - S^T k))^T
+/// or, with a lower bound, exp(lower_bound sigmoid(exp(A_log) (f + dt_bias))). The gate is
+/// norm(o) sigmoid(z).
+struct KimiDelta {
+  static constexpr const char* kind = "kimi_delta";
+  int heads = 1, head_dim = 64;
+  int conv = 4;
+  bool low_rank = true;
+  std::optional<float> lower_bound = {};
+  float norm_eps = 1e-6f;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("head_dim", head_dim, "dimensions of a head");
+    v("conv", conv, "positions that the convolution sees");
+    v("low_rank", low_rank, "decays and gate through head_dim numbers");
+    v("lower_bound", lower_bound, "of the log decays, below 0");
+    v("norm_eps", norm_eps, "added to the norm's mean square");
+  }
+};
+
+/// RMSNorms of what dt is made of, of B and of C: none (Mamba), without weights (Falcon Mamba),
+/// with weights (Jamba).
+enum class MambaNorms { none, plain, learned };
+
+/// Mamba (arXiv:2312.00752). One projection gives x and z; x goes through a causal depthwise
+/// convolution and silu, and gives dt, B and C. The state h [inner, state]:
+///   dt = softplus(dt_proj(dt)),  h = exp(-exp(A_log) dt) h + dt x B^T,  y = h C + D x
+/// Then y silu(z) and the output projection.
+struct Mamba {
+  static constexpr const char* kind = "mamba";
+  int inner = 64, state = 16, dt_rank = 4;
+  int conv = 4;
+  bool bias = false, conv_bias = true;
+  MambaNorms norms = MambaNorms::none;
+  float norm_eps = 1e-6f;
+  template <class V>
+  void visit(V& v) {
+    v("inner", inner, "inner width");
+    v("state", state, "numbers of the state a dimension");
+    v("dt_rank", dt_rank, "numbers that the time steps are made of");
+    v("conv", conv, "positions that the convolution sees");
+    v("bias", bias, "biases of the input and output projections");
+    v("conv_bias", conv_bias, "bias of the convolution");
+    v("norms", norms, "of dt, B and C: none, plain or learned");
+    v("norm_eps", norm_eps, "added to the norms' mean squares");
+  }
+};
+
+/// Lightning attention (arXiv:2501.08313): q, k and v through silu; a head's state decays at a
+/// fixed rate, S = exp(-slope) S + k v^T, o = S^T q, slope = 2^(-8 head / heads) (1 - layer /
+/// (layers - 1)). Then sigmoid(gate) norm(o), the RMSNorm over all heads, and the output
+/// projection.
+struct Lightning {
+  static constexpr const char* kind = "lightning";
+  int heads = 1, head_dim = 64;
+  float norm_eps = 1e-6f;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("head_dim", head_dim, "dimensions of a head");
+    v("norm_eps", norm_eps, "added to the norm's mean square");
+  }
+};
+
+/// What a recurrent mixer is made of.
+struct RecurrentSize {
+  std::vector<std::pair<int64_t, int64_t>> parameters = {};  // rows and columns of each
+  std::pair<int64_t, int64_t> window =
+      {};                             // inputs that the convolution keeps: positions, channels
+  std::array<int64_t, 3> state = {};  // float32: heads, rows, columns
+  int products = 0;                   // with the state a token: reads and writes
+};
+/// @throws Error(usage) where a dimension is more than an array's can be.
+RecurrentSize size_of(const Mamba2& mixer, int dim);
+RecurrentSize size_of(const GatedDelta& mixer, int dim);
+RecurrentSize size_of(const ShortConv& mixer, int dim);
+RecurrentSize size_of(const KimiDelta& mixer, int dim);
+RecurrentSize size_of(const Mamba& mixer, int dim);
+RecurrentSize size_of(const Lightning& mixer, int dim);
+
+}  // namespace lmxlab::config
+
+template <>
+struct lmxlab::EnumNames<lmxlab::config::DeltaProjections> {
+  static constexpr std::pair<config::DeltaProjections, const char*> table[] = {
+      {config::DeltaProjections::joint, "joint"},
+      {config::DeltaProjections::parts, "parts"},
+      {config::DeltaProjections::separate, "separate"}};
+};
+template <>
+struct lmxlab::EnumNames<lmxlab::config::MambaNorms> {
+  static constexpr std::pair<config::MambaNorms, const char*> table[] = {
+      {config::MambaNorms::none, "none"},
+      {config::MambaNorms::plain, "plain"},
+      {config::MambaNorms::learned, "learned"}};
+};

@@ -1,0 +1,111 @@
+#include "lmxlab/core/recurrent.h"
+
+#include "lmxlab/core/mask.h"
+#include "lmxlab/kernels/elementwise.h"
+#include "lmxlab/kernels/norm.h"
+
+#include <mlx/ops.h>
+#include <mlx/random.h>
+
+#include <cmath>
+
+namespace lmxlab::core {
+namespace {
+
+mx::array f32(const mx::array& x) {
+  return kernels::cast(x, mx::float32);
+}
+mx::array uniform(const mx::Shape& shape, float low, float high, Init& init) {
+  return mx::random::uniform(mx::array(low), mx::array(high), shape, mx::float32, init.key());
+}
+
+}  // namespace
+
+CausalConv::CausalConv(int channels, int kernel, bool with_bias, Init& init)
+    : weight{[&] {
+        const float bound = 1 / std::sqrt(static_cast<float>(kernel));
+        return uniform({channels, kernel}, -bound, bound, init);
+      }()} {
+  if (with_bias) bias = Param{zeros({channels})};
+}
+
+mx::array CausalConv::operator()(const mx::array& input, const Pass& pass, bool silu,
+                                 std::optional<mx::array>& window) const {
+  const int B = input.shape(0), L = input.shape(1), C = input.shape(2);
+  const int K = weight.value.shape(1);
+  const auto tokens = token_columns(pass, L);
+  const auto only_tokens = [&](const mx::array& x) {
+    return tokens ? mx::where(*tokens, x, mx::array(0.0f, x.dtype())) : x;
+  };
+  const auto x = only_tokens(input);
+  const auto before =
+      window ? kernels::cast(*window, x.dtype()) : mx::zeros({B, K - 1, C}, x.dtype());
+  const auto seen = mx::concatenate({before, x}, 1);
+  // A copy, or the whole pass would be kept for its last positions.
+  window = mx::contiguous(mx::slice(seen, {0, L, 0}, {B, L + K - 1, C}));
+  const auto wide = f32(seen), w = f32(weight.value);
+  std::optional<mx::array> y;
+  for (int k = 0; k < K; ++k) {
+    const auto shifted = mx::slice(wide, {0, k, 0}, {B, k + L, C});
+    const auto part = mx::multiply(shifted, mx::squeeze(last_columns(w, k, k + 1), -1));
+    y = y ? mx::add(*y, part) : part;
+  }
+  if (bias) y = mx::add(*y, f32(bias->value));
+  return only_tokens(silu ? kernels::activate(kernels::Activation::silu, *y) : *y);
+}
+
+GatedNorm::GatedNorm(int dim, float epsilon) : weight{ones({dim})}, eps(epsilon) {}
+
+mx::array GatedNorm::operator()(const mx::array& y, const mx::array& z) const {
+  const auto gated = [&](const mx::array& x) {
+    const auto gate = f32(z);
+    return sigmoid ? mx::multiply(mx::sigmoid(gate), x)
+                   : kernels::gated(kernels::Activation::silu, gate, x);
+  };
+  const auto normed = [&](const mx::array& x) {
+    if (groups == 1) return kernels::rms_norm(x, f32(weight.value), eps);
+    const int width = x.shape(-1) / groups;
+    auto shape = x.shape();
+    shape.back() = groups, shape.push_back(width);
+    const auto parts = kernels::rms_norm(mx::reshape(x, shape), ones({width}), eps);
+    return mx::multiply(mx::reshape(parts, x.shape()), f32(weight.value));
+  };
+  return kernels::cast(gate_first ? normed(gated(f32(y))) : gated(normed(f32(y))), z.dtype());
+}
+
+mx::array unit_length(const mx::array& x) {
+  const auto wide = f32(x);
+  const auto square = mx::sum(mx::square(wide), -1, true);
+  return mx::multiply(wide, mx::rsqrt(mx::add(square, mx::array(1e-6f))));
+}
+
+mx::array softplus(const mx::array& x) {
+  return mx::logaddexp(f32(x), mx::array(0.0f));
+}
+
+mx::array log_decay(const mx::array& x, const Param& a_log, const Param& bias) {
+  const auto rate = mx::negative(mx::exp(f32(a_log.value)));
+  return mx::multiply(softplus(mx::add(f32(x), f32(bias.value))), rate);
+}
+
+Param new_log_rates(int n, float low, float high, Init& init) {
+  return {mx::log(uniform({n}, low, high, init))};
+}
+
+Param new_step_biases(int n, Init& init) {
+  const auto dt = mx::exp(uniform({n}, std::log(0.001f), std::log(0.1f), init));
+  return {mx::add(dt, mx::log(mx::negative(mx::expm1(mx::negative(dt)))))};
+}
+
+mx::array heads_of(const mx::array& x, int from, int heads, int width) {
+  const auto some = last_columns(x, from, from + heads * width);
+  return mx::swapaxes(mx::reshape(some, {x.shape(0), x.shape(1), heads, width}), 1, 2);
+}
+
+mx::array last_columns(const mx::array& x, int from, int to) {
+  mx::Shape start(x.ndim(), 0), stop = x.shape();
+  start.back() = from, stop.back() = to;
+  return mx::slice(x, start, stop);
+}
+
+}  // namespace lmxlab::core

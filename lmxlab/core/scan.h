@@ -1,0 +1,53 @@
+// Linear recurrences over positions, a chunk of them at a time: matrix products within a chunk, a
+// state from one chunk to the next. All in float32.
+#pragma once
+
+#include <mlx/array.h>
+
+#include <optional>
+
+namespace lmxlab::core {
+namespace mx = mlx::core;
+
+inline constexpr int kScanChunk = 64;
+
+struct Scanned {
+  mx::array out;    // [B, H, L, P]
+  mx::array state;  // [B, H, N, P], after the last position
+};
+
+/// S_t = exp(g_t) S_(t-1) + k_t v_t^T,  o_t = S_t^T q_t      (arXiv:2405.21060, section 6)
+/// @param q, k  [B, G, L, N], H a multiple of G: consecutive heads share them.
+/// @param v  [B, H, L, P].
+/// @param g  [B, H, L], at most 0.
+/// @param state  S_0 [B, H, N, P]; none: zero.
+/// @cost  O(B H L (N + Q) P) for chunks of Q; holds the L x Q scores. L = 1 is the recurrence
+/// itself.
+Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
+                    const std::optional<mx::array>& state = {});
+
+/// S'_t = exp(g_t) S_(t-1),  S_t = S'_t + k_t (beta_t (v_t - S'_t^T k_t))^T,  o_t = S_t^T q_t
+///                                                          (arXiv:2412.06464, section 3.3)
+/// @param q, k  [B, G, L, N], k of length 1 at most (beta below 2 / |k|^2 keeps S bounded).
+/// @param v  [B, H, L, P].
+/// @param g  [B, H, L], at most 0; or [B, H, L, N] with G = H, for each row of S its own
+///   (arXiv:2510.26692).
+/// @param beta  [B, H, L].
+/// @cost  as above, and log2(Q) products of Q x Q matrices a chunk.
+Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
+                   const mx::array& beta, const std::optional<mx::array>& state = {});
+
+/// h_t = exp(dt_t a) h_(t-1) + dt_t x_t b_t^T,  y_t = h_t c_t    (arXiv:2312.00752, algorithm 2)
+/// Decays differ for every number of the state, so no matrix product does it: chunks side by side,
+/// the positions of a chunk one after the other.
+/// @param x, dt  [B, L, I], dt at least 0.
+/// @param a  [I, N], at most 0.
+/// @param b, c  [B, L, N].
+/// @param state  h_0 [B, 1, I, N]; none: zero.
+/// @return  y [B, L, I], h_L [B, 1, I, N].
+/// @cost  O(B L I N) twice; the graph has a node a chunk and one a position of a chunk.
+Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
+                       const mx::array& b, const mx::array& c,
+                       const std::optional<mx::array>& state = {});
+
+}  // namespace lmxlab::core
