@@ -91,7 +91,7 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
       if (auto* r = std::get_if<Rope>(&a->position); r && r->dims == a->head_dim) r->dims = 0;
   const bool zeros = lend_biases(mine, theirs);
   if (!close(to_json(mine), to_json(theirs))) return std::nullopt;
-  return Expressed{{c.model_type, c.architecture, zeros}, std::move(mine)};
+  return Expressed{{c.model_type, c.architecture, c.family, zeros}, std::move(mine)};
 }
 /// By its family's class, or by another; rather by one that adds no zeros.
 std::optional<Expressed> expressed(const Model& m) {
@@ -171,7 +171,7 @@ std::vector<std::string> hf_model_types() {
 
 HfForm hf_form(const Model& m) {
   const auto found = expressed(m);
-  return found ? found->form : HfForm{kOurs, "LmxlabForCausalLM", false};
+  return found ? found->form : HfForm{kOurs, "LmxlabForCausalLM", "", false};
 }
 Model with_class_biases(const Model& m) {
   auto found = expressed(m);
@@ -243,7 +243,7 @@ HfRead from_hf(const Json& whole, bool strict) {
                 "[hf] config.json: a model of type lmxlab needs its \"lmxlab\" object");
   } else {
     out.model = read_class(config, *c, unread);
-    out.form = {c->model_type, c->architecture, false};
+    out.form = {c->model_type, c->architecture, c->family, false};
     validate(out.model, Kind::bad_data);
   }
   if (strict) {

@@ -17,6 +17,7 @@ inline constexpr const char* kOwnType = "lmxlab";
 struct HfForm {
   std::string model_type;    // "gpt2", "llama", ..., or "lmxlab" where no class expresses it
   std::string architecture;  // "GPT2LMHeadModel", "LlamaForCausalLM", "LmxlabForCausalLM"
+  std::string family;        // whose class it is; empty: nobody's
   bool zero_biases = false;  // the class has biases that the model lacks: they are written as zeros
 };
 HfForm hf_form(const Model& model);

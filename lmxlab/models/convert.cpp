@@ -17,9 +17,9 @@ namespace lmxlab {
 LanguageModel convert_model(LanguageModel model, DType dtype,
                             const std::function<void(int, int)>& progress) {
   auto config = model.config();
-  // A class that turns neighbours keeps its own order.
+  // A family whose class turns neighbours keeps its order.
   std::map<std::string, RotaryRows> turns;
-  if (config::hf_form(config).model_type == config::kOwnType)
+  if (config::hf_form(config).family != config.family)
     turns = set_rotary_order(config, RotaryOrder::halves);
   LanguageModel out(config, 0, dtype);
   out.set_special_ids(model.special_ids());
