@@ -215,6 +215,56 @@ NameRules with_experts(std::vector<Rename> block = {}, std::vector<Reshaped> res
   return {.block = std::move(block), .stacked = kExperts, .reshaped = std::move(reshaped)};
 }
 
+// ---- recurrent mixers ----
+
+/// A depthwise convolution, which torch keeps as [channels, 1, positions].
+Reshaped convolution(const char* ours, const char* theirs) {
+  return one(
+      ours, theirs,
+      [](const Arrays& in, const config::Block&) { return Arrays{mx::squeeze(in[0], 1)}; },
+      [](const Arrays& in, const config::Block&) { return Arrays{mx::expand_dims(in[0], 1)}; });
+}
+NameRules mamba() {
+  return {.layers = "backbone.layers.",
+          .model = {{"model.embed_tokens.", "backbone.embeddings."},
+                    {"model.norm.", "backbone.norm_f."}},
+          .block = {{"input_layernorm.", "norm."}},
+          .recurrent = {{"self_attn.", "mixer."}},
+          .reshaped = {convolution("self_attn.conv1d.weight", "mixer.conv1d.weight")}};
+}
+NameRules bamba() {
+  return {.model = {{"model.norm.", "model.final_layernorm."}},
+          .block = {{"post_attention_layernorm.", "pre_ff_layernorm."}, {"mlp.", "feed_forward."}},
+          .recurrent = {{"self_attn.", "mamba."}},
+          .reshaped = {convolution("self_attn.conv1d.weight", "mamba.conv1d.weight")}};
+}
+NameRules jamba() {
+  auto r = bamba();
+  r.block.insert(r.block.begin(), {"mlp.gate.", "feed_forward.router."});
+  r.stacked = {{"mlp.experts.gate_proj.", "feed_forward.experts.*.gate_proj."},
+               {"mlp.experts.up_proj.", "feed_forward.experts.*.up_proj."},
+               {"mlp.experts.down_proj.", "feed_forward.experts.*.down_proj."}};
+  return r;
+}
+NameRules lfm2() {
+  return {.model = {{"model.norm.", "model.embedding_norm."}},
+          .block = {{"input_layernorm.", "operator_norm."},
+                    {"post_attention_layernorm.", "ffn_norm."},
+                    {"self_attn.o_proj.", "self_attn.out_proj."},
+                    {"self_attn.q_norm.", "self_attn.q_layernorm."},
+                    {"self_attn.k_norm.", "self_attn.k_layernorm."},
+                    {"mlp.gate.e_score_correction_bias", "feed_forward.expert_bias"},
+                    {"mlp.gate.", "feed_forward.gate."},
+                    {"mlp.gate_proj.", "feed_forward.w1."},
+                    {"mlp.down_proj.", "feed_forward.w2."},
+                    {"mlp.up_proj.", "feed_forward.w3."}},
+          .recurrent = {{"self_attn.", "conv."}},
+          .stacked = {{"mlp.experts.gate_proj.", "feed_forward.experts.*.w1."},
+                      {"mlp.experts.down_proj.", "feed_forward.experts.*.w2."},
+                      {"mlp.experts.up_proj.", "feed_forward.experts.*.w3."}},
+          .reshaped = {convolution("self_attn.conv.weight", "conv.conv.weight")}};
+}
+
 using Make = std::function<NameRules(const config::Model&)>;
 const std::map<std::string, Make>& all() {
   static const auto all_of_them = [] {
@@ -311,6 +361,12 @@ const std::map<std::string, Make>& all() {
                      return Arrays{mx::expand_dims(in[0], 0)};
                    })});
          }},
+        {"mamba", [](const auto&) { return mamba(); }},
+        {"mamba2", [](const auto&) { return mamba(); }},
+        {"bamba", [](const auto&) { return bamba(); }},
+        {"jamba", [](const auto&) { return jamba(); }},
+        {"lfm2", [](const auto&) { return lfm2(); }},
+        {"lfm2_moe", [](const auto&) { return lfm2(); }},
         {"granitemoe", [](const auto&) { return granitemoe(); }},
         {"granitemoeshared", [](const auto&) { return granitemoe(); }},
         {"gpt_oss", [](const auto&) { return gpt_oss(); }},

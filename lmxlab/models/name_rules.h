@@ -44,8 +44,9 @@ struct Constant {
 
 struct NameRules {
   const char* layers = "model.layers.";
-  std::vector<Rename> model = {};  // outside of blocks
-  std::vector<Rename> block = {};  // behind "layers.N."
+  std::vector<Rename> model = {};      // outside of blocks
+  std::vector<Rename> block = {};      // behind "layers.N."
+  std::vector<Rename> recurrent = {};  // of blocks with a recurrent mixer, before the others
   std::vector<Fused> fused = {};
   std::vector<Stacked> stacked = {};
   std::vector<Reshaped> reshaped = {};

@@ -105,7 +105,11 @@ std::pair<std::string, std::string> around_star(const std::string& pattern) {
 // The way there: every block's tensors, by their names behind the number.
 class Block {
  public:
-  Block(const NameRules& rules, const config::Block& layer) : rules_(rules), layer_(layer) {}
+  Block(const NameRules& rules, const config::Block& layer, int dim)
+      : rules_(rules), layer_(layer), renames_(rules.block) {
+    if (config::recurrent_size(layer.mixer, dim))
+      renames_.insert(renames_.begin(), rules.recurrent.begin(), rules.recurrent.end());
+  }
 
   void to_ours(std::string path, Tensors theirs, Tensors& out) const {
     for (const char* b : rules_.buffers) theirs.erase(b);
@@ -137,7 +141,7 @@ class Block {
         for (size_t i = 0; i < parts.size(); ++i) out.emplace(path + f.ours[i] + leaf, parts[i]);
       }
     for (auto& [name, array] : theirs)
-      out.emplace(path + renamed(name, rules_.block, true), turned(array, rules_.turned));
+      out.emplace(path + renamed(name, renames_, true), turned(array, rules_.turned));
   }
 
   void to_theirs(std::string path, Tensors ours, Tensors& out) const {
@@ -165,7 +169,7 @@ class Block {
                       turned(fuse_rows(parts, cut_of(f, layer_)), rules_.turned));
       }
     for (auto& [name, array] : ours)
-      out.emplace(path + renamed(name, rules_.block, false), turned(array, rules_.turned));
+      out.emplace(path + renamed(name, renames_, false), turned(array, rules_.turned));
   }
 
  private:
@@ -184,6 +188,7 @@ class Block {
 
   const NameRules& rules_;
   const config::Block& layer_;
+  std::vector<Rename> renames_;
 };
 
 Tensors translated(Tensors tensors, const NameRules& rules, const config::Model& model,
@@ -204,7 +209,7 @@ Tensors translated(Tensors tensors, const NameRules& rules, const config::Model&
   }
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].empty()) continue;
-    const Block block(rules, model.layers[i]);
+    const Block block(rules, model.layers[i], model.dim);
     const std::string path = to + std::to_string(i) + ".";
     to_ours ? block.to_ours(path, std::move(blocks[i]), out)
             : block.to_theirs(path, std::move(blocks[i]), out);

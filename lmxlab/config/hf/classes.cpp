@@ -7,8 +7,8 @@ namespace lmxlab::config {
 const std::vector<HfClass>& hf_classes() {
   static const std::vector<HfClass> all = [] {
     std::vector<HfClass> out;
-    for (const auto& lineage :
-         {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(), moe_classes()})
+    for (const auto& lineage : {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(),
+                                moe_classes(), recurrent_classes()})
       out.insert(out.end(), lineage.begin(), lineage.end());
     return out;
   }();
@@ -29,16 +29,24 @@ std::optional<Decoder> decoder_of(const Model& m) {
   d.logit_softcap = m.logit_softcap;
   if (const auto* l = std::get_if<Learned>(&m.position)) d.context = l->length;
   bool ropes = false;
+  const Block* attends = nullptr;
   for (const Block& b : m.layers) {
     const auto* a = std::get_if<Attention>(&b.mixer);
     const auto* l = std::get_if<Mla>(&b.mixer);
     const auto* mlp = std::get_if<Mlp>(&b.ffn);
     const auto* moe = std::get_if<Moe>(&b.ffn);
-    if ((!a && !l) || (!mlp && !moe)) return std::nullopt;
+    const bool recurs = recurrent_size(b.mixer, m.dim).has_value();
+    if (!a && !l && !recurs) return std::nullopt;
+    if (!mlp && !moe && !std::holds_alternative<Nothing>(b.ffn)) return std::nullopt;
+    if (recurs && !d.recurrent) d.recurrent = b.mixer;
+    if (!recurs && !attends) attends = &b;
+    d.recurrent_layers.push_back(recurs);
     d.sparse.push_back(moe != nullptr);
     if (moe && !d.moe) d.moe = *moe, d.act = moe->act;
     if (mlp) d.hidden = mlp->hidden, d.act = mlp->act, d.mlp_bias = mlp->bias;
-    const auto* rope = std::get_if<Rope>(a ? &a->position : &l->position);
+    const auto* rope = a   ? std::get_if<Rope>(&a->position)
+                       : l ? std::get_if<Rope>(&l->position)
+                           : nullptr;
     const auto window = a ? a->window : std::nullopt;
     d.sliding.push_back(window.has_value()), d.rotated.push_back(rope != nullptr);
     if (window) d.window = window;
@@ -47,15 +55,15 @@ std::optional<Decoder> decoder_of(const Model& m) {
   }
   if (m.layers.empty()) return std::nullopt;
   const Block& b = m.layers[0];
-  if (const auto* a = std::get_if<Attention>(&b.mixer)) {
+  if (const auto* a = attends ? std::get_if<Attention>(&attends->mixer) : nullptr) {
     d.heads = a->heads, d.kv_heads = a->kv_heads, d.head_dim = a->head_dim;
     d.attention_bias = a->qkv_bias || a->out_bias;
     d.qkv_bias = a->qkv_bias, d.out_bias = a->out_bias, d.qk_norm = a->qk_norm.has_value();
     d.score_scale = a->scale, d.score_softcap = a->softcap, d.clip = a->clip;
     d.temperature = a->temperature, d.sinks = a->sinks;
     if (const auto* s = std::get_if<Alibi>(&a->position)) d.alibi = *s;
-  } else {
-    d.mla = std::get<Mla>(b.mixer);
+  } else if (attends) {
+    d.mla = std::get<Mla>(attends->mixer);
     d.heads = d.kv_heads = d.mla->heads, d.head_dim = d.mla->rope_dim;
     d.attention_bias = d.mla->bias;
     d.mscale_all = mscale_of(*d.mla);

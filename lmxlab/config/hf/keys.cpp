@@ -156,6 +156,45 @@ void Keys::layer_types(Decoder& d) {
     wrong("layer_types: layers with a sliding window, but no sliding_window");
 }
 
+void Keys::layer_kinds(Decoder& d, const char* recurrent) {
+  std::vector<std::string> types;
+  if (!reading())
+    for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i)
+      types.emplace_back(d.recurs(i) ? recurrent : kFull);
+  (*this)(types, {"layer_types"});
+  if (!reading() || types.empty()) return;
+  if (types.size() != static_cast<size_t>(d.depth))
+    return wrong("layer_types: expected one for each of " + std::to_string(d.depth) +
+                 " layers, got " + std::to_string(types.size()));
+  d.recurrent_layers.clear();
+  for (const auto& t : types) {
+    if (t != recurrent && t != kFull) not_supported("layer_types: \"" + t + "\"");
+    d.recurrent_layers.push_back(t == recurrent);
+  }
+}
+
+void Keys::number_or_word(int& value, Names names) {
+  if (!reading()) return (*this)(value, names);
+  const Json* found = find(names);
+  if (found && !found->is_string()) fields::read(*found, value, prefix_ + last_, *problems_);
+}
+
+void Keys::limits(float& least, std::optional<float>& most, const char* name) {
+  if (!reading()) {
+    out_[name] =
+        Json::array({Json(least), most ? Json(*most) : Json::object({{"__float__", "Infinity"}})});
+    return;
+  }
+  const Json* found = find({name});
+  if (!found) return;
+  const bool pair = found->is_array() && found->size() == 2 && found->as_array()[0].is_number() &&
+                    found->as_array()[1].is_number();
+  if (!pair) return wrong(std::string(name) + ": expected two numbers");
+  least = static_cast<float>(found->as_array()[0].as_number());
+  const double top = found->as_array()[1].as_number();
+  most = std::isfinite(top) ? std::optional(static_cast<float>(top)) : std::nullopt;
+}
+
 void Keys::dense_or_sparse(Decoder& d, const char* name) {
   std::vector<std::string> types;
   if (!reading())

@@ -30,10 +30,12 @@ struct Decoder {
   std::optional<Temperature> temperature = {};
   float embed_scale = 1, branch_scale = 1, logit_scale = 1;
   bool sinks = false;
-  std::optional<Moe> moe = {};    // in the place of the dense FFN
-  std::vector<bool> sparse = {};  // which layers have it; empty: all
-  std::optional<Mla> mla = {};    // in the place of attention
-  float mscale_all = 0;           // yarn's mscale_all_dim, which latent attention's scores know
+  std::optional<Mixer> recurrent = {};      // in the place of attention, in some layers or all
+  std::vector<bool> recurrent_layers = {};  // which; empty: all
+  std::optional<Moe> moe = {};              // in the place of the dense FFN
+  std::vector<bool> sparse = {};            // which layers have it; empty: all
+  std::optional<Mla> mla = {};              // in the place of attention
+  float mscale_all = 0;  // yarn's mscale_all_dim, which latent attention's scores know
   Rope rope = {};
   std::optional<Rope> local_rope = {};  // of layers with a window, where it is another
   std::optional<int> window = {};
@@ -43,6 +45,9 @@ struct Decoder {
   bool scale_by_layer = false;  // the scale of layer i is divided by i + 1
 
   bool slides(size_t layer) const { return window && (sliding.empty() || sliding[layer]); }
+  bool recurs(size_t layer) const {
+    return recurrent && (recurrent_layers.empty() || recurrent_layers[layer]);
+  }
   bool rotates(size_t layer) const { return rotated.empty() || rotated[layer]; }
 };
 
@@ -83,6 +88,12 @@ class Keys {
   /// A list of "sliding_attention" and "full_attention".
   void layer_types(Decoder& d);
 
+  /// A list of "full_attention" and `recurrent`.
+  void layer_kinds(Decoder& d, const char* recurrent);
+  /// A number, or a word ("auto") that leaves it as it is.
+  void number_or_word(int& value, Names names);
+  /// A list of two numbers, the second perhaps infinite.
+  void limits(float& least, std::optional<float>& most, const char* name);
   /// A list of "dense" and "sparse", in which layers have experts.
   void dense_or_sparse(Decoder& d, const char* name);
 

@@ -37,6 +37,7 @@ Model assemble(const Decoder& d, const char* family, const Block& block) {
   m.layers.assign(static_cast<size_t>(d.depth), block);
   for (size_t i = 0; i < m.layers.size(); ++i) {
     if (d.moe && (d.sparse.empty() || d.sparse[i])) m.layers[i].ffn = *d.moe;
+    if (d.recurs(i)) m.layers[i].mixer = *d.recurrent;
     auto* attention = std::get_if<Attention>(&m.layers[i].mixer);
     if (!attention) continue;
     auto& a = *attention;

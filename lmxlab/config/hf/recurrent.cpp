@@ -1,0 +1,261 @@
+// Models with recurrent mixers, alone or beside attention.
+#include "lmxlab/config/hf/shared.h"
+
+#include <algorithm>
+
+namespace lmxlab::config {
+namespace {
+
+/// The recurrent mixer of a class; its own or, when read, the defaults.
+template <class T>
+T recurrent_of(const Keys& k, const Decoder& d, const T& defaults) {
+  const auto* own = d.recurrent ? std::get_if<T>(&*d.recurrent) : nullptr;
+  return k.reading() || !own ? defaults : *own;
+}
+/// Layers alternate by a rule where no list says it.
+template <class F>
+void recurrent_where(Keys& k, Decoder& d, F rule) {
+  if (k.reading()) d.recurrent_layers = layers_where(d, [&](int i) { return rule(i - 1); });
+}
+/// "auto": a sixteenth of the width.
+void rank(Keys& k, int& value, const Decoder& d, const char* name) {
+  const int automatic = (d.dim + 15) / 16;
+  if (k.reading()) value = automatic;
+  k.number_or_word(value, {name});
+}
+
+void mamba_sizes(Keys& k, Decoder& d) {
+  k.require(d.vocab, {"vocab_size"});
+  k.require(d.dim, {"hidden_size", "d_model"});
+  k.depth(d.depth, {"num_hidden_layers", "n_layer"});
+  k(d.eps, {"layer_norm_epsilon"});
+  k(d.init_std, {"initializer_range"});
+  k.skip({"hidden_act", "rescale_prenorm_residual", "residual_in_fp32", "time_step_scale",
+          "time_step_min", "time_step_max", "time_step_floor", "time_step_init_scheme",
+          "use_mambapy", "use_associative_scan", "use_mamba_kernels", "chunk_size", "rms_norm",
+          "norm_before_gate", "fused_add_norm", "ssm_cfg", "pad_vocab_size_multiple"});
+}
+/// Blocks of a mixer and nothing else.
+Model mixers_alone(const Decoder& d, const char* family) {
+  Block b = llama_block(d);
+  b.ffn = Nothing{};
+  return assemble(d, family, b);
+}
+
+void mamba_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.init_std = 0.1f, d.tie = true;
+  mamba_sizes(k, d);
+  Mamba m = recurrent_of(k, d, Mamba{});
+  if (k.reading()) {
+    int expand = 2;
+    k(expand, {"expand"});
+    m.inner = expand * d.dim;
+    k.skip({"intermediate_size"});
+  } else {
+    k.constant("expand", d.dim > 0 ? m.inner / d.dim : 2);
+    k.constant("intermediate_size", m.inner);
+  }
+  k(m.state, {"state_size"});
+  k(m.conv, {"conv_kernel"});
+  rank(k, m.dt_rank, d, "time_step_rank");
+  k(m.bias, {"use_bias"});
+  k(m.conv_bias, {"use_conv_bias"});
+  k(d.tie, {"tie_word_embeddings"});
+  d.recurrent = m;
+}
+Model mamba_model(const Decoder& d) {
+  return mixers_alone(d, "mamba");
+}
+
+/// Mamba-2 under a class's names.
+struct Mamba2Names {
+  Names heads, head_dim, groups, state, conv, in_bias, conv_bias;
+};
+Mamba2 mamba2_keys_of(Keys& k, const Decoder& d, const Mamba2& defaults, const Mamba2Names& names) {
+  Mamba2 m = recurrent_of(k, d, defaults);
+  k(m.heads, names.heads);
+  k(m.head_dim, names.head_dim);
+  k(m.groups, names.groups);
+  k(m.state, names.state);
+  k(m.conv, names.conv);
+  k(m.in_bias, names.in_bias);
+  m.out_bias = m.in_bias;
+  k(m.conv_bias, names.conv_bias);
+  m.norm_eps = d.eps;
+  k.limits(m.dt_min, m.dt_max, "time_step_limit");
+  return m;
+}
+void mamba2_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.init_std = 0.1f;
+  mamba_sizes(k, d);
+  const Mamba2 m = mamba2_keys_of(k, d, {.heads = 128, .head_dim = 64, .groups = 8, .state = 128},
+                                  {{"num_heads"},
+                                   {"head_dim"},
+                                   {"n_groups"},
+                                   {"state_size"},
+                                   {"conv_kernel"},
+                                   {"use_bias"},
+                                   {"use_conv_bias"}});
+  k.constant("expand", d.dim > 0 ? m.heads * m.head_dim / d.dim : 2);
+  k.skip({"time_step_rank"});
+  k(d.tie, {"tie_word_embeddings"});
+  d.recurrent = m;
+}
+Model mamba2_model(const Decoder& d) {
+  return mixers_alone(d, "mamba2");
+}
+
+void bamba_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 262'144;
+  sizes(k, d, false);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  k.rope(d, {.share = 0.5f});
+  k(d.attention_bias, {"attention_bias"});
+  k(d.mlp_bias, {"mlp_bias"});
+  Mamba2 defaults{.heads = 128, .groups = 1, .state = 256};
+  d.recurrent = mamba2_keys_of(k, d, defaults,
+                               {{"mamba_n_heads"},
+                                {"mamba_d_head"},
+                                {"mamba_n_groups"},
+                                {"mamba_d_state"},
+                                {"mamba_d_conv"},
+                                {"mamba_proj_bias"},
+                                {"mamba_conv_bias"}});
+  const auto& m = std::get<Mamba2>(*d.recurrent);
+  k.constant("mamba_expand", d.dim > 0 ? m.heads * m.head_dim / d.dim : 2);
+  std::vector<int> attention;
+  if (!k.reading())
+    for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i)
+      if (!d.recurs(i)) attention.push_back(static_cast<int>(i));
+  k(attention, {"attn_layer_indices"});
+  recurrent_where(k, d, [&](int i) {
+    return std::find(attention.begin(), attention.end(), i) == attention.end();
+  });
+  k.skip({"mamba_chunk_size", "num_logits_to_keep", "z_loss_coefficient", "layer_types",
+          "attn_rotary_emb"});
+}
+Model bamba_model(const Decoder& d) {
+  return assemble(d, "bamba", llama_block(d));
+}
+
+void jamba_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.context = 262'144;
+  sizes(k, d, false);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  Mamba m = recurrent_of(k, d, Mamba{.norms = MambaNorms::learned});
+  if (k.reading()) {
+    int expand = 2;
+    k(expand, {"mamba_expand"});
+    m.inner = expand * d.dim;
+  } else {
+    k.constant("mamba_expand", d.dim > 0 ? m.inner / d.dim : 2);
+  }
+  k(m.state, {"mamba_d_state"});
+  k(m.conv, {"mamba_d_conv"});
+  rank(k, m.dt_rank, d, "mamba_dt_rank");
+  k(m.bias, {"mamba_proj_bias"});
+  k(m.conv_bias, {"mamba_conv_bias"});
+  m.norm_eps = d.eps;
+  d.recurrent = m;
+  // One attention layer in each period, and one with experts.
+  const auto cycle = [&](const char* period_key, const char* offset_key, int period, int offset,
+                         const std::vector<bool>& picked) {
+    if (!k.reading()) {
+      const auto first = std::find(picked.begin(), picked.end(), true);
+      const auto second = first == picked.end() ? first : std::find(first + 1, picked.end(), true);
+      offset = static_cast<int>(first - picked.begin());
+      period =
+          second == picked.end() ? std::max(d.depth, offset + 1) : static_cast<int>(second - first);
+    }
+    k(period, {period_key});
+    k(offset, {offset_key});
+    if (period < 1) k.wrong(std::string(period_key) + ": expected at least 1"), period = 1;
+    return layers_where(d, [&](int i) { return (i - 1) % period == offset; });
+  };
+  std::vector<bool> attends;
+  for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i) attends.push_back(!d.recurs(i));
+  const auto attention = cycle("attn_layer_period", "attn_layer_offset", 8, 4, attends);
+  recurrent_where(k, d, [&](int i) { return !attention[static_cast<size_t>(i)]; });
+  expert_sizes(k, d, {.experts = 16, .top_k = 2, .hidden = d.hidden, .scoring = Scoring::softmax},
+               {{"num_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}});
+  const auto sparse = cycle("expert_layer_period", "expert_layer_offset", 2, 1, d.sparse);
+  if (k.reading()) d.sparse = sparse, d.rotated.assign(static_cast<size_t>(d.depth), false);
+  if (d.moe->experts == 1) d.moe.reset();
+  k.skip({"use_mamba_kernels", "use_mambapy", "use_associative_scan",
+          "calc_logits_for_entire_prompt", "num_logits_to_keep", "mamba_inner_layernorms",
+          "sliding_window", "n_ctx"});
+}
+Model jamba_model(const Decoder& d) {
+  return d.moe ? with_experts(d, "jamba", llama_block(d)) : assemble(d, "jamba", llama_block(d));
+}
+
+void lfm2_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.tie = true, d.context = 128'000, d.rope.theta = 1'000'000;
+  sizes(k, d, false);
+  k(d.eps, {"norm_eps"});
+  k.rope(d);
+  ShortConv conv = recurrent_of(k, d, ShortConv{});
+  k(conv.conv, {"conv_L_cache"});
+  k(conv.bias, {"conv_bias"});
+  d.recurrent = conv;
+  k.layer_kinds(d, "conv");
+  k.skip({"full_attn_idxs", "conv_dim", "conv_dim_out", "conv_use_xavier_init", "block_dim",
+          "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu",
+          "block_use_xavier_init", "num_heads", "use_pos_enc", "theta", "tie_embedding",
+          "block_ff_dim"});
+}
+void lfm2_dense_keys(Keys& k, Decoder& d) {
+  lfm2_keys(k, d);
+  if (!k.reading()) return k.constant("block_auto_adjust_ff_dim", false);
+  // What is said of the width is what a gated FFN takes two thirds of.
+  bool adjust = true;
+  float factor = 1;
+  int multiple = 256;
+  k(d.hidden, {"block_ff_dim"});
+  k(adjust, {"block_auto_adjust_ff_dim"});
+  k(factor, {"block_ffn_dim_multiplier"});
+  k(multiple, {"block_multiple_of"});
+  if (!adjust) return;
+  if (multiple < 1) k.wrong("block_multiple_of: expected at least 1"), multiple = 1;
+  d.hidden = static_cast<int>(factor * static_cast<float>(2 * d.hidden / 3));
+  d.hidden = (d.hidden + multiple - 1) / multiple * multiple;
+}
+Block lfm2_block(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qk_norm = b.norm;
+  return b;
+}
+Model lfm2_model(const Decoder& d) {
+  return assemble(d, "lfm2", lfm2_block(d));
+}
+void lfm2_moe_keys(Keys& k, Decoder& d) {
+  lfm2_keys(k, d);
+  Moe defaults{.experts = 32, .top_k = 4, .hidden = 1792, .scoring = Scoring::sigmoid};
+  defaults.selection_bias = true, defaults.normalize = 1, defaults.norm_eps = 1e-6f;
+  expert_sizes(k, d, defaults,
+               {{"num_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}});
+  k(d.moe->scale, {"routed_scaling_factor"});
+  k(d.moe->selection_bias, {"use_expert_bias"});
+  normalized(k, d, "norm_topk_prob");
+  first_dense(k, d, "num_dense_layers", 2);
+}
+Model lfm2_moe_model(const Decoder& d) {
+  return with_experts(d, "lfm2_moe", lfm2_block(d));
+}
+
+}  // namespace
+
+std::vector<HfClass> recurrent_classes() {
+  return {
+      {"mamba", "MambaForCausalLM", "mamba", mamba_keys, mamba_model},
+      {"mamba2", "Mamba2ForCausalLM", "mamba2", mamba2_keys, mamba2_model},
+      {"bamba", "BambaForCausalLM", "bamba", bamba_keys, bamba_model},
+      {"jamba", "JambaForCausalLM", "jamba", jamba_keys, jamba_model},
+      {"lfm2", "Lfm2ForCausalLM", "lfm2", lfm2_dense_keys, lfm2_model},
+      {"lfm2_moe", "Lfm2MoeForCausalLM", "lfm2_moe", lfm2_moe_keys, lfm2_moe_model},
+  };
+}
+
+}  // namespace lmxlab::config
