@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace lmxlab::config {
 namespace {
@@ -187,11 +188,13 @@ void Keys::limits(float& least, std::optional<float>& most, const char* name) {
   }
   const Json* found = find({name});
   if (!found) return;
+  const auto is_limit = [](const Json& j) { return j.is_number() || j.is_object(); };
   const bool pair = found->is_array() && found->size() == 2 && found->as_array()[0].is_number() &&
-                    found->as_array()[1].is_number();
+                    is_limit(found->as_array()[1]);
   if (!pair) return wrong(std::string(name) + ": expected two numbers");
   least = static_cast<float>(found->as_array()[0].as_number());
-  const double top = found->as_array()[1].as_number();
+  const Json& last = found->as_array()[1];  // as we write it, an object
+  const double top = last.is_number() ? last.as_number() : std::numeric_limits<double>::infinity();
   most = std::isfinite(top) ? std::optional(static_cast<float>(top)) : std::nullopt;
 }
 

@@ -137,9 +137,6 @@ void deepseek_v3_keys(Keys& k, Decoder& d) {
 Model deepseek_v3_model(const Decoder& d) {
   return with_experts(d, "deepseek_v3", mla_block(d));
 }
-Model kimi_k2_model(const Decoder& d) {
-  return with_experts(d, "kimi_k2", mla_block(d));
-}
 
 void glm4_moe_lite_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.eps = 1e-5f, d.context = 202'752, d.rope.theta = 1'000'000;
@@ -161,7 +158,7 @@ std::vector<HfClass> mla_classes() {
       {"youtu", "YoutuForCausalLM", "youtu", youtu_keys, youtu_model},
       {"deepseek_v2", "DeepseekV2ForCausalLM", "deepseek_v2", deepseek_v2_keys, deepseek_v2_model},
       {"deepseek_v3", "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_model},
-      {"kimi_k2", "DeepseekV3ForCausalLM", "kimi_k2", deepseek_v3_keys, kimi_k2_model},
+      {"kimi_k2", "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_model},
       {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", "glm4_moe_lite", glm4_moe_lite_keys,
        glm4_moe_lite_model},
   };

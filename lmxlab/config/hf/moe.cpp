@@ -337,7 +337,7 @@ void dbrx_keys(Keys& k, Decoder& d) {
   k.inside("attn_config", [&](Keys& a) {
     a(d.kv_heads, {"kv_n_heads"});
     a(d.clip, {"clip_qkv"});
-    if (a.reading()) a(d.rope.theta, {"rope_theta"});  // the class's own key counts more
+    a(d.rope.theta, {"rope_theta"});  // the class's own key counts more
     a.skip({"attn_pdrop"});
   });
   k.inside("ffn_config", [&](Keys& f) {
