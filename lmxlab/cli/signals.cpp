@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <system_error>
 
 namespace lmxlab::cli {
 namespace {
@@ -32,14 +33,20 @@ Signals::Signals() {
 #endif
   if (::pipe(g_pipe) != 0) return;  // then the system's defaults stay
   for (const int fd : g_pipe) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-  watcher_ = std::thread([this] {
+  const auto watch = [this] {
     for (char byte = 0;;) {
       const auto n = ::read(g_pipe[0], &byte, 1);
       if (n < 0 && errno == EINTR) continue;
       if (n == 1 && byte != 0) request(byte == 2);
       if (n <= 0 || byte == 0) return;
     }
-  });
+  };
+  try {
+    watcher_ = std::thread(watch);
+  } catch (const std::system_error&) {  // nor where there is no memory for a thread
+    for (const int fd : g_pipe) ::close(fd);
+    return;
+  }
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;

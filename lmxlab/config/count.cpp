@@ -57,6 +57,7 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
   const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
   Whole n = linear(dim, q, a->qkv_bias) + Whole(2) * linear(dim, kv, a->qkv_bias) +
             linear(q, dim, a->out_bias);
+  if (a->gate) n += linear(dim, q, a->qkv_bias);
   if (a->sinks) n += a->heads;
   if (a->out_norm) n += norm_parameters(*a->out_norm, static_cast<int>(q.value));
   if (a->qk_norm && a->qk_norm_by_head)
@@ -118,7 +119,7 @@ double mixer_flops(const Mixer& mixer, int dim, double length) {
     return flops;
   }
   const double q = double(a->heads) * a->head_dim, kv = double(a->kv_heads) * a->head_dim;
-  const double projections = 2 * double(dim) * (2 * q + 2 * kv);
+  const double projections = 2 * double(dim) * ((a->gate ? 3 : 2) * q + 2 * kv);
   return projections + 2 * (2 * q) * mean_keys(length, a->window);
 }
 

@@ -143,6 +143,7 @@ Phrases mixer_phrases(const Mixer& mixer) {
     out.push_back("output bias");
   if (a.scale) out.push_back("scale " + number(*a.scale));
   if (a.softcap) out.push_back("softcap " + number(*a.softcap));
+  if (a.gate) out.push_back("gate");
   if (a.sinks) out.push_back("sinks");
   if (a.clip) out.push_back("q, k, v within " + number(*a.clip));
   if (a.out_norm) out.push_back("output norm " + norm_phrase(*a.out_norm));

@@ -41,6 +41,7 @@ struct Attention {
       {};  // queries, keys and values stay within -clip and clip (OLMo, DBRX)
   std::optional<Norm> out_norm = {};  // over all heads, before the output projection (BitNet)
   std::optional<Temperature> temperature = {};
+  bool gate = false;   // what is mixed times sigmoid of a projection of its own
   bool sinks = false;  // a learned score a head that takes part in the softmax and has no value
   template <class V>
   void visit(V& v) {
@@ -60,6 +61,7 @@ struct Attention {
     v("clip", clip, "queries, keys and values stay within -clip and clip");
     v("out_norm", out_norm, "norm over all heads, before the output projection");
     v("temperature", temperature, "queries grow with their position");
+    v("gate", gate, "what is mixed times sigmoid of a projection of its own");
     v("sinks", sinks, "a learned score a head that has no value (arXiv:2508.10925)");
   }
 };

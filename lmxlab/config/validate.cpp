@@ -87,6 +87,7 @@ class Checker {
         l && l->bias && a.qk_norm_by_head)
       say("mixer.qk_norm", "norms with weights by head have no bias");
     if (const auto* s = std::get_if<Alibi>(&a.position)) above_zero("mixer.position.max", s->max);
+    if (a.clip && a.gate) say("mixer.clip", "there is none beside a gate");
     if (a.temperature) {
       above_zero("mixer.temperature.scale", a.temperature->scale);
       positive("mixer.temperature.every", a.temperature->every);

@@ -59,6 +59,7 @@ Attention::Attention(const config::Attention& c, const Build& b)
       o_proj(c.heads * c.head_dim, b.dim, c.out_bias, b.residual_std, b.init),
       config_(c) {
   if (c.qk_norm) q_norm.emplace(c, c.heads), k_norm.emplace(c, c.kv_heads);
+  if (c.gate) gate_proj.emplace(b.dim, c.heads * c.head_dim, c.qkv_bias, b.std, b.init);
   if (c.sinks) sinks = Param{zeros({c.heads})};
   if (c.out_norm) out_norm.emplace(*c.out_norm, c.heads * c.head_dim);
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
@@ -81,15 +82,22 @@ std::unique_ptr<LayerCache> Attention::make_cache(const CacheOptions& options) c
 
 Arrays Attention::project(const mx::array& x, Pass&) const {
   const auto& c = config_;
-  auto qkv = core::project(x, {&q_proj, &k_proj, &v_proj});
+  std::vector<const Linear*> layers{&q_proj, &k_proj, &v_proj};
+  if (gate_proj) layers.push_back(&*gate_proj);
+  auto qkv = core::project(x, layers);
   if (c.clip)
-    for (auto& a : qkv)
+    for (auto& a : qkv)  // no class has a gate and a clip
       a = mx::clip(a, mx::array(-*c.clip, a.dtype()), mx::array(*c.clip, a.dtype()));
   if (q_norm && !c.qk_norm_late) qkv[0] = q_norm->flat(qkv[0]), qkv[1] = k_norm->flat(qkv[1]);
   return qkv;
 }
 
-mx::array Attention::mix(const Arrays& qkv, Pass& pass) const {
+mx::array Attention::mix(const Arrays& parts, Pass& pass) const {
+  const auto mixed = ungated(parts, pass);
+  return gate_proj ? mx::multiply(mixed, mx::sigmoid(parts[3])) : mixed;
+}
+
+mx::array Attention::ungated(const Arrays& qkv, Pass& pass) const {
   const auto in_place = attend_in_place(qkv[0], qkv[1], qkv[2], pass);
   return in_place ? *in_place : attend(qkv[0], qkv[1], qkv[2], pass);
 }

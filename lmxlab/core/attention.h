@@ -40,17 +40,19 @@ class Attention : public Mixer {
     return o_proj(out_norm ? (*out_norm)(mixed) : mixed);
   }
   void visit(Visitor& v) override {
-    v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("o_proj", o_proj);
+    v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("gate_proj", gate_proj);
+    v("o_proj", o_proj);
     v("q_norm", q_norm), v("k_norm", k_norm), v("out_norm", out_norm), v("sinks", sinks);
   }
   void visit_part(Visitor& v, bool first) override {
     if (!first) return v("o_proj", o_proj), v("out_norm", out_norm);
-    v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj);
+    v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("gate_proj", gate_proj);
     if (!config_.qk_norm_late) v("q_norm", q_norm), v("k_norm", k_norm);
   }
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
 
   Linear q_proj, k_proj, v_proj, o_proj;
+  std::optional<Linear> gate_proj;
   std::optional<HeadNorm> q_norm, k_norm;
   std::optional<Norm> out_norm;
   std::optional<Param> sinks;  // [H]
@@ -59,6 +61,7 @@ class Attention : public Mixer {
   float scale() const;
   // Of a query: the config's, or that of the cache if it is less.
   std::optional<int> window(int max_kv) const;
+  mx::array ungated(const Arrays& qkv, Pass& pass) const;
   // q [B, L, H Dh], k and v [B, L, K Dh] -> [B, L, H Dh]
   std::optional<mx::array> attend_in_place(const mx::array& q, const mx::array& k,
                                            const mx::array& v, Pass& pass) const;

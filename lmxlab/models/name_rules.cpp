@@ -265,6 +265,25 @@ NameRules lfm2() {
           .reshaped = {convolution("self_attn.conv.weight", "conv.conv.weight")}};
 }
 
+NameRules qwen3_next(bool experts) {
+  NameRules r{.block = {{"mlp.shared_experts.", "mlp.shared_expert."}},
+              .recurrent = {{"self_attn.", "linear_attn."}},
+              .fused = {{"self_attn.q_proj.",
+                         {"self_attn.q_proj.", "self_attn.gate_proj."},
+                         Layout::heads}},
+              .reshaped = {convolution("self_attn.conv1d.weight", "linear_attn.conv1d.weight")}};
+  if (experts) r.stacked = kExperts;
+  return r;
+}
+NameRules granitemoehybrid() {
+  auto r = granitemoe();
+  r.block.push_back({"mlp.down_proj.", "shared_mlp.output_linear."});
+  r.fused.push_back({"shared_mlp.input_linear.", kGateUp});
+  r.recurrent = {{"self_attn.", "mamba."}};
+  r.reshaped.push_back(convolution("self_attn.conv1d.weight", "mamba.conv1d.weight"));
+  return r;
+}
+
 using Make = std::function<NameRules(const config::Model&)>;
 const std::map<std::string, Make>& all() {
   static const auto all_of_them = [] {
@@ -367,6 +386,10 @@ const std::map<std::string, Make>& all() {
         {"jamba", [](const auto&) { return jamba(); }},
         {"lfm2", [](const auto&) { return lfm2(); }},
         {"lfm2_moe", [](const auto&) { return lfm2(); }},
+        {"qwen3_next", [](const auto&) { return qwen3_next(true); }},
+        {"qwen3_5_text", [](const auto&) { return qwen3_next(false); }},
+        {"qwen3_5_moe_text", [](const auto&) { return qwen3_next(true); }},
+        {"granitemoehybrid", [](const auto&) { return granitemoehybrid(); }},
         {"granitemoe", [](const auto&) { return granitemoe(); }},
         {"granitemoeshared", [](const auto&) { return granitemoe(); }},
         {"gpt_oss", [](const auto&) { return gpt_oss(); }},

@@ -19,6 +19,7 @@ struct Fused {
   enum class Layout {
     rows,     // one after another
     grouped,  // of queries, keys and values: each key head behind its queries, then its value head
+    heads,    // of each head the rows of one, then those of the next
     shards,   // queries, values, keys, in four parts one after another (CodeGen)
   };
   const char* theirs;

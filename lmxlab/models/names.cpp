@@ -48,7 +48,11 @@ int rows_of(std::string_view part, const config::Block& layer) {
     return moe ? moe->shared : 0;
   }
   if (part.starts_with("mlp.")) return m ? m->hidden : 0;
-  return !a ? 0 : (part.find("q_proj") != part.npos ? a->heads : a->kv_heads) * a->head_dim;
+  return !a ? 0
+            : (part.find("q_proj") != part.npos || part.find("gate_proj") != part.npos
+                   ? a->heads
+                   : a->kv_heads) *
+                  a->head_dim;
 }
 
 // A fused matrix's rows as [outer, parts, inner]: how many of them each of ours has.
@@ -61,6 +65,8 @@ Cut cut_of(const Fused& f, const config::Block& layer) {
   Cut cut{1, {}, {}};
   for (size_t i = 0; i < f.ours.size(); ++i) cut.order.push_back(i);
   if (f.layout == Fused::Layout::shards) cut.outer = kShards, cut.order = {0, 2, 1};
+  if (f.layout == Fused::Layout::heads)
+    if (const auto* a = std::get_if<config::Attention>(&layer.mixer)) cut.outer = a->heads;
   if (f.layout == Fused::Layout::grouped)
     if (const auto* a = std::get_if<config::Attention>(&layer.mixer)) cut.outer = a->kv_heads;
   for (const size_t i : cut.order)
@@ -125,7 +131,8 @@ class Block {
       }
     }
     for (const auto& r : rules_.reshaped) reshape(path, r.theirs, r.ours, r.to_ours, theirs, out);
-    for (const auto& f : rules_.fused)
+    for (const auto& f : rules_.fused) {
+      if (!has(f)) continue;
       for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
         auto node = theirs.extract(std::string(f.theirs) + leaf);
         if (node.empty()) continue;
@@ -140,6 +147,7 @@ class Block {
         const auto parts = split_rows(fused, cut);
         for (size_t i = 0; i < parts.size(); ++i) out.emplace(path + f.ours[i] + leaf, parts[i]);
       }
+    }
     for (auto& [name, array] : theirs)
       out.emplace(path + renamed(name, renames_, true), turned(array, rules_.turned));
   }
@@ -158,7 +166,8 @@ class Block {
       }
     }
     for (const auto& r : rules_.reshaped) reshape(path, r.ours, r.theirs, r.to_theirs, ours, out);
-    for (const auto& f : rules_.fused)
+    for (const auto& f : rules_.fused) {
+      if (!has(f)) continue;
       for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
         std::vector<mx::array> parts;
         for (const char* o : f.ours)
@@ -168,11 +177,17 @@ class Block {
           out.emplace(path + f.theirs + leaf,
                       turned(fuse_rows(parts, cut_of(f, layer_)), rules_.turned));
       }
+    }
     for (auto& [name, array] : ours)
       out.emplace(path + renamed(name, renames_, false), turned(array, rules_.turned));
   }
 
  private:
+  // Whether the layer has the parts of a fused matrix at all.
+  bool has(const Fused& f) const {
+    return std::all_of(f.ours.begin(), f.ours.end(),
+                       [&](const char* o) { return rows_of(o, layer_) > 0; });
+  }
   // Where all of them are there.
   void reshape(const std::string& path, const std::vector<const char*>& from,
                const std::vector<const char*>& to, const Reshaped::Turn& turn, Tensors& in,

@@ -75,6 +75,12 @@ TEST(Documents, TheTablesOfTheConfigAreTheCodes) {
   EXPECT_EQ(joined(table("docs/models.md", "moe keys")), joined(experts));
 }
 
+TEST(Documents, EveryModelTypeHasARow) {
+  const auto page = read_file(kTop / "docs/architectures.md");
+  for (const auto& type : config::hf_model_types())
+    EXPECT_NE(page.find("| `" + type + "` |"), std::string::npos) << type;
+}
+
 TEST(Documents, TheTableOfPresetsIsTheCodes) {
   std::vector<std::string> expected{"| preset | parameters | layers | width | heads | context |",
                                     "| --- | ---: | ---: | ---: | ---: | ---: |"};

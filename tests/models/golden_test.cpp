@@ -227,7 +227,8 @@ INSTANTIATE_TEST_SUITE_P(
                     "dots1", "glm4_moe", "ernie4_5_moe", "hunyuan_v1_moe", "minimax_m2",
                     "granitemoe", "granitemoeshared", "gpt_oss", "dbrx", "deepseek_v2",
                     "deepseek_v3", "kimi_k2", "glm4_moe_lite", "mamba", "mamba2", "bamba", "jamba",
-                    "lfm2", "lfm2_moe"),
+                    "lfm2", "lfm2_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
+                    "qwen3_5_multimodal", "granitemoehybrid"),
     [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

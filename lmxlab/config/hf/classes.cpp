@@ -60,7 +60,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
     d.attention_bias = a->qkv_bias || a->out_bias;
     d.qkv_bias = a->qkv_bias, d.out_bias = a->out_bias, d.qk_norm = a->qk_norm.has_value();
     d.score_scale = a->scale, d.score_softcap = a->softcap, d.clip = a->clip;
-    d.temperature = a->temperature, d.sinks = a->sinks;
+    d.temperature = a->temperature, d.sinks = a->sinks, d.gate = a->gate;
     if (const auto* s = std::get_if<Alibi>(&a->position)) d.alibi = *s;
   } else if (attends) {
     d.mla = std::get<Mla>(attends->mixer);

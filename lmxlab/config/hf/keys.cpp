@@ -292,6 +292,7 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
     if (!factor) in.wrong("factor: missing");
     return factor.value_or(1.f);
   };
+  in.skip({"mrope_section", "mrope_interleaved"});  // a text's three positions are one
   if (growth) *temperature = Temperature{*growth, trained, 0};
   if (kind == "linear") {
     const float f = need_factor();

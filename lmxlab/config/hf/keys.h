@@ -29,7 +29,7 @@ struct Decoder {
   std::optional<Alibi> alibi = {};
   std::optional<Temperature> temperature = {};
   float embed_scale = 1, branch_scale = 1, logit_scale = 1;
-  bool sinks = false;
+  bool sinks = false, gate = false;
   std::optional<Mixer> recurrent = {};      // in the place of attention, in some layers or all
   std::vector<bool> recurrent_layers = {};  // which; empty: all
   std::optional<Moe> moe = {};              // in the place of the dense FFN

@@ -58,6 +58,20 @@ Model with_experts(Decoder d, const char* family, const Block& block) {
   return assemble(d, family, block);
 }
 
+void qwen_layers(Keys& k, Decoder& d) {
+  int step = 1;
+  std::vector<int> dense;
+  if (!k.reading())
+    for (size_t i = 0; i < d.sparse.size(); ++i)
+      if (!d.sparse[i]) dense.push_back(static_cast<int>(i));
+  k(step, {"decoder_sparse_step"});
+  k(dense, {"mlp_only_layers"});
+  if (!k.reading()) return;
+  if (step < 1) k.wrong("decoder_sparse_step: expected at least 1"), step = 1;
+  d.sparse = layers_where(d, [&](int i) {
+    return i % step == 0 && std::find(dense.begin(), dense.end(), i - 1) == dense.end();
+  });
+}
 namespace {
 
 const ExpertNames kQwen{
@@ -81,21 +95,6 @@ Model mixtral_model(const Decoder& d) {
   return with_experts(d, "mixtral", llama_block(d));
 }
 
-/// Which layers are dense: those in a list, and all but each step-th.
-void qwen_layers(Keys& k, Decoder& d) {
-  int step = 1;
-  std::vector<int> dense;
-  if (!k.reading())
-    for (size_t i = 0; i < d.sparse.size(); ++i)
-      if (!d.sparse[i]) dense.push_back(static_cast<int>(i));
-  k(step, {"decoder_sparse_step"});
-  k(dense, {"mlp_only_layers"});
-  if (!k.reading()) return;
-  if (step < 1) k.wrong("decoder_sparse_step: expected at least 1"), step = 1;
-  d.sparse = layers_where(d, [&](int i) {
-    return i % step == 0 && std::find(dense.begin(), dense.end(), i - 1) == dense.end();
-  });
-}
 void qwen2_moe_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.qkv_bias = true, d.context = 32'768;
   llama_like(k, d);

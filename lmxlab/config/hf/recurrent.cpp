@@ -245,6 +245,119 @@ Model lfm2_moe_model(const Decoder& d) {
   return with_experts(d, "lfm2_moe", lfm2_block(d));
 }
 
+/// Qwen3-Next and 3.5: gated delta nets, and gated attention in each fourth layer.
+void qwen_hybrid_keys(Keys& k, Decoder& d, DeltaProjections projections) {
+  if (k.reading()) d.head_dim = 256, d.context = 32'768;
+  llama_like(k, d, {.share = 0.25f});
+  k(d.attention_bias, {"attention_bias"});
+  GatedDelta g = recurrent_of(
+      k, d, GatedDelta{.heads = 32, .key_heads = 16, .key_dim = 128, .value_dim = 128});
+  k(g.heads, {"linear_num_value_heads"});
+  k(g.key_heads, {"linear_num_key_heads"});
+  k(g.key_dim, {"linear_key_head_dim"});
+  k(g.value_dim, {"linear_value_head_dim"});
+  k(g.conv, {"linear_conv_kernel_dim"});
+  g.norm_eps = d.eps, g.projections = projections;
+  d.recurrent = g;
+  if (k.reading()) {
+    int every = 4;
+    k.pattern(every, {"full_attention_interval"});
+    recurrent_where(k, d, [&](int i) { return (i + 1) % every != 0; });
+  }
+  k.layer_kinds(d, "linear_attention");
+  k.skip({"mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "attn_output_gate",
+          "mamba_ssm_dtype"});
+}
+Block qwen_hybrid_block(const Decoder& d) {
+  Block b = llama_block(d);
+  b.norm = RmsNorm{.eps = d.eps, .weight_offset = 1};
+  attention_of(b).qk_norm = b.norm, attention_of(b).gate = true;
+  return b;
+}
+const Moe kQwenExperts{.experts = 512,
+                       .top_k = 10,
+                       .hidden = 512,
+                       .scoring = Scoring::softmax,
+                       .normalize = 1,
+                       .shared = 512,
+                       .shared_gate = true};
+void qwen_experts(Keys& k, Decoder& d, const Moe& defaults) {
+  expert_sizes(
+      k, d, defaults,
+      {{"num_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}});
+  k(d.moe->shared, {"shared_expert_intermediate_size"});
+}
+void qwen3_next_keys(Keys& k, Decoder& d) {
+  qwen_hybrid_keys(k, d, DeltaProjections::joint);
+  qwen_experts(k, d, kQwenExperts);
+  normalized(k, d, "norm_topk_prob");
+  qwen_layers(k, d);
+}
+Model qwen3_next_model(const Decoder& d) {
+  return with_experts(d, "qwen3_next", qwen_hybrid_block(d));
+}
+void qwen3_5_keys(Keys& k, Decoder& d) {
+  qwen_hybrid_keys(k, d, DeltaProjections::parts);
+}
+Model qwen3_5_model(const Decoder& d) {
+  return assemble(d, "qwen3_5", qwen_hybrid_block(d));
+}
+void qwen3_5_moe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.hidden = 5632;  // no layer is dense
+  qwen_hybrid_keys(k, d, DeltaProjections::parts);
+  Moe defaults = kQwenExperts;
+  defaults.experts = 256, defaults.top_k = 8;
+  qwen_experts(k, d, defaults);
+  k.skip({"norm_topk_prob"});
+}
+Model qwen3_5_moe_model(const Decoder& d) {
+  return with_experts(d, "qwen3_5_moe", qwen_hybrid_block(d));
+}
+
+void granitemoehybrid_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.hidden = 11'008;
+  sizes(k, d, false);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  k.rope(d);
+  k(d.attention_bias, {"attention_bias"});
+  granite_scales(k, d);
+  d.recurrent = mamba2_keys_of(k, d, {.heads = 128, .groups = 1, .state = 256},
+                               {{"mamba_n_heads"},
+                                {"mamba_d_head"},
+                                {"mamba_n_groups"},
+                                {"mamba_d_state"},
+                                {"mamba_d_conv"},
+                                {"mamba_proj_bias"},
+                                {"mamba_conv_bias"}});
+  const auto& m = std::get<Mamba2>(*d.recurrent);
+  k.constant("mamba_expand", d.dim > 0 ? m.heads * m.head_dim / d.dim : 2);
+  k.layer_kinds(d, "linear_attention");
+  const bool rotates = std::find(d.rotated.begin(), d.rotated.end(), true) != d.rotated.end();
+  std::string position = !k.reading() && rotates ? "rope" : "nope";
+  k(position, {"position_embedding_type"});
+  if (k.reading()) d.rotated.assign(static_cast<size_t>(d.depth), position == "rope");
+  // The shared FFN is all there is where there are no experts.
+  const bool dense = !k.reading() && !d.moe;
+  int shared = dense ? d.hidden : d.moe ? d.moe->shared : 1024;
+  if (dense)
+    k.constant("num_local_experts", 0);
+  else
+    expert_sizes(k, d, {.hidden = d.hidden},
+                 {{"num_local_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}});
+  k(shared, {"shared_intermediate_size"});
+  if (d.moe && d.moe->experts > 0)
+    d.moe->shared = shared;
+  else
+    d.moe.reset(), d.hidden = shared;
+  k.skip({"mamba_chunk_size", "normalization_function", "logits_to_keep", "init_method",
+          "layers_block_type"});
+}
+Model granitemoehybrid_model(const Decoder& d) {
+  return d.moe ? with_experts(d, "granitemoehybrid", llama_block(d))
+               : assemble(d, "granitemoehybrid", llama_block(d));
+}
+
 }  // namespace
 
 std::vector<HfClass> recurrent_classes() {
@@ -254,6 +367,12 @@ std::vector<HfClass> recurrent_classes() {
       {"bamba", "BambaForCausalLM", "bamba", bamba_keys, bamba_model},
       {"jamba", "JambaForCausalLM", "jamba", jamba_keys, jamba_model},
       {"lfm2", "Lfm2ForCausalLM", "lfm2", lfm2_dense_keys, lfm2_model},
+      {"qwen3_next", "Qwen3NextForCausalLM", "qwen3_next", qwen3_next_keys, qwen3_next_model},
+      {"qwen3_5_text", "Qwen3_5ForCausalLM", "qwen3_5", qwen3_5_keys, qwen3_5_model},
+      {"qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", "qwen3_5_moe", qwen3_5_moe_keys,
+       qwen3_5_moe_model},
+      {"granitemoehybrid", "GraniteMoeHybridForCausalLM", "granitemoehybrid", granitemoehybrid_keys,
+       granitemoehybrid_model},
       {"lfm2_moe", "Lfm2MoeForCausalLM", "lfm2_moe", lfm2_moe_keys, lfm2_moe_model},
   };
 }

@@ -17,7 +17,10 @@ void sizes(Keys& k, Decoder& d, bool own_head_dim) {
   if (k.reading() && !own_head_dim && d.heads > 0 && d.dim % d.heads != 0)
     k.wrong("hidden_size: " + std::to_string(d.dim) + " is no multiple of num_attention_heads, " +
             std::to_string(d.heads));
-  k.require(d.hidden, {"intermediate_size"});
+  if (k.reading() && d.hidden > 1)
+    k(d.hidden, {"intermediate_size"});  // the class has a default
+  else
+    k.require(d.hidden, {"intermediate_size"});
   k(d.tie, {"tie_word_embeddings"});
   k(d.init_std, {"initializer_range"});
 }

@@ -35,6 +35,8 @@ struct ExpertNames {
 void expert_sizes(Keys& k, Decoder& d, const Moe& defaults, const ExpertNames& names);
 /// assemble() with experts that have the decoder's activation.
 Model with_experts(Decoder d, const char* family, const Block& block);
+/// Which layers are dense: those in a list, and all but each step-th.
+void qwen_layers(Keys& k, Decoder& d);
 /// A switch: weights are divided by their sum.
 void normalized(Keys& k, Decoder& d, const char* name);
 /// So many dense layers come first.
