@@ -57,7 +57,7 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
   const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
   Whole n = linear(dim, q, a->qkv_bias) + Whole(2) * linear(dim, kv, a->qkv_bias) +
             linear(q, dim, a->out_bias);
-  if (a->gate) n += linear(dim, q, a->qkv_bias);
+  if (a->gate) n += linear(dim, q, a->gate_bias);
   if (a->sinks) n += a->heads;
   if (a->out_norm) n += norm_parameters(*a->out_norm, static_cast<int>(q.value));
   if (a->qk_norm && a->qk_norm_by_head)

@@ -128,7 +128,7 @@ Phrases mixer_phrases(const Mixer& mixer) {
     out.push_back(std::to_string(a.kv_heads) + (a.kv_heads == 1 ? " kv head" : " kv heads"));
   if (const auto* r = std::get_if<Rope>(&a.position)) out.push_back(rope_phrase(*r));
   if (std::holds_alternative<Alibi>(a.position)) out.push_back("ALiBi");
-  if (a.window) out.push_back("window " + comma(*a.window));
+  if (a.window) out.push_back((a.chunked ? "chunks of " : "window ") + comma(*a.window));
   if (a.qk_norm)
     out.push_back("q and k norm " + norm_phrase(*a.qk_norm) +
                   (a.qk_norm_joint     ? " over all heads"

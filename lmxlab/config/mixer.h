@@ -30,6 +30,7 @@ struct Attention {
   int heads = 1, kv_heads = 1, head_dim = 64;
   Position position = Rope{};
   std::optional<int> window = {};    // a query sees itself and the window - 1 positions before it
+  bool chunked = false;              // or, of its own chunk of so many, those up to it (Llama 4)
   std::optional<Norm> qk_norm = {};  // over each head of queries and keys, before rotation
   bool qk_norm_joint = false;        // over all heads together instead (OLMo 2)
   bool qk_norm_by_head = false;      // each head has weights of its own (Cohere, StableLM)
@@ -41,7 +42,8 @@ struct Attention {
       {};  // queries, keys and values stay within -clip and clip (OLMo, DBRX)
   std::optional<Norm> out_norm = {};  // over all heads, before the output projection (BitNet)
   std::optional<Temperature> temperature = {};
-  bool gate = false;   // what is mixed times sigmoid of a projection of its own
+  bool gate = false;  // what is mixed times sigmoid of a projection of its own
+  bool gate_bias = false;
   bool sinks = false;  // a learned score a head that takes part in the softmax and has no value
   template <class V>
   void visit(V& v) {
@@ -50,6 +52,7 @@ struct Attention {
     v("head_dim", head_dim, "dimensions of a head");
     v("position", position, "none, rope or alibi");
     v("window", window, "positions a query sees, itself included");
+    v("chunked", chunked, "a query sees its own chunk of `window` positions, up to itself");
     v("qk_norm", qk_norm, "norm over each head of queries and keys");
     v("qk_norm_joint", qk_norm_joint, "one norm over all heads together");
     v("qk_norm_by_head", qk_norm_by_head, "each head has norm weights of its own");
@@ -62,6 +65,7 @@ struct Attention {
     v("out_norm", out_norm, "norm over all heads, before the output projection");
     v("temperature", temperature, "queries grow with their position");
     v("gate", gate, "what is mixed times sigmoid of a projection of its own");
+    v("gate_bias", gate_bias, "bias of that projection");
     v("sinks", sinks, "a learned score a head that has no value (arXiv:2508.10925)");
   }
 };

@@ -3,6 +3,7 @@
 
 #include "lmxlab/base/fields.h"
 
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -66,6 +67,7 @@ struct LongRope {
   std::vector<float> short_factor = {}, long_factor = {};
   int original = 4096;
   float attention_factor = 1;
+  std::optional<float> short_attention_factor = {};  // of short texts, where it is another
   template <class V>
   void visit(V& v) {
     v("short_factor", short_factor, "divisors of texts of up to `original` tokens");

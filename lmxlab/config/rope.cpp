@@ -70,6 +70,9 @@ RopeTable rope_table(const Rope& rope, int dims, int64_t length) {
             out.frequencies.push_back(static_cast<float>(f));
         }
         if constexpr (requires { s.attention_factor; }) out.magnitude = s.attention_factor;
+        if constexpr (requires { s.short_attention_factor; })
+          if (length <= s.original && s.short_attention_factor)
+            out.magnitude = *s.short_attention_factor;
       },
       rope.scaling);
   return out;
@@ -83,7 +86,10 @@ bool depends_on_length(const Rope& rope) {
 bool depends_on_length(const Model& model) {
   return std::any_of(model.layers.begin(), model.layers.end(), [](const Block& b) {
     const auto* a = std::get_if<Attention>(&b.mixer);
-    const auto* rope = a ? std::get_if<Rope>(&a->position) : nullptr;
+    const auto* l = std::get_if<Mla>(&b.mixer);
+    const auto* rope = a   ? std::get_if<Rope>(&a->position)
+                       : l ? std::get_if<Rope>(&l->position)
+                           : nullptr;
     return rope && depends_on_length(*rope);
   });
 }

@@ -72,6 +72,7 @@ class Checker {
     dimension("mixer.heads", a.heads, a.head_dim, "heads * head_dim");
     if (const auto* r = std::get_if<Rope>(&a.position)) rope(*r, a.head_dim);
     if (a.window) positive("mixer.window", *a.window);
+    if (a.chunked && !a.window) say("mixer.chunked", "chunks need their length; give window");
     if (a.qk_norm) norm("mixer.qk_norm", *a.qk_norm);
     if (a.scale) above_zero("mixer.scale", *a.scale);
     if (a.softcap) above_zero("mixer.softcap", *a.softcap);

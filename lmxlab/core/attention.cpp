@@ -59,7 +59,7 @@ Attention::Attention(const config::Attention& c, const Build& b)
       o_proj(c.heads * c.head_dim, b.dim, c.out_bias, b.residual_std, b.init),
       config_(c) {
   if (c.qk_norm) q_norm.emplace(c, c.heads), k_norm.emplace(c, c.kv_heads);
-  if (c.gate) gate_proj.emplace(b.dim, c.heads * c.head_dim, c.qkv_bias, b.std, b.init);
+  if (c.gate) gate_proj.emplace(b.dim, c.heads * c.head_dim, c.gate_bias, b.std, b.init);
   if (c.sinks) sinks = Param{zeros({c.heads})};
   if (c.out_norm) out_norm.emplace(*c.out_norm, c.heads * c.head_dim);
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
@@ -108,7 +108,7 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   const auto& c = config_;
   auto* slot = pass.keys();
   if (!slot || std::holds_alternative<config::Alibi>(c.position)) return std::nullopt;
-  if (sinks) return std::nullopt;
+  if (sinks || c.chunked) return std::nullopt;
   if (c.temperature || (q_norm && c.qk_norm_late)) return std::nullopt;  // behind the rotation
   const CacheRow row{k.shape(0), c.kv_heads, c.head_dim, k.dtype()};
   auto loan = slot->lend(k.shape(1), row, row);
@@ -152,17 +152,17 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
                           : std::nullopt;
   const auto sink = sinks ? std::optional(sinks->value) : std::nullopt;
   const auto mixed =
-      core::attend(q, keys, scale(), pass, window(pass.max_kv()), c.softcap, bias, sink);
+      core::attend(q, keys, scale(), pass, reach(pass.max_kv()), c.softcap, bias, sink);
   const auto out = mx::transpose(mixed, {0, 2, 1, 3});
   return mx::reshape(out, {batch, length, c.heads * c.head_dim});
 }
 
 mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& pass,
-                 std::optional<int> window, std::optional<float> softcap,
+                 const Reach& reach, std::optional<float> softcap,
                  const std::optional<mx::array>& bias, const std::optional<mx::array>& sinks) {
   const int length = q.shape(2);
   const bool plain = bias || sinks;
-  const auto mask = attention_mask(pass, length, keys, window);
+  const auto mask = attention_mask(pass, length, keys, reach);
   if (!plain && !mask.allowed) {
     const kernels::AttentionMask seen{.causal = mask.kind == Mask::Kind::causal,
                                       .window = mask.window,
@@ -176,7 +176,7 @@ mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& 
     return mx::fast::scaled_dot_product_attention(q, kernels::cast(keys.k, q.dtype()),
                                                   kernels::cast(keys.v, q.dtype()), scale, "array",
                                                   mask.allowed);
-  return plain_attention(q, keys, scale, mask_array(pass, length, keys, window), softcap, bias,
+  return plain_attention(q, keys, scale, mask_array(pass, length, keys, reach), softcap, bias,
                          sinks);
 }
 

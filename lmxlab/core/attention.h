@@ -61,6 +61,7 @@ class Attention : public Mixer {
   float scale() const;
   // Of a query: the config's, or that of the cache if it is less.
   std::optional<int> window(int max_kv) const;
+  Reach reach(int max_kv) const { return {window(max_kv), config_.chunked}; }
   mx::array ungated(const Arrays& qkv, Pass& pass) const;
   // q [B, L, H Dh], k and v [B, L, K Dh] -> [B, L, H Dh]
   std::optional<mx::array> attend_in_place(const mx::array& q, const mx::array& k,
@@ -79,7 +80,7 @@ class Attention : public Mixer {
 /// @param bias, sinks  see plain_attention.
 /// @return  [B, H, L, Dv]
 mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& pass,
-                 std::optional<int> window, std::optional<float> softcap = {},
+                 const Reach& reach, std::optional<float> softcap = {},
                  const std::optional<mx::array>& bias = {},
                  const std::optional<mx::array>& sinks = {});
 

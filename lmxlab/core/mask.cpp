@@ -24,13 +24,21 @@ mx::array key_positions(const Keys& keys, int next) {
   return mx::subtract(mx::array(next - 1), back);
 }
 
-mx::array mask_array(const Pass& pass, int length, const Keys& keys, std::optional<int> window) {
+mx::array mask_array(const Pass& pass, int length, const Keys& keys, const Reach& reach) {
   const int next = pass.offset + length;
   const auto q = mx::expand_dims(mx::arange(pass.offset, next, mx::int32), 1);  // [L, 1]
   const auto k = mx::expand_dims(key_positions(keys, next), 0);                 // [1, S]
   auto allowed = mx::less_equal(k, q);
-  if (window)
-    allowed = mx::logical_and(allowed, mx::greater(k, mx::subtract(q, mx::array(*window))));
+  if (reach.window && !reach.chunked)
+    allowed = mx::logical_and(allowed, mx::greater(k, mx::subtract(q, mx::array(*reach.window))));
+  if (reach.window && reach.chunked) {  // counted from each row's first position
+    const auto chunk = [&](const mx::array& at) {
+      auto own = at;
+      if (pass.pads) own = mx::subtract(own, mx::reshape(*pass.pads, {-1, 1, 1, 1}));
+      return mx::floor_divide(own, mx::array(*reach.window));
+    };
+    allowed = mx::logical_and(allowed, mx::equal(chunk(q), chunk(k)));
+  }
   if (pass.pads) {
     const auto first = mx::reshape(*pass.pads, {-1, 1, 1, 1});
     allowed = mx::logical_and(allowed, mx::greater_equal(mx::expand_dims(k, {0, 1}), first));
@@ -46,16 +54,19 @@ kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
           .padding = pass.pads};
 }
 
-Mask attention_mask(const Pass& pass, int length, const Keys& keys, std::optional<int> window) {
+Mask attention_mask(const Pass& pass, int length, const Keys& keys, const Reach& reach) {
+  const auto& window = reach.window;
   const int columns = keys.k.shape(2);
   // A window hides something only if a query is further than that from the first key.
   const bool windowed = window && !(keys.ring && length == 1) &&
                         pass.offset + length - (keys.ring ? 0 : keys.start) > *window;
+  if (reach.chunked && window && pass.offset + length > *window)
+    return {.kind = Mask::Kind::array, .allowed = mask_array(pass, length, keys, reach)};
   if (!pass.pads && !windowed && length == 1) return {};
   const bool at_the_end =
       !keys.ring && columns >= length && keys.start + columns == pass.offset + length;
   if (!at_the_end)
-    return {.kind = Mask::Kind::array, .allowed = mask_array(pass, length, keys, window)};
+    return {.kind = Mask::Kind::array, .allowed = mask_array(pass, length, keys, reach)};
   Mask mask{.kind = Mask::Kind::causal, .window = windowed ? *window : 0};
   if (pass.pads)
     mask.padding = mx::maximum(mx::subtract(*pass.pads, mx::array(keys.start)), mx::array(0));

@@ -19,10 +19,19 @@ struct Mask {
   std::optional<mx::array> allowed = {};  // array: bool [L, S] or [B, 1, L, S]
 };
 
+/// What a query sees behind it: all, itself and the window - 1 positions before it, or, in chunks,
+/// what its own chunk of `window` positions has up to it.
+struct Reach {
+  Reach() = default;
+  Reach(int w) : window(w) {}
+  Reach(std::optional<int> w, bool in_chunks = false) : window(w), chunked(in_chunks) {}
+  std::optional<int> window = {};
+  bool chunked = false;
+};
+
 /// The mask of L queries at positions offset ... offset + L - 1 over `keys`.
-/// @param window  a query sees itself and the window - 1 positions before it.
 /// Lazy; equal masks of several layers are built again and merged by compile.
-Mask attention_mask(const Pass& pass, int length, const Keys& keys, std::optional<int> window);
+Mask attention_mask(const Pass& pass, int length, const Keys& keys, const Reach& reach);
 
 /// The mask over keys from position 0 to the last query's: causal, as kernels take it.
 kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
@@ -30,7 +39,7 @@ kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
 
 /// The same as an array, also where `attention_mask` answers none or causal. bool [L, S] or [B, 1,
 /// L, S].
-mx::array mask_array(const Pass& pass, int length, const Keys& keys, std::optional<int> window);
+mx::array mask_array(const Pass& pass, int length, const Keys& keys, const Reach& reach);
 
 /// Which of a pass's L columns hold tokens: bool [B, L, 1]; none where no row is padded.
 std::optional<mx::array> token_columns(const Pass& pass, int length);

@@ -191,6 +191,16 @@ NameRules gpt_oss() {
                    one("mlp.experts.down_proj.weight", "mlp.experts.down_proj", swapped, swapped),
                    one("mlp.experts.down_proj.bias", "mlp.experts.down_proj_bias", same, same)}};
 }
+NameRules llama4() {
+  return {
+      .block = {{"mlp.gate.", "feed_forward.router."},
+                {"mlp.shared_experts.", "feed_forward.shared_expert."},
+                {"mlp.", "feed_forward."}},
+      .reshaped = {
+          gate_and_up("feed_forward.experts.gate_up_proj", "mlp.experts.gate_proj.weight",
+                      "mlp.experts.up_proj.weight", false, true),
+          one("mlp.experts.down_proj.weight", "feed_forward.experts.down_proj", swapped, swapped)}};
+}
 NameRules dbrx() {
   const auto down = [](const Arrays& in, const config::Block& b) {
     return swapped(by_expert(in, b), b);
@@ -265,6 +275,46 @@ NameRules lfm2() {
           .reshaped = {convolution("self_attn.conv.weight", "conv.conv.weight")}};
 }
 
+/// Convolutions of q, k and v, which lie in one of ours.
+Reshaped convolutions(const char* q, const char* k, const char* v) {
+  return {.ours = {"self_attn.conv1d.weight"},
+          .theirs = {q, k, v},
+          .to_ours = [](const Arrays& in, const config::Block&) -> Arrays {
+            return {mx::squeeze(mx::concatenate(in, 0), 1)};
+          },
+          .to_theirs = [](const Arrays& in, const config::Block& b) -> Arrays {
+            int keys = in[0].shape(0) / 3;
+            if (const auto* g = std::get_if<config::GatedDelta>(&b.mixer))
+              keys = g->key_heads * g->key_dim;
+            return mx::split(mx::expand_dims(in[0], 1), mx::Shape{keys, 2 * keys}, 0);
+          }};
+}
+NameRules olmo_hybrid() {
+  return {.block = {{"post_attention_layernorm.", "feedforward_layer_norm."}},
+          .recurrent = {{"self_attn.", "linear_attn."},
+                        {"input_layernorm.", "attention_layer_norm."},
+                        {"post_attention_layernorm.", "feedforward_layer_norm."}},
+          .reshaped = {convolutions("linear_attn.q_conv1d.weight", "linear_attn.k_conv1d.weight",
+                                    "linear_attn.v_conv1d.weight")}};
+}
+NameRules kimi_linear() {
+  return {.block = {{"mlp.", "block_sparse_moe."}},
+          .recurrent = {{"self_attn.forget_gate.f_", "self_attn.f_"},
+                        {"self_attn.forget_gate.dt_bias", "self_attn.dt_bias"}},
+          .stacked = {{"mlp.experts.gate_proj.", "block_sparse_moe.experts.*.w1."},
+                      {"mlp.experts.up_proj.", "block_sparse_moe.experts.*.w3."},
+                      {"mlp.experts.down_proj.", "block_sparse_moe.experts.*.w2."}},
+          .reshaped = {convolutions("self_attn.q_conv1d.weight", "self_attn.k_conv1d.weight",
+                                    "self_attn.v_conv1d.weight"),
+                       one(
+                           "self_attn.forget_gate.A_log", "self_attn.A_log",
+                           [](const Arrays& in, const config::Block&) {
+                             return Arrays{mx::reshape(in[0], {-1})};
+                           },
+                           [](const Arrays& in, const config::Block&) {
+                             return Arrays{mx::reshape(in[0], {1, 1, -1, 1})};
+                           })}};
+}
 NameRules qwen3_next(bool experts) {
   NameRules r{.block = {{"mlp.shared_experts.", "mlp.shared_expert."}},
               .recurrent = {{"self_attn.", "linear_attn."}},
@@ -390,13 +440,29 @@ const std::map<std::string, Make>& all() {
         {"qwen3_5_text", [](const auto&) { return qwen3_next(false); }},
         {"qwen3_5_moe_text", [](const auto&) { return qwen3_next(true); }},
         {"granitemoehybrid", [](const auto&) { return granitemoehybrid(); }},
+        {"exaone_moe",
+         [](const auto&) {
+           return with_experts(
+               {{"mlp.gate.e_score_correction_bias", "mlp.e_score_correction_bias"}});
+         }},
+        {"afmoe",
+         [](const auto&) {
+           return with_experts({{"pre_feedforward_layernorm.", "pre_mlp_layernorm."},
+                                {"post_feedforward_layernorm.", "post_mlp_layernorm."},
+                                {"mlp.gate.e_score_correction_bias", "mlp.expert_bias"},
+                                {"mlp.gate.", "mlp.router.gate."}});
+         }},
+        {"phimoe", [](const auto&) { return mixtral(); }},
+        {"olmo_hybrid", [](const auto&) { return olmo_hybrid(); }},
+        {"kimi_linear", [](const auto&) { return kimi_linear(); }},
+        {"llama4_text", [](const auto&) { return llama4(); }},
         {"granitemoe", [](const auto&) { return granitemoe(); }},
         {"granitemoeshared", [](const auto&) { return granitemoe(); }},
         {"gpt_oss", [](const auto&) { return gpt_oss(); }},
         {"dbrx", [](const auto&) { return dbrx(); }},
     };
     for (const char* type : {"qwen3_moe", "olmoe", "dots1", "glm4_moe", "deepseek_v2",
-                             "deepseek_v3", "kimi_k2", "glm4_moe_lite"})
+                             "deepseek_v3", "kimi_k2", "glm4_moe_lite", "solar_open", "mellum"})
       table.emplace(type, [](const auto&) { return with_experts(); });
     return table;
   }();

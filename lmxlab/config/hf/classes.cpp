@@ -25,6 +25,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
   Decoder d{.vocab = m.vocab, .context = m.context, .dim = m.dim};
   d.depth = static_cast<int>(m.layers.size());
   d.tie = m.tie_head, d.init_std = m.init_std, d.dropout = m.dropout;
+  d.head_bias = m.head_bias;
   d.embed_scale = m.embed_scale, d.logit_scale = m.logit_scale;
   d.logit_softcap = m.logit_softcap;
   if (const auto* l = std::get_if<Learned>(&m.position)) d.context = l->length;
@@ -50,6 +51,8 @@ std::optional<Decoder> decoder_of(const Model& m) {
     const auto window = a ? a->window : std::nullopt;
     d.sliding.push_back(window.has_value()), d.rotated.push_back(rope != nullptr);
     if (window) d.window = window;
+    if (a && a->temperature) d.temperature = a->temperature;
+    if (a && a->qk_norm) d.qk_norm = true;
     if (rope && window) d.local_rope = *rope;
     if (rope && (!window || !ropes)) d.rope = *rope, ropes = !window;
   }
@@ -58,9 +61,9 @@ std::optional<Decoder> decoder_of(const Model& m) {
   if (const auto* a = attends ? std::get_if<Attention>(&attends->mixer) : nullptr) {
     d.heads = a->heads, d.kv_heads = a->kv_heads, d.head_dim = a->head_dim;
     d.attention_bias = a->qkv_bias || a->out_bias;
-    d.qkv_bias = a->qkv_bias, d.out_bias = a->out_bias, d.qk_norm = a->qk_norm.has_value();
+    d.qkv_bias = a->qkv_bias, d.out_bias = a->out_bias;
     d.score_scale = a->scale, d.score_softcap = a->softcap, d.clip = a->clip;
-    d.temperature = a->temperature, d.sinks = a->sinks, d.gate = a->gate;
+    d.sinks = a->sinks, d.gate = a->gate;
     if (const auto* s = std::get_if<Alibi>(&a->position)) d.alibi = *s;
   } else if (attends) {
     d.mla = std::get<Mla>(attends->mixer);

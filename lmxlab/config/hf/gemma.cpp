@@ -5,7 +5,7 @@ namespace lmxlab::config {
 namespace {
 
 void gemma_sizes(Keys& k, Decoder& d) {
-  if (k.reading()) d.context = 8192, d.act = Act::gelu_tanh, d.tie = true;
+  if (k.reading()) d.context = 8192, d.act = Act::gelu_tanh, d.tie = true, d.head_dim = 256;
   sizes(k, d);
   k(d.eps, {"rms_norm_eps"});
   k(d.attention_bias, {"attention_bias"});

@@ -133,11 +133,11 @@ void Keys::only(const char* name, bool value, const char* what) {
   if (found != value) not_supported(std::string(name) + ": " + what);
 }
 
-void Keys::layer_types(Decoder& d) {
+void Keys::layer_types(Decoder& d, const char* local) {
   if (!reading()) {
     Json list = Json::array();
     for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i)
-      list.push_back(Json(d.slides(i) ? kSliding : kFull));
+      list.push_back(Json(d.slides(i) ? local : kFull));
     out_["layer_types"] = std::move(list);
     return;
   }
@@ -150,8 +150,8 @@ void Keys::layer_types(Decoder& d) {
                  " layers, got " + std::to_string(types.size()));
   d.sliding.clear();
   for (const auto& t : types) {
-    if (t != kSliding && t != kFull) not_supported("layer_types: \"" + t + "\"");
-    d.sliding.push_back(t == kSliding);
+    if (t != local && t != kFull) not_supported("layer_types: \"" + t + "\"");
+    d.sliding.push_back(t == local);
   }
   if (!d.window && std::count(d.sliding.begin(), d.sliding.end(), true) > 0)
     wrong("layer_types: layers with a sliding window, but no sliding_window");
@@ -249,6 +249,31 @@ void Keys::rope_by_layer(Decoder& d) {
             d);
 }
 
+void Keys::rope_by_type(Decoder& d, const RopeForm& form) {
+  if (!reading()) {
+    const auto table = [&](const Rope& r) {
+      Keys flat;
+      flat.write_rope(r, d, form);
+      Json all = flat.take(), inner = Json::object();
+      if (Json* scaling = all.find("rope_scaling")) inner = std::move(*scaling);
+      if (!inner.contains("rope_type")) inner["rope_type"] = Json("default");
+      inner["rope_theta"] = all.at(form.theta_key);
+      if (const Json* share = all.find(form.share_key)) inner["partial_rotary_factor"] = *share;
+      return inner;
+    };
+    out_["rope_parameters"] =
+        Json::object({{kFull, table(d.rope)}, {kSliding, table(d.local_rope.value_or(d.rope))}});
+    return;
+  }
+  const Json* parameters = find({"rope_parameters"});
+  if (!parameters || !parameters->is_object() || !parameters->contains(kFull)) return rope(d, form);
+  find({"rope_theta", "rope_scaling"});
+  d.local_rope.emplace();
+  const std::string name = "rope_parameters.";
+  read_rope(parameters->find(kFull), name + kFull, d.rope, d, form);
+  read_rope(parameters->find(kSliding), name + kSliding, *d.local_rope, d, form);
+}
+
 void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, const Decoder& d,
                      const RopeForm& form, std::optional<Temperature>* temperature,
                      float* mscale_all_dim) {
@@ -341,9 +366,13 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
         in.wrong(std::string(key) + ": missing");
     }
     in(attention_factor, {"attention_factor"});
+    std::optional<float> short_scale, long_scale;  // PhiMoE's
+    in(short_scale, {"short_mscale"}), in(long_scale, {"long_mscale"});
     const double f = factor ? double(*factor) : double(d.context) / trained;
     const double by_rule = f > 1 ? std::sqrt(1 + std::log(f) / std::log(double(trained))) : 1;
-    s.attention_factor = attention_factor.value_or(static_cast<float>(by_rule));
+    s.attention_factor =
+        long_scale.value_or(attention_factor.value_or(static_cast<float>(by_rule)));
+    if (short_scale && *short_scale != s.attention_factor) s.short_attention_factor = short_scale;
     rope.scaling = s;
   } else if (kind != "default" && kind != "none") {
     return not_supported(name + ": rope scaling of type \"" + kind +
@@ -378,6 +407,13 @@ void Keys::write_rope(const Rope& rope, const Decoder& d, const RopeForm& form) 
           if constexpr (!std::same_as<std::decay_t<decltype(s)>, DynamicNtk>)
             table["original_max_position_embeddings"] = Json(s.original);
           table.erase("original");
+          if constexpr (std::same_as<std::decay_t<decltype(s)>, LongRope>) {
+            table.erase("short_attention_factor");
+            if (s.short_attention_factor) {
+              table["short_mscale"] = Json(*s.short_attention_factor);
+              table["long_mscale"] = Json(s.attention_factor);
+            }
+          }
           if (d.mscale_all != 0) table["mscale_all_dim"] = Json(d.mscale_all);
           if (d.temperature) table["llama_4_scaling_beta"] = Json(d.temperature->scale);
           out_["rope_scaling"] = std::move(table);

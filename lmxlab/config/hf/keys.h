@@ -21,7 +21,7 @@ struct Decoder {
   int kv_heads = 1, head_dim = 1, hidden = 1;
   Act act = Act::silu;
   float eps = 1e-6f, init_std = 0.02f, dropout = 0;
-  bool tie = false, mlp_bias = false;
+  bool tie = false, mlp_bias = false, head_bias = false;
   bool attention_bias = false, qkv_bias = false, out_bias = false;  // either, or each
   bool qk_norm = false;
   Wiring wiring = Wiring::pre;
@@ -85,8 +85,10 @@ class Keys {
   void pattern(int& every, Names names);
   /// Gemma 3: another base for layers with a window.
   void rope_by_layer(Decoder& d);
-  /// A list of "sliding_attention" and "full_attention".
-  void layer_types(Decoder& d);
+  /// A table for each type of layer.
+  void rope_by_type(Decoder& d, const RopeForm& form = {});
+  /// A list of "full_attention" and what a class calls layers with a window.
+  void layer_types(Decoder& d, const char* local = "sliding_attention");
 
   /// A list of "full_attention" and `recurrent`.
   void layer_kinds(Decoder& d, const char* recurrent);
@@ -124,6 +126,7 @@ class Keys {
   void only(const char* name, bool value, const char* what);
   /// Also if it is null.
   bool present(const char* name) const { return in_ && in_->contains(name); }
+  bool is_null(const char* name) const { return present(name) && in_->find(name)->is_null(); }
   void wrong(const std::string& problem) { problems_->add(prefix_ + problem); }
 
   /// What the class has and we do not.

@@ -26,6 +26,37 @@ void granite_scales(Keys& k, Decoder& d) {
   d.logit_scale = 1 / logits, d.score_scale = score;
 }
 
+void pattern_keys(Keys& k, Decoder& d, bool full_rotates) {
+  k(d.window, {"sliding_window"});
+  if (k.reading()) {
+    int pattern = 4;
+    if (d.window)
+      k.pattern(pattern, {"sliding_window_pattern", "_sliding_window_pattern"});
+    else
+      pattern = 1, k.skip({"sliding_window_pattern"});
+    d.sliding = layers_where(d, [&](int i) { return i % pattern != 0; });
+  }
+  k.layer_types(d);
+  if (k.reading() && !full_rotates && d.window) d.rotated = d.sliding;
+}
+void no_rope_layers(Keys& k, Decoder& d) {
+  std::vector<int> rotated;
+  for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i) rotated.push_back(d.rotates(i));
+  if (k.reading()) {
+    int interval = 4;
+    rotated.clear();
+    k(interval, {"no_rope_layer_interval"});
+    if (interval < 1) k.wrong("no_rope_layer_interval: expected at least 1"), interval = 4;
+    for (int i = 1; i <= d.depth; ++i) rotated.push_back(i % interval != 0);
+  }
+  k(rotated, {"no_rope_layers"});
+  if (!k.reading()) return;
+  if (rotated.size() < static_cast<size_t>(d.depth))
+    k.wrong("no_rope_layers: expected one for each layer"),
+        rotated.resize(static_cast<size_t>(d.depth));
+  d.rotated.assign(rotated.begin(), rotated.begin() + d.depth);
+}
+
 namespace {
 
 void llama_keys(Keys& k, Decoder& d) {
@@ -57,6 +88,7 @@ Model qwen2_model(const Decoder& d) {
   return assemble(d, "qwen2", b);
 }
 void qwen3_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.head_dim = 128;
   llama_like(k, d);
   k(d.attention_bias, {"attention_bias"});
   qwen_window(k, d);
@@ -72,24 +104,11 @@ void smollm3_keys(Keys& k, Decoder& d) {
   llama_like(k, d);
   k(d.attention_bias, {"attention_bias"});
   k(d.mlp_bias, {"mlp_bias"});
-  std::vector<int> rotated;
-  for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i) rotated.push_back(d.rotates(i));
-  if (k.reading()) {
-    int interval = 4;
-    rotated.clear();
-    k(interval, {"no_rope_layer_interval"});
-    if (interval < 1) k.wrong("no_rope_layer_interval: expected at least 1"), interval = 4;
-    for (int i = 1; i <= d.depth; ++i) rotated.push_back(i % interval != 0);
-  }
-  k(rotated, {"no_rope_layers"});
+  no_rope_layers(k, d);
   bool use = d.window.has_value();
   k(use, {"use_sliding_window"});
   k(d.window, {"sliding_window"});
   if (k.reading()) {
-    if (rotated.size() < static_cast<size_t>(d.depth))
-      k.wrong("no_rope_layers: expected one for each layer"),
-          rotated.resize(static_cast<size_t>(d.depth));
-    d.rotated.assign(rotated.begin(), rotated.begin() + d.depth);
     if (!use) d.window.reset();
     if (d.window)
       d.sliding = layers_where(d, [&](int i) { return !d.rotates(static_cast<size_t>(i - 1)); });
@@ -177,20 +196,6 @@ Model ernie_model(const Decoder& d) {
   return assemble(d, "ernie4_5", interleaved_block(d));
 }
 
-/// A list of layer types, or one full layer in each `pattern`; full ones do not rotate.
-void pattern_keys(Keys& k, Decoder& d, bool full_rotates) {
-  k(d.window, {"sliding_window"});
-  if (k.reading()) {
-    int pattern = 4;
-    if (d.window)
-      k.pattern(pattern, {"sliding_window_pattern", "_sliding_window_pattern"});
-    else
-      pattern = 1, k.skip({"sliding_window_pattern"});
-    d.sliding = layers_where(d, [&](int i) { return i % pattern != 0; });
-  }
-  k.layer_types(d);
-  if (k.reading() && !full_rotates && d.window) d.rotated = d.sliding;
-}
 void exaone4_keys(Keys& k, Decoder& d) {
   if (k.reading()) {
     d.eps = 1e-5f;
@@ -207,7 +212,8 @@ Model exaone4_model(const Decoder& d) {
 }
 
 void glm_keys(Keys& k, Decoder& d) {
-  if (k.reading()) d.eps = 1.5625e-7f, d.attention_bias = true, d.context = 131'072;
+  if (k.reading())
+    d.eps = 1.5625e-7f, d.attention_bias = true, d.context = 131'072, d.head_dim = 128;
   llama_like(k, d, {.share = 0.5f});
   k(d.attention_bias, {"attention_bias"});
 }
@@ -331,7 +337,7 @@ Model olmo3_model(const Decoder& d) {
 }
 
 void seed_oss_keys(Keys& k, Decoder& d) {
-  if (k.reading()) d.qkv_bias = true;
+  if (k.reading()) d.qkv_bias = true, d.head_dim = 128;
   llama_like(k, d);
   k(d.qkv_bias, {"attention_bias"});
   k(d.out_bias, {"attention_out_bias"});

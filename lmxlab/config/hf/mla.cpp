@@ -17,11 +17,8 @@ float mscale_of(const Mla& mla) {
   return static_cast<float>((m - 1) / (0.1 * std::log(double(y->factor))));
 }
 
-namespace {
-
-/// Sizes and rotation of latent attention; the rest of a class is Llama's.
 void mla_like(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key) {
-  if (k.reading()) d.mla = defaults;
+  if (k.reading() || !d.mla) d.mla = defaults;
   k.require(d.vocab, {"vocab_size"});
   k(d.context, {"max_position_embeddings"});
   k.require(d.dim, {"hidden_size"});
@@ -57,6 +54,8 @@ Block mla_block(const Decoder& d) {
   b.mixer = mla;
   return b;
 }
+
+namespace {
 
 void minicpm3_keys(Keys& k, Decoder& d) {
   Mla defaults{.q_rank = 768, .kv_rank = 256, .nope_dim = 64, .rope_dim = 32, .v_dim = 64};

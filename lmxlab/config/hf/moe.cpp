@@ -6,7 +6,8 @@
 namespace lmxlab::config {
 
 void expert_sizes(Keys& k, Decoder& d, const Moe& defaults, const ExpertNames& names) {
-  if (k.reading()) d.moe = defaults;
+  // A model without experts is asked too, whether it is of this class: it is not.
+  if (k.reading() || !d.moe) d.moe = defaults;
   k(d.moe->experts, names.experts);
   k(d.moe->top_k, names.top_k);
   k(d.moe->hidden, names.hidden);
@@ -39,14 +40,18 @@ void shared_experts(Keys& k, Decoder& d, const char* name, int otherwise) {
   d.moe->shared = shared * d.moe->hidden;
 }
 
-void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& names, int dense,
-                      int shared) {
-  expert_sizes(k, d, defaults, names);
-  shared_experts(k, d, "n_shared_experts", shared);
+void deepseek_router(Keys& k, Decoder& d) {
   k(d.moe->scale, {"routed_scaling_factor"});
   k(d.moe->groups, {"n_group"});
   k(d.moe->groups_kept, {"topk_group"});
   normalized(k, d, "norm_topk_prob");
+}
+
+void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& names, int dense,
+                      int shared) {
+  expert_sizes(k, d, defaults, names);
+  shared_experts(k, d, "n_shared_experts", shared);
+  deepseek_router(k, d);
   first_dense(k, d, "first_k_dense_replace", dense);
   k.skip({"num_nextn_predict_layers", "num_mtp_layers", "ep_size", "moe_layer_freq", "scoring_func",
           "topk_method", "aux_loss_alpha", "seq_aux", "quantization_config"});
@@ -300,7 +305,7 @@ Model granitemoeshared_model(const Decoder& d) {
 void gpt_oss_keys(Keys& k, Decoder& d) {
   if (k.reading()) {
     d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 150'000, d.attention_bias = true;
-    d.window = 128;
+    d.window = 128, d.head_dim = 64;
   }
   one_width(d);
   llama_like(k, d);
@@ -330,9 +335,10 @@ void dbrx_keys(Keys& k, Decoder& d) {
   if (k.reading()) {
     d.head_dim = d.heads > 0 ? d.dim / d.heads : 0;
     d.eps = 1e-5f, d.rope.theta = 10'000;
+  }
+  if (k.reading() || !d.moe)
     d.moe =
         Moe{.experts = 4, .top_k = 1, .hidden = 3584, .scoring = Scoring::softmax, .normalize = 1};
-  }
   k.inside("attn_config", [&](Keys& a) {
     a(d.kv_heads, {"kv_n_heads"});
     a(d.clip, {"clip_qkv"});
@@ -364,6 +370,191 @@ Model dbrx_model(const Decoder& d) {
   return with_experts(d, "dbrx", b);
 }
 
+void exaone_moe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) {
+    d.eps = 1e-5f;
+    if (!k.present("sliding_window")) d.window = 4096;
+  }
+  llama_like(k, d);
+  pattern_keys(k, d, false);
+  Moe defaults = kV3;
+  defaults.experts = 64, defaults.hidden = 1024, defaults.scale = 2.5f;
+  expert_sizes(k, d, defaults, kQwen);
+  shared_experts(k, d, "num_shared_experts", 1);
+  deepseek_router(k, d);
+  first_dense(k, d, "first_k_dense_replace", 1);
+  k.dense_or_sparse(d, "mlp_layer_types");
+  k.skip({"num_nextn_predict_layers"});
+}
+Model exaone_moe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qk_norm = b.norm;
+  return with_experts(d, "exaone_moe", b);
+}
+
+void solar_open_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.head_dim = 128, d.hidden = 10'240;
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  Moe defaults = kV3;
+  defaults.experts = 128, defaults.hidden = 1280;
+  expert_sizes(k, d, defaults, kRouted);
+  shared_experts(k, d, "n_shared_experts", 1);
+  deepseek_router(k, d);
+  k.skip({"first_k_dense_replace", "use_qk_norm", "num_nextn_predict_layers"});
+}
+Model solar_open_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).out_bias = false;
+  return with_experts(d, "solar_open", b);
+}
+
+void afmoe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 16'384, d.head_dim = 128, d.window = 1024;
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  k(d.window, {"sliding_window"});
+  int every = 4;
+  k.pattern(every, {"global_attn_every_n_layers"});
+  if (k.reading()) d.sliding = layers_where(d, [&](int i) { return i % every != 0; });
+  k.layer_types(d);
+  if (k.reading()) d.rotated = d.sliding;
+  Moe defaults = kV3;
+  defaults.experts = 64, defaults.top_k = 6, defaults.hidden = 1408;
+  expert_sizes(k, d, defaults, kQwen);
+  shared_experts(k, d, "num_shared_experts", 2);
+  k(d.moe->scale, {"route_scale"});
+  first_dense(k, d, "num_dense_layers", 1);
+  // Embeddings times the root of the width.
+  bool scaled = d.embed_scale != 1;
+  k(scaled, {"mup_enabled"});
+  d.embed_scale = scaled ? std::sqrt(static_cast<float>(d.dim)) : 1.f;
+  k.skip({"score_func", "route_norm", "n_group", "topk_group", "num_expert_groups",
+          "num_limited_groups", "load_balance_coeff", "use_grouped_mm"});
+}
+Model afmoe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  b.wiring = Wiring::sandwich;
+  attention_of(b).qk_norm = b.norm, attention_of(b).gate = true;
+  return with_experts(d, "afmoe", b);
+}
+
+void mellum_keys(Keys& k, Decoder& d) {
+  if (k.reading()) {
+    d.context = 131'072, d.head_dim = 128, d.rope.theta = 500'000;
+    if (!k.present("sliding_window")) d.window = 1024;
+  }
+  sizes(k, d);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  k.rope_by_type(d);
+  k(d.attention_bias, {"attention_bias"});
+  k(d.window, {"sliding_window"});
+  if (k.reading()) d.sliding.assign(static_cast<size_t>(d.depth), false);
+  k.layer_types(d);
+  expert_sizes(
+      k, d, {.experts = 64, .top_k = 8, .hidden = 896, .scoring = Scoring::softmax, .normalize = 1},
+      kQwen);
+  normalized(k, d, "norm_topk_prob");
+  k.dense_or_sparse(d, "mlp_layer_types");
+  k.skip({"mtp_layer_types", "mtp_mlp_layer_types", "num_nextn_predict_layers", "num_mtp_layers"});
+}
+Model mellum_model(const Decoder& d) {
+  Block b = llama_block(d);
+  attention_of(b).qk_norm = b.norm;
+  return with_experts(d, "mellum", b);
+}
+
+void phimoe_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 1'000'000;
+  one_width(d);
+  llama_like(k, d);
+  k(d.attention_bias, {"attention_bias"});
+  k(d.window, {"sliding_window"});
+  Moe defaults{.experts = 16, .hidden = d.hidden, .scoring = Scoring::sparsemixer};
+  if (k.reading()) k(defaults.jitter, {"router_jitter_noise"});
+  expert_sizes(k, d, defaults, kLocal);
+  if (!k.reading()) k(d.moe->jitter, {"router_jitter_noise"});
+  k(d.head_bias, {"lm_head_bias"});
+  if (auto* l = std::get_if<LongRope>(&d.rope.scaling)) {
+    l->long_factor = l->short_factor;  // transformers' class knows the long ones' magnitude alone
+    k.constant("original_max_position_embeddings", l->original);
+  } else {
+    k.skip({"original_max_position_embeddings"});
+  }
+}
+Model phimoe_model(const Decoder& d) {
+  Block b = llama_block(d);
+  b.norm = LayerNorm{.eps = d.eps};
+  Model m = with_experts(d, "phimoe", b);
+  m.head_bias = d.head_bias;
+  return m;
+}
+
+void llama4_keys(Keys& k, Decoder& d) {
+  if (k.reading()) {
+    d.eps = 1e-5f, d.context = 131'072, d.head_dim = 128, d.qk_norm = true;
+    if (!k.present("attention_chunk_size")) d.window = 8192;
+    d.moe.emplace(), d.moe->hidden = 8192;
+  } else if (!d.moe) {
+    d.moe.emplace();
+  }
+  // intermediate_size is that of experts; dense layers have their own.
+  std::swap(d.hidden, d.moe->hidden);
+  llama_like(k, d);
+  std::swap(d.hidden, d.moe->hidden);
+  if (k.reading()) d.hidden = 16'384;
+  k(d.hidden, {"intermediate_size_mlp"});
+  k(d.attention_bias, {"attention_bias"});
+  k(d.window, {"attention_chunk_size"});
+  no_rope_layers(k, d);
+  if (k.reading()) d.sliding = d.rotated;
+  k.layer_types(d, "chunked_attention");
+  k(d.qk_norm, {"use_qk_norm"});
+  bool tuned = k.reading() || d.temperature;
+  Temperature t = d.temperature.value_or(Temperature{.scale = 0.1f, .every = 8192, .first = 1});
+  k(tuned, {"attn_temperature_tuning"});
+  k(t.every, {"floor_scale"});
+  k(t.scale, {"attn_scale"});
+  d.temperature = tuned ? std::optional(t) : std::nullopt;
+  Moe defaults{.experts = 16, .top_k = 1, .hidden = d.moe->hidden, .input_scaled = true};
+  defaults.scoring = Scoring::sigmoid, defaults.shared = d.moe->hidden;
+  expert_sizes(k, d, defaults,
+               {{"num_local_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}});
+  std::vector<int> layers;
+  if (k.reading()) {
+    int step = 1;
+    k(step, {"interleave_moe_layer_step"});
+    for (int i = std::max(1, step) - 1; i < d.depth; i += std::max(1, step)) layers.push_back(i);
+  } else {
+    for (size_t i = 0; i < d.sparse.size(); ++i)
+      if (d.sparse[i]) layers.push_back(static_cast<int>(i));
+  }
+  k(layers, {"moe_layers"});
+  if (k.reading())
+    d.sparse = layers_where(
+        d, [&](int i) { return std::find(layers.begin(), layers.end(), i - 1) != layers.end(); });
+  k.skip({"for_llm_compressor"});
+}
+Model llama4_model(const Decoder& d) {
+  Block b = llama_block(d);
+  auto& shared = attention_of(b);
+  if (auto* r = std::get_if<Rope>(&shared.position)) r->interleaved = true;
+  if (d.qk_norm)
+    shared.qk_norm = RmsNorm{.eps = d.eps, .weight = false}, shared.qk_norm_late = true;
+  Model m = with_experts(d, "llama4", b);
+  for (auto& layer : m.layers) {
+    auto& a = attention_of(layer);
+    a.chunked = a.window.has_value();
+    // What does not rotate grows instead, and has no norms.
+    if (std::holds_alternative<Rope>(a.position))
+      a.temperature.reset();
+    else
+      a.qk_norm.reset(), a.qk_norm_late = false;
+  }
+  return m;
+}
+
 }  // namespace
 
 std::vector<HfClass> moe_classes() {
@@ -382,6 +573,12 @@ std::vector<HfClass> moe_classes() {
       {"granitemoeshared", "GraniteMoeSharedForCausalLM", "granitemoeshared", granitemoeshared_keys,
        granitemoeshared_model},
       {"gpt_oss", "GptOssForCausalLM", "gpt_oss", gpt_oss_keys, gpt_oss_model},
+      {"exaone_moe", "ExaoneMoeForCausalLM", "exaone_moe", exaone_moe_keys, exaone_moe_model},
+      {"solar_open", "SolarOpenForCausalLM", "solar_open", solar_open_keys, solar_open_model},
+      {"afmoe", "AfmoeForCausalLM", "afmoe", afmoe_keys, afmoe_model},
+      {"mellum", "MellumForCausalLM", "mellum", mellum_keys, mellum_model},
+      {"phimoe", "PhimoeForCausalLM", "phimoe", phimoe_keys, phimoe_model},
+      {"llama4_text", "Llama4ForCausalLM", "llama4", llama4_keys, llama4_model},
       {"dbrx", "DbrxForCausalLM", "dbrx", dbrx_keys, dbrx_model},
   };
 }

@@ -178,6 +178,7 @@ void jamba_keys(Keys& k, Decoder& d) {
   for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i) attends.push_back(!d.recurs(i));
   const auto attention = cycle("attn_layer_period", "attn_layer_offset", 8, 4, attends);
   recurrent_where(k, d, [&](int i) { return !attention[static_cast<size_t>(i)]; });
+  if (!k.reading() && !d.moe) d.moe = Moe{.experts = 1, .top_k = 1, .hidden = d.hidden};
   expert_sizes(k, d, {.experts = 16, .top_k = 2, .hidden = d.hidden, .scoring = Scoring::softmax},
                {{"num_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}});
   const auto sparse = cycle("expert_layer_period", "expert_layer_offset", 2, 1, d.sparse);
@@ -272,6 +273,7 @@ Block qwen_hybrid_block(const Decoder& d) {
   Block b = llama_block(d);
   b.norm = RmsNorm{.eps = d.eps, .weight_offset = 1};
   attention_of(b).qk_norm = b.norm, attention_of(b).gate = true;
+  attention_of(b).gate_bias = d.attention_bias;
   return b;
 }
 const Moe kQwenExperts{.experts = 512,
@@ -358,6 +360,93 @@ Model granitemoehybrid_model(const Decoder& d) {
                : assemble(d, "granitemoehybrid", llama_block(d));
 }
 
+/// OLMo hybrid: delta nets behind norms, and OLMo 2's attention in each fourth layer.
+void olmo_hybrid_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.context = 65'536;
+  sizes(k, d, false);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  k.rope(d);
+  k(d.attention_bias, {"attention_bias"});
+  GatedDelta defaults{.heads = d.heads, .key_heads = d.heads, .allow_neg_eigval = true};
+  if (k.reading() && d.heads > 0) defaults.key_dim = 3 * d.dim / (4 * d.heads);
+  GatedDelta g = recurrent_of(k, d, defaults);
+  k(g.heads, {"linear_num_value_heads"});
+  k(g.key_heads, {"linear_num_key_heads"});
+  k(g.key_dim, {"linear_key_head_dim"});
+  if (k.reading()) g.value_dim = 2 * g.key_dim;
+  k(g.value_dim, {"linear_value_head_dim"});
+  k(g.conv, {"linear_conv_kernel_dim"});
+  k(g.allow_neg_eigval, {"linear_allow_neg_eigval"});
+  g.norm_eps = 1e-5f;
+  d.recurrent = g;
+  recurrent_where(k, d, [](int i) { return i % 4 != 3; });
+  k.layer_kinds(d, "linear_attention");
+  // Said to be none, there is no rotation.
+  const bool rotates = std::find(d.rotated.begin(), d.rotated.end(), true) != d.rotated.end();
+  if (k.reading() && k.is_null("rope_parameters"))
+    d.rotated.assign(static_cast<size_t>(d.depth), false);
+  if (!k.reading() && !rotates) k.constant("rope_parameters", nullptr);
+  k.skip({"linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max",
+          "linear_dt_init_floor", "linear_use_gate"});
+}
+Model olmo_hybrid_model(const Decoder& d) {
+  Block b = llama_block(d);
+  b.wiring = Wiring::branch;
+  attention_of(b).qk_norm = b.norm, attention_of(b).qk_norm_joint = true;
+  Model m = assemble(d, "olmo_hybrid", b);
+  for (size_t i = 0; i < m.layers.size(); ++i)
+    if (d.recurs(i)) m.layers[i].wiring = Wiring::pre;
+  return m;
+}
+
+void kimi_linear_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 1'048'576;
+  mla_like(k, d, Mla{.kv_rank = 512}, false);
+  k(d.context, {"model_max_length"});
+  KimiDelta m = recurrent_of(k, d, KimiDelta{.heads = 32, .head_dim = 128});
+  std::vector<int> full, linear;
+  if (k.reading())
+    k.inside("linear_attn_config", [&](Keys& in) {
+      in(m.head_dim, {"head_dim"});
+      in(m.heads, {"num_heads"});
+      in(m.conv, {"short_conv_kernel_size"});
+      in(full, {"full_attn_layers"});
+      in(linear, {"kda_layers"});
+    });
+  k(m.head_dim, {"linear_head_dim"});
+  k(m.heads, {"linear_num_heads"});
+  k(m.conv, {"linear_conv_kernel_dim"});
+  m.norm_eps = d.eps;
+  d.recurrent = m;
+  recurrent_where(k, d, [&](int i) {  // layers are counted from 1 there
+    return full.empty() ? i == 0 || i % 4 != 0
+                        : std::find(full.begin(), full.end(), i + 1) == full.end();
+  });
+  k.layer_kinds(d, "linear_attention");
+  Moe defaults{.experts = 256, .top_k = 8, .hidden = 1024, .scoring = Scoring::sigmoid};
+  defaults.selection_bias = true, defaults.normalize = 1, defaults.norm_eps = 1e-20f;
+  defaults.scale = 2.446f;
+  expert_sizes(k, d, defaults,
+               {{"num_experts", "num_local_experts"},
+                {"num_experts_per_token", "num_experts_per_tok"},
+                {"moe_intermediate_size"}});
+  shared_experts(k, d, "num_shared_experts", 1);
+  k(d.moe->scale, {"routed_scaling_factor"});
+  k(d.moe->groups, {"num_expert_group", "n_group"});
+  k(d.moe->groups_kept, {"topk_group"});
+  normalized(k, d, "moe_renormalize");
+  first_dense(k, d, "first_k_dense_replace", 1);
+  k.dense_or_sparse(d, "mlp_layer_types");
+  k.skip({"moe_layer_freq", "moe_router_activation_func", "mla_use_nope", "use_grouped_topk",
+          "num_nextn_predict_layers", "norm_topk_prob", "rope_theta", "rope_scaling"});
+}
+Model kimi_linear_model(const Decoder& d) {
+  Block b = mla_block(d);
+  std::get<Mla>(b.mixer).position = NoPosition{};
+  return with_experts(d, "kimi_linear", b);
+}
+
 }  // namespace
 
 std::vector<HfClass> recurrent_classes() {
@@ -373,6 +462,8 @@ std::vector<HfClass> recurrent_classes() {
        qwen3_5_moe_model},
       {"granitemoehybrid", "GraniteMoeHybridForCausalLM", "granitemoehybrid", granitemoehybrid_keys,
        granitemoehybrid_model},
+      {"olmo_hybrid", "OlmoHybridForCausalLM", "olmo_hybrid", olmo_hybrid_keys, olmo_hybrid_model},
+      {"kimi_linear", "KimiLinearForCausalLM", "kimi_linear", kimi_linear_keys, kimi_linear_model},
       {"lfm2_moe", "Lfm2MoeForCausalLM", "lfm2_moe", lfm2_moe_keys, lfm2_moe_model},
   };
 }

@@ -10,7 +10,7 @@ void sizes(Keys& k, Decoder& d, bool own_head_dim) {
   k.require(d.heads, {"num_attention_heads"});
   if (k.reading()) {
     d.kv_heads = d.heads;
-    d.head_dim = d.heads > 0 ? d.dim / d.heads : 0;
+    if (d.head_dim <= 1) d.head_dim = d.heads > 0 ? d.dim / d.heads : 0;  // or the class's own
   }
   k(d.kv_heads, {"num_key_value_heads"});
   if (own_head_dim) k(d.head_dim, {"head_dim"});

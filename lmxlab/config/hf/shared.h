@@ -25,6 +25,10 @@ inline Mlp& mlp_of(Block& b) {
 
 /// Qwen 2 and 3: a window in the layers from max_window_layers on, if it is switched on.
 void qwen_window(Keys& k, Decoder& d);
+/// A list of layer types, or one full layer in each so many; full ones may not rotate.
+void pattern_keys(Keys& k, Decoder& d, bool full_rotates);
+/// Which layers rotate: a list, or all but one in each so many.
+void no_rope_layers(Keys& k, Decoder& d);
 /// Granite's four multipliers.
 void granite_scales(Keys& k, Decoder& d);
 
@@ -43,6 +47,8 @@ void normalized(Keys& k, Decoder& d, const char* name);
 void first_dense(Keys& k, Decoder& d, const char* name, int otherwise);
 /// The shared expert's width, as a number of experts.
 void shared_experts(Keys& k, Decoder& d, const char* name, int otherwise);
+/// Scale, groups and sums of DeepSeek's router.
+void deepseek_router(Keys& k, Decoder& d);
 /// DeepSeek's keys, which others have too.
 void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& names, int dense,
                       int shared);
@@ -51,6 +57,10 @@ void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& name
 /// nothing.
 std::optional<float> scale_of(const Mla& mla, const Rope& rope, float mscale_all);
 float mscale_of(const Mla& mla);
+
+/// Sizes and rotation of latent attention; the rest of a class is Llama's.
+void mla_like(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key);
+Block mla_block(const Decoder& d);
 
 /// Which of `depth` layers a rule of (one-based) layer numbers picks.
 template <class F>
