@@ -74,6 +74,7 @@ struct LongRope {
     v("long_factor", long_factor, "divisors of longer ones");
     v("original", original, "the length it was trained for, in tokens");
     v("attention_factor", attention_factor, "rotated queries and keys are multiplied by it");
+    v("short_attention_factor", short_attention_factor, "of texts of up to `original` tokens");
   }
 };
 /// What is done to the frequencies for texts longer than those of the training; config/rope.h

@@ -388,7 +388,8 @@ GgufSaved save_gguf(LanguageModel& model, const std::filesystem::path& path,
   auto config = model.config();
   set_rotary_order(config, RotaryOrder::halves);
   for (const auto& b : config.layers)
-    if (!std::holds_alternative<Attention>(b.mixer)) cannot("it has layers without attention");
+    if (!std::holds_alternative<Attention>(b.mixer))
+      cannot("its mixers are not all attention over heads");
   const auto& arch = architecture_of(config::hf_form(config).model_type);
   const Enter enter(model.runtime());
   GgufSaved out;

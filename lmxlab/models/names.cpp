@@ -18,6 +18,8 @@ using core::Tensors;
 constexpr const char* kQkv[] = {"q_proj", "k_proj", "v_proj"};
 constexpr const char* kOurLayers = "model.layers.";
 constexpr int kShards = 4;
+// What a matrix is made of, dense or packed.
+constexpr const char* kLeaves[] = {"weight", "bias", "scales", "biases"};
 
 // "model.layers.7.mlp.up_proj.weight" in parts: "7." and the rest; none of what is in no block.
 struct InBlock {
@@ -122,7 +124,7 @@ class Block {
     for (const auto& c : rules_.constants) theirs.erase(c.theirs);
     for (const auto& s : rules_.stacked) {
       const auto [before, behind] = around_star(s.theirs);
-      for (const char* leaf : {"weight", "bias"}) {
+      for (const char* leaf : kLeaves) {
         std::vector<mx::array> parts;
         const auto name = [&] { return before + std::to_string(parts.size()) + behind + leaf; };
         for (auto node = theirs.extract(name()); !node.empty(); node = theirs.extract(name()))
@@ -133,7 +135,7 @@ class Block {
     for (const auto& r : rules_.reshaped) reshape(path, r.theirs, r.ours, r.to_ours, theirs, out);
     for (const auto& f : rules_.fused) {
       if (!has(f)) continue;
-      for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
+      for (const char* leaf : kLeaves) {
         auto node = theirs.extract(std::string(f.theirs) + leaf);
         if (node.empty()) continue;
         const auto fused = turned(node.mapped(), rules_.turned);
@@ -157,7 +159,7 @@ class Block {
       out.emplace(path + c.theirs, mx::array(c.value, ours.begin()->second.dtype()));
     for (const auto& s : rules_.stacked) {
       const auto [before, behind] = around_star(s.theirs);
-      for (const char* leaf : {"weight", "bias"}) {
+      for (const char* leaf : kLeaves) {
         auto node = ours.extract(std::string(s.ours) + leaf);
         if (node.empty()) continue;
         for (int i = 0; i < node.mapped().shape(0); ++i)
@@ -168,7 +170,7 @@ class Block {
     for (const auto& r : rules_.reshaped) reshape(path, r.ours, r.theirs, r.to_theirs, ours, out);
     for (const auto& f : rules_.fused) {
       if (!has(f)) continue;
-      for (const char* leaf : {"weight", "bias", "scales", "biases"}) {
+      for (const char* leaf : kLeaves) {
         std::vector<mx::array> parts;
         for (const char* o : f.ours)
           if (auto node = ours.extract(std::string(o) + leaf); !node.empty())

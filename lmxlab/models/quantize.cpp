@@ -137,6 +137,13 @@ std::vector<Packing> packings(const std::vector<core::LayerWeight>& all,
       throw Error(Kind::usage, "[quantize] " + p.path + " has " + std::to_string(in) +
                                    " inputs, no multiple of the group size " +
                                    std::to_string(group) + ". Give a smaller group.");
+    // MLX packs small floats 32 at once, whatever their groups are.
+    if (how.bits != 0 && !how.affine() && p.weight->w.value.size() % 32 != 0)
+      throw Error(Kind::usage, "[quantize] " + p.path + " has " +
+                                   std::to_string(p.weight->w.value.size()) +
+                                   " numbers, and small floats are packed 32 at once. Leave it as "
+                                   "it is with --layer-bits \"" +
+                                   p.path + "=0\".");
     plan.push_back(how);
   }
   for (size_t i = 0; i < used.size(); ++i)

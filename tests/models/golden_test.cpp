@@ -7,6 +7,7 @@
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
 #include "lmxlab/models/names.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/training/loss.h"
 #include "lmxlab/training/step.h"
 #include "tests/support/shared_fixtures.h"
@@ -212,6 +213,34 @@ TEST_P(SharedCheckpoint, LogitsAndGreedyContinuation) {
   else
     ids = to_vector<int32_t>(reference.get("greedy_ids"));
   EXPECT_EQ(greedy(model, all, ids.size()), ids);
+}
+
+// What we write of it is the same model, bit for bit: as it is, and packed.
+TEST_P(SharedCheckpoint, IsTheSameFromAFolderOfOurs) {
+  const auto root = test::shared_fixtures("checkpoints");
+  if (!root) return;
+  const auto ours = fs::path(testing::TempDir()) / ("ours_" + std::string(GetParam()));
+  auto model = LanguageModel::load(*root / GetParam());
+  const Enter enter(model.runtime());
+  const mx::array ids = mx::reshape(mx::arange(3, 27, mx::int32), {2, 12});
+  const auto again = [&](const char* what) {
+    fs::remove_all(ours);
+    model.save(ours);
+    const auto read = LanguageModel::load(ours);
+    EXPECT_TRUE(read.config() == model.config()) << what;
+    EXPECT_TRUE(mx::array_equal(read.forward(ids), model.forward(ids)).item<bool>()) << what;
+  };
+  again("as it is");
+  QuantizeOptions options{.mode = QuantMode::nvfp4};
+  for (const auto& [path, weight, embedding] : core::weights_of(model.transformer()))
+    if (weight->w.value.shape(-1) % 16 != 0 || weight->w.value.size() % 32 != 0)
+      options.layers.push_back({path, 0});
+  quantize_model(model, options);
+  if (can_save_packed(model.config()))
+    again("packed");
+  else
+    EXPECT_THROW(model.save(ours), Error);
+  fs::remove_all(ours);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -208,6 +208,17 @@ TEST(QuantizeModel, WhatCannotBeIsAnErrorAndChangesNothing) {
     EXPECT_NE(std::string(e.what()).find("Give a smaller group"), std::string::npos) << e.what();
   }
   EXPECT_EQ(model.parameter_bytes(), bytes);
+  auto odd = config("llama-tiny");
+  odd.dim = 48, odd.vocab = 257;
+  LanguageModel narrow(odd, 3);
+  try {
+    quantize_model(narrow, {.mode = QuantMode::nvfp4});  // 257 * 48 numbers
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("32 at once"), std::string::npos) << e.what();
+  }
+  quantize_model(narrow,
+                 {.mode = QuantMode::nvfp4, .layers = {{"model.embed_tokens", 0}, {"lm_head", 0}}});
   quantize_model(model, {.bits = 8});
   EXPECT_THROW(quantize_model(model, {.bits = 8}), Error);
 }
