@@ -36,6 +36,7 @@ int64_t element_bytes(const ModelPlace& place) {
 Json counts(const config::Model& model, const ModelPlace& place) {
   const auto n = config::count(model);
   return Json::object({{"parameters", Json(n.total)},
+                       {"active", Json(n.active)},
                        {"trainable", Json(n.total)},
                        {"bytes", Json(n.total * element_bytes(place))},
                        {"parts", Json::object({{"embedding", Json(n.embedding)},
@@ -51,10 +52,16 @@ class List : public Command {
   int run(Context& context) override {
     if (context.json) {
       Json presets = Json::array();
-      for (const auto& p : config::presets())
-        presets.push_back(Json::object({{"name", Json(p.name)},
-                                        {"family", Json(p.family)},
-                                        {"parameters", Json(config::count(p.make()).total)}}));
+      for (const auto& p : config::presets()) {
+        const auto m = p.make();
+        presets.push_back(
+            Json::object({{"name", Json(p.name)},
+                          {"family", Json(p.family)},
+                          {"parameters", Json(config::count(m).total)},
+                          {"mixers", Json(config::mixer_summary(m))},
+                          {"ffn", Json(config::ffn_summary(m))},
+                          {"kv_bytes_per_token", Json(config::kv_bytes_per_token(m, 2))}}));
+      }
       Json families = Json::array();
       for (const auto& f : config::families()) families.push_back(Json(f));
       context.print_json(Json::object({{"presets", presets}, {"families", families}}));
@@ -62,14 +69,16 @@ class List : public Command {
     }
     size_t width = 8;
     for (const auto& p : config::presets()) width = std::max(width, p.name.size() + 2);
-    std::string out = padded("preset", width) + padded("family", 8) + right("parameters", 16) +
-                      right("layers", 8) + right("width", 7) + right("context", 9) + "\n";
+    std::string out = padded("preset", width) + padded("family", 8) + right("params", 7) +
+                      right("layers", 8) + right("context", 9) + "  " + padded("mixers", 11) +
+                      padded("ffn", 11) + "cache/token\n";
     for (const auto& p : config::presets()) {
       const auto m = p.make();
       out += padded(p.name, width) + padded(p.family, 8) +
-             right(with_commas(config::count(m).total), 16) +
-             right(std::to_string(m.layers.size()), 8) + right(std::to_string(m.dim), 7) +
-             right(std::to_string(m.context), 9) + "\n";
+             right(human_count(double(config::count(m).total)), 7) +
+             right(std::to_string(m.layers.size()), 8) + right(with_commas(m.context), 9) + "  " +
+             padded(config::mixer_summary(m), 11) + padded(config::ffn_summary(m), 11) +
+             human_bytes(double(config::kv_bytes_per_token(m, 2))) + "\n";
     }
     context.print(out);
     return 0;
@@ -121,6 +130,7 @@ class Count : public Command {
     for (const auto& [name, value] : n.at("parts").as_object())
       if (value.as_integer() > 0) line(name, value.as_integer());
     line("total", total);
+    if (const auto active = n.at("active").as_integer(); active != total) line("active", active);
     out += padded("trainable", 12) + right(with_commas(n.at("trainable").as_integer()), 18) + "\n";
     out += padded("bytes", 12) + right(human_bytes(double(n.at("bytes").as_integer())), 18) + "\n";
     context.print(out);

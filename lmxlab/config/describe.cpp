@@ -4,6 +4,7 @@
 
 #include "lmxlab/base/text.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -202,8 +203,8 @@ size_t cut_before(const std::string& text, size_t width) {
   return cut;
 }
 
-/// Phrases joined by commas, broken between them (or inside, where one alone is too long) into
-/// lines of `width`.
+/// Phrases joined by commas, broken between them (or inside, where one alone is too long, between
+/// words if it has any) into lines of `width`.
 std::vector<std::string> wrap(const Phrases& phrases, size_t width) {
   std::vector<std::string> lines(1);
   for (size_t i = 0; i < phrases.size(); ++i) {
@@ -213,8 +214,10 @@ std::vector<std::string> wrap(const Phrases& phrases, size_t width) {
     if (!lines.back().empty()) lines.back() += ' ';
     lines.back() += piece;
     while (lines.back().size() > width) {
-      const size_t cut = cut_before(lines.back(), width);
-      std::string rest = lines.back().substr(cut);
+      const size_t space = lines.back().rfind(' ', width);
+      const bool words = space != std::string::npos && space > 0;
+      const size_t cut = words ? space : cut_before(lines.back(), width);
+      std::string rest = lines.back().substr(words ? cut + 1 : cut);
       lines.back().resize(cut);
       lines.push_back(std::move(rest));
     }
@@ -258,7 +261,61 @@ Phrases head_phrases(const Model& m) {
   return out;
 }
 
+struct MixerName {
+  char letter;
+  std::string name;
+};
+MixerName name_of(const Mixer& mixer) {
+  constexpr std::pair<const char*, char> kLetters[] = {
+      {Attention::kind, 'A'}, {Mla::kind, 'L'},        {Mamba2::kind, 'M'},
+      {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'}, {KimiDelta::kind, 'K'},
+      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},  {Nothing::kind, '-'}};
+  if (const auto* a = std::get_if<Attention>(&mixer); a && a->window)
+    return {'W', a->chunked ? "attention in chunks" : "attention in a window"};
+  if (const auto* c = std::get_if<Custom>(&mixer)) return {'X', c->name};
+  const std::string kind = std::visit([](const auto& c) { return std::string(c.kind); }, mixer);
+  for (const auto& [name, letter] : kLetters)
+    if (kind == name) return {letter, kind};
+  return {'?', kind};
+}
+
 }  // namespace
+
+LayerPattern layer_pattern(const Model& m) {
+  LayerPattern out;
+  for (const Block& b : m.layers) {
+    const auto [letter, name] = name_of(b.mixer);
+    if (out.letters.find(letter) == std::string::npos)
+      out.legend += (out.legend.empty() ? "" : ", ") + (letter + (" " + name));
+    out.letters += letter;
+  }
+  return out;
+}
+
+std::string mixer_summary(const Model& m) {
+  std::vector<std::pair<std::string, int>> kinds;
+  for (const Block& b : m.layers) {
+    const auto name = name_of(b.mixer).name;
+    auto it = std::find_if(kinds.begin(), kinds.end(), [&](auto& k) { return k.first == name; });
+    if (it == kinds.end()) it = kinds.insert(kinds.end(), {name, 0});
+    ++it->second;
+  }
+  if (kinds.size() == 1) return kinds[0].first;
+  std::string out;
+  for (const auto& [name, n] : kinds)
+    out += (out.empty() ? "" : ", ") + std::to_string(n) + " " + name;
+  return out;
+}
+
+std::string ffn_summary(const Model& m) {
+  if (m.layers.empty()) return "";
+  const Ffn& last = m.layers.back().ffn;  // the first layers of a sparse model may be dense
+  if (const auto* moe = std::get_if<Moe>(&last))
+    return comma(moe->top_k) + "/" + comma(moe->experts) + " experts";
+  if (const auto* mlp = std::get_if<Mlp>(&last)) return mlp->gated ? "gated mlp" : "mlp";
+  if (const auto* c = std::get_if<Custom>(&last)) return c->name;
+  return "none";
+}
 
 std::string describe(const Model& m) {
   const Count n = count(m);
@@ -276,6 +333,9 @@ std::string describe(const Model& m) {
   row(out, "final norm", {norm_phrase(m.final_norm)});
   row(out, "head", head_phrases(m));
   if (m.dropout > 0) row(out, "dropout", {number(m.dropout)});
+  const auto pattern = layer_pattern(m);
+  if (pattern.letters.find_first_not_of(pattern.letters[0]) != std::string::npos)
+    row(out, "pattern", {pattern.letters}), row(out, "", {pattern.legend});
 
   constexpr size_t kRange = 12, kNumber = 16;
   const auto layer_line = [&](const std::string& range, const std::string& text,

@@ -312,6 +312,22 @@ TEST(Describe, EqualLayersAreOneRow) {
   EXPECT_EQ(failure([&] { describe(m); }).first, Kind::not_found);
 }
 
+TEST(Describe, AHybridsPatternIsDrawn) {
+  Model m = preset("llama-tiny");
+  EXPECT_EQ(mixer_summary(m), "attention");
+  EXPECT_EQ(ffn_summary(m), "gated mlp");
+  EXPECT_EQ(describe(m).find("pattern"), std::string::npos);
+  m.layers.resize(4, m.layers[0]);
+  for (const int i : {0, 1, 2}) m.layers[i].mixer = GatedDelta{.heads = 4, .key_heads = 2};
+  std::get<Attention>(m.layers[3].mixer).window = 8;
+  m.layers[3].ffn = Moe{.experts = 8, .top_k = 2};
+  EXPECT_EQ(layer_pattern(m).letters, "DDDW");
+  EXPECT_EQ(layer_pattern(m).legend, "D gated_delta, W attention in a window");
+  EXPECT_EQ(mixer_summary(m), "3 gated_delta, 1 attention in a window");
+  EXPECT_EQ(ffn_summary(m), "2/8 experts");
+  EXPECT_THAT(describe(m), HasSubstr("pattern     DDDW\n"));
+}
+
 TEST(Describe, StaysInEightyColumnsWhateverIsSet) {
   register_custom(Part::norm, std::string(90, 'n'), [](const Json&, int) { return int64_t{1}; });
   Model m = preset("llama-13b");
