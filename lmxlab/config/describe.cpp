@@ -365,6 +365,10 @@ std::string describe(const Model& m) {
     lines(ffn_phrases(b.ffn), n.layers[i].ffn);
     Phrases wiring{enum_name(b.wiring) + " wiring", norm_phrase(b.norm)};
     if (b.branch_scale != 1) wiring.push_back("branches times " + number(b.branch_scale));
+    if (b.stream_scale != 1) wiring.push_back("stream times " + number(b.stream_scale));
+    if (b.ffn_branch_scale) wiring.push_back("ffn times " + number(*b.ffn_branch_scale));
+    if (b.ffn_stream_scale)
+      wiring.push_back("stream past the ffn times " + number(*b.ffn_stream_scale));
     lines(wiring, n.layers[i].norm);
     i = j + 1;
   }

@@ -19,7 +19,8 @@ namespace lmxlab::config {
 ///   sandwich  h = x + N2(M(N1 x))    y = h + N4(F(N3 h))      (Gemma 2)
 ///   parallel  n = N1 x               y = x + M n + F n        (GPT-J, Falcon)
 ///   twin      y = x + M(N1 x) + F(N2 x)                       (GPT-NeoX)
-enum class Wiring { pre, post, branch, sandwich, parallel, twin };
+///   chain     n = N1 x, h = n + M n  k = N2 h, y = k + F k    (MiniMax)
+enum class Wiring { pre, post, branch, sandwich, parallel, twin, chain };
 
 struct Block {
   Mixer mixer = Attention{};
@@ -27,6 +28,8 @@ struct Block {
   Norm norm = RmsNorm{};
   Wiring wiring = Wiring::pre;
   float branch_scale = 1;  // what a branch adds is multiplied by it (Granite)
+  float stream_scale = 1;  // and what it is added to by this one (MiniMax)
+  std::optional<float> ffn_branch_scale = {}, ffn_stream_scale = {};  // the FFN's, if others
   template <class V>
   void visit(V& v) {
     v("mixer", mixer,
@@ -34,8 +37,11 @@ struct Block {
       "custom");
     v("ffn", ffn, "mlp, moe, none or custom");
     v("norm", norm, "rms, layer or custom");
-    v("wiring", wiring, "pre, post, branch, sandwich, parallel or twin");
+    v("wiring", wiring, "pre, post, branch, sandwich, parallel, twin or chain");
     v("branch_scale", branch_scale, "what a branch adds is multiplied by it");
+    v("stream_scale", stream_scale, "what a branch is added to is multiplied by it");
+    v("ffn_branch_scale", ffn_branch_scale, "of the FFN, where it is another");
+    v("ffn_stream_scale", ffn_stream_scale, "of the FFN, where it is another");
   }
 };
 
@@ -87,5 +93,6 @@ struct lmxlab::EnumNames<lmxlab::config::Wiring> {
   static constexpr std::pair<config::Wiring, const char*> table[] = {
       {config::Wiring::pre, "pre"},           {config::Wiring::post, "post"},
       {config::Wiring::branch, "branch"},     {config::Wiring::sandwich, "sandwich"},
-      {config::Wiring::parallel, "parallel"}, {config::Wiring::twin, "twin"}};
+      {config::Wiring::parallel, "parallel"}, {config::Wiring::twin, "twin"},
+      {config::Wiring::chain, "chain"}};
 };

@@ -195,7 +195,13 @@ class Checker {
       if (m->act == Act::xielu && m->gated) say("ffn.act", "xielu is no gate; set gated to false");
     }
     if (const auto* m = std::get_if<Moe>(&b.ffn)) moe(*m);
-    scale("branch_scale", b.branch_scale);
+    scale("branch_scale", b.branch_scale), scale("stream_scale", b.stream_scale);
+    if (b.ffn_branch_scale) scale("ffn_branch_scale", *b.ffn_branch_scale);
+    if (b.ffn_stream_scale) scale("ffn_stream_scale", *b.ffn_stream_scale);
+    if ((b.wiring == Wiring::parallel || b.wiring == Wiring::twin) &&
+        (b.stream_scale != 1 || b.ffn_stream_scale.value_or(1) != 1))
+      say("stream_scale", "both branches of a " + enum_name(b.wiring) +
+                              " block are added to one stream: set it to 1");
     if (const auto* c = std::get_if<Custom>(&b.ffn)) custom("ffn", Part::ffn, *c);
     norm("norm", b.norm);
   }

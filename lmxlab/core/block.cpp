@@ -71,11 +71,13 @@ mx::array before(Residual& stream, const std::optional<Norm>& norm, const Pass& 
 
 Block::Block(const config::Block& c, const Build& b)
     : wiring_(c.wiring),
-      branch_scale_(c.branch_scale),
+      mixer_scales_{c.stream_scale, c.branch_scale},
+      ffn_scales_{c.ffn_stream_scale.value_or(c.stream_scale),
+                  c.ffn_branch_scale.value_or(c.branch_scale)},
       mixer_(make_mixer(c.mixer, b)),
       ffn_(make(c.ffn, b)) {
-  const bool before =
-      wiring_ == Wiring::pre || wiring_ == Wiring::sandwich || wiring_ == Wiring::twin;
+  const bool before = wiring_ == Wiring::pre || wiring_ == Wiring::sandwich ||
+                      wiring_ == Wiring::twin || wiring_ == Wiring::chain;
   const bool after =
       wiring_ == Wiring::post || wiring_ == Wiring::branch || wiring_ == Wiring::sandwich;
   const bool parallel = wiring_ == Wiring::parallel;
@@ -87,7 +89,7 @@ Block::Block(const config::Block& c, const Build& b)
 
 // The names are those of the Hugging Face models with the same wiring: Llama, OLMo 2, Gemma 2, Phi.
 void Block::visit(Visitor& v) {
-  const bool after = wiring_ != Wiring::pre && !side_by_side();
+  const bool after = wiring_ != Wiring::pre && wiring_ != Wiring::chain && !side_by_side();
   v("self_attn", mixer_);
   v("mlp", ffn_);
   v("input_layernorm", before_mixer_);
@@ -114,7 +116,8 @@ void Block::operator()(Residual& stream, Pass& pass) const {
   if (!again) {
     parts = project(stream, pass);
   } else if (mixer_ || side_by_side()) {
-    parts = recomputed_by_rows(first, parameters_of(true), {stream.value()}, pass, true);
+    const bool passes = wiring_ != Wiring::chain;  // the stream of a chain is another behind a norm
+    parts = recomputed_by_rows(first, parameters_of(true), {stream.value()}, pass, passes);
     stream = Residual(parts[0]);
     parts.erase(parts.begin());
   }
@@ -135,6 +138,7 @@ Arrays Block::project(Residual& stream, Pass& pass) const {
   if (!mixer_ && !side_by_side()) return {};
   const auto n = before(stream, before_mixer_, pass);
   Arrays out;
+  if (wiring_ == Wiring::chain) stream = Residual(n);
   if (wiring_ == Wiring::parallel) out.push_back(n);
   if (wiring_ == Wiring::twin) out.push_back(before(stream, before_ffn_, pass));
   if (mixer_)
@@ -145,20 +149,24 @@ Arrays Block::project(Residual& stream, Pass& pass) const {
 // @param parts  what both branches see, where they are parallel; what the mixer has mixed.
 void Block::finish(Residual& stream, const Arrays& parts, Pass& pass) const {
   // A part of the user's own may compute in another type: the stream keeps its own.
-  const auto branch = [&](const mx::array& y, const char* name) {
+  const auto branch = [&](const mx::array& y, float scale, const char* name) {
     auto out = pass.drop(kernels::cast(y, stream.dtype()));
-    if (branch_scale_ != 1) out = kernels::scale(out, branch_scale_);
+    if (scale != 1) out = kernels::scale(out, scale);
     pass.show(name, out);
     return out;
   };
-  if (mixer_) join(stream, branch(mixer_->finish(parts.back(), pass), "mixer"), after_mixer_);
+  if (mixer_)
+    join(stream, branch(mixer_->finish(parts.back(), pass), mixer_scales_.branch, "mixer"),
+         mixer_scales_.stream, after_mixer_);
   if (!ffn_) return;
   const auto x = side_by_side() ? parts[0] : before(stream, before_ffn_, pass);
-  join(stream, branch((*ffn_)(x, pass), "ffn"), after_ffn_);
+  if (wiring_ == Wiring::chain) stream = Residual(x);
+  join(stream, branch((*ffn_)(x, pass), ffn_scales_.branch, "ffn"), ffn_scales_.stream, after_ffn_);
 }
 
-void Block::join(Residual& stream, const mx::array& branch,
+void Block::join(Residual& stream, const mx::array& branch, float past,
                  const std::optional<Norm>& after) const {
+  if (past != 1) stream = Residual(kernels::scale(stream.value(), past));
   if (!after) {
     stream.add(branch);
   } else if (wiring_ == Wiring::post) {  // the norm is over the sum, not over the branch

@@ -33,12 +33,15 @@ class Block {
   Arrays project(Residual& stream, Pass& pass) const;
   void finish(Residual& stream, const Arrays& parts, Pass& pass) const;
   // How a branch meets the stream.
-  void join(Residual& stream, const mx::array& branch, const std::optional<Norm>& after) const;
+  void join(Residual& stream, const mx::array& branch, float past,
+            const std::optional<Norm>& after) const;
   // Of one of the two.
   std::vector<Entry> parameters_of(bool projection) const;
 
   config::Wiring wiring_;
-  float branch_scale_;
+  struct Scales {
+    float stream, branch;
+  } mixer_scales_, ffn_scales_;
   // A branch that is "none" has neither part nor norm: it adds nothing.
   std::unique_ptr<Mixer> mixer_;
   std::unique_ptr<Ffn> ffn_;

@@ -453,6 +453,13 @@ const std::map<std::string, Make>& all() {
                                 {"mlp.gate.", "mlp.router.gate."}});
          }},
         {"phimoe", [](const auto&) { return mixtral(); }},
+        {"minimax",
+         [](const auto&) {
+           NameRules r = mixtral();
+           r.buffers = {"self_attn.slope_rate", "self_attn.query_decay", "self_attn.key_decay",
+                        "self_attn.diagonal_decay"};
+           return r;
+         }},
         {"olmo_hybrid", [](const auto&) { return olmo_hybrid(); }},
         {"kimi_linear", [](const auto&) { return kimi_linear(); }},
         {"llama4_text", [](const auto&) { return llama4(); }},

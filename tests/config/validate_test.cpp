@@ -111,8 +111,8 @@ TEST(Validate, WhatIsFine) {
       m.layers[0].ffn = Mlp{.hidden = 8, .act = act, .gated = gated};
       EXPECT_THAT(problems(m), IsEmpty());
     }
-  for (const Wiring w :
-       {Wiring::pre, Wiring::post, Wiring::branch, Wiring::sandwich, Wiring::parallel}) {
+  for (const Wiring w : {Wiring::pre, Wiring::post, Wiring::branch, Wiring::sandwich,
+                         Wiring::parallel, Wiring::twin, Wiring::chain}) {
     m.layers[1].wiring = m.layers[2].wiring = w;
     m.layers[1].mixer = Nothing{}, m.layers[2].ffn = Nothing{};
     EXPECT_THAT(problems(m), IsEmpty());

@@ -94,8 +94,8 @@ Worst compare(const Gradients& a, const Gradients& b, bool without_noise = false
   return worst;
 }
 
-constexpr Wiring kWirings[] = {Wiring::pre, Wiring::post, Wiring::branch, Wiring::sandwich,
-                               Wiring::parallel};
+constexpr Wiring kWirings[] = {Wiring::pre,      Wiring::post, Wiring::branch, Wiring::sandwich,
+                               Wiring::parallel, Wiring::twin, Wiring::chain};
 
 // Each parameter's gradient is there (one that was captured would be 0), and the same to the bit.
 TEST(Recompute, GradientsAreTheSame) {

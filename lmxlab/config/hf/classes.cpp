@@ -42,6 +42,9 @@ std::optional<Decoder> decoder_of(const Model& m) {
     if (recurs && !d.recurrent) d.recurrent = b.mixer;
     if (!recurs && !attends) attends = &b;
     d.recurrent_layers.push_back(recurs);
+    (recurs ? d.recurrent_scales : d.attention_scales) = {b.stream_scale, b.branch_scale};
+    d.ffn_scales = {b.ffn_stream_scale.value_or(b.stream_scale),
+                    b.ffn_branch_scale.value_or(b.branch_scale)};
     d.sparse.push_back(moe != nullptr);
     if (moe && !d.moe) d.moe = *moe, d.act = moe->act;
     if (mlp) d.hidden = mlp->hidden, d.act = mlp->act, d.mlp_bias = mlp->bias;

@@ -29,6 +29,9 @@ struct Decoder {
   std::optional<Alibi> alibi = {};
   std::optional<Temperature> temperature = {};
   float embed_scale = 1, branch_scale = 1, logit_scale = 1;
+  struct Scales {
+    float stream = 1, branch = 1;
+  } attention_scales = {}, recurrent_scales = {}, ffn_scales = {};  // where each has its own
   bool sinks = false, gate = false;
   std::optional<Mixer> recurrent = {};      // in the place of attention, in some layers or all
   std::vector<bool> recurrent_layers = {};  // which; empty: all

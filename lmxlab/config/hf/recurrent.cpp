@@ -400,6 +400,37 @@ Model olmo_hybrid_model(const Decoder& d) {
   return m;
 }
 
+/// MiniMax-01: lightning attention, softmax attention in each second layer, and experts; what goes
+/// past a branch has been through its norm.
+void minimax_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 1'000'000, d.kv_heads = 8;
+  if (d.moe) d.hidden = d.moe->hidden;  // one width serves the experts
+  llama_like(k, d);
+  k(d.window, {"sliding_window"});
+  d.recurrent = Lightning{.heads = d.heads, .head_dim = d.head_dim};
+  recurrent_where(k, d, [](int i) { return i % 2 != 0; });
+  k.layer_kinds(d, "linear_attention");
+  k(d.attention_scales.stream, {"full_attn_alpha_factor"});
+  k(d.attention_scales.branch, {"full_attn_beta_factor"});
+  k(d.recurrent_scales.stream, {"linear_attn_alpha_factor"});
+  k(d.recurrent_scales.branch, {"linear_attn_beta_factor"});
+  k(d.ffn_scales.stream, {"mlp_alpha_factor"});
+  k(d.ffn_scales.branch, {"mlp_beta_factor"});
+  expert_sizes(k, d, {.hidden = d.hidden},
+               {{"num_local_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}});
+  k.skip({"block_size", "router_jitter_noise"});
+}
+Model minimax_model(const Decoder& d) {
+  Model m = with_experts(d, "minimax", llama_block(d));
+  for (size_t i = 0; i < m.layers.size(); ++i) {
+    Block& b = m.layers[i];
+    const auto& mixer = d.recurs(i) ? d.recurrent_scales : d.attention_scales;
+    b.wiring = Wiring::chain, b.stream_scale = mixer.stream, b.branch_scale = mixer.branch;
+    b.ffn_stream_scale = d.ffn_scales.stream, b.ffn_branch_scale = d.ffn_scales.branch;
+  }
+  return m;
+}
+
 void kimi_linear_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.eps = 1e-5f, d.context = 1'048'576;
   mla_like(k, d, Mla{.kv_rank = 512}, false);
@@ -463,6 +494,7 @@ std::vector<HfClass> recurrent_classes() {
       {"granitemoehybrid", "GraniteMoeHybridForCausalLM", "granitemoehybrid", granitemoehybrid_keys,
        granitemoehybrid_model},
       {"olmo_hybrid", "OlmoHybridForCausalLM", "olmo_hybrid", olmo_hybrid_keys, olmo_hybrid_model},
+      {"minimax", "MiniMaxForCausalLM", "minimax", minimax_keys, minimax_model},
       {"kimi_linear", "KimiLinearForCausalLM", "kimi_linear", kimi_linear_keys, kimi_linear_model},
       {"lfm2_moe", "Lfm2MoeForCausalLM", "lfm2_moe", lfm2_moe_keys, lfm2_moe_model},
   };
