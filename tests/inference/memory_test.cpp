@@ -10,9 +10,6 @@
 
 #include <iostream>
 #include <tuple>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 namespace lmxlab {
 namespace {
@@ -153,9 +150,6 @@ TEST(CacheMemory, TenThousandTokensTakeWhatAThousandTake) {
       kernels::finish_steps();
       kernels::clear_cache();  // what is kept for reuse, up to a bound, is no growth
       Reading r{kernels::active_bytes(), kernels::peak_bytes()};
-#ifdef __GLIBC__
-      malloc_trim(0);  // nor are pages of ended graphs' nodes, which threads' arenas keep
-#endif
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
       r.resident = test::resident_bytes();
 #endif

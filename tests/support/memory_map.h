@@ -5,6 +5,9 @@
 #ifdef __linux__
 
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <cstdint>
 #include <filesystem>
@@ -93,6 +96,9 @@ inline size_t anonymous_bytes(pid_t pid = 0) {
 
 /// Everything that the process has in RAM.
 inline size_t resident_bytes() {
+#ifdef __GLIBC__
+  malloc_trim(0);  // pages of what was freed, which threads' arenas keep, are no growth
+#endif
   std::ifstream in("/proc/self/statm");
   size_t size = 0, resident = 0;
   in >> size >> resident;
