@@ -4,6 +4,7 @@
 #include "lmxlab/base/fields.h"
 #include "lmxlab/config/model.h"
 
+#include <algorithm>
 #include <initializer_list>
 #include <set>
 #include <string>
@@ -52,6 +53,9 @@ struct Decoder {
     return recurrent && (recurrent_layers.empty() || recurrent_layers[layer]);
   }
   bool rotates(size_t layer) const { return rotated.empty() || rotated[layer]; }
+  bool rotates_somewhere() const {
+    return std::find(rotated.begin(), rotated.end(), true) != rotated.end();
+  }
 };
 
 /// Of a class: the share of each head that it rotates where nothing is said, if it can rotate a

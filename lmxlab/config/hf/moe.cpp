@@ -77,24 +77,23 @@ void qwen_layers(Keys& k, Decoder& d) {
     return i % step == 0 && std::find(dense.begin(), dense.end(), i - 1) == dense.end();
   });
 }
+void one_width(Decoder& d) {
+  if (d.moe) d.hidden = d.moe->hidden;
+}
+const ExpertNames kLocalExperts{
+    {"num_local_experts", "num_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}};
+
 namespace {
 
 const ExpertNames kQwen{
     {"num_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
-const ExpertNames kLocal{
-    {"num_local_experts", "num_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}};
-
-/// Of a class without dense layers: one width serves the experts.
-void one_width(Decoder& d) {
-  if (d.moe) d.hidden = d.moe->hidden;
-}
 
 void mixtral_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 1'000'000;
   one_width(d);
   llama_like(k, d);
   k(d.window, {"sliding_window"});
-  expert_sizes(k, d, {.hidden = d.hidden}, kLocal);
+  expert_sizes(k, d, {.hidden = d.hidden}, kLocalExperts);
 }
 Model mixtral_model(const Decoder& d) {
   return with_experts(d, "mixtral", llama_block(d));
@@ -273,7 +272,7 @@ void minimax_m2_keys(Keys& k, Decoder& d) {
                 .scoring = Scoring::sigmoid,
                 .selection_bias = true,
                 .normalize = 1},
-               kLocal);
+               kLocalExperts);
   k.skip({"use_qk_norm", "qk_norm_type", "scoring_func", "use_routing_bias", "num_mtp_modules",
           "mtp_transformer_layers", "attn_type_list", "shared_intermediate_size", "rotary_dim",
           "use_mtp"});
@@ -289,7 +288,7 @@ void granitemoe_keys(Keys& k, Decoder& d) {
   llama_like(k, d);
   k(d.attention_bias, {"attention_bias"});
   granite_scales(k, d);
-  expert_sizes(k, d, {.hidden = d.hidden}, kLocal);
+  expert_sizes(k, d, {.hidden = d.hidden}, kLocalExperts);
 }
 Model granitemoe_model(const Decoder& d) {
   return with_experts(d, "granitemoe", llama_block(d));
@@ -315,7 +314,7 @@ void gpt_oss_keys(Keys& k, Decoder& d) {
   k.layer_types(d);
   Moe defaults{.experts = 128, .top_k = 4, .hidden = d.hidden, .bias = true, .clamp = 7.f};
   defaults.alpha = 1.702f, defaults.up_offset = 1, defaults.router_bias = true;
-  expert_sizes(k, d, defaults, kLocal);
+  expert_sizes(k, d, defaults, kLocalExperts);
   k(d.moe->clamp, {"swiglu_limit"});
   k(d.moe->alpha, {"swiglu_alpha"});
   k.skip({"initial_context_length", "experts_per_token"});
@@ -473,7 +472,7 @@ void phimoe_keys(Keys& k, Decoder& d) {
   k(d.window, {"sliding_window"});
   Moe defaults{.experts = 16, .hidden = d.hidden, .scoring = Scoring::sparsemixer};
   if (k.reading()) k(defaults.jitter, {"router_jitter_noise"});
-  expert_sizes(k, d, defaults, kLocal);
+  expert_sizes(k, d, defaults, kLocalExperts);
   if (!k.reading()) k(d.moe->jitter, {"router_jitter_noise"});
   k(d.head_bias, {"lm_head_bias"});
   if (auto* l = std::get_if<LongRope>(&d.rope.scaling)) {

@@ -105,16 +105,9 @@ Model mamba2_model(const Decoder& d) {
   return mixers_alone(d, "mamba2");
 }
 
-void bamba_keys(Keys& k, Decoder& d) {
-  if (k.reading()) d.eps = 1e-5f, d.context = 262'144;
-  sizes(k, d, false);
-  k.act(d.act, {"hidden_act"});
-  k(d.eps, {"rms_norm_eps"});
-  k.rope(d, {.share = 0.5f});
-  k(d.attention_bias, {"attention_bias"});
-  k(d.mlp_bias, {"mlp_bias"});
-  Mamba2 defaults{.heads = 128, .groups = 1, .state = 256};
-  d.recurrent = mamba2_keys_of(k, d, defaults,
+/// Mamba-2 beside attention, under the keys of Bamba.
+void mamba2_in_hybrid(Keys& k, Decoder& d) {
+  d.recurrent = mamba2_keys_of(k, d, {.heads = 128, .groups = 1, .state = 256},
                                {{"mamba_n_heads"},
                                 {"mamba_d_head"},
                                 {"mamba_n_groups"},
@@ -124,6 +117,17 @@ void bamba_keys(Keys& k, Decoder& d) {
                                 {"mamba_conv_bias"}});
   const auto& m = std::get<Mamba2>(*d.recurrent);
   k.constant("mamba_expand", d.dim > 0 ? m.heads * m.head_dim / d.dim : 2);
+}
+
+void bamba_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 262'144;
+  sizes(k, d, false);
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  k.rope(d, {.share = 0.5f});
+  k(d.attention_bias, {"attention_bias"});
+  k(d.mlp_bias, {"mlp_bias"});
+  mamba2_in_hybrid(k, d);
   std::vector<int> attention;
   if (!k.reading())
     for (size_t i = 0; i < static_cast<size_t>(d.depth); ++i)
@@ -324,19 +328,9 @@ void granitemoehybrid_keys(Keys& k, Decoder& d) {
   k.rope(d);
   k(d.attention_bias, {"attention_bias"});
   granite_scales(k, d);
-  d.recurrent = mamba2_keys_of(k, d, {.heads = 128, .groups = 1, .state = 256},
-                               {{"mamba_n_heads"},
-                                {"mamba_d_head"},
-                                {"mamba_n_groups"},
-                                {"mamba_d_state"},
-                                {"mamba_d_conv"},
-                                {"mamba_proj_bias"},
-                                {"mamba_conv_bias"}});
-  const auto& m = std::get<Mamba2>(*d.recurrent);
-  k.constant("mamba_expand", d.dim > 0 ? m.heads * m.head_dim / d.dim : 2);
+  mamba2_in_hybrid(k, d);
   k.layer_kinds(d, "linear_attention");
-  const bool rotates = std::find(d.rotated.begin(), d.rotated.end(), true) != d.rotated.end();
-  std::string position = !k.reading() && rotates ? "rope" : "nope";
+  std::string position = !k.reading() && d.rotates_somewhere() ? "rope" : "nope";
   k(position, {"position_embedding_type"});
   if (k.reading()) d.rotated.assign(static_cast<size_t>(d.depth), position == "rope");
   // The shared FFN is all there is where there are no experts.
@@ -383,10 +377,9 @@ void olmo_hybrid_keys(Keys& k, Decoder& d) {
   recurrent_where(k, d, [](int i) { return i % 4 != 3; });
   k.layer_kinds(d, "linear_attention");
   // Said to be none, there is no rotation.
-  const bool rotates = std::find(d.rotated.begin(), d.rotated.end(), true) != d.rotated.end();
   if (k.reading() && k.is_null("rope_parameters"))
     d.rotated.assign(static_cast<size_t>(d.depth), false);
-  if (!k.reading() && !rotates) k.constant("rope_parameters", nullptr);
+  if (!k.reading() && !d.rotates_somewhere()) k.constant("rope_parameters", nullptr);
   k.skip({"linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max",
           "linear_dt_init_floor", "linear_use_gate"});
 }
@@ -404,7 +397,7 @@ Model olmo_hybrid_model(const Decoder& d) {
 /// past a branch has been through its norm.
 void minimax_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 1'000'000, d.kv_heads = 8;
-  if (d.moe) d.hidden = d.moe->hidden;  // one width serves the experts
+  one_width(d);
   llama_like(k, d);
   k(d.window, {"sliding_window"});
   d.recurrent = Lightning{.heads = d.heads, .head_dim = d.head_dim};
@@ -416,8 +409,7 @@ void minimax_keys(Keys& k, Decoder& d) {
   k(d.recurrent_scales.branch, {"linear_attn_beta_factor"});
   k(d.ffn_scales.stream, {"mlp_alpha_factor"});
   k(d.ffn_scales.branch, {"mlp_beta_factor"});
-  expert_sizes(k, d, {.hidden = d.hidden},
-               {{"num_local_experts"}, {"num_experts_per_tok"}, {"intermediate_size"}});
+  expert_sizes(k, d, {.hidden = d.hidden}, kLocalExperts);
   k.skip({"block_size", "router_jitter_noise"});
 }
 Model minimax_model(const Decoder& d) {

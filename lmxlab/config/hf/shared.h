@@ -36,6 +36,9 @@ void granite_scales(Keys& k, Decoder& d);
 struct ExpertNames {
   Names experts, top_k, hidden;
 };
+extern const ExpertNames kLocalExperts;  // Mixtral's
+/// Of a class without dense layers: one width serves the experts.
+void one_width(Decoder& d);
 void expert_sizes(Keys& k, Decoder& d, const Moe& defaults, const ExpertNames& names);
 /// assemble() with experts that have the decoder's activation.
 Model with_experts(Decoder d, const char* family, const Block& block);
