@@ -69,15 +69,16 @@ class List : public Command {
     }
     size_t width = 8;
     for (const auto& p : config::presets()) width = std::max(width, p.name.size() + 2);
-    std::string out = padded("preset", width) + padded("family", 8) + right("params", 7) +
-                      right("layers", 8) + right("context", 9) + "  " + padded("mixers", 11) +
-                      padded("ffn", 11) + "cache/token\n";
+    std::string out = padded("preset", width) + padded("family", 8) + right("parameters", 15) +
+                      right("layers", 8) + right("width", 7) + right("context", 9) + "  " +
+                      padded("mixers", 11) + padded("ffn", 11) + "cache/token\n";
     for (const auto& p : config::presets()) {
       const auto m = p.make();
       out += padded(p.name, width) + padded(p.family, 8) +
-             right(human_count(double(config::count(m).total)), 7) +
-             right(std::to_string(m.layers.size()), 8) + right(with_commas(m.context), 9) + "  " +
-             padded(config::mixer_summary(m), 11) + padded(config::ffn_summary(m), 11) +
+             right(with_commas(config::count(m).total), 15) +
+             right(std::to_string(m.layers.size()), 8) + right(std::to_string(m.dim), 7) +
+             right(std::to_string(m.context), 9) + "  " + padded(config::mixer_summary(m), 11) +
+             padded(config::ffn_summary(m), 11) +
              human_bytes(double(config::kv_bytes_per_token(m, 2))) + "\n";
     }
     context.print(out);

@@ -18,7 +18,7 @@ TEST(List, NamesPresetsAndFamilies) {
   bool small = false;
   for (const Json& p : list.at("presets").as_array()) {
     EXPECT_NE(plain.find(p.at("name").as_string() + " "), std::string::npos);
-    EXPECT_NE(plain.find(human_count(p.at("parameters").as_number())), std::string::npos);
+    EXPECT_NE(plain.find(with_commas(p.at("parameters").as_integer())), std::string::npos);
     if (p.at("name").as_string() == "gpt-small")
       small = p.at("parameters").as_integer() == 124'439'808;
   }
