@@ -55,15 +55,17 @@ double epsilon(DType t) {
 bool kinks(const config::Model& c) {
   return std::any_of(c.layers.begin(), c.layers.end(), [](const config::Block& b) {
     const auto* mlp = std::get_if<config::Mlp>(&b.ffn);
-    const auto* moe = std::get_if<config::Moe>(&b.ffn);
-    return (mlp && mlp->act == config::Act::relu) || (moe && moe->act == config::Act::relu);
+    const auto* moe = config::experts_in(b);
+    return (mlp && mlp->sparsity > 0) || (mlp && mlp->act == config::Act::relu) ||
+           (moe && moe->act == config::Act::relu);
   });
 }
 // Of routers: all experts are chosen, so that no step of a difference turns a choice. That it has
 // no gradient otherwise is for the tests of the layer.
 config::Model without_choice(config::Model c) {
   for (auto& b : c.layers) {
-    auto* moe = std::get_if<config::Moe>(&b.ffn);
+    auto* both = std::get_if<config::MlpAndMoe>(&b.ffn);
+    auto* moe = b.shortcut ? &*b.shortcut : both ? &both->moe : std::get_if<config::Moe>(&b.ffn);
     if (!moe) continue;
     moe->top_k = moe->choices(), moe->groups = moe->groups_kept = 1;
     if (moe->scoring == config::Scoring::sparsemixer) moe->scoring = config::Scoring::softmax;
@@ -79,7 +81,7 @@ bool turns_fast(const config::Model& c) {
 }
 bool sees_itself_only(const config::Model& c) {
   return std::any_of(c.layers.begin(), c.layers.end(), [](const config::Block& b) {
-    const auto* a = std::get_if<config::Attention>(&b.mixer);
+    const auto* a = config::attention_in(b.mixer);
     return a && a->window == 1;
   });
 }

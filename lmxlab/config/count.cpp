@@ -34,7 +34,34 @@ Whole linear(Whole in, Whole out, bool bias) {
   return in * out + (bias ? out : Whole(0));
 }
 
+Whole attention_parameters(const Attention& a, int dim) {
+  const Whole q = Whole(a.heads) * a.head_dim, k = Whole(a.kv_heads) * a.head_dim;
+  const Whole v = Whole(a.kv_heads) * a.value_dim(), o = Whole(a.heads) * a.value_dim();
+  const auto width = [](const Whole& w) { return static_cast<int>(w.value); };
+  Whole n = linear(dim, q, a.qkv_bias) + linear(o, dim, a.out_bias);
+  if (!a.kv_from) n += linear(dim, k, a.qkv_bias);
+  if (!a.kv_from && !a.v_of_k) n += linear(dim, v, a.qkv_bias);
+  if (!a.kv_from && a.v_norm) n += norm_parameters(*a.v_norm, a.value_dim());
+  if (a.gate) n += linear(dim, a.gate_width(), a.gate_bias);
+  if (a.sinks) n += a.heads;
+  if (a.out_norm) n += norm_parameters(*a.out_norm, width(o));
+  if (!a.qk_norm) return n;
+  const auto of = [&](const Whole& all) -> Whole {
+    if (a.qk_norm_by_head) return all;
+    return norm_parameters(*a.qk_norm, a.qk_norm_joint ? width(all) : a.head_dim);
+  };
+  return n + of(q) + (a.kv_from ? Whole(0) : of(k));
+}
+
+Whole recurrent_parameters(const RecurrentSize& size) {
+  Whole n;
+  for (const auto& [rows, columns] : size.parameters) n += Whole(rows) * columns;
+  return n;
+}
+
 Whole mixer_parameters(const Mixer& mixer, int dim) {
+  if (const auto* p = std::get_if<Parallel>(&mixer))
+    return attention_parameters(p->attention, dim) + recurrent_parameters(size_of(p->mamba, dim));
   if (const auto* c = std::get_if<Custom>(&mixer))
     return custom_parameters(Part::mixer, c->name, c->values, dim);
   if (const auto* m = std::get_if<Mla>(&mixer)) {
@@ -45,29 +72,12 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
                   : Whole(dim) * q;
     n += linear(dim, Whole(m->kv_rank) + m->rope_dim, m->bias) + latent(m->kv_rank);
     n += Whole(m->kv_rank) * m->heads * (Whole(m->nope_dim) + m->v_dim);
+    if (m->gate) n += Whole(dim) * m->heads;
     return n + linear(Whole(m->heads) * m->v_dim, dim, m->bias);
   }
-  if (const auto r = recurrent_size(mixer, dim)) {
-    Whole n;
-    for (const auto& [rows, columns] : r->parameters) n += Whole(rows) * columns;
-    return n;
-  }
+  if (const auto r = recurrent_size(mixer, dim)) return recurrent_parameters(*r);
   const auto* a = std::get_if<Attention>(&mixer);
-  if (!a) return 0;
-  const Whole q = Whole(a->heads) * a->head_dim, kv = Whole(a->kv_heads) * a->head_dim;
-  Whole n = linear(dim, q, a->qkv_bias) + Whole(2) * linear(dim, kv, a->qkv_bias) +
-            linear(q, dim, a->out_bias);
-  if (a->gate) n += linear(dim, q, a->gate_bias);
-  if (a->sinks) n += a->heads;
-  if (a->out_norm) n += norm_parameters(*a->out_norm, static_cast<int>(q.value));
-  if (a->qk_norm && a->qk_norm_by_head)
-    n += q + kv;
-  else if (a->qk_norm && a->qk_norm_joint)
-    n += Whole(norm_parameters(*a->qk_norm, static_cast<int>(q.value))) +
-         norm_parameters(*a->qk_norm, static_cast<int>(kv.value));
-  else if (a->qk_norm)
-    n += Whole(2) * norm_parameters(*a->qk_norm, a->head_dim);
-  return n;
+  return a ? attention_parameters(*a, dim) : Whole(0);
 }
 
 /// With so many of its experts.
@@ -90,14 +100,18 @@ Whole moe_parameters(const Moe& m, int dim, int experts) {
 Whole ffn_parameters(const Ffn& ffn, int dim) {
   if (const auto* c = std::get_if<Custom>(&ffn))
     return custom_parameters(Part::ffn, c->name, c->values, dim);
+  const auto dense = [&](const Mlp& m) {
+    Whole n =
+        Whole(m.gated ? 2 : 1) * linear(dim, m.hidden, m.bias) + linear(m.hidden, dim, m.bias);
+    if (m.norm) n += norm_parameters(*m.norm, m.hidden);
+    if (m.act == Act::xielu) n += 2;
+    return n;
+  };
   if (const auto* m = std::get_if<Moe>(&ffn)) return moe_parameters(*m, dim, m->experts);
+  if (const auto* both = std::get_if<MlpAndMoe>(&ffn))
+    return dense(both->mlp) + moe_parameters(both->moe, dim, both->moe.experts);
   const auto* m = std::get_if<Mlp>(&ffn);
-  if (!m) return 0;
-  Whole n =
-      Whole(m->gated ? 2 : 1) * linear(dim, m->hidden, m->bias) + linear(m->hidden, dim, m->bias);
-  if (m->norm) n += norm_parameters(*m->norm, m->hidden);
-  if (m->act == Act::xielu) n += 2;
-  return n;
+  return m ? dense(*m) : Whole(0);
 }
 
 /// Keys that a query sees, averaged over the positions of a causal sequence.
@@ -107,34 +121,67 @@ double mean_keys(double length, const std::optional<int>& window) {
   return (w * (w + 1) / 2 + (length - w) * w) / length;
 }
 
+double attention_flops(const Attention& a, int dim, double length) {
+  const double q = double(a.heads) * a.head_dim, k = double(a.kv_heads) * a.head_dim;
+  const double v = double(a.kv_heads) * a.value_dim(), o = double(a.heads) * a.value_dim();
+  double projections = q + o;
+  if (!a.kv_from) projections += k;
+  if (!a.kv_from && !a.v_of_k) projections += v;
+  if (a.gate) projections += a.gate_width();
+  return 2 * double(dim) * projections + 2 * (q + o) * mean_keys(length, a.window);
+}
+
+double recurrent_flops(const RecurrentSize& r) {
+  return 2.0 * static_cast<double>(recurrent_parameters(r).value) +
+         2.0 * r.products * double(r.state[0]) * double(r.state[1]) * double(r.state[2]);
+}
+
 double mixer_flops(const Mixer& mixer, int dim, double length) {
+  if (const auto* p = std::get_if<Parallel>(&mixer))
+    return attention_flops(p->attention, dim, length) + recurrent_flops(size_of(p->mamba, dim));
   if (const auto* m = std::get_if<Mla>(&mixer))
     return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
            2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, {});
-  const auto* a = std::get_if<Attention>(&mixer);
-  if (!a) {
-    double flops = 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
-    if (const auto r = recurrent_size(mixer, dim))
-      flops += 2.0 * r->products * double(r->state[0]) * double(r->state[1]) * double(r->state[2]);
-    return flops;
-  }
-  const double q = double(a->heads) * a->head_dim, kv = double(a->kv_heads) * a->head_dim;
-  const double projections = 2 * double(dim) * ((a->gate ? 3 : 2) * q + 2 * kv);
-  return projections + 2 * (2 * q) * mean_keys(length, a->window);
+  if (const auto r = recurrent_size(mixer, dim)) return recurrent_flops(*r);
+  if (const auto* a = std::get_if<Attention>(&mixer)) return attention_flops(*a, dim, length);
+  return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
+}
+
+double moe_flops(const Moe& m, int dim) {
+  const double width = m.latent > 0 ? m.latent : dim, matrices = m.gated ? 3 : 2;
+  double n = double(dim) * m.choices() + double(m.top_k) * width * m.hidden * matrices +
+             double(dim) * m.shared * matrices;
+  if (m.latent > 0) n += 2 * double(dim) * width;
+  if (m.shared_gate) n += dim;
+  return 2 * n;
 }
 
 double ffn_flops(const Ffn& ffn, int dim) {
-  if (const auto* m = std::get_if<Moe>(&ffn)) {
-    const double width = m->latent > 0 ? m->latent : dim, matrices = m->gated ? 3 : 2;
-    double n = double(dim) * m->choices() + double(m->top_k) * width * m->hidden * matrices +
-               double(dim) * m->shared * matrices;
-    if (m->latent > 0) n += 2 * double(dim) * width;
-    if (m->shared_gate) n += dim;
-    return 2 * n;
+  const auto dense = [&](const Mlp& m) { return 2 * double(dim) * m.hidden * (m.gated ? 3 : 2); };
+  if (const auto* m = std::get_if<Moe>(&ffn)) return moe_flops(*m, dim);
+  if (const auto* both = std::get_if<MlpAndMoe>(&ffn))
+    return dense(both->mlp) + moe_flops(both->moe, dim);
+  if (const auto* m = std::get_if<Mlp>(&ffn)) return dense(*m);
+  return 2.0 * static_cast<double>(ffn_parameters(ffn, dim).value);
+}
+
+/// Parameters that a block has for what the model gives it beside the stream, without norms.
+struct Beside {
+  Whole mixer, ffn;
+  int norms = 0;
+};
+Beside beside(const Model& m, const Block& b) {
+  Beside out;
+  if (b.shortcut) out.ffn += moe_parameters(*b.shortcut, m.dim, b.shortcut->experts);
+  if (b.laurel > 0) out.mixer += Whole(2) * m.dim * b.laurel, ++out.norms;
+  if (b.layer_scale) out.ffn += 1;
+  if (m.layer_inputs) out.ffn += Whole(2) * m.dim * m.layer_inputs->width, ++out.norms;
+  if (const auto& a = m.altup) {
+    const Whole n = a->streams;
+    out.ffn += n * n * n + n * n + n * m.dim + Whole(m.dim);  // two lists of weights, router, scale
+    ++out.norms;
   }
-  const auto* m = std::get_if<Mlp>(&ffn);
-  if (!m) return 2.0 * static_cast<double>(ffn_parameters(ffn, dim).value);
-  return 2 * double(dim) * m->hidden * (m->gated ? 3 : 2);
+  return out;
 }
 
 }  // namespace
@@ -142,10 +189,11 @@ double ffn_flops(const Ffn& ffn, int dim) {
 BlockNorms block_norms(const Block& block) {
   const bool mixer = !std::holds_alternative<Nothing>(block.mixer);
   const bool ffn = !std::holds_alternative<Nothing>(block.ffn);
+  const int inner = std::holds_alternative<MlpAndMoe>(block.ffn) ? 3 : 0;
   switch (block.wiring) {
-    case Wiring::sandwich: return {mixer ? 2 : 0, ffn ? 2 : 0};
-    case Wiring::parallel: return {1, 0};
-    default: return {mixer ? 1 : 0, ffn ? 1 : 0};
+    case Wiring::sandwich: return {mixer ? 2 : 0, ffn ? 2 + inner : 0};
+    case Wiring::parallel: return {1, inner};
+    default: return {mixer ? 1 : 0, ffn ? 1 + inner : 0};
   }
 }
 
@@ -173,25 +221,43 @@ Count count(const Model& m) {
   for (const Block& b : m.layers) {
     LayerCount layer{mixer_parameters(b.mixer, m.dim).value, ffn_parameters(b.ffn, m.dim).value};
     const BlockNorms norms = block_norms(b);
-    if (const int n = norms.mixer + norms.ffn) layer.norm = n * norm_parameters(b.norm, m.dim);
-    if (const auto* e = std::get_if<Moe>(&b.ffn))
-      idle += layer.ffn - moe_parameters(*e, m.dim, std::min(e->top_k, e->experts)).value;
+    const Beside more = beside(m, b);
+    layer.mixer = (Whole(layer.mixer) + more.mixer).value;
+    layer.ffn = (Whole(layer.ffn) + more.ffn).value;
+    if (const int n = norms.mixer + norms.ffn + more.norms)
+      layer.norm = n * norm_parameters(b.norm, m.dim);
+    if (const auto* e = experts_in(b))
+      idle += moe_parameters(*e, m.dim, e->experts).value -
+              moe_parameters(*e, m.dim, std::min(e->top_k, e->experts)).value;
     mixer += layer.mixer, ffn += layer.ffn, norm += layer.norm;
     out.layers.push_back(layer);
   }
   if (m.embed_norm) norm += norm_parameters(*m.embed_norm, m.dim);
+  Whole embedding = table;
+  if (const auto& l = m.layer_inputs) {
+    embedding +=
+        Whole(static_cast<int64_t>(m.layers.size())) * l->width * (Whole(l->vocab) + m.dim);
+    norm += l->width;
+  }
+  if (m.altup) embedding += Whole(2) * (m.altup->streams - 1) * m.dim * m.dim;
   if (!m.tie_head) head = table + Whole(m.head_bias ? m.vocab : 0);
-  out.embedding = table.value, out.position = position.value, out.mixer = mixer.value;
+  out.embedding = embedding.value, out.position = position.value, out.mixer = mixer.value;
   out.ffn = ffn.value, out.norm = norm.value, out.head = head.value;
-  out.total = (table + position + mixer + ffn + norm + head).value;
+  out.total = (embedding + position + mixer + ffn + norm + head).value;
   out.active = out.total - idle;
   return out;
 }
 
 double flops_per_token(const Model& m, int64_t length) {
   double flops = 2 * double(m.dim) * m.vocab;
-  for (const Block& b : m.layers)
+  for (const Block& b : m.layers) {
     flops += mixer_flops(b.mixer, m.dim, static_cast<double>(length)) + ffn_flops(b.ffn, m.dim);
+    if (b.shortcut) flops += moe_flops(*b.shortcut, m.dim);
+    if (b.laurel > 0) flops += 4.0 * m.dim * b.laurel;
+    if (const auto& l = m.layer_inputs) flops += 6.0 * m.dim * l->width;
+    if (const auto& a = m.altup) flops += 4.0 * m.dim * a->streams * (a->streams + 1);
+  }
+  if (m.altup) flops += 4.0 * m.dim * m.dim * (m.altup->streams - 1);
   return flops;
 }
 
@@ -224,10 +290,10 @@ int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int
   for (const Block& b : m.layers) {
     if (const auto* l = std::get_if<Mla>(&b.mixer))
       bytes += Whole(context) * (row(l->kv_rank) + row(l->rope_dim));
-    const auto* a = std::get_if<Attention>(&b.mixer);
-    if (!a) continue;
+    const auto* a = attention_in(b.mixer);
+    if (!a || a->kv_from) continue;
     const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;
-    bytes += Whole(2) * kept * a->kv_heads * row(a->head_dim);
+    bytes += kept * a->kv_heads * (row(a->head_dim) + row(a->value_dim()));
   }
   return bytes.value;
 }

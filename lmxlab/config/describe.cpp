@@ -102,28 +102,7 @@ Phrases phrases(const Lightning& m) {
   return {"lightning " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim)};
 }
 
-Phrases mixer_phrases(const Mixer& mixer) {
-  if (const auto recurrent = std::visit(
-          [](const auto& m) -> std::optional<Phrases> {
-            if constexpr (requires { phrases(m); }) return phrases(m);
-            return std::nullopt;
-          },
-          mixer))
-    return *recurrent;
-  if (std::holds_alternative<Nothing>(mixer)) return {"no mixer"};
-  if (const auto* c = std::get_if<Custom>(&mixer))
-    return {"custom mixer " + c->name, c->values.dump()};
-  if (const auto* m = std::get_if<Mla>(&mixer)) {
-    Phrases out{"latent attention " + std::to_string(m->heads) + " x (" +
-                    std::to_string(m->nope_dim) + " + " + std::to_string(m->rope_dim) + ")",
-                "values " + std::to_string(m->v_dim), "latent " + comma(m->kv_rank)};
-    if (m->q_rank) out.push_back("query latent " + comma(*m->q_rank));
-    if (const auto* r = std::get_if<Rope>(&m->position)) out.push_back(rope_phrase(*r));
-    if (m->bias) out.push_back("biases");
-    if (m->scale) out.push_back("scale " + number(*m->scale));
-    return out;
-  }
-  const auto& a = std::get<Attention>(mixer);
+Phrases phrases(const Attention& a) {
   Phrases out{"attention " + std::to_string(a.heads) + " x " + std::to_string(a.head_dim)};
   if (a.kv_heads != a.heads)
     out.push_back(std::to_string(a.kv_heads) + (a.kv_heads == 1 ? " kv head" : " kv heads"));
@@ -144,13 +123,58 @@ Phrases mixer_phrases(const Mixer& mixer) {
     out.push_back("output bias");
   if (a.scale) out.push_back("scale " + number(*a.scale));
   if (a.softcap) out.push_back("softcap " + number(*a.softcap));
-  if (a.gate) out.push_back("gate");
+  if (a.v_dim) out.push_back("values " + comma(*a.v_dim));
+  if (a.v_of_k) out.push_back("values of the keys");
+  if (a.kv_from) out.push_back("keys and values of layer " + comma(*a.kv_from));
+  if (a.v_norm) out.push_back("v norm " + norm_phrase(*a.v_norm));
+  if (a.k_scale != 1) out.push_back("keys times " + number(a.k_scale));
+  if (a.v_scale != 1) out.push_back("values times " + number(a.v_scale));
+  if (a.gate)
+    out.push_back(std::string(a.gate_softplus ? "softplus gate" : "gate") +
+                  (a.gate_by_head ? " a head" : ""));
   if (a.sinks) out.push_back("sinks");
   if (a.clip) out.push_back("q, k, v within " + number(*a.clip));
   if (a.out_norm) out.push_back("output norm " + norm_phrase(*a.out_norm));
   if (a.temperature)
     out.push_back("queries grow every " + comma(a.temperature->every) + " positions");
   return out;
+}
+
+Phrases phrases(const Parallel& p) {
+  Phrases out = phrases(p.attention);
+  out[0] = "parallel " + out[0];
+  for (auto& phrase : phrases(p.mamba)) out.push_back(std::move(phrase));
+  const auto times = [&](const char* what, float value) {
+    if (value != 1) out.push_back(std::string(what) + " times " + number(value));
+  };
+  times("attention's input", p.attention_in), times("attention", p.attention_out);
+  times("mamba's input", p.mamba_in), times("mamba", p.mamba_out);
+  return out;
+}
+
+Phrases mixer_phrases(const Mixer& mixer) {
+  if (const auto recurrent = std::visit(
+          [](const auto& m) -> std::optional<Phrases> {
+            if constexpr (requires { phrases(m); }) return phrases(m);
+            return std::nullopt;
+          },
+          mixer))
+    return *recurrent;
+  if (std::holds_alternative<Nothing>(mixer)) return {"no mixer"};
+  if (const auto* c = std::get_if<Custom>(&mixer))
+    return {"custom mixer " + c->name, c->values.dump()};
+  if (const auto* m = std::get_if<Mla>(&mixer)) {
+    Phrases out{"latent attention " + std::to_string(m->heads) + " x (" +
+                    std::to_string(m->nope_dim) + " + " + std::to_string(m->rope_dim) + ")",
+                "values " + std::to_string(m->v_dim), "latent " + comma(m->kv_rank)};
+    if (m->q_rank) out.push_back("query latent " + comma(*m->q_rank));
+    if (const auto* r = std::get_if<Rope>(&m->position)) out.push_back(rope_phrase(*r));
+    if (m->bias) out.push_back("biases");
+    if (m->scale) out.push_back("scale " + number(*m->scale));
+    if (m->gate) out.push_back("gate a head");
+    return out;
+  }
+  return phrases(std::get<Attention>(mixer));
 }
 
 Phrases moe_phrases(const Moe& m) {
@@ -185,15 +209,26 @@ Phrases moe_phrases(const Moe& m) {
   return out;
 }
 
+Phrases mlp_phrases(const Mlp& m) {
+  Phrases out{std::string(m.gated ? "gated mlp " : "mlp ") + comma(m.hidden), enum_name(m.act)};
+  if (m.bias) out.push_back("biases");
+  if (m.norm) out.push_back("inner norm " + norm_phrase(*m.norm));
+  if (m.gate_scale != 1) out.push_back("gate times " + number(m.gate_scale));
+  if (m.sparsity > 0) out.push_back("sparsity " + number(m.sparsity));
+  return out;
+}
+
 Phrases ffn_phrases(const Ffn& ffn) {
   if (std::holds_alternative<Nothing>(ffn)) return {"no ffn"};
   if (const auto* c = std::get_if<Custom>(&ffn)) return {"custom ffn " + c->name, c->values.dump()};
   if (const auto* m = std::get_if<Moe>(&ffn)) return moe_phrases(*m);
-  const auto& m = std::get<Mlp>(ffn);
-  Phrases out{std::string(m.gated ? "gated mlp " : "mlp ") + comma(m.hidden), enum_name(m.act)};
-  if (m.bias) out.push_back("biases");
-  if (m.norm) out.push_back("inner norm " + norm_phrase(*m.norm));
-  return out;
+  if (const auto* both = std::get_if<MlpAndMoe>(&ffn)) {
+    Phrases out = mlp_phrases(both->mlp);
+    out.push_back("beside");
+    for (auto& phrase : moe_phrases(both->moe)) out.push_back(std::move(phrase));
+    return out;
+  }
+  return mlp_phrases(std::get<Mlp>(ffn));
 }
 
 /// The largest offset up to `width` that does not cut a UTF-8 character.
@@ -269,7 +304,8 @@ MixerName name_of(const Mixer& mixer) {
   constexpr std::pair<const char*, char> kLetters[] = {
       {Attention::kind, 'A'}, {Mla::kind, 'L'},        {Mamba2::kind, 'M'},
       {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'}, {KimiDelta::kind, 'K'},
-      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},  {Nothing::kind, '-'}};
+      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},  {Nothing::kind, '-'},
+      {Parallel::kind, 'P'}};
   if (const auto* a = std::get_if<Attention>(&mixer); a && a->window)
     return {'W', a->chunked ? "attention in chunks" : "attention in a window"};
   if (const auto* c = std::get_if<Custom>(&mixer)) return {'X', c->name};
@@ -310,7 +346,7 @@ std::string mixer_summary(const Model& m) {
 std::string ffn_summary(const Model& m) {
   if (m.layers.empty()) return "";
   const Ffn& last = m.layers.back().ffn;  // the first layers of a sparse model may be dense
-  if (const auto* moe = std::get_if<Moe>(&last))
+  if (const auto* moe = experts_in(m.layers.back()))
     return comma(moe->top_k) + "/" + comma(moe->experts) + " experts";
   if (const auto* mlp = std::get_if<Mlp>(&last)) return mlp->gated ? "gated mlp" : "mlp";
   if (const auto* c = std::get_if<Custom>(&last)) return c->name;
@@ -329,6 +365,11 @@ std::string describe(const Model& m) {
   Phrases embeddings;
   if (m.embed_scale != 1) embeddings.push_back("times " + number(m.embed_scale));
   if (m.embed_norm) embeddings.push_back(norm_phrase(*m.embed_norm));
+  if (const auto& l = m.layer_inputs)
+    embeddings.push_back(comma(l->width) + " numbers a layer from a table of " + comma(l->vocab));
+  if (m.altup)
+    embeddings.push_back(comma(m.altup->streams) + " streams, blocks see number " +
+                         comma(m.altup->active));
   if (!embeddings.empty()) row(out, "embeddings", embeddings);
   row(out, "final norm", {norm_phrase(m.final_norm)});
   row(out, "head", head_phrases(m));
@@ -362,13 +403,20 @@ std::string describe(const Model& m) {
       }
     };
     lines(mixer_phrases(b.mixer), n.layers[i].mixer);
-    lines(ffn_phrases(b.ffn), n.layers[i].ffn);
+    auto ffn = ffn_phrases(b.ffn);
+    if (b.shortcut) {
+      ffn.push_back("shortcut");
+      for (auto& phrase : moe_phrases(*b.shortcut)) ffn.push_back(std::move(phrase));
+    }
+    lines(ffn, n.layers[i].ffn);
     Phrases wiring{enum_name(b.wiring) + " wiring", norm_phrase(b.norm)};
     if (b.branch_scale != 1) wiring.push_back("branches times " + number(b.branch_scale));
     if (b.stream_scale != 1) wiring.push_back("stream times " + number(b.stream_scale));
     if (b.ffn_branch_scale) wiring.push_back("ffn times " + number(*b.ffn_branch_scale));
     if (b.ffn_stream_scale)
       wiring.push_back("stream past the ffn times " + number(*b.ffn_stream_scale));
+    if (b.laurel > 0) wiring.push_back("laurel of rank " + comma(b.laurel));
+    if (b.layer_scale) wiring.push_back("scaled");
     lines(wiring, n.layers[i].norm);
     i = j + 1;
   }

@@ -17,6 +17,10 @@ struct Mlp {
   Act act = Act::silu;
   bool gated = true, bias = false;
   std::optional<Norm> norm = {};  // before the last projection (BitNet)
+  float gate_scale = 1;           // act(gate_scale * gate x) (Falcon-H1)
+  /// Of the gate only what lies above mean + sqrt(2) erfinv(2 sparsity - 1) deviations of a
+  /// position's numbers counts, less that bound: about 1 - sparsity of them (Gemma 3n).
+  float sparsity = 0;
   template <class V>
   void visit(V& v) {
     v("hidden", hidden, "inner width");
@@ -24,6 +28,8 @@ struct Mlp {
     v("gated", gated, "SwiGLU, GeGLU, ... instead of a plain activation");
     v("bias", bias, "biases of its projections");
     v("norm", norm, "norm before the last projection");
+    v("gate_scale", gate_scale, "the gate is multiplied by it, before its activation");
+    v("sparsity", sparsity, "share of the gate's numbers that become 0");
   }
 };
 
@@ -109,7 +115,27 @@ struct Moe {
   }
 };
 
-using Ffn = std::variant<Mlp, Moe, Nothing, Custom>;
+/// A dense FFN beside a mixture of experts (Gemma 4). x: stream, n: what the block's norm makes of
+/// it, N: norms like the block's; the router reads x.
+///   y = N1(mlp(n)) + N3(moe(N2 x))
+struct MlpAndMoe {
+  static constexpr const char* kind = "mlp_and_moe";
+  Mlp mlp = {};
+  Moe moe = {};
+  template <class V>
+  void visit(V& v) {
+    v("mlp", mlp, "the dense FFN");
+    v("moe", moe, "the experts");
+  }
+};
+
+using Ffn = std::variant<Mlp, Moe, MlpAndMoe, Nothing, Custom>;
+
+/// The experts of an FFN, alone or beside a dense one; null if there are none.
+inline const Moe* experts_in(const Ffn& ffn) {
+  if (const auto* both = std::get_if<MlpAndMoe>(&ffn)) return &both->moe;
+  return std::get_if<Moe>(&ffn);
+}
 
 }  // namespace lmxlab::config
 

@@ -20,6 +20,7 @@ struct Mla {
   bool bias = false;                // of the projections from the stream and back into it
   std::optional<float> scale = {};  // of the scores; 1 / sqrt(nope_dim + rope_dim) unless given
   float q_scale = 1, kv_scale = 1;  // the queries', and the normed latent vector, times that
+  bool gate = false;                // what a head mixed times sigmoid of a projection (Ling 3)
   template <class V>
   void visit(V& v) {
     v("heads", heads, "query heads");
@@ -34,6 +35,7 @@ struct Mla {
     v("scale", scale, "of the scores, 1/sqrt(nope_dim + rope_dim) unless given");
     v("q_scale", q_scale, "queries are multiplied by it");
     v("kv_scale", kv_scale, "the normed latent vector is multiplied by it");
+    v("gate", gate, "what a head mixed times sigmoid of a projection");
   }
 };
 

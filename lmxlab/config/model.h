@@ -30,20 +30,61 @@ struct Block {
   float branch_scale = 1;  // what a branch adds is multiplied by it (Granite)
   float stream_scale = 1;  // and what it is added to by this one (MiniMax)
   std::optional<float> ffn_branch_scale = {}, ffn_stream_scale = {};  // the FFN's, if others
+  /// Experts beside the FFN, over what it reads; the stream gets what they give only behind the
+  /// next block (LongCat-Flash, arXiv:2509.01322).
+  std::optional<Moe> shortcut = {};
+  int laurel = 0;            // rank of Gemma 3n's second path beside the mixer
+  bool layer_scale = false;  // the stream behind the block times a number (Gemma 4)
   template <class V>
   void visit(V& v) {
     v("mixer", mixer,
-      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, none or "
-      "custom");
-    v("ffn", ffn, "mlp, moe, none or custom");
+      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, parallel, "
+      "none or custom");
+    v("ffn", ffn, "mlp, moe, mlp_and_moe, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich, parallel, twin or chain");
     v("branch_scale", branch_scale, "what a branch adds is multiplied by it");
     v("stream_scale", stream_scale, "what a branch is added to is multiplied by it");
     v("ffn_branch_scale", ffn_branch_scale, "of the FFN, where it is another");
     v("ffn_stream_scale", ffn_stream_scale, "of the FFN, where it is another");
+    v("shortcut", shortcut, "experts whose result is added behind the next block");
+    v("laurel", laurel, "rank of a learned path beside the mixer; 0: there is none");
+    v("layer_scale", layer_scale, "the stream behind the block times a number of its own");
   }
 };
+
+/// Every block gets a vector of its own a position, from a second table and from the embedding
+/// (Gemma 3n and 4). e: embedding, t: the table's row times sqrt(width), N: RMSNorm, h: stream:
+///   p = (N(W e / sqrt(dim)) + t) / sqrt(2)      h = h + N(V (act(U h) * p))
+struct LayerInputs {
+  int width = 256, vocab = 256;
+  Act act = Act::gelu_tanh;
+  template <class V>
+  void visit(V& v) {
+    v("width", width, "numbers a block");
+    v("vocab", vocab, "rows of the table; a token beyond it has the first");
+    v("act", act, "of what the stream makes before it meets them");
+  }
+};
+
+/// Several streams, of which blocks see one and the others follow (Gemma 3n; arXiv:2301.13310).
+struct AltUp {
+  int streams = 4, active = 0;
+  bool scaled = true;               // what the layer's inputs see of the active stream is scaled
+  std::optional<float> clip = 120;  // of the weights that mix streams, in training
+  template <class V>
+  void visit(V& v) {
+    v("streams", streams, "how many there are");
+    v("active", active, "the one that blocks see");
+    v("scaled", scaled, "layer inputs see it times learned numbers");
+    v("clip", clip, "limit of the weights that mix streams, in training");
+  }
+};
+
+/// The experts of a block, in its FFN or beside it; null if there are none.
+inline const Moe* experts_in(const Block& b) {
+  return b.shortcut ? &*b.shortcut : experts_in(b.ffn);
+}
 
 struct Model {
   std::string family = "custom";  // the preset family it came from; only names and exports read it
@@ -55,7 +96,9 @@ struct Model {
   bool tie_head = true, head_bias = false;
   float embed_scale = 1;
   std::optional<Norm> embed_norm = {};  // of the embeddings, before the first block (Bloom)
-  float logit_scale = 1;                // logits are multiplied by it, before the cap
+  std::optional<LayerInputs> layer_inputs = {};
+  std::optional<AltUp> altup = {};
+  float logit_scale = 1;  // logits are multiplied by it, before the cap
   std::optional<float> logit_softcap = {};
   float dropout = 0;       // of the embeddings and of each branch, while training
   float init_std = 0.02f;  // of weights; back into the stream: init_std / sqrt(2 * layers)
@@ -72,6 +115,8 @@ struct Model {
     v("head_bias", head_bias, "bias of an untied head");
     v("embed_scale", embed_scale, "embeddings are multiplied by it");
     v("embed_norm", embed_norm, "norm of the embeddings");
+    v("layer_inputs", layer_inputs, "a vector a block and position, from a table of its own");
+    v("altup", altup, "several streams, of which blocks see one");
     v("logit_scale", logit_scale, "logits are multiplied by it");
     v("logit_softcap", logit_softcap, "logits become cap * tanh(logits / cap)");
     v("dropout", dropout, "of embeddings and branches, while training");

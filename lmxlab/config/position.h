@@ -77,9 +77,19 @@ struct LongRope {
     v("short_attention_factor", short_attention_factor, "of texts of up to `original` tokens");
   }
 };
+/// Frequencies of whole heads, of which the first `share` turn and the others stand (Gemma 4).
+struct Proportional {
+  static constexpr const char* kind = "proportional";
+  float share = 1, factor = 1;
+  template <class V>
+  void visit(V& v) {
+    v("share", share, "of the pairs that turn");
+    v("factor", factor, "divides their frequencies");
+  }
+};
 /// What is done to the frequencies for texts longer than those of the training; config/rope.h
 /// computes it. Linear scaling is Rope::scale.
-using RopeScaling = std::variant<Unscaled, DynamicNtk, Llama3Scaling, Yarn, LongRope>;
+using RopeScaling = std::variant<Unscaled, DynamicNtk, Llama3Scaling, Yarn, LongRope, Proportional>;
 
 /// Rotary positions of queries and keys, arXiv:2104.09864. Halves are rotated together, or
 /// neighbours if interleaved.
@@ -96,7 +106,7 @@ struct Rope {
     v("dims", dims, "rotated dimensions of a head, 0 for all");
     v("interleaved", interleaved, "pairs (2i, 2i+1) instead of (i, i + dims/2)");
     v("scale", scale, "positions are multiplied by it; -1 turns the other way");
-    v("scaling", scaling, "none, dynamic, llama3, yarn or longrope");
+    v("scaling", scaling, "none, dynamic, llama3, yarn, longrope or proportional");
   }
 };
 /// Scores minus slope * distance, arXiv:2108.12409.

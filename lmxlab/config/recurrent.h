@@ -26,6 +26,7 @@ struct Mamba2 {
   float norm_eps = 1e-5f;
   float dt_min = 0;
   std::optional<float> dt_max = {};
+  std::vector<float> scales = {};  // z, x, B, C and dt are multiplied by them (Falcon-H1)
   template <class V>
   void visit(V& v) {
     v("heads", heads, "heads");
@@ -41,6 +42,7 @@ struct Mamba2 {
     v("norm_eps", norm_eps, "added to the norm's mean square");
     v("dt_min", dt_min, "the least time step");
     v("dt_max", dt_max, "the greatest time step");
+    v("scales", scales, "z, x, B, C and dt are multiplied by them; none: by 1");
   }
 };
 

@@ -59,6 +59,13 @@ std::vector<double> scaled(const LongRope& s, double theta, int dims, int64_t le
   return out;
 }
 
+std::vector<double> scaled(const Proportional& s, double theta, int dims, int64_t) {
+  auto out = powers(theta, dims);
+  const auto turning = static_cast<size_t>(std::floor(double(s.share) * dims / 2 + 1e-6));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = i < turning ? out[i] / double(s.factor) : 0;
+  return out;
+}
+
 }  // namespace
 
 RopeTable rope_table(const Rope& rope, int dims, int64_t length) {
@@ -85,7 +92,7 @@ bool depends_on_length(const Rope& rope) {
 
 bool depends_on_length(const Model& model) {
   return std::any_of(model.layers.begin(), model.layers.end(), [](const Block& b) {
-    const auto* a = std::get_if<Attention>(&b.mixer);
+    const auto* a = attention_in(b.mixer);
     const auto* l = std::get_if<Mla>(&b.mixer);
     const auto* rope = a   ? std::get_if<Rope>(&a->position)
                        : l ? std::get_if<Rope>(&l->position)

@@ -89,6 +89,16 @@ class Checker {
       say("mixer.qk_norm", "norms with weights by head have no bias");
     if (const auto* s = std::get_if<Alibi>(&a.position)) above_zero("mixer.position.max", s->max);
     if (a.clip && a.gate) say("mixer.clip", "there is none beside a gate");
+    if (a.v_dim) {
+      positive("mixer.v_dim", *a.v_dim);
+      dimension("mixer.v_dim", a.heads, *a.v_dim, "heads * v_dim");
+    }
+    scale("mixer.k_scale", a.k_scale), scale("mixer.v_scale", a.v_scale);
+    if (a.v_norm) norm("mixer.v_norm", *a.v_norm);
+    if (a.v_of_k && a.value_dim() != a.head_dim)
+      say("mixer.v_of_k", "values of the keys have their width; leave v_dim out");
+    if ((a.gate_by_head || a.gate_softplus) && !a.gate)
+      say("mixer.gate", "there is no gate to be by head or softplus; set gate to true");
     if (a.temperature) {
       above_zero("mixer.temperature.scale", a.temperature->scale);
       positive("mixer.temperature.every", a.temperature->every);
@@ -156,6 +166,9 @@ class Checker {
     if (m.dt_max && (!(*m.dt_max > m.dt_min) || !std::isfinite(*m.dt_max)))
       say("mixer.dt_max", "expected more than dt_min, " + Json(m.dt_min).dump() + ", got " +
                               Json(*m.dt_max).dump());
+    if (!m.scales.empty() && m.scales.size() != 5)
+      say("mixer.scales", "expected five, of z, x, B, C and dt, got " + to_string(m.scales.size()));
+    for (const float s : m.scales) scale("mixer.scales", s);
   }
   void recurrent(const GatedDelta& m) {
     positive("mixer.heads", m.heads), positive("mixer.key_heads", m.key_heads);
@@ -180,6 +193,16 @@ class Checker {
   void recurrent(const Lightning& m) {
     heads(m.heads, m.head_dim), epsilon("mixer.norm_eps", m.norm_eps);
   }
+  void dense(const Mlp& m) {
+    positive("ffn.hidden", m.hidden);
+    if (m.norm) norm("ffn.norm", *m.norm);
+    if (m.act == Act::xielu && m.gated) say("ffn.act", "xielu is no gate; set gated to false");
+    scale("ffn.gate_scale", m.gate_scale);
+    if (!(m.sparsity >= 0 && m.sparsity < 1))
+      say("ffn.sparsity", "expected a share from 0 to below 1, got " + Json(m.sparsity).dump());
+    if ((m.gate_scale != 1 || m.sparsity > 0) && !m.gated)
+      say("ffn.gated", "gate_scale and sparsity belong to a gate; set gated to true");
+  }
   void block(const Block& b) {
     if (const auto* m = std::get_if<Mla>(&b.mixer)) latent_attention(*m);
     std::visit(
@@ -187,14 +210,24 @@ class Checker {
           if constexpr (requires { recurrent(m); }) recurrent(m);
         },
         b.mixer);
-    if (const auto* a = std::get_if<Attention>(&b.mixer)) attention(*a);
-    if (const auto* c = std::get_if<Custom>(&b.mixer)) custom("mixer", Part::mixer, *c);
-    if (const auto* m = std::get_if<Mlp>(&b.ffn)) {
-      positive("ffn.hidden", m->hidden);
-      if (m->norm) norm("ffn.norm", *m->norm);
-      if (m->act == Act::xielu && m->gated) say("ffn.act", "xielu is no gate; set gated to false");
+    if (const auto* a = attention_in(b.mixer)) attention(*a);
+    if (const auto* p = std::get_if<Parallel>(&b.mixer)) {
+      recurrent(p->mamba);
+      scale("mixer.attention_in", p->attention_in), scale("mixer.mamba_in", p->mamba_in);
+      scale("mixer.attention_out", p->attention_out), scale("mixer.mamba_out", p->mamba_out);
+      if (p->attention.kv_from) say("mixer.attention.kv_from", "expected keys of its own");
     }
-    if (const auto* m = std::get_if<Moe>(&b.ffn)) moe(*m);
+    if (const auto* c = std::get_if<Custom>(&b.mixer)) custom("mixer", Part::mixer, *c);
+    if (const auto* m = std::get_if<Mlp>(&b.ffn)) dense(*m);
+    if (const auto* m = std::get_if<MlpAndMoe>(&b.ffn)) dense(m->mlp);
+    if (const auto* m = experts_in(b)) moe(*m);
+    if (b.shortcut && experts_in(b.ffn))
+      say("shortcut", "there are experts in the FFN already; set ffn to mlp");
+    if (b.shortcut && std::holds_alternative<Nothing>(b.ffn))
+      say("shortcut", "it reads what the FFN reads, and there is none");
+    at_least_zero("laurel", b.laurel);
+    if (b.laurel > 0 && b.wiring != Wiring::sandwich)
+      say("laurel", "expected sandwich wiring, got " + enum_name(b.wiring));
     scale("branch_scale", b.branch_scale), scale("stream_scale", b.stream_scale);
     if (b.ffn_branch_scale) scale("ffn_branch_scale", *b.ffn_branch_scale);
     if (b.ffn_stream_scale) scale("ffn_stream_scale", *b.ffn_stream_scale);
@@ -223,6 +256,22 @@ class Checker {
       say("head_bias", "a tied head has no bias; set tie_head to false or leave it out");
     scale("embed_scale", m.embed_scale), scale("logit_scale", m.logit_scale);
     if (m.embed_norm) norm("embed_norm", *m.embed_norm);
+    if (const auto& l = m.layer_inputs) {
+      positive("layer_inputs.width", l->width), positive("layer_inputs.vocab", l->vocab);
+      dimension("layer_inputs.width", static_cast<int64_t>(m.layers.size()), l->width,
+                "layers * width");
+      if (l->act == Act::xielu) say("layer_inputs.act", "expected one without weights");
+    }
+    if (const auto& a = m.altup) {
+      if (a->streams < 2) say("altup.streams", "expected at least 2, got " + to_string(a->streams));
+      if (a->clip) above_zero("altup.clip", *a->clip);
+      if (a->active < 0 || a->active >= a->streams)
+        say("altup.active", "expected one of the " + to_string(a->streams) + " streams, got " +
+                                to_string(a->active));
+    }
+    for (size_t i = 0; i < m.layers.size(); ++i) lent_keys(m, i);
+    if (!m.layers.empty() && m.layers.back().shortcut)
+      say("layers", "the last has a shortcut, and no block comes behind it");
     if (m.logit_softcap) above_zero("logit_softcap", *m.logit_softcap);
     if (!(m.dropout >= 0 && m.dropout < 1))
       say("dropout", "expected a share from 0 to below 1, got " + Json(m.dropout).dump());
@@ -243,6 +292,22 @@ class Checker {
       say(path, to_string(a) + " " + of + " are no multiple of " + to_string(b) + " " + by);
   }
   void epsilon(const std::string& path, float eps) { at_least_zero(path, eps); }
+  // Of a layer that has another's keys and values.
+  void lent_keys(const Model& m, size_t i) {
+    const auto* a = std::get_if<Attention>(&m.layers[i].mixer);
+    if (!a || !a->kv_from) return;
+    const auto path = "layers." + to_string(i) + ".mixer.kv_from";
+    const int from = *a->kv_from;
+    const auto* other = from >= 0 && static_cast<size_t>(from) < i
+                            ? std::get_if<Attention>(&m.layers[static_cast<size_t>(from)].mixer)
+                            : nullptr;
+    if (!other || other->kv_from)
+      say(path,
+          "expected an earlier layer of attention with keys of its own, got " + to_string(from));
+    else if (other->kv_heads != a->kv_heads || other->head_dim != a->head_dim ||
+             other->value_dim() != a->value_dim() || other->window != a->window)
+      say(path, "layer " + to_string(from) + " has other heads or another window");
+  }
   // Of experts, whole or by groups.
   void choice(const Moe& m) {
     const int64_t all = int64_t{m.experts} + m.zero_experts;
@@ -305,6 +370,10 @@ class Checker {
     } else if (const auto* y = std::get_if<Yarn>(&r.scaling)) {
       above_zero(path + "beta_fast", y->beta_fast), above_zero(path + "beta_slow", y->beta_slow);
       if (r.theta == 1) say("mixer.position.theta", "yarn needs a base other than 1");
+    } else if (const auto* p = std::get_if<Proportional>(&r.scaling)) {
+      if (!(p->share > 0 && p->share <= 1))
+        say(path + "share", "expected a share above 0 and up to 1, got " + Json(p->share).dump());
+      if (r.dims > 0) say("mixer.position.dims", "proportional positions are of whole heads");
     } else if (const auto* l = std::get_if<LongRope>(&r.scaling)) {
       divisors(path + "short_factor", l->short_factor, dims);
       divisors(path + "long_factor", l->long_factor, dims);

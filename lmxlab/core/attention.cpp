@@ -54,14 +54,18 @@ mx::array HeadNorm::split(const mx::array& x) const {
 
 Attention::Attention(const config::Attention& c, const Build& b)
     : q_proj(b.dim, c.heads * c.head_dim, c.qkv_bias, b.std, b.init),
-      k_proj(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init),
-      v_proj(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init),
-      o_proj(c.heads * c.head_dim, b.dim, c.out_bias, b.residual_std, b.init),
-      config_(c) {
-  if (c.qk_norm) q_norm.emplace(c, c.heads), k_norm.emplace(c, c.kv_heads);
-  if (c.gate) gate_proj.emplace(b.dim, c.heads * c.head_dim, c.gate_bias, b.std, b.init);
+      o_proj(c.heads * c.value_dim(), b.dim, c.out_bias, b.residual_std, b.init),
+      config_(c),
+      lends_(b.lends_keys) {
+  if (own_keys()) k_proj.emplace(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init);
+  if (own_keys() && !c.v_of_k)
+    v_proj.emplace(b.dim, c.kv_heads * c.value_dim(), c.qkv_bias, b.std, b.init);
+  if (c.qk_norm) q_norm.emplace(c, c.heads);
+  if (c.qk_norm && own_keys()) k_norm.emplace(c, c.kv_heads);
+  if (c.v_norm && own_keys()) v_norm.emplace(*c.v_norm, c.value_dim());
+  if (c.gate) gate_proj.emplace(b.dim, c.gate_width(), c.gate_bias, b.std, b.init);
   if (c.sinks) sinks = Param{zeros({c.heads})};
-  if (c.out_norm) out_norm.emplace(*c.out_norm, c.heads * c.head_dim);
+  if (c.out_norm) out_norm.emplace(*c.out_norm, c.heads * c.value_dim());
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
     rotation_.emplace(*rope, c.head_dim);
 }
@@ -76,30 +80,52 @@ std::optional<int> Attention::window(int max_kv) const {
 }
 
 std::unique_ptr<LayerCache> Attention::make_cache(const CacheOptions& options) const {
+  if (!own_keys()) return nullptr;
   const auto most = window(options.max_kv);
   return most ? rotating_cache(*most, options) : plain_cache(options);
 }
 
 Arrays Attention::project(const mx::array& x, Pass&) const {
   const auto& c = config_;
-  std::vector<const Linear*> layers{&q_proj, &k_proj, &v_proj};
-  if (gate_proj) layers.push_back(&*gate_proj);
-  auto qkv = core::project(x, layers);
+  std::vector<const Linear*> layers{&q_proj};
+  for (const auto* l : {&k_proj, &v_proj, &gate_proj})
+    if (*l) layers.push_back(&**l);
+  auto parts = core::project(x, layers);
+  if (own_keys() && c.v_of_k) parts.insert(parts.begin() + 2, parts[1]);
   if (c.clip)
-    for (auto& a : qkv)  // no class has a gate and a clip
+    for (auto& a : parts)  // no class has a gate and a clip
       a = mx::clip(a, mx::array(-*c.clip, a.dtype()), mx::array(*c.clip, a.dtype()));
-  if (q_norm && !c.qk_norm_late) qkv[0] = q_norm->flat(qkv[0]), qkv[1] = k_norm->flat(qkv[1]);
-  return qkv;
+  if (q_norm && !c.qk_norm_late) parts[0] = q_norm->flat(parts[0]);
+  if (!own_keys()) return parts;
+  auto &k = parts[1], &v = parts[2];
+  if (k_norm && !c.qk_norm_late) k = k_norm->flat(k);
+  if (c.k_scale != 1) k = kernels::scale(k, c.k_scale);
+  if (v_norm)
+    v = mx::reshape((*v_norm)(mx::reshape(v, {v.shape(0), v.shape(1), -1, c.value_dim()})),
+                    v.shape());
+  if (c.v_scale != 1) v = kernels::scale(v, c.v_scale);
+  return parts;
 }
 
 mx::array Attention::mix(const Arrays& parts, Pass& pass) const {
+  const auto& c = config_;
   const auto mixed = ungated(parts, pass);
-  return gate_proj ? mx::multiply(mixed, mx::sigmoid(parts[3])) : mixed;
+  if (!gate_proj) return mixed;
+  const auto& open = parts.back();
+  const auto gate =
+      c.gate_softplus
+          ? kernels::cast(mx::logaddexp(kernels::cast(open, mx::float32), mx::array(0.0f)),
+                          open.dtype())
+          : mx::sigmoid(open);
+  if (!c.gate_by_head) return mx::multiply(mixed, gate);
+  const auto heads = mx::reshape(mixed, {mixed.shape(0), mixed.shape(1), c.heads, c.value_dim()});
+  return mx::reshape(mx::multiply(heads, mx::expand_dims(gate, -1)), mixed.shape());
 }
 
 mx::array Attention::ungated(const Arrays& qkv, Pass& pass) const {
-  const auto in_place = attend_in_place(qkv[0], qkv[1], qkv[2], pass);
-  return in_place ? *in_place : attend(qkv[0], qkv[1], qkv[2], pass);
+  const bool alone = own_keys() && !lends_;
+  const auto in_place = alone ? attend_in_place(qkv[0], qkv[1], qkv[2], pass) : std::nullopt;
+  return in_place ? *in_place : attend(qkv, pass);
 }
 
 // Where the cache's buffers can be written directly.
@@ -111,7 +137,8 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   if (sinks || c.chunked) return std::nullopt;
   if (c.temperature || (q_norm && c.qk_norm_late)) return std::nullopt;  // behind the rotation
   const CacheRow row{k.shape(0), c.kv_heads, c.head_dim, k.dtype()};
-  auto loan = slot->lend(k.shape(1), row, row);
+  const CacheRow value_row{v.shape(0), c.kv_heads, c.value_dim(), v.dtype()};
+  auto loan = slot->lend(k.shape(1), row, value_row);
   if (!loan) return std::nullopt;
   const auto rope = rotation_ ? std::optional(rotation_->at(pass, k.shape(1))) : std::nullopt;
   auto done =
@@ -121,11 +148,12 @@ std::optional<mx::array> Attention::attend_in_place(const mx::array& q, const mx
   return done.out;
 }
 
-void Attention::place(mx::array& q, mx::array& k, Pass& pass) const {
+mx::array Attention::placed_queries(const mx::array& flat, Pass& pass) const {
   const auto& c = config_;
-  if (rotation_) q = rotate(*rotation_, q, pass), k = rotate(*rotation_, k, pass);
-  if (q_norm && c.qk_norm_late) q = q_norm->split(q), k = k_norm->split(k);
-  if (!c.temperature) return;
+  auto q = split_heads(flat, c.heads, c.head_dim);
+  if (rotation_) q = rotate(*rotation_, q, pass);
+  if (q_norm && c.qk_norm_late) q = q_norm->split(q);
+  if (!c.temperature) return q;
   const auto at = mx::maximum(
       mx::add(query_positions(pass, q.shape(2)), mx::array(c.temperature->first)), mx::array(0));
   const auto steps = mx::astype(mx::floor_divide(at, mx::array(c.temperature->every)), mx::float32);
@@ -133,20 +161,25 @@ void Attention::place(mx::array& q, mx::array& k, Pass& pass) const {
       mx::add(mx::array(1.0f), mx::multiply(mx::array(c.temperature->scale), mx::log1p(steps)));
   growth = mx::expand_dims(growth, -1);  // [L, 1] or [B, L, 1]
   if (growth.ndim() == 3) growth = mx::expand_dims(growth, 1);
-  q = mx::multiply(q, mx::astype(growth, q.dtype()));
+  return mx::multiply(q, mx::astype(growth, q.dtype()));
 }
 
-mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
-                            const mx::array& flat_v, Pass& pass) const {
+Keys Attention::keys_of(const mx::array& flat_k, const mx::array& flat_v, Pass& pass) const {
   const auto& c = config_;
-  const int batch = flat_q.shape(0), length = flat_q.shape(1);
-  auto q = split_heads(flat_q, c.heads, c.head_dim);
   auto k = split_heads(flat_k, c.kv_heads, c.head_dim);
-  const auto v = split_heads(flat_v, c.kv_heads, c.head_dim);
-  place(q, k, pass);
-
+  const auto v = split_heads(flat_v, c.kv_heads, c.value_dim());
+  if (rotation_) k = rotate(*rotation_, k, pass);
+  if (k_norm && c.qk_norm_late) k = k_norm->split(k);
   auto* slot = pass.keys();
-  const Keys keys = slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
+  return slot ? slot->append(k, v) : Keys{k, v, pass.offset, false};
+}
+
+mx::array Attention::attend(const Arrays& qkv, Pass& pass) const {
+  const auto& c = config_;
+  const int batch = qkv[0].shape(0), length = qkv[0].shape(1);
+  const auto q = placed_queries(qkv[0], pass);
+  const Keys keys = own_keys() ? keys_of(qkv[1], qkv[2], pass) : pass.lent_keys(*c.kv_from);
+  if (lends_) pass.lent.insert_or_assign(pass.layer, keys);
   const auto* alibi = std::get_if<config::Alibi>(&c.position);
   const auto bias = alibi ? std::optional(alibi_bias(c.heads, *alibi, scale(), pass, length, keys))
                           : std::nullopt;
@@ -154,7 +187,7 @@ mx::array Attention::attend(const mx::array& flat_q, const mx::array& flat_k,
   const auto mixed =
       core::attend(q, keys, scale(), pass, reach(pass.max_kv()), c.softcap, bias, sink);
   const auto out = mx::transpose(mixed, {0, 2, 1, 3});
-  return mx::reshape(out, {batch, length, c.heads * c.head_dim});
+  return mx::reshape(out, {batch, length, c.heads * c.value_dim()});
 }
 
 mx::array attend(const mx::array& q, const Keys& keys, float scale, const Pass& pass,

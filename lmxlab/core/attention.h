@@ -42,18 +42,21 @@ class Attention : public Mixer {
   void visit(Visitor& v) override {
     v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("gate_proj", gate_proj);
     v("o_proj", o_proj);
-    v("q_norm", q_norm), v("k_norm", k_norm), v("out_norm", out_norm), v("sinks", sinks);
+    v("q_norm", q_norm), v("k_norm", k_norm), v("v_norm", v_norm);
+    v("out_norm", out_norm), v("sinks", sinks);
   }
   void visit_part(Visitor& v, bool first) override {
     if (!first) return v("o_proj", o_proj), v("out_norm", out_norm);
     v("q_proj", q_proj), v("k_proj", k_proj), v("v_proj", v_proj), v("gate_proj", gate_proj);
     if (!config_.qk_norm_late) v("q_norm", q_norm), v("k_norm", k_norm);
+    v("v_norm", v_norm);
   }
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
 
-  Linear q_proj, k_proj, v_proj, o_proj;
-  std::optional<Linear> gate_proj;
+  Linear q_proj, o_proj;
+  std::optional<Linear> k_proj, v_proj, gate_proj;
   std::optional<HeadNorm> q_norm, k_norm;
+  std::optional<Norm> v_norm;  // over a head
   std::optional<Norm> out_norm;
   std::optional<Param> sinks;  // [H]
 
@@ -62,16 +65,18 @@ class Attention : public Mixer {
   // Of a query: the config's, or that of the cache if it is less.
   std::optional<int> window(int max_kv) const;
   Reach reach(int max_kv) const { return {window(max_kv), config_.chunked}; }
+  bool own_keys() const { return !config_.kv_from; }
+  // q [B, L, H Dh], k [B, L, K Dh], v [B, L, K Dv] -> [B, L, H Dv]; q alone over another's keys
   mx::array ungated(const Arrays& qkv, Pass& pass) const;
-  // q [B, L, H Dh], k and v [B, L, K Dh] -> [B, L, H Dh]
   std::optional<mx::array> attend_in_place(const mx::array& q, const mx::array& k,
                                            const mx::array& v, Pass& pass) const;
-  mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v, Pass& pass) const;
+  mx::array attend(const Arrays& qkv, Pass& pass) const;
+  // [B, H, L, Dh], turned to their positions, and what comes then.
+  mx::array placed_queries(const mx::array& q, Pass& pass) const;
+  Keys keys_of(const mx::array& k, const mx::array& v, Pass& pass) const;
 
   config::Attention config_;
-  // q and k [B, H, L, Dh], turned to their positions, and what comes then.
-  void place(mx::array& q, mx::array& k, Pass& pass) const;
-
+  bool lends_;  // later layers have its keys and values
   std::optional<Rotation> rotation_;
 };
 

@@ -10,8 +10,14 @@
 #include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/moe.h"
+#include "lmxlab/core/parallel.h"
 #include "lmxlab/core/recompute.h"
 #include "lmxlab/core/short_conv.h"
+
+#include <mlx/ops.h>
+
+#include <numbers>
+#include <utility>
 
 namespace lmxlab::core {
 
@@ -37,6 +43,8 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<Mamba>(c, build);
         else if constexpr (std::same_as<C, config::Lightning>)
           return std::make_unique<Lightning>(c, build);
+        else if constexpr (std::same_as<C, config::Parallel>)
+          return std::make_unique<Parallel>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_mixer(c, build);
         else
@@ -47,7 +55,7 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
 
 namespace {
 
-std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
+std::unique_ptr<Ffn> make(const config::Ffn& ffn, const config::Norm& norm, const Build& build) {
   return std::visit(
       [&](const auto& c) -> std::unique_ptr<Ffn> {
         using C = std::decay_t<decltype(c)>;
@@ -55,6 +63,8 @@ std::unique_ptr<Ffn> make(const config::Ffn& ffn, const Build& build) {
           return std::make_unique<Mlp>(c, build);
         else if constexpr (std::same_as<C, config::Moe>)
           return std::make_unique<Moe>(c, build);
+        else if constexpr (std::same_as<C, config::MlpAndMoe>)
+          return std::make_unique<MlpAndMoe>(c, norm, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_ffn(c, build);
         else
@@ -75,7 +85,7 @@ Block::Block(const config::Block& c, const Build& b)
       ffn_scales_{c.ffn_stream_scale.value_or(c.stream_scale),
                   c.ffn_branch_scale.value_or(c.branch_scale)},
       mixer_(make_mixer(c.mixer, b)),
-      ffn_(make(c.ffn, b)) {
+      ffn_(make(c.ffn, c.norm, b)) {
   const bool before = wiring_ == Wiring::pre || wiring_ == Wiring::sandwich ||
                       wiring_ == Wiring::twin || wiring_ == Wiring::chain;
   const bool after =
@@ -85,6 +95,12 @@ Block::Block(const config::Block& c, const Build& b)
   if (mixer_ && after) after_mixer_.emplace(c.norm, b.dim);
   if (ffn_ && before) before_ffn_.emplace(c.norm, b.dim);
   if (ffn_ && after) after_ffn_.emplace(c.norm, b.dim);
+  if (c.shortcut) shortcut_.emplace(*c.shortcut, b);
+  if (c.laurel > 0) laurel_.emplace(c, b);
+  if (c.layer_scale) layer_scalar_ = Param{ones({1}), false};
+  if (!b.model) return;
+  if (const auto& l = b.model->layer_inputs) layer_input_.emplace(*l, c.norm, b);
+  if (const auto& a = b.model->altup) altup_.emplace(*a, c.norm, b), active_ = a->active;
 }
 
 // The names are those of the Hugging Face models with the same wiring: Llama, OLMo 2, Gemma 2, Phi.
@@ -96,6 +112,8 @@ void Block::visit(Visitor& v) {
   v("post_attention_layernorm", after ? after_mixer_ : before_ffn_);
   if (after) v("pre_feedforward_layernorm", before_ffn_);
   v("post_feedforward_layernorm", after_ffn_);
+  v("shortcut", shortcut_), v("laurel", laurel_), v("", layer_input_), v("altup", altup_);
+  v("layer_scalar", layer_scalar_);
 }
 
 void Block::operator()(Residual& stream, Pass& pass) const {
@@ -115,14 +133,14 @@ void Block::operator()(Residual& stream, Pass& pass) const {
   Arrays parts;
   if (!again) {
     parts = project(stream, pass);
-  } else if (mixer_ || side_by_side()) {
+  } else if (mixer_ || side_by_side() || laurel_) {
     const bool passes = wiring_ != Wiring::chain;  // the stream of a chain is another behind a norm
     parts = recomputed_by_rows(first, parameters_of(true), {stream.value()}, pass, passes);
     stream = Residual(parts[0]);
     parts.erase(parts.begin());
   }
   Arrays rest;
-  if (side_by_side()) {
+  if (side_by_side() || laurel_) {
     rest.push_back(parts[0]);
     parts.erase(parts.begin());
   }
@@ -135,11 +153,12 @@ void Block::operator()(Residual& stream, Pass& pass) const {
 
 // What both branches see, where they are parallel; then what the mixer mixes.
 Arrays Block::project(Residual& stream, Pass& pass) const {
-  if (!mixer_ && !side_by_side()) return {};
+  if (!mixer_ && !side_by_side() && !laurel_) return {};
   const auto n = before(stream, before_mixer_, pass);
   Arrays out;
   if (wiring_ == Wiring::chain) stream = Residual(n);
   if (wiring_ == Wiring::parallel) out.push_back(n);
+  if (laurel_) out.push_back((*laurel_)(n));
   if (wiring_ == Wiring::twin) out.push_back(before(stream, before_ffn_, pass));
   if (mixer_)
     for (const auto& a : mixer_->project(n, pass)) out.push_back(a);
@@ -158,10 +177,44 @@ void Block::finish(Residual& stream, const Arrays& parts, Pass& pass) const {
   if (mixer_)
     join(stream, branch(mixer_->finish(parts.back(), pass), mixer_scales_.branch, "mixer"),
          mixer_scales_.stream, after_mixer_);
-  if (!ffn_) return;
-  const auto x = side_by_side() ? parts[0] : before(stream, before_ffn_, pass);
-  if (wiring_ == Wiring::chain) stream = Residual(x);
-  join(stream, branch((*ffn_)(x, pass), ffn_scales_.branch, "ffn"), ffn_scales_.stream, after_ffn_);
+  if (laurel_)
+    stream = Residual(
+        kernels::scale(kernels::add(stream.value(), parts[0]), 1 / std::numbers::sqrt2_v<float>));
+  const auto carried = std::exchange(pass.shortcut, std::nullopt);
+  if (ffn_) {
+    const auto x = side_by_side() ? parts[0] : before(stream, before_ffn_, pass);
+    if (wiring_ == Wiring::chain) stream = Residual(x);
+    if (shortcut_) pass.shortcut = (*shortcut_)(x, pass);
+    join(stream, branch(ffn_->beside(x, stream.value(), pass), ffn_scales_.branch, "ffn"),
+         ffn_scales_.stream, after_ffn_);
+  }
+  if (carried) stream.add(*carried);
+  if (layer_input_ && !altup_) stream.add(of_layer_input(stream.value(), pass));
+  if (layer_scalar_)
+    stream =
+        Residual(mx::multiply(stream.value(), kernels::cast(layer_scalar_->value, stream.dtype())));
+}
+
+mx::array Block::of_layer_input(const mx::array& x, const Pass& pass) const {
+  const auto& all = *pass.layer_inputs;
+  const auto own =
+      mx::squeeze(mx::slice(all, {0, 0, pass.layer, 0},
+                            {all.shape(0), all.shape(1), pass.layer + 1, all.shape(3)}),
+                  2);
+  return (*layer_input_)(x, own);
+}
+
+mx::array Block::over_streams(const mx::array& streams, Pass& pass) const {
+  const auto predicted = altup_->predict(streams, pass.training());
+  Residual active(stream_of(predicted, active_));
+  (*this)(active, pass);
+  const auto corrected = altup_->correct(predicted, active.value(), pass.training());
+  if (!layer_input_) return corrected;
+  // Every stream but the first gets it, whichever blocks see.
+  const auto more = of_layer_input(altup_->scaled(stream_of(corrected, active_)), pass);
+  auto parts = mx::split(corrected, mx::Shape{1}, 2);
+  parts[1] = mx::add(parts[1], mx::expand_dims(more, 2));
+  return mx::concatenate(parts, 2);
 }
 
 void Block::join(Residual& stream, const mx::array& branch, float past,

@@ -3,7 +3,9 @@
 
 #include "lmxlab/config/model.h"
 #include "lmxlab/core/mixer.h"
+#include "lmxlab/core/moe.h"
 #include "lmxlab/core/residual.h"
+#include "lmxlab/core/side_paths.h"
 
 #include <memory>
 #include <optional>
@@ -17,8 +19,10 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
 class Block {
  public:
   Block(const config::Block& config, const Build& build);
-  /// Adds its branches; the last may still wait for the next norm.
+  /// Adds its branches; the last may still wait for the next norm. Of several streams it sees one.
   void operator()(Residual& stream, Pass& pass) const;
+  /// The same for all streams at once. [B, L, n, D] -> [B, L, n, D]
+  mx::array over_streams(const mx::array& streams, Pass& pass) const;
   void visit(Visitor& v);
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const {
     return mixer_ ? mixer_->make_cache(options) : nullptr;
@@ -35,6 +39,8 @@ class Block {
   // How a branch meets the stream.
   void join(Residual& stream, const mx::array& branch, float past,
             const std::optional<Norm>& after) const;
+  // What comes behind both branches.
+  mx::array of_layer_input(const mx::array& x, const Pass& pass) const;
   // Of one of the two.
   std::vector<Entry> parameters_of(bool projection) const;
 
@@ -46,6 +52,12 @@ class Block {
   std::unique_ptr<Mixer> mixer_;
   std::unique_ptr<Ffn> ffn_;
   std::optional<Norm> before_mixer_, after_mixer_, before_ffn_, after_ffn_;
+  std::optional<Moe> shortcut_;
+  std::optional<Laurel> laurel_;
+  std::optional<LayerInput> layer_input_;
+  std::optional<AltUp> altup_;
+  int active_ = 0;                     // of several streams
+  std::optional<Param> layer_scalar_;  // [1]
 };
 
 }  // namespace lmxlab::core

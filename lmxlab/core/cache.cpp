@@ -375,6 +375,27 @@ size_t StateCache::bytes() const {
   return n;
 }
 
+void KeyAndStateCache::trim(int n) {
+  if (!can_trim(n)) cannot_trim(n, trimmable());
+  keys_->trim(n), states_->trim(n);
+}
+
+std::vector<mx::array> KeyAndStateCache::arrays() const {
+  auto out = keys_->arrays();
+  for (auto& a : states_->arrays()) out.push_back(a);
+  return out;
+}
+
+void KeyAndStateCache::restore(std::vector<mx::array> arrays, int length) {
+  const auto states = dynamic_cast<StateCache&>(*states_).size();
+  const auto first =
+      arrays.begin() + static_cast<std::ptrdiff_t>(arrays.size() - std::min(arrays.size(), states));
+  const auto tried = keys_->clone();  // nothing changes unless both fit
+  tried->restore({arrays.begin(), first}, length);
+  states_->restore({first, arrays.end()}, length);
+  keys_ = tried->clone();
+}
+
 Cache::Cache(std::vector<std::unique_ptr<LayerCache>> layers, std::shared_ptr<Runtime> runtime)
     : layers_(std::move(layers)), runtime_(std::move(runtime)) {}
 

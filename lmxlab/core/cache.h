@@ -6,6 +6,7 @@
 
 #include <mlx/array.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <span>
@@ -105,6 +106,8 @@ class StateCache : public LayerCache {
   std::optional<mx::array> state(size_t i) const;
   /// What they are n positions later. Lazy. @throws Error(internal) for other arrays.
   void put(std::vector<mx::array> states, int n);
+  /// How many arrays it has.
+  size_t size() const { return of_.size(); }
 
   int length() const override { return now_.length; }
   int trimmable() const override { return 0; }
@@ -127,6 +130,36 @@ class StateCache : public LayerCache {
   std::vector<StateArray> of_;
   Moment now_;
   std::optional<Moment> marked_;
+};
+
+/// Of attention beside a recurrent mixer in one layer: everything is asked of both.
+class KeyAndStateCache : public LayerCache {
+ public:
+  KeyAndStateCache(std::unique_ptr<LayerCache> keys, std::unique_ptr<LayerCache> states)
+      : keys_(std::move(keys)), states_(std::move(states)) {}
+  std::unique_ptr<LayerCache> clone() const override {
+    return std::make_unique<KeyAndStateCache>(keys_->clone(), states_->clone());
+  }
+  /// The one of this kind, or null.
+  template <class C>
+  C* part() {
+    auto* first = dynamic_cast<C*>(keys_.get());
+    return first ? first : dynamic_cast<C*>(states_.get());
+  }
+
+  void reserve(int positions) override { keys_->reserve(positions); }
+  int length() const override { return keys_->length(); }
+  int trimmable() const override { return std::min(keys_->trimmable(), states_->trimmable()); }
+  bool can_trim(int n) const override { return keys_->can_trim(n) && states_->can_trim(n); }
+  void trim(int n) override;
+  void mark() override { keys_->mark(), states_->mark(); }
+  void reorder(const mx::array& rows) override { keys_->reorder(rows), states_->reorder(rows); }
+  std::vector<mx::array> arrays() const override;
+  void restore(std::vector<mx::array> arrays, int length) override;
+  size_t bytes() const override { return keys_->bytes() + states_->bytes(); }
+
+ private:
+  std::unique_ptr<LayerCache> keys_, states_;
 };
 
 struct CacheOptions {

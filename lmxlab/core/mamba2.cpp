@@ -27,6 +27,13 @@ Mamba2::Mamba2(const config::Mamba2& c, const Build& b)
       D{ones({c.heads})},
       out_proj(inner(c), b.dim, c.out_bias, b.residual_std, b.init),
       config_(c) {
+  if (!c.scales.empty()) {
+    const int widths[] = {inner(c), inner(c), c.groups * c.state, c.groups * c.state, c.heads};
+    std::vector<float> all;
+    for (size_t i = 0; i < c.scales.size(); ++i)
+      all.insert(all.end(), static_cast<size_t>(widths[i]), c.scales[i]);
+    scales_ = mx::array(all.data(), {static_cast<int>(all.size())}, mx::float32);
+  }
   if (!c.norm) return;
   norm.emplace(inner(c), c.norm_eps);
   norm->groups = c.groups, norm->gate_first = !c.norm_before_gate;
@@ -36,6 +43,11 @@ std::unique_ptr<LayerCache> Mamba2::make_cache(const CacheOptions&) const {
   const auto& c = config_;
   return std::make_unique<StateCache>(std::vector<StateArray>{
       {"conv", {c.conv - 1, channels(c)}}, {"state", {c.heads, c.state, c.head_dim}}});
+}
+
+Arrays Mamba2::project(const mx::array& x, Pass&) const {
+  const auto all = in_proj(x);
+  return {scales_ ? mx::multiply(all, kernels::cast(*scales_, all.dtype())) : all};
 }
 
 mx::array Mamba2::mix(const Arrays& projected, Pass& pass) const {

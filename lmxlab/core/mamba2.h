@@ -13,7 +13,7 @@ class Mamba2 : public Mixer {
   mx::array operator()(const mx::array& x, Pass& pass) const override {
     return finish(mix(project(x, pass), pass), pass);
   }
-  Arrays project(const mx::array& x, Pass&) const override { return {in_proj(x)}; }
+  Arrays project(const mx::array& x, Pass&) const override;
   mx::array mix(const Arrays& projected, Pass& pass) const override;
   mx::array finish(const mx::array& mixed, Pass&) const override { return out_proj(mixed); }
   void visit(Visitor& v) override {
@@ -34,6 +34,7 @@ class Mamba2 : public Mixer {
 
  private:
   config::Mamba2 config_;
+  std::optional<mx::array> scales_;  // of what in_proj gives
 };
 
 }  // namespace lmxlab::core

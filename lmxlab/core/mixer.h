@@ -1,6 +1,7 @@
 // What a block chooses: a mixer (it looks across positions) and an FFN (it does not).
 #pragma once
 
+#include "lmxlab/config/model.h"
 #include "lmxlab/core/init.h"
 #include "lmxlab/core/pass.h"
 #include "lmxlab/core/tree.h"
@@ -35,6 +36,10 @@ class Ffn {
   virtual ~Ffn() = default;
   /// [B, L, D] -> [B, L, D], dtype kept; each position by itself.
   virtual mx::array operator()(const mx::array& x, Pass& pass) const = 0;
+  /// The same for one that sees the stream too, before the norm that made x of it.
+  virtual mx::array beside(const mx::array& x, const mx::array& /*stream*/, Pass& pass) const {
+    return (*this)(x, pass);
+  }
   virtual void visit(Visitor& v) = 0;
 };
 
@@ -45,6 +50,8 @@ struct Build {
   float std;          // of weights; projections back into the stream get `residual_std`
   float residual_std;
   Init& init;
+  const config::Model* model = nullptr;  // the whole, where there is one
+  bool lends_keys = false;               // a later layer has this one's keys and values
 };
 
 }  // namespace lmxlab::core

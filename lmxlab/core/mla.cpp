@@ -38,6 +38,7 @@ Mla::Mla(const config::Mla& c, const Build& b)
   } else {
     q_proj.emplace(b.dim, width, false, b.std, b.init);
   }
+  if (c.gate) gate_proj.emplace(b.dim, c.heads, false, b.std, b.init);
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
     rotation_.emplace(*rope, c.rope_dim);
 }
@@ -56,12 +57,16 @@ std::unique_ptr<LayerCache> Mla::make_cache(const CacheOptions& options) const {
 
 Arrays Mla::project(const mx::array& x, Pass&) const {
   const auto& c = config_;
-  auto first = core::project(x, {q_proj ? &*q_proj : &*q_a_proj, &kv_a_proj_with_mqa});
+  std::vector<const Linear*> layers{q_proj ? &*q_proj : &*q_a_proj, &kv_a_proj_with_mqa};
+  if (gate_proj) layers.push_back(&*gate_proj);
+  auto first = core::project(x, layers);
   auto q = q_proj ? first[0] : (*q_b_proj)((*q_a_layernorm)(first[0]));
   if (c.q_scale != 1) q = kernels::scale(q, c.q_scale);
   auto latent = kv_a_layernorm(part(first[1], 0, c.kv_rank));
   if (c.kv_scale != 1) latent = kernels::scale(latent, c.kv_scale);
-  return {q, mx::concatenate({latent, part(first[1], c.kv_rank, c.kv_rank + c.rope_dim)}, -1)};
+  Arrays out{q, mx::concatenate({latent, part(first[1], c.kv_rank, c.kv_rank + c.rope_dim)}, -1)};
+  if (gate_proj) out.push_back(first[2]);
+  return out;
 }
 
 mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
@@ -80,9 +85,12 @@ mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
   // Products of one more query, and of making keys and values of all positions.
   const double L = q.shape(2), S = keys.k.shape(2), wide = c.nope_dim + c.v_dim, r = c.kv_rank;
   const bool few = slot && L * (r * wide + S * (2 * r - wide)) < S * r * wide;
-  const auto out = few ? absorbed(q, keys, pass) : expanded(q, keys, pass);
-  return mx::reshape(mx::transpose(out, {0, 2, 1, 3}),
-                     {out.shape(0), out.shape(2), c.heads * c.v_dim});
+  auto out = mx::transpose(few ? absorbed(q, keys, pass) : expanded(q, keys, pass), {0, 2, 1, 3});
+  if (gate_proj) {
+    const auto gate = mx::sigmoid(kernels::cast(projected[2], mx::float32));
+    out = mx::multiply(out, mx::expand_dims(kernels::cast(gate, out.dtype()), -1));
+  }
+  return mx::reshape(out, {out.shape(0), out.shape(1), c.heads * c.v_dim});
 }
 
 mx::array Mla::expanded(const mx::array& q, const Keys& keys, Pass& pass) const {

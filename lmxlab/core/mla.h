@@ -19,7 +19,8 @@ class Mla : public Mixer {
   mx::array operator()(const mx::array& x, Pass& pass) const override {
     return finish(mix(project(x, pass), pass), pass);
   }
-  /// Queries [B, L, H (nope + rope)]; the latent vector and the shared key [B, L, kv_rank + rope].
+  /// Queries [B, L, H (nope + rope)]; the latent vector and the shared key [B, L, kv_rank + rope];
+  /// gates [B, L, H].
   Arrays project(const mx::array& x, Pass& pass) const override;
   mx::array mix(const Arrays& projected, Pass& pass) const override;
   mx::array finish(const mx::array& mixed, Pass&) const override { return o_proj(mixed); }
@@ -30,13 +31,15 @@ class Mla : public Mixer {
   }
   void visit_part(Visitor& v, bool first) override {
     if (!first) return v("o_proj", o_proj);
-    v("q_proj", q_proj), v("q_a_proj", q_a_proj), v("q_a_layernorm", q_a_layernorm);
+    v("gate_proj", gate_proj), v("q_proj", q_proj), v("q_a_proj", q_a_proj),
+        v("q_a_layernorm", q_a_layernorm);
     v("q_b_proj", q_b_proj);
     v("kv_a_proj_with_mqa", kv_a_proj_with_mqa), v("kv_a_layernorm", kv_a_layernorm);
   }
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
 
   std::optional<Linear> q_proj, q_a_proj, q_b_proj;
+  std::optional<Linear> gate_proj;  // [H, D]
   std::optional<Norm> q_a_layernorm;
   Linear kv_a_proj_with_mqa;
   Norm kv_a_layernorm;

@@ -7,6 +7,7 @@
 #include <mlx/ops.h>
 
 #include <cmath>
+#include <numbers>
 
 namespace lmxlab::core {
 
@@ -64,22 +65,38 @@ Mlp::Mlp(const config::Mlp& c, const Build& b)
                     : std::nullopt),
       up_proj(b.dim, c.hidden, c.bias, b.std, b.init),
       down_proj(c.hidden, b.dim, c.bias, b.residual_std, b.init),
-      act_(c.act) {
+      config_(c) {
   if (c.norm) norm.emplace(*c.norm, c.hidden);
   if (c.act == config::Act::xielu) xielu.emplace();
 }
 
+mx::array Mlp::gated_by(const mx::array& gate, const mx::array& up) const {
+  const auto& c = config_;
+  auto open = c.gate_scale == 1 ? gate : kernels::scale(gate, c.gate_scale);
+  if (c.sparsity > 0) {
+    const auto wide = kernels::cast(open, mx::float32);
+    const auto deviations = mx::multiply(mx::erfinv(mx::array(2 * c.sparsity - 1)),
+                                         mx::array(std::numbers::sqrt2_v<float>));
+    const auto bound = mx::add(mx::mean(wide, -1, true),
+                               mx::multiply(mx::sqrt(mx::var(wide, -1, true)), deviations));
+    open = kernels::cast(mx::maximum(mx::subtract(wide, bound), mx::array(0.0f)), open.dtype());
+  }
+  return gated(c.act, open, up);
+}
+
 mx::array Mlp::operator()(const mx::array& x, Pass&) const {
+  const auto act = config_.act;
   const auto packed = [](const Linear& l) { return l.weight.quantized() && !l.bias; };
-  if (!norm && !xielu && packed(up_proj) && packed(down_proj) && (!gate_proj || packed(*gate_proj)))
+  const bool plain = !norm && !xielu && config_.gate_scale == 1 && config_.sparsity == 0;
+  if (plain && packed(up_proj) && packed(down_proj) && (!gate_proj || packed(*gate_proj)))
     return kernels::quantized_mlp(
         x, gate_proj ? std::optional(gate_proj->weight.at_hand()) : std::nullopt,
-        up_proj.weight.at_hand(), down_proj.weight.at_hand(), kind(act_));
+        up_proj.weight.at_hand(), down_proj.weight.at_hand(), kind(act));
   const auto inner = [&] {
     if (xielu) return (*xielu)(up_proj(x));
-    if (!gate_proj) return activate(act_, up_proj(x));
+    if (!gate_proj) return activate(act, up_proj(x));
     const auto both = project(x, {&*gate_proj, &up_proj});
-    return gated(act_, both[0], both[1]);
+    return gated_by(both[0], both[1]);
   }();
   return down_proj(norm ? (*norm)(inner) : inner);
 }

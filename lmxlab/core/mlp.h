@@ -40,7 +40,8 @@ class Mlp : public Ffn {
   std::optional<Xielu> xielu;
 
  private:
-  config::Act act_;
+  mx::array gated_by(const mx::array& gate, const mx::array& up) const;
+  config::Mlp config_;
 };
 
 }  // namespace lmxlab::core

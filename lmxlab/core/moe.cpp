@@ -205,9 +205,9 @@ mx::array Moe::routed(const mx::array& x, const Routing& r) const {
   return mx::astype(mx::add(f32(y), mx::multiply(f32(x), same)), x.dtype());
 }
 
-mx::array Moe::operator()(const mx::array& in, Pass& pass) const {
+mx::array Moe::routed_by(const mx::array& seen, const mx::array& in, Pass& pass) const {
   const auto x = mx::reshape(in, {-1, in.shape(-1)});
-  const auto routing = gate(x);
+  const auto routing = gate(mx::reshape(seen, {-1, seen.shape(-1)}));
   if (pass.routers) pass.routers->push_back(sums_of(routing, config_, pass.layer));
   auto y = to_latent ? (*from_latent)(routed((*to_latent)(x), routing)) : routed(x, routing);
   if (shared) {
@@ -218,12 +218,24 @@ mx::array Moe::operator()(const mx::array& in, Pass& pass) const {
   return mx::reshape(y, in.shape());
 }
 
+MlpAndMoe::MlpAndMoe(const config::MlpAndMoe& c, const config::Norm& norm, const Build& b)
+    : dense(c.mlp, b),
+      moe(c.moe, b),
+      dense_norm(norm, b.dim),
+      moe_input_norm(norm, b.dim),
+      moe_norm(norm, b.dim) {}
+
+mx::array MlpAndMoe::beside(const mx::array& x, const mx::array& stream, Pass& pass) const {
+  const auto experts = moe.routed_by(stream, moe_input_norm(stream), pass);
+  return moe_norm.onto(dense_norm(dense(x, pass)), experts);
+}
+
 mx::array router_loss(const config::Model& model, std::span<const RouterSums> sums,
                       int64_t tokens) {
   auto loss = scalar(0);
   const auto n = static_cast<float>(tokens);
   for (const auto& s : sums) {
-    const auto* c = std::get_if<config::Moe>(&model.layers.at(static_cast<size_t>(s.layer)).ffn);
+    const auto* c = config::experts_in(model.layers.at(static_cast<size_t>(s.layer)));
     if (!c) continue;
     if (c->aux_loss > 0) {
       const float even = static_cast<float>(c->choices()) / (static_cast<float>(c->top_k) * n * n);

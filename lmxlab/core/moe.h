@@ -6,6 +6,7 @@
 #include "lmxlab/core/linear.h"
 #include "lmxlab/core/mixer.h"
 #include "lmxlab/core/mlp.h"
+#include "lmxlab/core/norm.h"
 
 #include <optional>
 #include <span>
@@ -53,7 +54,11 @@ class Moe : public Ffn {
   /// not depend on the routing, and no token is dropped.
   /// @cost  arithmetic of top_k experts and of the shared one a token; memory of top_k rows a
   /// token.
-  mx::array operator()(const mx::array& x, Pass& pass) const override;
+  mx::array operator()(const mx::array& x, Pass& pass) const override {
+    return routed_by(x, x, pass);
+  }
+  /// The same where the router reads something else.
+  mx::array routed_by(const mx::array& seen, const mx::array& x, Pass& pass) const;
   void visit(Visitor& v) override {
     v("gate", gate);
     v("fc1_latent_proj", to_latent), v("fc2_latent_proj", from_latent);
@@ -75,6 +80,22 @@ class Moe : public Ffn {
   // What each expert makes of its rows. [n, width]
   mx::array expert(const mx::array& x, const mx::array& ids, bool sorted) const;
   config::Moe config_;
+};
+
+/// A dense FFN beside experts; see config::MlpAndMoe.
+class MlpAndMoe : public Ffn {
+ public:
+  MlpAndMoe(const config::MlpAndMoe& config, const config::Norm& norm, const Build& build);
+  mx::array operator()(const mx::array& x, Pass& pass) const override { return beside(x, x, pass); }
+  mx::array beside(const mx::array& x, const mx::array& stream, Pass& pass) const override;
+  void visit(Visitor& v) override {
+    v("dense", dense), v("moe", moe);
+    v("dense_norm", dense_norm), v("moe_input_norm", moe_input_norm), v("moe_norm", moe_norm);
+  }
+
+  Mlp dense;
+  Moe moe;
+  Norm dense_norm, moe_input_norm, moe_norm;
 };
 
 /// The losses of a pass's routers, with the configs' weights, added over layers; 0-d float32.

@@ -12,6 +12,7 @@ namespace lmxlab::core {
 template <class C>
 C* Pass::slot() const {
   LayerCache* entry = cache ? cache->layer(layer) : nullptr;
+  if (auto* both = dynamic_cast<KeyAndStateCache*>(entry)) return both->part<C>();
   auto* of_kind = dynamic_cast<C*>(entry);
   if (entry && !of_kind)
     throw Error(Kind::usage, "[pass] the cache of layer " + std::to_string(layer) +
@@ -21,6 +22,13 @@ C* Pass::slot() const {
 }
 template KeyCache* Pass::slot<KeyCache>() const;
 template StateCache* Pass::slot<StateCache>() const;
+
+const Keys& Pass::lent_keys(int from) const {
+  const auto it = lent.find(from);
+  if (it == lent.end())
+    throw Error(Kind::internal, "[pass] layer " + std::to_string(from) + " has lent no keys");
+  return it->second;
+}
 
 mx::array Pass::drop(const mx::array& x) {
   if (!key || dropout <= 0) return x;

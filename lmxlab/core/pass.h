@@ -6,6 +6,7 @@
 #include <mlx/array.h>
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,9 @@ struct Pass {
   Tap tap = {};
   std::vector<RouterSums>* routers = nullptr;  // filled by the mixtures of experts, in order
   int layer = 0;                               // the block that runs now
+  std::map<int, Keys> lent = {};               // of layers whose keys later ones have
+  std::optional<mx::array> shortcut = {};      // what the next block adds at its end
+  std::optional<mx::array> layer_inputs = {};  // [B, L, layers, width]
   int first_row = 0;  // where a part sees some positions of all: how many come before
 
   bool recomputes() const { return recompute && !tap && !cache; }
@@ -45,6 +49,8 @@ struct Pass {
   /// one of another kind.
   KeyCache* keys() const { return slot<KeyCache>(); }
   StateCache* states() const { return slot<StateCache>(); }
+  /// @throws Error(internal) if the layer has lent none in this pass.
+  const Keys& lent_keys(int from) const;
   /// Zeroes with probability `dropout`, scales the rest; the identity when not training.
   mx::array drop(const mx::array& x);
   void show(std::string_view what, const mx::array& x) const;

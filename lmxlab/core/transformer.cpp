@@ -8,6 +8,7 @@
 
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace lmxlab::core {
@@ -55,10 +56,18 @@ Transformer::Transformer(const config::Model& c, Init init)
   const int n = static_cast<int>(c.layers.size());
   // Branches add up along the stream; GPT-2's report scales their last projections for it.
   const float residual_std = c.init_std / std::sqrt(2.0f * static_cast<float>(n));
+  const Build build{c.dim, 0, n, c.init_std, residual_std, init, &c};
+  if (c.layer_inputs) layer_inputs.emplace(c, build);
+  if (c.altup) altup.emplace(*c.altup, build);
   layers.reserve(c.layers.size());
-  for (int i = 0; i < n; ++i)
+  for (int i = 0; i < n; ++i) {
+    const bool lends = std::any_of(c.layers.begin(), c.layers.end(), [&](const config::Block& b) {
+      const auto* a = std::get_if<config::Attention>(&b.mixer);
+      return a && a->kv_from == i;
+    });
     layers.emplace_back(c.layers[static_cast<size_t>(i)],
-                        Build{c.dim, i, n, c.init_std, residual_std, init});
+                        Build{c.dim, i, n, c.init_std, residual_std, init, &c, lends});
+  }
   if (!c.tie_head) lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
 }
 
@@ -103,8 +112,13 @@ mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
 }
 
 mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
-  if (pass.recomputes() && !layers.empty()) return norm(recomputed_blocks(tokens, pass));
-  Residual stream(embed(tokens, pass));
+  const bool again = pass.recomputes() && !layers.empty() && one_stream();
+  if (again) return norm(recomputed_blocks(tokens, pass));
+  pass.recompute = false;
+  const auto x = embed(tokens, pass);
+  if (layer_inputs) pass.layer_inputs = (*layer_inputs)(tokens, x);
+  if (altup) return norm(blocks_over_streams(x, pass));
+  Residual stream(x);
   for (size_t i = 0; i < layers.size(); ++i) {
     pass.layer = static_cast<int>(i);
     layers[i](stream, pass);
@@ -112,6 +126,25 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   }
   if (pass.cache) pass.cache->advance(tokens.shape(1));
   return norm(stream.value());
+}
+
+bool Transformer::one_stream() const {
+  if (layer_inputs || altup) return false;
+  return std::none_of(config_.layers.begin(), config_.layers.end(), [](const config::Block& b) {
+    const auto* a = std::get_if<config::Attention>(&b.mixer);
+    return b.shortcut || (a && a->kv_from);
+  });
+}
+
+mx::array Transformer::blocks_over_streams(const mx::array& x, Pass& pass) const {
+  auto streams = altup->open(x);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    pass.layer = static_cast<int>(i);
+    streams = layers[i].over_streams(streams, pass);
+    if (pass.tap) pass.show("output", stream_of(streams, config_.altup->active));
+  }
+  if (pass.cache) pass.cache->advance(x.shape(1));
+  return altup->close(streams);
 }
 
 // One array lies between two blocks, not one and a branch that waits; the first begins with the

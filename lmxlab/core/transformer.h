@@ -30,18 +30,23 @@ class Transformer {
 
   void visit(Visitor& v) {
     v("model.embed_tokens", embed_tokens), v("model.embed_positions.weight", embed_positions);
-    v("model.embed_norm", embed_norm), v("model.layers", layers), v("model.norm", norm),
-        v("lm_head", lm_head);
+    v("model.embed_norm", embed_norm), v("model", layer_inputs), v("model", altup);
+    v("model.layers", layers), v("model.norm", norm), v("lm_head", lm_head);
   }
 
   Embedding embed_tokens;
   std::optional<Param> embed_positions;  // [P, D]
   std::optional<Norm> embed_norm;
+  std::optional<LayerInputTable> layer_inputs;
+  std::optional<AltUpEnds> altup;
   std::vector<Block> layers;
   Norm norm;
   std::optional<Linear> lm_head;
 
  private:
+  // Blocks hand something to each other beside the stream, or there are several.
+  bool one_stream() const;
+  mx::array blocks_over_streams(const mx::array& x, Pass& pass) const;
   mx::array recomputed_blocks(const mx::array& tokens, Pass& pass) const;
   mx::array embed(const mx::array& tokens, Pass& pass) const;
   Transformer(const config::Model& config, Init init);

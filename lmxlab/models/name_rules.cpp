@@ -2,7 +2,9 @@
 
 #include <mlx/ops.h>
 
+#include <charconv>
 #include <map>
+#include <string_view>
 
 namespace lmxlab {
 namespace {
@@ -334,6 +336,97 @@ NameRules granitemoehybrid() {
   return r;
 }
 
+// ---- blocks put together otherwise ----
+
+NameRules nemotron_h() {
+  auto r = mamba();
+  r.block = {{"input_layernorm.", "norm."}, {"self_attn.", "mixer."}};
+  r.ffn_alone = {{"post_attention_layernorm.", "norm."}, {"mlp.", "mixer."}};
+  r.recurrent.clear();
+  r.stacked = {{"mlp.experts.up_proj.", "mixer.experts.*.up_proj."},
+               {"mlp.experts.down_proj.", "mixer.experts.*.down_proj."}};
+  return r;
+}
+NameRules bailing_hybrid() {
+  return {.model = {{"model.embed_tokens.", "model.word_embeddings."}},
+          .block = {{"self_attn.o_proj.", "attention.dense."},
+                    {"self_attn.gate_proj.", "attention.g_proj."},
+                    {"self_attn.forget_gate.f_", "attention.f_"},
+                    {"self_attn.forget_gate.dt_bias", "attention.dt_bias"},
+                    {"self_attn.forget_gate.A_log", "attention.A_log"},
+                    {"self_attn.", "attention."},
+                    {"mlp.gate.e_score_correction_bias", "mlp.gate.expert_bias"}},
+          .recurrent = {{"self_attn.g_proj.", "attention.g_proj."}},
+          .stacked = kExperts,
+          .reshaped = {convolutions("attention.q_conv1d.weight", "attention.k_conv1d.weight",
+                                    "attention.v_conv1d.weight")}};
+}
+NameRules falcon_h1() {
+  return {.model = {{"model.norm.", "model.final_layernorm."}},
+          .block = {{"self_attn.attention.", "self_attn."},
+                    {"self_attn.mamba.", "mamba."},
+                    {"post_attention_layernorm.", "pre_ff_layernorm."},
+                    {"mlp.", "feed_forward."}},
+          .reshaped = {convolution("self_attn.mamba.conv1d.weight", "mamba.conv1d.weight")}};
+}
+/// Each of their layers is two of ours, of which the first has the experts.
+NameRules longcat_flash() {
+  static const std::vector<Rename> parts{
+      {"self_attn.", "self_attn."},
+      {"mlp.", "mlps."},
+      {"input_layernorm.", "input_layernorm."},
+      {"post_attention_layernorm.", "post_attention_layernorm."}};
+  const auto whole = [](const std::string& name, bool to_ours) -> std::string {
+    constexpr std::string_view kLayers = "model.layers.";
+    if (!name.starts_with(kLayers)) return name;
+    int layer = 0;
+    const char* end = name.data() + name.size();
+    const auto [stop, error] = std::from_chars(name.data() + kLayers.size(), end, layer);
+    if (error != std::errc() || stop == end) return name;
+    const std::string rest(stop + 1, end);
+    const auto at = [&](int n) { return std::string(kLayers) + std::to_string(n) + "."; };
+    if (!to_ours) {
+      if (rest.starts_with("shortcut.")) return at(layer / 2) + "mlp." + rest.substr(9);
+      for (const auto& p : parts)
+        if (rest.starts_with(p.ours))
+          return at(layer / 2) + p.theirs + std::to_string(layer % 2) + "." +
+                 rest.substr(std::string_view(p.ours).size());
+      return name;
+    }
+    if (rest.starts_with("mlp.")) return at(2 * layer) + "shortcut." + rest.substr(4);
+    for (const auto& p : parts) {
+      const auto n = std::string_view(p.theirs).size();
+      if (rest.starts_with(p.theirs) && rest.size() > n + 2 && (rest[n] == '0' || rest[n] == '1'))
+        return at(2 * layer + (rest[n] - '0')) + p.ours + rest.substr(n + 2);
+    }
+    return name;
+  };
+  const auto all = [](const config::Block& b) {
+    const auto* m = config::experts_in(b);
+    return m ? m->choices() : 0;
+  };
+  return {.block = {{"shortcut.gate.e_score_correction_bias",
+                     "shortcut.router.e_score_correction_bias"},
+                    {"shortcut.gate.", "shortcut.router.classifier."}},
+          .whole = whole,
+          .stacked = {{"shortcut.experts.gate_proj.", "shortcut.experts.*.gate_proj.", all},
+                      {"shortcut.experts.up_proj.", "shortcut.experts.*.up_proj.", all},
+                      {"shortcut.experts.down_proj.", "shortcut.experts.*.down_proj."}}};
+}
+NameRules gemma4(const config::Model& m) {
+  if (m.layers.empty() || !std::holds_alternative<config::MlpAndMoe>(m.layers[0].ffn)) return {};
+  return {.block = {{"mlp.moe.gate.weight", "router.proj.weight"},
+                    {"mlp.moe.gate.", "router."},
+                    {"mlp.dense_norm.", "post_feedforward_layernorm_1."},
+                    {"mlp.moe_input_norm.", "pre_feedforward_layernorm_2."},
+                    {"mlp.moe_norm.", "post_feedforward_layernorm_2."},
+                    {"mlp.moe.", "mlp.moe."},  // scales of packed experts, which nobody else has
+                    {"mlp.dense.", "mlp."}},
+          .reshaped = {gate_and_up("experts.gate_up_proj", "mlp.moe.experts.gate_proj.weight",
+                                   "mlp.moe.experts.up_proj.weight", false, false),
+                       one("mlp.moe.experts.down_proj.weight", "experts.down_proj", same, same)}};
+}
+
 using Make = std::function<NameRules(const config::Model&)>;
 const std::map<std::string, Make>& all() {
   static const auto all_of_them = [] {
@@ -463,6 +556,22 @@ const std::map<std::string, Make>& all() {
         {"olmo_hybrid", [](const auto&) { return olmo_hybrid(); }},
         {"kimi_linear", [](const auto&) { return kimi_linear(); }},
         {"llama4_text", [](const auto&) { return llama4(); }},
+        {"nemotron_h", [](const auto&) { return nemotron_h(); }},
+        {"bailing_hybrid", [](const auto&) { return bailing_hybrid(); }},
+        {"falcon_h1", [](const auto&) { return falcon_h1(); }},
+        {"longcat_flash", [](const auto&) { return longcat_flash(); }},
+        {"gemma4_text", gemma4},
+        {"mimo_v2_flash",
+         [](const auto&) {
+           return with_experts({{"self_attn.sinks", "self_attn.attention_sink_bias"}});
+         }},
+        {"laguna",
+         [](const auto&) {
+           return with_experts(
+               {{"self_attn.gate_proj.", "self_attn.g_proj."},
+                {"mlp.gate.e_score_correction_bias", "mlp.experts.e_score_correction_bias"},
+                {"mlp.shared_experts.", "mlp.shared_expert."}});
+         }},
         {"granitemoe", [](const auto&) { return granitemoe(); }},
         {"granitemoeshared", [](const auto&) { return granitemoe(); }},
         {"gpt_oss", [](const auto&) { return gpt_oss(); }},

@@ -30,6 +30,8 @@ struct Fused {
 /// first axis.
 struct Stacked {
   const char *ours, *theirs;
+  /// How many of them there are, where theirs are more: those behind ours are zeros.
+  std::function<int(const config::Block&)> count = {};
 };
 /// Tensors that are laid out in a way of their own; all of them, by their whole names.
 struct Reshaped {
@@ -48,6 +50,9 @@ struct NameRules {
   std::vector<Rename> model = {};      // outside of blocks
   std::vector<Rename> block = {};      // behind "layers.N."
   std::vector<Rename> recurrent = {};  // of blocks with a recurrent mixer, before the others
+  std::vector<Rename> ffn_alone = {};  // of blocks without a mixer, before the others
+  /// Of whole names, before everything else on the way to ours and after it on the way back.
+  std::function<std::string(const std::string& name, bool to_ours)> whole = {};
   std::vector<Fused> fused = {};
   std::vector<Stacked> stacked = {};
   std::vector<Reshaped> reshaped = {};

@@ -43,18 +43,19 @@ mx::array turned(const mx::array& a, bool turn) {
 }
 // Rows of each matrix of a layer that a fused one may hold.
 int rows_of(std::string_view part, const config::Block& layer) {
-  const auto* a = std::get_if<config::Attention>(&layer.mixer);
+  const auto* a = config::attention_in(layer.mixer);
   const auto* m = std::get_if<config::Mlp>(&layer.ffn);
   if (part.starts_with("mlp.shared_experts.")) {
     const auto* moe = std::get_if<config::Moe>(&layer.ffn);
     return moe ? moe->shared : 0;
   }
   if (part.starts_with("mlp.")) return m ? m->hidden : 0;
-  return !a ? 0
-            : (part.find("q_proj") != part.npos || part.find("gate_proj") != part.npos
-                   ? a->heads
-                   : a->kv_heads) *
-                  a->head_dim;
+  if (!a) return 0;
+  const auto is = [&](const char* name) { return part.find(name) != part.npos; };
+  return is("q_proj")      ? a->heads * a->head_dim
+         : is("gate_proj") ? a->gate_width()
+         : is("v_proj")    ? a->kv_heads * a->value_dim()
+                           : a->kv_heads * a->head_dim;
 }
 
 // A fused matrix's rows as [outer, parts, inner]: how many of them each of ours has.
@@ -117,6 +118,8 @@ class Block {
       : rules_(rules), layer_(layer), renames_(rules.block) {
     if (config::recurrent_size(layer.mixer, dim))
       renames_.insert(renames_.begin(), rules.recurrent.begin(), rules.recurrent.end());
+    if (std::holds_alternative<config::Nothing>(layer.mixer))
+      renames_.insert(renames_.begin(), rules.ffn_alone.begin(), rules.ffn_alone.end());
   }
 
   void to_ours(std::string path, Tensors theirs, Tensors& out) const {
@@ -129,6 +132,9 @@ class Block {
         const auto name = [&] { return before + std::to_string(parts.size()) + behind + leaf; };
         for (auto node = theirs.extract(name()); !node.empty(); node = theirs.extract(name()))
           parts.push_back(node.mapped());
+        if (const auto* m = config::experts_in(layer_); m && s.count)
+          if (const auto own = static_cast<size_t>(m->experts); parts.size() > own)
+            parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(own), parts.end());
         if (!parts.empty()) out.emplace(path + s.ours + leaf, mx::stack(parts, 0));
       }
     }
@@ -162,9 +168,11 @@ class Block {
       for (const char* leaf : kLeaves) {
         auto node = ours.extract(std::string(s.ours) + leaf);
         if (node.empty()) continue;
-        for (int i = 0; i < node.mapped().shape(0); ++i)
+        const int own = node.mapped().shape(0), all = s.count ? s.count(layer_) : own;
+        for (int i = 0; i < std::max(own, all); ++i)
           out.emplace(path + before + std::to_string(i) + behind + leaf,
-                      mx::take(node.mapped(), i, 0));
+                      i < own ? mx::take(node.mapped(), i, 0)
+                              : mx::zeros_like(mx::take(node.mapped(), 0, 0)));
       }
     }
     for (const auto& r : rules_.reshaped) reshape(path, r.ours, r.theirs, r.to_theirs, ours, out);
@@ -208,12 +216,19 @@ class Block {
   std::vector<Rename> renames_;
 };
 
+Tensors renamed_whole(const Tensors& tensors, const NameRules& rules, bool to_ours) {
+  Tensors out;
+  for (const auto& [name, array] : tensors) out.emplace(rules.whole(name, to_ours), array);
+  return out;
+}
+
 Tensors translated(Tensors tensors, const NameRules& rules, const config::Model& model,
                    bool to_ours) {
   const std::string from = to_ours ? rules.layers : kOurLayers;
   const std::string to = to_ours ? kOurLayers : rules.layers;
   std::vector<Tensors> blocks(model.layers.size());
   Tensors out;
+  if (to_ours && rules.whole) tensors = renamed_whole(tensors, rules, to_ours);
   for (auto& [name, array] : tensors) {
     const auto part = in_block(name, from);
     size_t layer = blocks.size();
@@ -231,7 +246,7 @@ Tensors translated(Tensors tensors, const NameRules& rules, const config::Model&
     to_ours ? block.to_ours(path, std::move(blocks[i]), out)
             : block.to_theirs(path, std::move(blocks[i]), out);
   }
-  return out;
+  return !to_ours && rules.whole ? renamed_whole(out, rules, to_ours) : out;
 }
 
 // Names of a checkpoint with a language model inside a larger one, and of a class without a head.

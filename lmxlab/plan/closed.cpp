@@ -20,18 +20,21 @@ struct Widths {
   int64_t dim = 0, q = 0, kv = 0, hidden = 0;
   int gates = 0;
 };
+const Mlp* dense_of(const config::Block& b) {
+  const auto* both = std::get_if<config::MlpAndMoe>(&b.ffn);
+  return both ? &both->mlp : std::get_if<Mlp>(&b.ffn);
+}
 Widths widths_of(const Model& m, const config::Block& b) {
   Widths w;
   w.dim = m.dim;
-  if (const auto* a = std::get_if<Attention>(&b.mixer)) {
+  if (const auto* a = config::attention_in(b.mixer))
     w.q = int64_t{a->heads} * a->head_dim, w.kv = int64_t{a->kv_heads} * a->head_dim;
-  }
   // Of experts what a token meets, and what it becomes before and after them.
-  if (const auto* e = std::get_if<config::Moe>(&b.ffn)) {
+  if (const auto* e = config::experts_in(b)) {
     w.gates = e->gated ? 2 : 1;
     w.hidden = int64_t{e->top_k} * (e->hidden + m.dim) + e->shared;
   }
-  if (const auto* f = std::get_if<Mlp>(&b.ffn)) w.hidden = f->hidden, w.gates = f->gated ? 2 : 1;
+  if (const auto* f = dense_of(b)) w.hidden += f->hidden, w.gates = f->gated ? 2 : 1;
   return w;
 }
 
@@ -41,13 +44,12 @@ int64_t matrix_parameters(const Model& m) {
   for (const auto& b : m.layers) {
     const auto w = widths_of(m, b);
     n += w.dim * (2 * w.q + 2 * w.kv);
-    if (const auto* e = std::get_if<config::Moe>(&b.ffn)) {
+    if (const auto* e = config::experts_in(b)) {
       const int64_t width = e->latent > 0 ? e->latent : m.dim, both = w.gates + 1;
       n += both * (e->experts * width * e->hidden + w.dim * e->shared);
       if (e->latent > 0) n += 2 * w.dim * width;
-    } else {
-      n += (w.gates + 1) * w.dim * w.hidden;
     }
+    if (const auto* f = dense_of(b)) n += (w.gates + 1) * w.dim * f->hidden;
   }
   return n;
 }

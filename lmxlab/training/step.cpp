@@ -56,10 +56,14 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     throw Error(Kind::usage, "[train] every parameter is frozen: nothing to train");
   const auto& layers = model.config().layers;
   for (size_t i = 0; i < layers.size(); ++i) {
-    const auto* moe = std::get_if<config::Moe>(&layers[i].ffn);
+    const auto* moe = config::experts_in(layers[i]);
     if (!moe) continue;
     Layer layer{moe->choices(), {}, moe->bias_rate};
-    const auto path = "model.layers." + std::to_string(i) + ".mlp.gate.e_score_correction_bias";
+    const char* part = layers[i].shortcut                                         ? "shortcut"
+                       : std::holds_alternative<config::MlpAndMoe>(layers[i].ffn) ? "mlp.moe"
+                                                                                  : "mlp";
+    const auto path =
+        "model.layers." + std::to_string(i) + "." + part + ".gate.e_score_correction_bias";
     for (size_t f = 0; moe->bias_rate > 0 && f < frozen_.size(); ++f)
       if (frozen_[f].path == path) layer.bias = f;
     if (moe->bias_rate > 0 && !layer.bias)

@@ -7,8 +7,9 @@ namespace lmxlab::config {
 const std::vector<HfClass>& hf_classes() {
   static const std::vector<HfClass> all = [] {
     std::vector<HfClass> out;
-    for (const auto& lineage : {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(),
-                                moe_classes(), recurrent_classes()})
+    for (const auto& lineage :
+         {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(), moe_classes(),
+          attention_moe_classes(), recurrent_classes(), hybrid_classes()})
       out.insert(out.end(), lineage.begin(), lineage.end());
     return out;
   }();
@@ -32,15 +33,25 @@ std::optional<Decoder> decoder_of(const Model& m) {
   bool ropes = false;
   const Block* attends = nullptr;
   for (const Block& b : m.layers) {
-    const auto* a = std::get_if<Attention>(&b.mixer);
+    const auto* a = attention_in(b.mixer);
     const auto* l = std::get_if<Mla>(&b.mixer);
-    const auto* mlp = std::get_if<Mlp>(&b.ffn);
-    const auto* moe = std::get_if<Moe>(&b.ffn);
-    const bool recurs = recurrent_size(b.mixer, m.dim).has_value();
-    if (!a && !l && !recurs) return std::nullopt;
-    if (!mlp && !moe && !std::holds_alternative<Nothing>(b.ffn)) return std::nullopt;
+    const auto* both = std::get_if<MlpAndMoe>(&b.ffn);
+    const auto* mlp = both ? &both->mlp : std::get_if<Mlp>(&b.ffn);
+    const auto* moe = experts_in(b);
+    const bool recurs = !a && recurrent_size(b.mixer, m.dim).has_value();
+    const bool mixes = !std::holds_alternative<Nothing>(b.mixer);
+    const bool feeds = !std::holds_alternative<Nothing>(b.ffn);
+    if (mixes && !a && !l && !recurs) return std::nullopt;
+    if (feeds && !mlp && !moe) return std::nullopt;
+    d.mixes.push_back(mixes), d.feeds.push_back(feeds);
+    d.layer_heads.push_back(a ? a->heads : 0), d.layer_kv_heads.push_back(a ? a->kv_heads : 0);
+    d.layer_head_dims.push_back(a ? a->head_dim : 0);
+    d.layer_hidden.push_back(mlp ? mlp->hidden : 0);
+    d.layer_sparsity.push_back(mlp ? mlp->sparsity : 0);
+    d.kv_shared += a && a->kv_from, d.v_of_k |= a && a->v_of_k, d.laurel = b.laurel;
+    if (const auto* p = std::get_if<Parallel>(&b.mixer); p && !d.recurrent) d.recurrent = p->mamba;
     if (recurs && !d.recurrent) d.recurrent = b.mixer;
-    if (!recurs && !attends) attends = &b;
+    if (mixes && !recurs && !attends) attends = &b;
     d.recurrent_layers.push_back(recurs);
     (recurs ? d.recurrent_scales : d.attention_scales) = {b.stream_scale, b.branch_scale};
     d.ffn_scales = {b.ffn_stream_scale.value_or(b.stream_scale),
@@ -60,13 +71,15 @@ std::optional<Decoder> decoder_of(const Model& m) {
     if (rope && (!window || !ropes)) d.rope = *rope, ropes = !window;
   }
   if (m.layers.empty()) return std::nullopt;
+  d.blocks = m.layers, d.layer_inputs = m.layer_inputs, d.altup = m.altup;
   const Block& b = m.layers[0];
-  if (const auto* a = attends ? std::get_if<Attention>(&attends->mixer) : nullptr) {
+  if (const auto* a = attends ? attention_in(attends->mixer) : nullptr) {
     d.heads = a->heads, d.kv_heads = a->kv_heads, d.head_dim = a->head_dim;
     d.attention_bias = a->qkv_bias || a->out_bias;
     d.qkv_bias = a->qkv_bias, d.out_bias = a->out_bias;
     d.score_scale = a->scale, d.score_softcap = a->softcap, d.clip = a->clip;
-    d.sinks = a->sinks, d.gate = a->gate;
+    d.sinks = a->sinks, d.gate = a->gate, d.gate_by_head = a->gate_by_head;
+    d.v_dim = a->v_dim, d.k_scale = a->k_scale, d.v_scale = a->v_scale;
     if (const auto* s = std::get_if<Alibi>(&a->position)) d.alibi = *s;
   } else if (attends) {
     d.mla = std::get<Mla>(attends->mixer);

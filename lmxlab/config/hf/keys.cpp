@@ -290,6 +290,10 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
       return not_supported("partial_rotary_factor: this class rotates whole heads");
     // The share is a decimal: 0.7 of 10 are 7.
     if (share < 1) rope.dims = static_cast<int>(double(d.head_dim) * double(share) + 1e-4);
+    if (rope.dims % 2 == 0) return;
+    // theta^(-2i / n) with n odd: a pair more, of which these are the powers of another base.
+    const double n = rope.dims++;
+    rope.theta = static_cast<float>(std::pow(double(rope.theta), rope.dims / n));
   };
   if (!table || table->is_null()) return set_dims();
   if (!table->is_object())
@@ -297,9 +301,9 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
   Keys in(*table, *problems_, prefix_ + name + ".");
   in(rope.theta, {"rope_theta"});
   in(share, {"partial_rotary_factor"});
-  set_dims();
   std::string kind = "default";
   in(kind, {"rope_type", "type"});
+  if (kind != "proportional") set_dims();
   std::optional<float> factor, attention_factor;
   in(factor, {"factor"});
   const auto positive = [&](const char* key, float value) {
@@ -374,9 +378,13 @@ void Keys::read_rope(const Json* table, const std::string& name, Rope& rope, con
         long_scale.value_or(attention_factor.value_or(static_cast<float>(by_rule)));
     if (short_scale && *short_scale != s.attention_factor) s.short_attention_factor = short_scale;
     rope.scaling = s;
+  } else if (kind == "proportional") {
+    positive("partial_rotary_factor", share);
+    rope.scaling = Proportional{share, factor.value_or(1.f)};
   } else if (kind != "default" && kind != "none") {
-    return not_supported(name + ": rope scaling of type \"" + kind +
-                         "\"; supported: default, linear, dynamic, llama3, yarn, longrope");
+    return not_supported(
+        name + ": rope scaling of type \"" + kind +
+        "\"; supported: default, linear, dynamic, llama3, yarn, longrope, proportional");
   }
   for (auto& key : in.unread()) inner_unread_.push_back(std::move(key));
 }
@@ -401,6 +409,9 @@ void Keys::write_rope(const Rope& rope, const Decoder& d, const RopeForm& form) 
   }
   std::visit(
       [&](const auto& s) {
+        if constexpr (std::same_as<std::decay_t<decltype(s)>, Proportional>)
+          out_["rope_scaling"] = Json::object(
+              {{"rope_type", s.kind}, {"partial_rotary_factor", s.share}, {"factor", s.factor}});
         if constexpr (requires { s.original; }) {
           Json table = fields::write(s);
           table["rope_type"] = Json(s.kind);

@@ -33,12 +33,17 @@ struct Decoder {
   struct Scales {
     float stream = 1, branch = 1;
   } attention_scales = {}, recurrent_scales = {}, ffn_scales = {};  // where each has its own
-  bool sinks = false, gate = false;
-  std::optional<Mixer> recurrent = {};      // in the place of attention, in some layers or all
-  std::vector<bool> recurrent_layers = {};  // which; empty: all
-  std::optional<Moe> moe = {};              // in the place of the dense FFN
-  std::vector<bool> sparse = {};            // which layers have it; empty: all
-  std::optional<Mla> mla = {};              // in the place of attention
+  bool sinks = false, gate = false, gate_by_head = false;
+  std::optional<int> v_dim = {};
+  float k_scale = 1, v_scale = 1;
+  // Of each layer, where they differ; empty: as above.
+  std::vector<int> layer_heads = {}, layer_kv_heads = {}, layer_head_dims = {}, layer_hidden = {};
+  std::vector<bool> mixes = {}, feeds = {};  // which layers have a mixer, and an FFN; empty: all
+  std::optional<Mixer> recurrent = {};       // in the place of attention, in some layers or all
+  std::vector<bool> recurrent_layers = {};   // which; empty: all
+  std::optional<Moe> moe = {};               // in the place of the dense FFN
+  std::vector<bool> sparse = {};             // which layers have it; empty: all
+  std::optional<Mla> mla = {};               // in the place of attention
   float mscale_all = 0;  // yarn's mscale_all_dim, which latent attention's scores know
   Rope rope = {};
   std::optional<Rope> local_rope = {};  // of layers with a window, where it is another
@@ -46,8 +51,19 @@ struct Decoder {
   std::vector<bool> sliding = {};  // which layers have the window; empty: all, if there is one
   std::vector<bool> rotated = {};  // which layers have the rope; empty: all
   std::optional<float> score_scale = {}, score_softcap = {}, logit_softcap = {};
+  std::vector<Block> blocks = {};  // of a model that is written: what nothing here says
+  std::optional<LayerInputs> layer_inputs = {};
+  std::optional<AltUp> altup = {};
+  int kv_shared = 0, laurel = 0;  // layers at the end with others' keys; rank
+  bool v_of_k = false;
+  std::vector<float> layer_sparsity = {};
+  float gate_scale = 1;
+  std::optional<Parallel> parallel = {};
   bool scale_by_layer = false;  // the scale of layer i is divided by i + 1
 
+  static bool says(const std::vector<bool>& which, size_t layer) {
+    return which.empty() || which[layer];
+  }
   bool slides(size_t layer) const { return window && (sliding.empty() || sliding[layer]); }
   bool recurs(size_t layer) const {
     return recurrent && (recurrent_layers.empty() || recurrent_layers[layer]);
@@ -133,6 +149,8 @@ class Keys {
   void only(const char* name, bool value, const char* what);
   /// Also if it is null.
   bool present(const char* name) const { return in_ && in_->contains(name); }
+  bool is_string(const char* name) const { return present(name) && in_->find(name)->is_string(); }
+  bool is_number(const char* name) const { return present(name) && in_->find(name)->is_number(); }
   bool is_null(const char* name) const { return present(name) && in_->find(name)->is_null(); }
   void wrong(const std::string& problem) { problems_->add(prefix_ + problem); }
 

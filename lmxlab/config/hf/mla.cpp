@@ -1,6 +1,8 @@
 // Multi-head latent attention: DeepSeek and its kin.
 #include "lmxlab/config/hf/shared.h"
 
+#include <algorithm>
+
 namespace lmxlab::config {
 
 std::optional<float> scale_of(const Mla& mla, const Rope& rope, float mscale_all) {
@@ -17,15 +19,13 @@ float mscale_of(const Mla& mla) {
   return static_cast<float>((m - 1) / (0.1 * std::log(double(y->factor))));
 }
 
-void mla_like(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key) {
+void mla_sizes(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key) {
   if (k.reading() || !d.mla) d.mla = defaults;
   k.require(d.vocab, {"vocab_size"});
   k(d.context, {"max_position_embeddings"});
   k.require(d.dim, {"hidden_size"});
-  k.depth(d.depth, {"num_hidden_layers"});
   k.require(d.mla->heads, {"num_attention_heads"});
   k.constant("num_key_value_heads", d.mla->heads);
-  k.require(d.hidden, {"intermediate_size"});
   if (k.reading() && k.present("q_lora_rank")) d.mla->q_rank.reset();  // null is none
   k(d.mla->q_rank, {"q_lora_rank"});
   k(d.mla->kv_rank, {"kv_lora_rank"});
@@ -45,6 +45,14 @@ void mla_like(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key) {
   if (k.reading()) interleaved = std::get<Rope>(defaults.position).interleaved;
   if (interleaved_key) k(interleaved, {"rope_interleave"});
   d.rope.interleaved = interleaved;
+}
+void mla_like(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key) {
+  mla_sizes(k, d, defaults, interleaved_key);
+  k.depth(d.depth, {"num_hidden_layers"});
+  if (k.reading() && d.hidden > 1)
+    k(d.hidden, {"intermediate_size"});  // the class has a default
+  else
+    k.require(d.hidden, {"intermediate_size"});
 }
 Block mla_block(const Decoder& d) {
   Block b = llama_block(d);
@@ -149,6 +157,45 @@ Model glm4_moe_lite_model(const Decoder& d) {
   return with_experts(d, "glm4_moe_lite", mla_block(d));
 }
 
+/// LongCat-Flash (arXiv:2509.01322): a layer is two of attention and FFN, and experts beside them
+/// that read what the first FFN reads.
+void longcat_flash_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.rope.theta = 10'000'000, d.hidden = 12'288;
+  mla_sizes(k, d, {.q_rank = 1536}, false);
+  if (k.reading() && !d.mla->q_rank) k.wrong("q_lora_rank: missing"), d.mla->q_rank = 1;
+  int pairs = d.depth / 2;
+  k.depth(pairs, {"num_layers"});
+  d.depth = 2 * pairs;
+  k(d.hidden, {"ffn_hidden_size", "intermediate_size"});
+  Moe defaults{.experts = 512, .top_k = 12, .hidden = 2048, .zero_experts = 256};
+  defaults.scoring = Scoring::softmax, defaults.selection_bias = true, defaults.scale = 6;
+  expert_sizes(k, d, defaults,
+               {{"n_routed_experts", "num_local_experts"},
+                {"moe_topk", "num_experts_per_tok"},
+                {"expert_ffn_hidden_size", "moe_intermediate_size"}});
+  if (k.reading() && k.is_null("zero_expert_num")) d.moe->zero_experts = 0;
+  k(d.moe->zero_experts, {"zero_expert_num"});
+  k(d.moe->scale, {"routed_scaling_factor"});
+  k.only("router_bias", false, "the bias of a router");
+  k.skip({"zero_expert_type", "num_hidden_layers", "attention_method", "mla_scale_q_lora",
+          "mla_scale_kv_lora"});
+}
+Model longcat_flash_model(const Decoder& d) {
+  Block b = mla_block(d);
+  auto& mla = std::get<Mla>(b.mixer);
+  const auto root = [&](int rank) {
+    return std::sqrt(static_cast<float>(d.dim) / static_cast<float>(std::max(1, rank)));
+  };
+  mla.q_scale = root(*mla.q_rank), mla.kv_scale = root(mla.kv_rank);
+  Decoder dense = d;
+  dense.moe.reset();
+  Model m = assemble(dense, "longcat_flash", b);
+  Moe moe = *d.moe;
+  moe.act = d.act;
+  for (size_t i = 0; i < m.layers.size(); i += 2) m.layers[i].shortcut = moe;
+  return m;
+}
+
 }  // namespace
 
 std::vector<HfClass> mla_classes() {
@@ -158,6 +205,8 @@ std::vector<HfClass> mla_classes() {
       {"deepseek_v2", "DeepseekV2ForCausalLM", "deepseek_v2", deepseek_v2_keys, deepseek_v2_model},
       {"deepseek_v3", "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_model},
       {"kimi_k2", "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_model},
+      {"longcat_flash", "LongcatFlashForCausalLM", "longcat_flash", longcat_flash_keys,
+       longcat_flash_model},
       {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", "glm4_moe_lite", glm4_moe_lite_keys,
        glm4_moe_lite_model},
   };

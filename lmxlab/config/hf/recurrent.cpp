@@ -4,19 +4,24 @@
 #include <algorithm>
 
 namespace lmxlab::config {
+
+Mamba2 mamba2_keys_of(Keys& k, const Decoder& d, const Mamba2& defaults, const Mamba2Names& names) {
+  Mamba2 m = recurrent_of(k, d, defaults);
+  k(m.heads, names.heads);
+  k(m.head_dim, names.head_dim);
+  k(m.groups, names.groups);
+  k(m.state, names.state);
+  k(m.conv, names.conv);
+  k(m.in_bias, names.in_bias);
+  m.out_bias = m.in_bias;
+  k(m.conv_bias, names.conv_bias);
+  m.norm_eps = d.eps;
+  k.limits(m.dt_min, m.dt_max, "time_step_limit");
+  return m;
+}
+
 namespace {
 
-/// The recurrent mixer of a class; its own or, when read, the defaults.
-template <class T>
-T recurrent_of(const Keys& k, const Decoder& d, const T& defaults) {
-  const auto* own = d.recurrent ? std::get_if<T>(&*d.recurrent) : nullptr;
-  return k.reading() || !own ? defaults : *own;
-}
-/// Layers alternate by a rule where no list says it.
-template <class F>
-void recurrent_where(Keys& k, Decoder& d, F rule) {
-  if (k.reading()) d.recurrent_layers = layers_where(d, [&](int i) { return rule(i - 1); });
-}
 /// "auto": a sixteenth of the width.
 void rank(Keys& k, int& value, const Decoder& d, const char* name) {
   const int automatic = (d.dim + 15) / 16;
@@ -67,24 +72,6 @@ Model mamba_model(const Decoder& d) {
   return mixers_alone(d, "mamba");
 }
 
-/// Mamba-2 under a class's names.
-struct Mamba2Names {
-  Names heads, head_dim, groups, state, conv, in_bias, conv_bias;
-};
-Mamba2 mamba2_keys_of(Keys& k, const Decoder& d, const Mamba2& defaults, const Mamba2Names& names) {
-  Mamba2 m = recurrent_of(k, d, defaults);
-  k(m.heads, names.heads);
-  k(m.head_dim, names.head_dim);
-  k(m.groups, names.groups);
-  k(m.state, names.state);
-  k(m.conv, names.conv);
-  k(m.in_bias, names.in_bias);
-  m.out_bias = m.in_bias;
-  k(m.conv_bias, names.conv_bias);
-  m.norm_eps = d.eps;
-  k.limits(m.dt_min, m.dt_max, "time_step_limit");
-  return m;
-}
 void mamba2_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.eps = 1e-5f, d.init_std = 0.1f;
   mamba_sizes(k, d);

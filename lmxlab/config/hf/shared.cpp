@@ -39,11 +39,18 @@ Model assemble(const Decoder& d, const char* family, const Block& block) {
   m.logit_softcap = d.logit_softcap;
   m.layers.assign(static_cast<size_t>(d.depth), block);
   for (size_t i = 0; i < m.layers.size(); ++i) {
-    if (d.moe && (d.sparse.empty() || d.sparse[i])) m.layers[i].ffn = *d.moe;
+    auto* mlp = std::get_if<Mlp>(&m.layers[i].ffn);
+    if (mlp && !d.layer_hidden.empty()) mlp->hidden = d.layer_hidden[i];
+    if (d.moe && Decoder::says(d.sparse, i)) m.layers[i].ffn = *d.moe;
     if (d.recurs(i)) m.layers[i].mixer = *d.recurrent;
+    if (!Decoder::says(d.mixes, i)) m.layers[i].mixer = Nothing{};
+    if (!Decoder::says(d.feeds, i)) m.layers[i].ffn = Nothing{};
     auto* attention = std::get_if<Attention>(&m.layers[i].mixer);
     if (!attention) continue;
     auto& a = *attention;
+    if (!d.layer_heads.empty()) a.heads = d.layer_heads[i];
+    if (!d.layer_kv_heads.empty()) a.kv_heads = d.layer_kv_heads[i];
+    if (!d.layer_head_dims.empty()) a.head_dim = d.layer_head_dims[i];
     if (!d.rotates(i)) a.position = NoPosition{};
     if (!d.slides(i)) continue;
     a.window = d.window;
@@ -63,7 +70,10 @@ Block llama_block(const Decoder& d) {
                             .softcap = d.score_softcap,
                             .clip = d.clip,
                             .temperature = d.temperature,
-                            .sinks = d.sinks};
+                            .sinks = d.sinks,
+                            .v_dim = d.v_dim,
+                            .k_scale = d.k_scale,
+                            .v_scale = d.v_scale};
   const Mlp mlp{.hidden = d.hidden, .act = d.act, .bias = d.mlp_bias};
   return {.mixer = attention,
           .ffn = mlp,

@@ -61,7 +61,9 @@ void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& name
 std::optional<float> scale_of(const Mla& mla, const Rope& rope, float mscale_all);
 float mscale_of(const Mla& mla);
 
-/// Sizes and rotation of latent attention; the rest of a class is Llama's.
+/// Sizes and rotation of latent attention, without the number of layers and the FFN's width.
+void mla_sizes(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key);
+/// With them; the rest of a class is Llama's.
 void mla_like(Keys& k, Decoder& d, const Mla& defaults, bool interleaved_key);
 Block mla_block(const Decoder& d);
 
@@ -72,5 +74,23 @@ std::vector<bool> layers_where(const Decoder& d, F rule) {
   for (int i = 1; i <= d.depth; ++i) out.push_back(rule(i));
   return out;
 }
+
+/// The recurrent mixer of a class; its own or, when read, the defaults.
+template <class T>
+T recurrent_of(const Keys& k, const Decoder& d, const T& defaults) {
+  const auto* own = d.recurrent ? std::get_if<T>(&*d.recurrent) : nullptr;
+  return k.reading() || !own ? defaults : *own;
+}
+/// Layers alternate by a rule where no list says it.
+template <class F>
+void recurrent_where(Keys& k, Decoder& d, F rule) {
+  if (k.reading()) d.recurrent_layers = layers_where(d, [&](int i) { return rule(i - 1); });
+}
+
+/// Mamba-2 under a class's names.
+struct Mamba2Names {
+  Names heads, head_dim, groups, state, conv, in_bias, conv_bias;
+};
+Mamba2 mamba2_keys_of(Keys& k, const Decoder& d, const Mamba2& defaults, const Mamba2Names& names);
 
 }  // namespace lmxlab::config
