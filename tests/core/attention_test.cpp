@@ -170,8 +170,8 @@ TEST(AttentionLayer, PutsItsPartsTogether) {
   };
   const Rotation turning(std::get<config::Rope>(c.position), 6);
   const auto q = rotate(turning, normed(heads(linear(layer.q_proj), 4), *layer.q_norm), pass);
-  const auto k = rotate(turning, normed(heads(linear(layer.k_proj), 2), *layer.k_norm), pass);
-  const Keys keys{k, heads(linear(layer.v_proj), 2)};
+  const auto k = rotate(turning, normed(heads(linear(*layer.k_proj), 2), *layer.k_norm), pass);
+  const Keys keys{k, heads(linear(*layer.v_proj), 2)};
   const auto mixed = plain_attention(q, keys, 0.7f, mask_array(pass, 7, keys, 3), 0.8f, {});
   const auto joined = mx::reshape(mx::transpose(mixed, {0, 2, 1, 3}), {2, 7, 24});
   const auto want = mx::add(mx::matmul(joined, mx::transpose(layer.o_proj.weight.w.value)),
