@@ -34,11 +34,11 @@ Whole linear(Whole in, Whole out, bool bias) {
   return in * out + (bias ? out : Whole(0));
 }
 
-Whole attention_parameters(const Attention& a, int dim) {
+Whole attention_parameters(const Attention& a, Whole dim, Whole out) {
   const Whole q = Whole(a.heads) * a.head_dim, k = Whole(a.kv_heads) * a.head_dim;
   const Whole v = Whole(a.kv_heads) * a.value_dim(), o = Whole(a.heads) * a.value_dim();
   const auto width = [](const Whole& w) { return static_cast<int>(w.value); };
-  Whole n = linear(dim, q, a.qkv_bias) + linear(o, dim, a.out_bias);
+  Whole n = linear(dim, q, a.qkv_bias) + linear(o, out, a.out_bias);
   if (!a.kv_from) n += linear(dim, k, a.qkv_bias);
   if (!a.kv_from && !a.v_of_k) n += linear(dim, v, a.qkv_bias);
   if (!a.kv_from && a.v_norm) n += norm_parameters(*a.v_norm, a.value_dim());
@@ -51,6 +51,10 @@ Whole attention_parameters(const Attention& a, int dim) {
     return norm_parameters(*a.qk_norm, a.qk_norm_joint ? width(all) : a.head_dim);
   };
   return n + of(q) + (a.kv_from ? Whole(0) : of(k));
+}
+
+Whole attention_parameters(const Attention& a, int dim) {
+  return attention_parameters(a, dim, dim);
 }
 
 Whole recurrent_parameters(const RecurrentSize& size) {
@@ -165,6 +169,23 @@ double ffn_flops(const Ffn& ffn, int dim) {
   return 2.0 * static_cast<double>(ffn_parameters(ffn, dim).value);
 }
 
+/// Of a shared block, without norms.
+Whole shared_parameters(const SharedBlock& s, int dim) {
+  return attention_parameters(s.attention, Whole(2) * dim, dim) + ffn_parameters(s.mlp, dim);
+}
+/// Of what each block adds to it.
+Whole addition_parameters(const SharedBlock& s, int dim) {
+  Whole n = Whole(dim) * dim + Whole(s.rank) * (Whole(dim) + Whole(2) * s.mlp.hidden);
+  const Attention& a = s.attention;
+  if (s.attention_additions)
+    n += Whole(s.rank) * (Whole(6) * dim + (Whole(a.heads) + a.kv_heads) * a.head_dim +
+                          Whole(a.kv_heads) * a.value_dim());
+  return n;
+}
+const SharedBlock* shared_of(const Model& m, const Block& b) {
+  return b.shared ? &m.shared_blocks[static_cast<size_t>(*b.shared)] : nullptr;
+}
+
 /// Parameters that a block has for what the model gives it beside the stream, without norms.
 struct Beside {
   Whole mixer, ffn;
@@ -175,6 +196,7 @@ Beside beside(const Model& m, const Block& b) {
   if (b.shortcut) out.ffn += moe_parameters(*b.shortcut, m.dim, b.shortcut->experts);
   if (b.laurel > 0) out.mixer += Whole(2) * m.dim * b.laurel, ++out.norms;
   if (b.layer_scale) out.ffn += 1;
+  if (const auto* s = shared_of(m, b)) out.mixer += addition_parameters(*s, m.dim);
   if (m.layer_inputs) out.ffn += Whole(2) * m.dim * m.layer_inputs->width, ++out.norms;
   if (const auto& a = m.altup) {
     const Whole n = a->streams;
@@ -239,6 +261,10 @@ Count count(const Model& m) {
         Whole(static_cast<int64_t>(m.layers.size())) * l->width * (Whole(l->vocab) + m.dim);
     norm += l->width;
   }
+  for (const auto& s : m.shared_blocks) {
+    mixer += shared_parameters(s, m.dim);
+    norm += Whole(norm_parameters(s.norm, 2 * m.dim)) + norm_parameters(s.norm, m.dim);
+  }
   if (m.altup) embedding += Whole(2) * (m.altup->streams - 1) * m.dim * m.dim;
   if (!m.tie_head) head = table + Whole(m.head_bias ? m.vocab : 0);
   out.embedding = embedding.value, out.position = position.value, out.mixer = mixer.value;
@@ -253,6 +279,12 @@ double flops_per_token(const Model& m, int64_t length) {
   for (const Block& b : m.layers) {
     flops += mixer_flops(b.mixer, m.dim, static_cast<double>(length)) + ffn_flops(b.ffn, m.dim);
     if (b.shortcut) flops += moe_flops(*b.shortcut, m.dim);
+    if (const auto* s = shared_of(m, b)) {
+      flops += attention_flops(s->attention, 2 * m.dim, static_cast<double>(length)) +
+               ffn_flops(s->mlp, m.dim) +
+               2.0 * static_cast<double>(addition_parameters(*s, m.dim).value);
+      flops -= 2.0 * m.dim * s->attention.heads * s->attention.value_dim();  // it gives one width
+    }
     if (b.laurel > 0) flops += 4.0 * m.dim * b.laurel;
     if (const auto& l = m.layer_inputs) flops += 6.0 * m.dim * l->width;
     if (const auto& a = m.altup) flops += 4.0 * m.dim * a->streams * (a->streams + 1);
@@ -290,7 +322,8 @@ int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int
   for (const Block& b : m.layers) {
     if (const auto* l = std::get_if<Mla>(&b.mixer))
       bytes += Whole(context) * (row(l->kv_rank) + row(l->rope_dim));
-    const auto* a = attention_in(b.mixer);
+    const auto* shared = shared_of(m, b);
+    const auto* a = shared ? &shared->attention : attention_in(b.mixer);
     if (!a || a->kv_from) continue;
     const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;
     bytes += kept * a->kv_heads * (row(a->head_dim) + row(a->value_dim()));

@@ -378,6 +378,14 @@ std::string describe(const Model& m) {
   if (pattern.letters.find_first_not_of(pattern.letters[0]) != std::string::npos)
     row(out, "pattern", {pattern.letters}), row(out, "", {pattern.legend});
 
+  for (size_t i = 0; i < m.shared_blocks.size(); ++i) {
+    const auto& s = m.shared_blocks[i];
+    Phrases shared = phrases(s.attention);
+    for (auto& phrase : mlp_phrases(s.mlp)) shared.push_back(std::move(phrase));
+    shared.push_back("additions of rank " + comma(s.rank));
+    row(out, "shared " + std::to_string(i), shared);
+  }
+
   constexpr size_t kRange = 12, kNumber = 16;
   const auto layer_line = [&](const std::string& range, const std::string& text,
                               const std::string& value) {
@@ -402,7 +410,9 @@ std::string describe(const Model& m) {
         first = false, range.clear();
       }
     };
-    lines(mixer_phrases(b.mixer), n.layers[i].mixer);
+    auto mixer = mixer_phrases(b.mixer);
+    if (b.shared) mixer.push_back("behind shared block " + comma(*b.shared));
+    lines(mixer, n.layers[i].mixer);
     auto ffn = ffn_phrases(b.ffn);
     if (b.shortcut) {
       ffn.push_back("shortcut");

@@ -269,7 +269,15 @@ class Checker {
         say("altup.active", "expected one of the " + to_string(a->streams) + " streams, got " +
                                 to_string(a->active));
     }
-    for (size_t i = 0; i < m.layers.size(); ++i) lent_keys(m, i);
+    for (size_t i = 0; i < m.shared_blocks.size(); ++i) {
+      const auto& s = m.shared_blocks[i];
+      attention(s.attention), dense(s.mlp), norm("shared_blocks.norm", s.norm);
+      positive("shared_blocks.rank", s.rank);
+      if (!s.mlp.gated || s.mlp.act == Act::xielu)
+        say("shared_blocks.mlp", "expected a gated FFN, and no xielu");
+      if (s.attention.kv_from) say("shared_blocks.attention", "expected keys of its own");
+    }
+    for (size_t i = 0; i < m.layers.size(); ++i) lent_keys(m, i), shared_block(m, i);
     if (!m.layers.empty() && m.layers.back().shortcut)
       say("layers", "the last has a shortcut, and no block comes behind it");
     if (m.logit_softcap) above_zero("logit_softcap", *m.logit_softcap);
@@ -292,6 +300,18 @@ class Checker {
       say(path, to_string(a) + " " + of + " are no multiple of " + to_string(b) + " " + by);
   }
   void epsilon(const std::string& path, float eps) { at_least_zero(path, eps); }
+  void shared_block(const Model& m, size_t i) {
+    const Block& b = m.layers[i];
+    if (!b.shared) return;
+    const auto path = "layers." + to_string(i) + ".shared";
+    if (*b.shared < 0 || static_cast<size_t>(*b.shared) >= m.shared_blocks.size())
+      say(path, "expected one of the " + to_string(m.shared_blocks.size()) +
+                    " shared blocks, got " + to_string(*b.shared));
+    if (b.wiring != Wiring::pre) say(path, "expected pre wiring, got " + enum_name(b.wiring));
+    if (attention_in(b.mixer) || std::holds_alternative<Mla>(b.mixer) ||
+        !recurrent_size(b.mixer, m.dim))
+      say(path, "expected a recurrent mixer behind it");
+  }
   // Of a layer that has another's keys and values.
   void lent_keys(const Model& m, size_t i) {
     const auto* a = std::get_if<Attention>(&m.layers[i].mixer);

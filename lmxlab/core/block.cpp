@@ -99,6 +99,10 @@ Block::Block(const config::Block& c, const Build& b)
   if (c.laurel > 0) laurel_.emplace(c, b);
   if (c.layer_scale) layer_scalar_ = Param{ones({1}), false};
   if (!b.model) return;
+  if (c.shared) {
+    shared_ = static_cast<size_t>(*c.shared);
+    shared_part_.emplace(b.model->shared_blocks[shared_], b);
+  }
   if (const auto& l = b.model->layer_inputs) layer_input_.emplace(*l, c.norm, b);
   if (const auto& a = b.model->altup) altup_.emplace(*a, c.norm, b), active_ = a->active;
 }
@@ -113,7 +117,16 @@ void Block::visit(Visitor& v) {
   if (after) v("pre_feedforward_layernorm", before_ffn_);
   v("post_feedforward_layernorm", after_ffn_);
   v("shortcut", shortcut_), v("laurel", laurel_), v("", layer_input_), v("altup", altup_);
-  v("layer_scalar", layer_scalar_);
+  v("layer_scalar", layer_scalar_), v("", shared_part_);
+}
+
+std::unique_ptr<LayerCache> Block::make_cache(const CacheOptions& options,
+                                              const SharedBlock* shared) const {
+  if (!mixer_) return nullptr;
+  auto own = mixer_->make_cache(options);
+  if (!shared_part_) return own;
+  return std::make_unique<KeyAndStateCache>(shared[shared_].attention.make_cache(options),
+                                            std::move(own));
 }
 
 void Block::operator()(Residual& stream, Pass& pass) const {
@@ -154,7 +167,12 @@ void Block::operator()(Residual& stream, Pass& pass) const {
 // What both branches see, where they are parallel; then what the mixer mixes.
 Arrays Block::project(Residual& stream, Pass& pass) const {
   if (!mixer_ && !side_by_side() && !laurel_) return {};
-  const auto n = before(stream, before_mixer_, pass);
+  const auto n = [&] {
+    if (!shared_part_) return before(stream, before_mixer_, pass);
+    const auto& x = stream.value();
+    const auto beside = pass.shared_blocks[shared_](x, *pass.embeddings, *shared_part_, pass);
+    return (*before_mixer_)(kernels::add(x, beside));
+  }();
   Arrays out;
   if (wiring_ == Wiring::chain) stream = Residual(n);
   if (wiring_ == Wiring::parallel) out.push_back(n);

@@ -25,6 +25,8 @@ struct RouterSums {
   mx::array square;  // 0-d float32: of the squared log-partition of the logits
 };
 
+class SharedBlock;
+
 struct Pass {
   int offset = 0;                       // positions before this pass, already in the cache
   Cache* cache = nullptr;               // grown in place by the mixers; none: this pass alone
@@ -39,6 +41,8 @@ struct Pass {
   std::map<int, Keys> lent = {};               // of layers whose keys later ones have
   std::optional<mx::array> shortcut = {};      // what the next block adds at its end
   std::optional<mx::array> layer_inputs = {};  // [B, L, layers, width]
+  std::optional<mx::array> embeddings = {};    // [B, L, D], where shared blocks see them
+  const SharedBlock* shared_blocks = nullptr;  // of the model
   int first_row = 0;  // where a part sees some positions of all: how many come before
 
   bool recomputes() const { return recompute && !tap && !cache; }

@@ -2,8 +2,10 @@
 
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <charconv>
 #include <map>
+#include <optional>
 #include <string_view>
 
 namespace lmxlab {
@@ -369,6 +371,17 @@ NameRules falcon_h1() {
                     {"mlp.", "feed_forward."}},
           .reshaped = {convolution("self_attn.mamba.conv1d.weight", "mamba.conv1d.weight")}};
 }
+/// The number behind `prefix`, and what comes after its dot.
+std::optional<std::pair<int, std::string>> numbered(const std::string& name,
+                                                    std::string_view prefix) {
+  if (!name.starts_with(prefix)) return std::nullopt;
+  int n = 0;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, n);
+  if (error != std::errc() || stop == end) return std::nullopt;
+  return std::pair(n, std::string(stop + 1, end));
+}
+
 /// Each of their layers is two of ours, of which the first has the experts.
 NameRules longcat_flash() {
   static const std::vector<Rename> parts{
@@ -378,12 +391,9 @@ NameRules longcat_flash() {
       {"post_attention_layernorm.", "post_attention_layernorm."}};
   const auto whole = [](const std::string& name, bool to_ours) -> std::string {
     constexpr std::string_view kLayers = "model.layers.";
-    if (!name.starts_with(kLayers)) return name;
-    int layer = 0;
-    const char* end = name.data() + name.size();
-    const auto [stop, error] = std::from_chars(name.data() + kLayers.size(), end, layer);
-    if (error != std::errc() || stop == end) return name;
-    const std::string rest(stop + 1, end);
+    const auto in = numbered(name, kLayers);
+    if (!in) return name;
+    const auto& [layer, rest] = *in;
     const auto at = [&](int n) { return std::string(kLayers) + std::to_string(n) + "."; };
     if (!to_ours) {
       if (rest.starts_with("shortcut.")) return at(layer / 2) + "mlp." + rest.substr(9);
@@ -425,6 +435,54 @@ NameRules gemma4(const config::Model& m) {
           .reshaped = {gate_and_up("experts.gate_up_proj", "mlp.moe.experts.gate_proj.weight",
                                    "mlp.moe.experts.up_proj.weight", false, false),
                        one("mlp.moe.experts.down_proj.weight", "experts.down_proj", same, same)}};
+}
+
+/// Shared blocks lie in the first layers that have them, and what the others add to them too.
+NameRules zamba2(const config::Model& m) {
+  std::vector<int> hybrids;
+  for (size_t i = 0; i < m.layers.size(); ++i)
+    if (m.layers[i].shared) hybrids.push_back(static_cast<int>(i));
+  const int blocks = std::max<int>(1, static_cast<int>(m.shared_blocks.size()));
+  static const std::vector<Rename> adapters{
+      {"adapters.gate_up.", "feed_forward.gate_up_proj_adapter_list."},
+      {"adapters.q.", "self_attn.linear_q_adapter_list."},
+      {"adapters.k.", "self_attn.linear_k_adapter_list."},
+      {"adapters.v.", "self_attn.linear_v_adapter_list."}};
+  constexpr std::string_view kShared = "shared_transformer.", kMamba = "mamba_decoder.";
+  const auto layer = [](int n) { return "model.layers." + std::to_string(n) + "."; };
+  const auto whole = [=](const std::string& name, bool to_ours) -> std::string {
+    if (const auto shared = numbered(name, "model.shared_blocks."); shared && !to_ours)
+      return shared->first < static_cast<int>(hybrids.size())
+                 ? layer(hybrids[static_cast<size_t>(shared->first)]) + std::string(kShared) +
+                       shared->second
+                 : name;
+    const auto in = numbered(name, "model.layers.");
+    if (!in) return name;
+    const auto& [number, rest] = *in;
+    const auto it = std::find(hybrids.begin(), hybrids.end(), number);
+    if (it == hybrids.end()) return name;
+    const int place = static_cast<int>(it - hybrids.begin());
+    if (to_ours) {
+      if (rest.starts_with(kMamba)) return layer(number) + rest.substr(kMamba.size());
+      if (!rest.starts_with(kShared)) return name;
+      const auto inner = rest.substr(kShared.size());
+      for (const auto& a : adapters)
+        if (const auto which = numbered(inner, a.theirs);
+            which && which->first < static_cast<int>(hybrids.size()))
+          return layer(hybrids[static_cast<size_t>(which->first)]) + a.ours + which->second;
+      return "model.shared_blocks." + std::to_string(place % blocks) + "." + inner;
+    }
+    for (const auto& a : adapters)
+      if (rest.starts_with(a.ours))
+        return layer(hybrids[static_cast<size_t>(place % blocks)]) + std::string(kShared) +
+               a.theirs + std::to_string(place) + "." +
+               rest.substr(std::string_view(a.ours).size());
+    return rest.starts_with("linear.") ? name : layer(number) + std::string(kMamba) + rest;
+  };
+  return {.model = {{"model.norm.", "model.final_layernorm."}},
+          .block = {{"self_attn.", "mamba."}},
+          .whole = whole,
+          .reshaped = {convolution("self_attn.conv1d.weight", "mamba.conv1d.weight")}};
 }
 
 using Make = std::function<NameRules(const config::Model&)>;
@@ -561,6 +619,7 @@ const std::map<std::string, Make>& all() {
         {"falcon_h1", [](const auto&) { return falcon_h1(); }},
         {"longcat_flash", [](const auto&) { return longcat_flash(); }},
         {"gemma4_text", gemma4},
+        {"zamba2", zamba2},
         {"mimo_v2_flash",
          [](const auto&) {
            return with_experts({{"self_attn.sinks", "self_attn.attention_sink_bias"}});

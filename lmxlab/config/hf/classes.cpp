@@ -72,6 +72,8 @@ std::optional<Decoder> decoder_of(const Model& m) {
   }
   if (m.layers.empty()) return std::nullopt;
   d.blocks = m.layers, d.layer_inputs = m.layer_inputs, d.altup = m.altup;
+  d.shared_blocks = m.shared_blocks;
+  for (const Block& b : m.layers) d.hybrids.push_back(b.shared.has_value());
   const Block& b = m.layers[0];
   if (const auto* a = attends ? attention_in(attends->mixer) : nullptr) {
     d.heads = a->heads, d.kv_heads = a->kv_heads, d.head_dim = a->head_dim;

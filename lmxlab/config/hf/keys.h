@@ -59,7 +59,9 @@ struct Decoder {
   std::vector<float> layer_sparsity = {};
   float gate_scale = 1;
   std::optional<Parallel> parallel = {};
-  bool scale_by_layer = false;  // the scale of layer i is divided by i + 1
+  std::vector<SharedBlock> shared_blocks = {};
+  std::vector<bool> hybrids = {};  // which layers have one
+  bool scale_by_layer = false;     // the scale of layer i is divided by i + 1
 
   static bool says(const std::vector<bool>& which, size_t layer) {
     return which.empty() || which[layer];
