@@ -71,7 +71,7 @@ struct Attention {
 };
 
 using Mixer = std::variant<Attention, Mla, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba,
-                           Lightning, Nothing, Custom>;
+                           Lightning, RgLru, RwkvTime, RwkvChannel, Mlstm, Nothing, Custom>;
 
 /// None for a mixer that keeps no state.
 std::optional<RecurrentSize> recurrent_size(const Mixer& mixer, int dim);

@@ -33,8 +33,8 @@ struct Block {
   template <class V>
   void visit(V& v) {
     v("mixer", mixer,
-      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, none or "
-      "custom");
+      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, rg_lru, "
+      "rwkv_time, rwkv_channel, mlstm, none or custom");
     v("ffn", ffn, "mlp, moe, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich, parallel, twin or chain");

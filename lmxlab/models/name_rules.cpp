@@ -333,6 +333,48 @@ NameRules granitemoehybrid() {
   r.reshaped.push_back(convolution("self_attn.conv1d.weight", "mamba.conv1d.weight"));
   return r;
 }
+NameRules recurrent_gemma() {
+  return {.model = {{"model.norm.", "model.final_norm."}},
+          .block = {{"input_layernorm.", "temporal_pre_norm."},
+                    {"post_attention_layernorm.", "channel_pre_norm."},
+                    {"self_attn.", "temporal_block."},
+                    {"mlp.", "mlp_block."}},
+          .reshaped = {convolution("self_attn.conv_1d.weight", "temporal_block.conv_1d.weight")}};
+}
+NameRules rwkv() {
+  const auto mix = [](const char* ours, const char* theirs) {
+    return one(
+        ours, theirs,
+        [](const Arrays& in, const config::Block&) { return Arrays{mx::flatten(in[0])}; },
+        [](const Arrays& in, const config::Block&) {
+          return Arrays{mx::expand_dims(in[0], {0, 1})};
+        });
+  };
+  return {
+      .layers = "rwkv.blocks.",
+      .model = {{"model.embed_tokens.", "rwkv.embeddings."},
+                {"model.embed_norm.", "rwkv.blocks.0.pre_ln."},
+                {"model.norm.", "rwkv.ln_out."},
+                {"lm_head.", "head."}},
+      .branches = {{{{"input_layernorm.", "ln1."}, {"self_attn.", "attention."}},
+                    {mix("self_attn.time_mix_key", "attention.time_mix_key"),
+                     mix("self_attn.time_mix_value", "attention.time_mix_value"),
+                     mix("self_attn.time_mix_receptance", "attention.time_mix_receptance")}},
+                   {{{"input_layernorm.", "ln2."}, {"self_attn.", "feed_forward."}},
+                    {mix("self_attn.time_mix_key", "feed_forward.time_mix_key"),
+                     mix("self_attn.time_mix_receptance", "feed_forward.time_mix_receptance")}}}};
+}
+NameRules xlstm() {
+  return {.layers = "backbone.blocks.",
+          .model = {{"model.embed_tokens.", "backbone.embeddings."},
+                    {"model.norm.", "backbone.out_norm."}},
+          .block = {{"input_layernorm.", "norm_mlstm."},
+                    {"post_attention_layernorm.", "norm_ffn."},
+                    {"self_attn.", "mlstm_layer."},
+                    {"mlp.gate_proj.", "ffn.proj_up_gate."},
+                    {"mlp.up_proj.", "ffn.proj_up."},
+                    {"mlp.down_proj.", "ffn.proj_down."}}};
+}
 
 using Make = std::function<NameRules(const config::Model&)>;
 const std::map<std::string, Make>& all() {
@@ -462,6 +504,9 @@ const std::map<std::string, Make>& all() {
          }},
         {"olmo_hybrid", [](const auto&) { return olmo_hybrid(); }},
         {"kimi_linear", [](const auto&) { return kimi_linear(); }},
+        {"recurrent_gemma", [](const auto&) { return recurrent_gemma(); }},
+        {"rwkv", [](const auto&) { return rwkv(); }},
+        {"xlstm", [](const auto&) { return xlstm(); }},
         {"llama4_text", [](const auto&) { return llama4(); }},
         {"granitemoe", [](const auto&) { return granitemoe(); }},
         {"granitemoeshared", [](const auto&) { return granitemoe(); }},

@@ -261,7 +261,8 @@ INSTANTIATE_TEST_SUITE_P(
                     "deepseek_v3", "kimi_k2", "glm4_moe_lite", "mamba", "mamba2", "bamba", "jamba",
                     "lfm2", "lfm2_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
                     "qwen3_5_multimodal", "granitemoehybrid", "exaone_moe", "solar_open", "afmoe",
-                    "mellum", "phimoe", "olmo_hybrid", "kimi_linear", "llama4_text", "minimax"),
+                    "mellum", "phimoe", "olmo_hybrid", "kimi_linear", "llama4_text", "minimax",
+                    "recurrent_gemma", "rwkv", "xlstm"),
     [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

@@ -8,7 +8,7 @@ const std::vector<HfClass>& hf_classes() {
   static const std::vector<HfClass> all = [] {
     std::vector<HfClass> out;
     for (const auto& lineage : {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(),
-                                moe_classes(), recurrent_classes()})
+                                moe_classes(), recurrent_classes(), rnn_classes()})
       out.insert(out.end(), lineage.begin(), lineage.end());
     return out;
   }();
@@ -40,6 +40,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
     if (!a && !l && !recurs) return std::nullopt;
     if (!mlp && !moe && !std::holds_alternative<Nothing>(b.ffn)) return std::nullopt;
     if (recurs && !d.recurrent) d.recurrent = b.mixer;
+    if (const auto* c = std::get_if<RwkvChannel>(&b.mixer)) d.hidden = c->hidden;
     if (!recurs && !attends) attends = &b;
     d.recurrent_layers.push_back(recurs);
     (recurs ? d.recurrent_scales : d.attention_scales) = {b.stream_scale, b.branch_scale};
