@@ -232,6 +232,11 @@ Scanned elementwise_scan(const mx::array& g, const mx::array& x,
                          const std::optional<mx::array>& state) {
   const int B = x.shape(0), W = x.shape(2);
   const Cut cut(x.shape(1), kScanPositions);
+  auto h = state ? f32(*state) : mx::zeros({B, W}, mx::float32);
+  if (cut.length == 1) {
+    const auto out = mx::add(mx::multiply(mx::exp(f32(g)), mx::expand_dims(h, 1)), f32(x));
+    return {out, mx::squeeze(out, 1)};
+  }
   const auto gc = cut(g, 1), xc = cut(x, 1);  // [B, C, Q, W]
   // Each chunk from zero, then what stood before it, decayed.
   const auto decays = apart(mx::exp(gc), 2), inputs = apart(xc, 2);
@@ -240,7 +245,6 @@ Scanned elementwise_scan(const mx::array& g, const mx::array& x,
     own.push_back(mx::add(mx::multiply(decays[t], own.back()), inputs[t]));
   const auto passed = from_start(gc, 2);
   const auto ends = apart(own.back(), 1), totals = apart(mx::take(passed, cut.size - 1, 2), 1);
-  auto h = state ? f32(*state) : mx::zeros({B, W}, mx::float32);
   std::vector<mx::array> starts;
   for (size_t c = 0; c < ends.size(); ++c) {
     starts.push_back(h);

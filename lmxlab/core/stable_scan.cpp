@@ -53,6 +53,19 @@ LogScanned wkv_scan(const mx::array& k, const mx::array& v, const mx::array& w, 
   const auto after = [&](const mx::array& most, int positions) {
     return mx::subtract(most, mx::multiply(rate, mx::array(static_cast<float>(positions))));
   };
+  const auto zero = mx::zeros({B, C}, mx::float32);
+  Mean s{zero, zero, mx::full({B, C}, kNever, mx::float32)};
+  if (state) {
+    const auto sums = apart(f32(state->sums), 1);
+    s = {sums[0], sums[1], f32(state->most)};
+  }
+  const auto kept = [&] { return LogState{mx::stack({s.a, s.b}, 1), s.most}; };
+  if (cut.length == 1) {
+    const auto key = mx::squeeze(f32(k), 1), value = mx::squeeze(f32(v), 1);
+    const auto mean = sum(s, s.most, one_position(mx::add(f32(u), key), value));
+    s = sum(s, after(s.most, 1), one_position(key, value));
+    return {mx::expand_dims(mx::divide(mean.a, mean.b), 1), kept()};
+  }
   const auto kc = cut(k, 1), vc = cut(v, 1);  // [B, C, Q, I]
   // What the positions of a chunk up to each of them add, in all chunks at once.
   const auto keys = apart(kc, 2), values = apart(vc, 2);
@@ -60,12 +73,6 @@ LogScanned wkv_scan(const mx::array& k, const mx::array& v, const mx::array& w, 
   for (size_t t = 1; t < keys.size(); ++t)
     own.push_back(sum(own.back(), after(own.back().most, 1), one_position(keys[t], values[t])));
   // What stands before each chunk.
-  const auto zero = mx::zeros({B, C}, mx::float32);
-  Mean s{zero, zero, mx::full({B, C}, kNever, mx::float32)};
-  if (state) {
-    const auto sums = apart(f32(state->sums), 1);
-    s = {sums[0], sums[1], f32(state->most)};
-  }
   std::vector<mx::array> a, b, most;
   for (int c = 0; c < cut.count; ++c) {
     a.push_back(s.a), b.push_back(s.b), most.push_back(s.most);
@@ -81,18 +88,13 @@ LogScanned wkv_scan(const mx::array& k, const mx::array& v, const mx::array& w, 
   const auto of_start = [](const std::vector<mx::array>& parts) {
     return mx::expand_dims(mx::stack(parts, 1), 2);
   };
-  const auto steps = mx::multiply(column(mx::arange(0, cut.size, mx::float32)), rate);
-  const auto at_start = mx::subtract(of_start(most), steps), at_own = before(&Mean::most, kNever),
-             at_now = mx::add(f32(u), kc);
-  const auto top = mx::stop_gradient(mx::maximum(at_now, mx::maximum(at_start, at_own)));
-  const auto of = [&](const mx::array& at) { return mx::exp(mx::subtract(at, top)); };
-  const auto start = of(at_start), within = of(at_own), now = of(at_now);
-  const auto all = [&](const mx::array& x, const mx::array& y, const mx::array& z) {
-    return mx::add(mx::add(mx::multiply(start, x), mx::multiply(within, y)), z);
-  };
-  const auto out = mx::divide(all(of_start(a), before(&Mean::a, 0), mx::multiply(now, vc)),
-                              all(of_start(b), before(&Mean::b, 0), now));
-  return {cut.joined(out, 1), {mx::stack({s.a, s.b}, 1), s.most}};
+  const Mean start{of_start(a), of_start(b), of_start(most)};
+  const Mean within{before(&Mean::a, 0), before(&Mean::b, 0), before(&Mean::most, kNever)};
+  const auto passed = mx::multiply(column(mx::arange(0, cut.size, mx::float32)), rate);
+  const auto seen = sum(start, mx::subtract(start.most, passed), within);
+  const auto mean = sum(seen, seen.most, one_position(mx::add(f32(u), kc), vc));
+  const auto out = mx::divide(mean.a, mean.b);
+  return {cut.joined(out, 1), kept()};
 }
 
 LogScanned mlstm_scan(const mx::array& q, const mx::array& k, const mx::array& v,

@@ -6,9 +6,12 @@
 namespace lmxlab::config {
 namespace {
 
+constexpr int kMost = 1 << 28;  // of a width that is multiplied
+
 /// Writing: a factor of which the class makes `value` again, rounding down.
 double factor_of(int value, int dim) {
-  double factor = static_cast<double>(value) / std::max(1, dim);
+  if (dim < 1) return 1;
+  double factor = static_cast<double>(value) / dim;
   while (static_cast<int>(dim * factor) < value) factor = std::nextafter(factor, 2 * factor + 1);
   return factor;
 }
@@ -37,7 +40,8 @@ void recurrent_gemma_keys(Keys& k, Decoder& d) {
   if (k.reading())
     d.context = 8192, d.act = Act::gelu_tanh, d.tie = true, d.window = 2048, d.logit_softcap = 30.f;
   else
-    d.heads = m.heads, d.hidden *= 2;  // the file says the width of gate and up together
+    // The file says the width of gate and up together.
+    d.heads = m.heads, d.hidden = 2 * std::min(d.hidden, kMost);
   sizes(k, d, false);
   if (k.reading()) d.hidden /= 2;
   k.skip({"head_dim"});
@@ -88,7 +92,7 @@ void rwkv_keys(Keys& k, Decoder& d) {
   k.depth(layers, {"num_hidden_layers"});
   const auto* own = d.recurrent ? std::get_if<RwkvTime>(&*d.recurrent) : nullptr;
   RwkvTime m = own ? *own : RwkvTime{};
-  if (k.reading()) m.inner = d.dim, d.hidden = 4 * d.dim, d.depth = 2 * layers;
+  if (k.reading()) m.inner = d.dim, d.hidden = 4 * std::min(d.dim, kMost), d.depth = 2 * layers;
   k(m.inner, {"attention_hidden_size"});
   k(d.hidden, {"intermediate_size"});
   k(d.eps, {"layer_norm_epsilon"});
