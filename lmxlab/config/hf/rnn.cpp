@@ -1,6 +1,7 @@
 // Models of linear recurrences with gates: RecurrentGemma, RWKV, xLSTM.
 #include "lmxlab/config/hf/shared.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace lmxlab::config {
