@@ -101,6 +101,22 @@ Phrases phrases(const Mamba& m) {
 Phrases phrases(const Lightning& m) {
   return {"lightning " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim)};
 }
+Phrases phrases(const RgLru& m) {
+  Phrases out{"rg_lru " + comma(m.width), "gates of " + comma(m.heads) + " blocks",
+              "convolution of " + std::to_string(m.conv)};
+  if (m.act != Act::gelu_tanh) out.push_back(enum_name(m.act));
+  return out;
+}
+Phrases phrases(const RwkvTime& m) {
+  return {"rwkv time mixing " + comma(m.inner)};
+}
+Phrases phrases(const RwkvChannel& m) {
+  return {"rwkv channel mixing " + comma(m.hidden)};
+}
+Phrases phrases(const Mlstm& m) {
+  return {"mlstm " + std::to_string(m.heads) + " x " + std::to_string(m.value_dim),
+          "keys of " + std::to_string(m.key_dim), "gates within " + number(m.gate_cap)};
+}
 
 Phrases phrases(const Attention& a) {
   Phrases out{"attention " + std::to_string(a.heads) + " x " + std::to_string(a.head_dim)};
@@ -302,10 +318,11 @@ struct MixerName {
 };
 MixerName name_of(const Mixer& mixer) {
   constexpr std::pair<const char*, char> kLetters[] = {
-      {Attention::kind, 'A'}, {Mla::kind, 'L'},        {Mamba2::kind, 'M'},
-      {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'}, {KimiDelta::kind, 'K'},
-      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},  {Nothing::kind, '-'},
-      {Parallel::kind, 'P'}};
+      {Attention::kind, 'A'}, {Mla::kind, 'L'},         {Mamba2::kind, 'M'},
+      {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'},  {KimiDelta::kind, 'K'},
+      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},   {RgLru::kind, 'R'},
+      {RwkvTime::kind, 'T'},  {RwkvChannel::kind, 'H'}, {Mlstm::kind, 'E'},
+      {Nothing::kind, '-'},   {Parallel::kind, 'P'}};
   if (const auto* a = std::get_if<Attention>(&mixer); a && a->window)
     return {'W', a->chunked ? "attention in chunks" : "attention in a window"};
   if (const auto* c = std::get_if<Custom>(&mixer)) return {'X', c->name};

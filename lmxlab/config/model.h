@@ -40,7 +40,7 @@ struct Block {
   void visit(V& v) {
     v("mixer", mixer,
       "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, parallel, "
-      "none or custom");
+      "rg_lru, rwkv_time, rwkv_channel, mlstm, none or custom");
     v("ffn", ffn, "mlp, moe, mlp_and_moe, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich, parallel, twin or chain");

@@ -203,6 +203,25 @@ class Checker {
     if ((m.gate_scale != 1 || m.sparsity > 0) && !m.gated)
       say("ffn.gated", "gate_scale and sparsity belong to a gate; set gated to true");
   }
+  void recurrent(const RgLru& m) {
+    positive("mixer.width", m.width), positive("mixer.heads", m.heads);
+    multiple("mixer.heads", m.width, "channels", m.heads, "heads");
+    convolution(m.conv);
+    if (m.act == Act::xielu) say("mixer.act", "a gate has no xielu, which has weights of its own");
+  }
+  void recurrent(const RwkvTime& m) {
+    positive("mixer.inner", m.inner);
+    dimension("mixer.inner", m.inner, 3, "3 * inner");
+  }
+  void recurrent(const RwkvChannel& m) { positive("mixer.hidden", m.hidden); }
+  void recurrent(const Mlstm& m) {
+    positive("mixer.heads", m.heads);
+    positive("mixer.key_dim", m.key_dim), positive("mixer.value_dim", m.value_dim);
+    dimension("mixer.heads", m.heads, int64_t{m.key_dim} + m.value_dim,
+              "heads * (key_dim + value_dim)");
+    above_zero("mixer.gate_cap", m.gate_cap);
+    epsilon("mixer.eps", m.eps), epsilon("mixer.norm_eps", m.norm_eps);
+  }
   void block(const Block& b) {
     if (const auto* m = std::get_if<Mla>(&b.mixer)) latent_attention(*m);
     std::visit(

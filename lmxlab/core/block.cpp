@@ -9,9 +9,12 @@
 #include "lmxlab/core/mamba2.h"
 #include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
+#include "lmxlab/core/mlstm.h"
 #include "lmxlab/core/moe.h"
 #include "lmxlab/core/parallel.h"
 #include "lmxlab/core/recompute.h"
+#include "lmxlab/core/rg_lru.h"
+#include "lmxlab/core/rwkv.h"
 #include "lmxlab/core/short_conv.h"
 
 #include <mlx/ops.h>
@@ -45,6 +48,14 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<Lightning>(c, build);
         else if constexpr (std::same_as<C, config::Parallel>)
           return std::make_unique<Parallel>(c, build);
+        else if constexpr (std::same_as<C, config::RgLru>)
+          return std::make_unique<RgLru>(c, build);
+        else if constexpr (std::same_as<C, config::RwkvTime>)
+          return std::make_unique<RwkvTime>(c, build);
+        else if constexpr (std::same_as<C, config::RwkvChannel>)
+          return std::make_unique<RwkvChannel>(c, build);
+        else if constexpr (std::same_as<C, config::Mlstm>)
+          return std::make_unique<Mlstm>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_mixer(c, build);
         else

@@ -12,7 +12,7 @@ namespace mx = mlx::core;
 inline constexpr int kScanChunk = 64;
 
 struct Scanned {
-  mx::array out;    // [B, H, L, P]
+  mx::array out;    // [B, H, L, P], or as a scan says
   mx::array state;  // [B, H, N, P], after the last position
 };
 
@@ -49,5 +49,14 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
 Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
                        const mx::array& b, const mx::array& c,
                        const std::optional<mx::array>& state = {});
+
+/// h_t = exp(g_t) h_(t-1) + x_t, each number by itself    (arXiv:2402.19427, equation 4)
+/// Every factor is the exponential of a sum of log decays, so that none is above 1.
+/// @param g, x  [B, L, W], g at most 0.
+/// @param state  h_0 [B, W]; none: zero.
+/// @return  h [B, L, W], h_L [B, W].
+/// @cost  O(B L W); the graph has a node a chunk and one a position of a chunk.
+Scanned elementwise_scan(const mx::array& g, const mx::array& x,
+                         const std::optional<mx::array>& state = {});
 
 }  // namespace lmxlab::core

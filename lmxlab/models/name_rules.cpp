@@ -337,6 +337,48 @@ NameRules granitemoehybrid() {
   r.reshaped.push_back(convolution("self_attn.conv1d.weight", "mamba.conv1d.weight"));
   return r;
 }
+NameRules recurrent_gemma() {
+  return {.model = {{"model.norm.", "model.final_norm."}},
+          .block = {{"input_layernorm.", "temporal_pre_norm."},
+                    {"post_attention_layernorm.", "channel_pre_norm."},
+                    {"self_attn.", "temporal_block."},
+                    {"mlp.", "mlp_block."}},
+          .reshaped = {convolution("self_attn.conv_1d.weight", "temporal_block.conv_1d.weight")}};
+}
+NameRules rwkv() {
+  const auto mix = [](const char* ours, const char* theirs) {
+    return one(
+        ours, theirs,
+        [](const Arrays& in, const config::Block&) { return Arrays{mx::flatten(in[0])}; },
+        [](const Arrays& in, const config::Block&) {
+          return Arrays{mx::expand_dims(in[0], {0, 1})};
+        });
+  };
+  return {
+      .layers = "rwkv.blocks.",
+      .model = {{"model.embed_tokens.", "rwkv.embeddings."},
+                {"model.embed_norm.", "rwkv.blocks.0.pre_ln."},
+                {"model.norm.", "rwkv.ln_out."},
+                {"lm_head.", "head."}},
+      .branches = {{{{"input_layernorm.", "ln1."}, {"self_attn.", "attention."}},
+                    {mix("self_attn.time_mix_key", "attention.time_mix_key"),
+                     mix("self_attn.time_mix_value", "attention.time_mix_value"),
+                     mix("self_attn.time_mix_receptance", "attention.time_mix_receptance")}},
+                   {{{"input_layernorm.", "ln2."}, {"self_attn.", "feed_forward."}},
+                    {mix("self_attn.time_mix_key", "feed_forward.time_mix_key"),
+                     mix("self_attn.time_mix_receptance", "feed_forward.time_mix_receptance")}}}};
+}
+NameRules xlstm() {
+  return {.layers = "backbone.blocks.",
+          .model = {{"model.embed_tokens.", "backbone.embeddings."},
+                    {"model.norm.", "backbone.out_norm."}},
+          .block = {{"input_layernorm.", "norm_mlstm."},
+                    {"post_attention_layernorm.", "norm_ffn."},
+                    {"self_attn.", "mlstm_layer."},
+                    {"mlp.gate_proj.", "ffn.proj_up_gate."},
+                    {"mlp.up_proj.", "ffn.proj_up."},
+                    {"mlp.down_proj.", "ffn.proj_down."}}};
+}
 
 // ---- blocks put together otherwise ----
 
@@ -371,57 +413,27 @@ NameRules falcon_h1() {
                     {"mlp.", "feed_forward."}},
           .reshaped = {convolution("self_attn.mamba.conv1d.weight", "mamba.conv1d.weight")}};
 }
-/// The number behind `prefix`, and what comes after its dot.
-std::optional<std::pair<int, std::string>> numbered(const std::string& name,
-                                                    std::string_view prefix) {
-  if (!name.starts_with(prefix)) return std::nullopt;
-  int n = 0;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, n);
-  if (error != std::errc() || stop == end) return std::nullopt;
-  return std::pair(n, std::string(stop + 1, end));
-}
-
 /// Each of their layers is two of ours, of which the first has the experts.
 NameRules longcat_flash() {
-  static const std::vector<Rename> parts{
-      {"self_attn.", "self_attn."},
-      {"mlp.", "mlps."},
-      {"input_layernorm.", "input_layernorm."},
-      {"post_attention_layernorm.", "post_attention_layernorm."}};
-  const auto whole = [](const std::string& name, bool to_ours) -> std::string {
-    constexpr std::string_view kLayers = "model.layers.";
-    const auto in = numbered(name, kLayers);
-    if (!in) return name;
-    const auto& [layer, rest] = *in;
-    const auto at = [&](int n) { return std::string(kLayers) + std::to_string(n) + "."; };
-    if (!to_ours) {
-      if (rest.starts_with("shortcut.")) return at(layer / 2) + "mlp." + rest.substr(9);
-      for (const auto& p : parts)
-        if (rest.starts_with(p.ours))
-          return at(layer / 2) + p.theirs + std::to_string(layer % 2) + "." +
-                 rest.substr(std::string_view(p.ours).size());
-      return name;
-    }
-    if (rest.starts_with("mlp.")) return at(2 * layer) + "shortcut." + rest.substr(4);
-    for (const auto& p : parts) {
-      const auto n = std::string_view(p.theirs).size();
-      if (rest.starts_with(p.theirs) && rest.size() > n + 2 && (rest[n] == '0' || rest[n] == '1'))
-        return at(2 * layer + (rest[n] - '0')) + p.ours + rest.substr(n + 2);
-    }
-    return name;
-  };
   const auto all = [](const config::Block& b) {
     const auto* m = config::experts_in(b);
     return m ? m->choices() : 0;
   };
-  return {.block = {{"shortcut.gate.e_score_correction_bias",
-                     "shortcut.router.e_score_correction_bias"},
-                    {"shortcut.gate.", "shortcut.router.classifier."}},
-          .whole = whole,
-          .stacked = {{"shortcut.experts.gate_proj.", "shortcut.experts.*.gate_proj.", all},
-                      {"shortcut.experts.up_proj.", "shortcut.experts.*.up_proj.", all},
-                      {"shortcut.experts.down_proj.", "shortcut.experts.*.down_proj."}}};
+  return {.stacked = {{"shortcut.experts.gate_proj.", "mlp.experts.*.gate_proj.", all},
+                      {"shortcut.experts.up_proj.", "mlp.experts.*.up_proj.", all},
+                      {"shortcut.experts.down_proj.", "mlp.experts.*.down_proj."}},
+          .branches = {
+              {{{"shortcut.gate.e_score_correction_bias", "mlp.router.e_score_correction_bias"},
+                {"shortcut.gate.", "mlp.router.classifier."},
+                {"shortcut.", "mlp."},
+                {"self_attn.", "self_attn.0."},
+                {"mlp.", "mlps.0."},
+                {"input_layernorm.", "input_layernorm.0."},
+                {"post_attention_layernorm.", "post_attention_layernorm.0."}}},
+              {{{"self_attn.", "self_attn.1."},
+                {"mlp.", "mlps.1."},
+                {"input_layernorm.", "input_layernorm.1."},
+                {"post_attention_layernorm.", "post_attention_layernorm.1."}}}}};
 }
 NameRules gemma4(const config::Model& m) {
   if (m.layers.empty() || !std::holds_alternative<config::MlpAndMoe>(m.layers[0].ffn)) return {};
@@ -435,6 +447,17 @@ NameRules gemma4(const config::Model& m) {
           .reshaped = {gate_and_up("experts.gate_up_proj", "mlp.moe.experts.gate_proj.weight",
                                    "mlp.moe.experts.up_proj.weight", false, false),
                        one("mlp.moe.experts.down_proj.weight", "experts.down_proj", same, same)}};
+}
+
+/// The number behind `prefix`, and what comes after its dot.
+std::optional<std::pair<int, std::string>> numbered(const std::string& name,
+                                                    std::string_view prefix) {
+  if (!name.starts_with(prefix)) return std::nullopt;
+  int n = 0;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, n);
+  if (error != std::errc() || stop == end) return std::nullopt;
+  return std::pair(n, std::string(stop + 1, end));
 }
 
 /// Shared blocks lie in the first layers that have them, and what the others add to them too.
@@ -613,6 +636,9 @@ const std::map<std::string, Make>& all() {
          }},
         {"olmo_hybrid", [](const auto&) { return olmo_hybrid(); }},
         {"kimi_linear", [](const auto&) { return kimi_linear(); }},
+        {"recurrent_gemma", [](const auto&) { return recurrent_gemma(); }},
+        {"rwkv", [](const auto&) { return rwkv(); }},
+        {"xlstm", [](const auto&) { return xlstm(); }},
         {"llama4_text", [](const auto&) { return llama4(); }},
         {"nemotron_h", [](const auto&) { return nemotron_h(); }},
         {"bailing_hybrid", [](const auto&) { return bailing_hybrid(); }},

@@ -131,6 +131,10 @@ std::vector<Case> cases() {
     recurrent("mamba_" + enum_name(norms),
               config::Mamba{.inner = 20, .state = 5, .dt_rank = 3, .norms = norms});
   recurrent("lightning", config::Lightning{.heads = 3, .head_dim = 6});
+  recurrent("rg_lru", config::RgLru{.width = 20, .heads = 4});
+  recurrent("rwkv_time", config::RwkvTime{.inner = 20});
+  recurrent("rwkv_channel", config::RwkvChannel{.hidden = 20});
+  recurrent("mlstm", config::Mlstm{.heads = 3, .key_dim = 4, .value_dim = 6});
   add("recurrent_window", [&](auto& m) {
     m.layers[0].mixer = config::Mamba2{.heads = 2, .head_dim = 8, .state = 4};
     mixer(m, 1).window = 5;

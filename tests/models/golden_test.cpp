@@ -263,7 +263,8 @@ INSTANTIATE_TEST_SUITE_P(
                     "qwen3_5_multimodal", "granitemoehybrid", "exaone_moe", "solar_open", "afmoe",
                     "mellum", "phimoe", "olmo_hybrid", "kimi_linear", "llama4_text", "minimax",
                     "mimo_v2_flash", "laguna", "nemotron_h", "bailing_hybrid", "falcon_h1",
-                    "longcat_flash", "gemma3n_text", "gemma4_text", "gemma4_text_moe", "zamba2"),
+                    "longcat_flash", "gemma3n_text", "gemma4_text", "gemma4_text_moe", "zamba2",
+                    "recurrent_gemma", "rwkv", "xlstm"),
     [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

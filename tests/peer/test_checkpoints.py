@@ -18,7 +18,7 @@ PROGRAM = os.environ["LMXLAB_PROGRAM"]
 FIXTURES = os.environ.get("LMXLAB_FIXTURES")
 CHECKPOINTS = Path(FIXTURES or Path(__file__).resolve().parents[3] / "shared/fixtures") / "checkpoints"
 # Families that are not there yet; a folder that can be read may not stand here.
-NOT_YET = set("""deepseek_v32 glm_moe_dsa recurrent_gemma rwkv xlstm""".split())
+NOT_YET = set("""deepseek_v32 glm_moe_dsa""".split())
 # What a class computes where a file lacks it, and a file rounds to its type: we never write it.
 BUFFERS = {"minimax": ("slope_rate", "query_decay", "key_decay", "diagonal_decay")}
 UNSUPPORTED = 8  # exit codes of Error(unsupported)

@@ -9,7 +9,7 @@ const std::vector<HfClass>& hf_classes() {
     std::vector<HfClass> out;
     for (const auto& lineage :
          {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(), moe_classes(),
-          attention_moe_classes(), recurrent_classes(), hybrid_classes()})
+          attention_moe_classes(), recurrent_classes(), hybrid_classes(), rnn_classes()})
       out.insert(out.end(), lineage.begin(), lineage.end());
     return out;
   }();
@@ -51,6 +51,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
     d.kv_shared += a && a->kv_from, d.v_of_k |= a && a->v_of_k, d.laurel = b.laurel;
     if (const auto* p = std::get_if<Parallel>(&b.mixer); p && !d.recurrent) d.recurrent = p->mamba;
     if (recurs && !d.recurrent) d.recurrent = b.mixer;
+    if (const auto* c = std::get_if<RwkvChannel>(&b.mixer)) d.hidden = c->hidden;
     if (mixes && !recurs && !attends) attends = &b;
     d.recurrent_layers.push_back(recurs);
     (recurs ? d.recurrent_scales : d.attention_scales) = {b.stream_scale, b.branch_scale};
