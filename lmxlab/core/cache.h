@@ -67,6 +67,8 @@ class LayerCache {
   virtual void reorder(const mx::array& rows) = 0;
   /// Its arrays [B, ...], to be evaluated together with the logits. Empty before the first pass.
   virtual std::vector<mx::array> arrays() const = 0;
+  /// How many those are, from the first pass on.
+  virtual size_t array_count() const = 0;
   /// Restores what `arrays` and `length` gave; a mark is forgotten. @throws Error(mismatch)
   virtual void restore(std::vector<mx::array> arrays, int length) = 0;
   /// Bytes of its buffers, as allocated.
@@ -113,6 +115,7 @@ class StateCache : public LayerCache {
   void mark() override { marked_ = now_; }
   void reorder(const mx::array& rows) override;
   std::vector<mx::array> arrays() const override { return now_.states; }
+  size_t array_count() const override { return of_.size(); }
   void restore(std::vector<mx::array> arrays, int length) override;
   /// Those of a mark included, once they are others.
   size_t bytes() const override;
@@ -129,6 +132,34 @@ class StateCache : public LayerCache {
   std::optional<Moment> marked_;
 };
 
+/// Several memories of one mixer, which see the same positions: a mixer finds the i-th of a kind
+/// (Pass::keys, Pass::states). Its arrays are theirs, one part's after another's.
+class CompositeCache : public LayerCache {
+ public:
+  explicit CompositeCache(std::vector<std::unique_ptr<LayerCache>> parts)
+      : parts_(std::move(parts)) {}
+  std::unique_ptr<LayerCache> clone() const override;
+
+  LayerCache* part(size_t i) { return parts_[i].get(); }
+  const LayerCache* part(size_t i) const { return parts_[i].get(); }
+  size_t size() const { return parts_.size(); }
+
+  void reserve(int positions) override;
+  int length() const override { return parts_.empty() ? 0 : parts_[0]->length(); }
+  int trimmable() const override;
+  bool can_trim(int n) const override;
+  void trim(int n) override;
+  void mark() override;
+  void reorder(const mx::array& rows) override;
+  std::vector<mx::array> arrays() const override;
+  size_t array_count() const override;
+  void restore(std::vector<mx::array> arrays, int length) override;
+  size_t bytes() const override;
+
+ private:
+  std::vector<std::unique_ptr<LayerCache>> parts_;
+};
+
 struct CacheOptions {
   /// 0: keys and values as they are. 16: float32 ones as float16. 8 or 4: packed in MLX's affine
   /// format, each row of a head in groups of 64 numbers (32 where 64 does not divide it), as they
@@ -139,12 +170,18 @@ struct CacheOptions {
   int max_kv = 0;
 };
 
+/// What a KeyCache holds: of keys alone `append` looks at no values, and the keys are what it gives
+/// in their place.
+enum class Holds { keys_and_values, keys };
+
 /// All positions, in a buffer that grows by kGrowth positions.
 /// @throws Error(usage) for other bits; packed ones at the first append, for heads of numbers that
 ///   are no multiple of 32.
-std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options = {});
+std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options = {},
+                                      Holds holds = Holds::keys_and_values);
 /// The last `window` positions, in a ring.
-std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options = {});
+std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options = {},
+                                         Holds holds = Holds::keys_and_values);
 
 inline constexpr int kGrowth = 256;
 

@@ -35,23 +35,26 @@ struct Pass {
   Tap tap = {};
   std::vector<RouterSums>* routers = nullptr;  // filled by the mixtures of experts, in order
   int layer = 0;                               // the block that runs now
+  /// Columns of the cache that each query may look at, as the last indexer before chose them:
+  /// uint32 [B, L, k], without a gradient; none: all. See core/indexer.h.
+  std::optional<mx::array> chosen = {};
   int first_row = 0;  // where a part sees some positions of all: how many come before
 
   bool recomputes() const { return recompute && !tap && !cache; }
   bool training() const { return key.has_value(); }
   /// Positions that a query may look back at, itself included; 0: all.
   int max_kv() const { return cache ? cache->max_kv : 0; }
-  /// The cache entry of the block that runs now, or null. @throws Error(usage) if the mixer made
-  /// one of another kind.
-  KeyCache* keys() const { return slot<KeyCache>(); }
-  StateCache* states() const { return slot<StateCache>(); }
+  /// The cache entry of the block that runs now, or null; of a mixer with several memories the i-th
+  /// of this kind. @throws Error(usage) if the mixer made none such.
+  KeyCache* keys(int i = 0) const { return slot<KeyCache>(i); }
+  StateCache* states(int i = 0) const { return slot<StateCache>(i); }
   /// Zeroes with probability `dropout`, scales the rest; the identity when not training.
   mx::array drop(const mx::array& x);
   void show(std::string_view what, const mx::array& x) const;
 
  private:
   template <class C>
-  C* slot() const;
+  C* slot(int i) const;
 };
 
 }  // namespace lmxlab::core

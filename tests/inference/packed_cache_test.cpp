@@ -34,6 +34,7 @@ class Numbers : public core::KeyCache {
   void trim(int n) override { of_->trim(n); }
   void reorder(const mx::array& rows) override { of_->reorder(rows); }
   std::vector<mx::array> arrays() const override { return of_->arrays(); }
+  size_t array_count() const override { return of_->array_count(); }
   void restore(std::vector<mx::array> arrays, int n) override { of_->restore(arrays, n); }
   size_t bytes() const override { return of_->bytes(); }
 
