@@ -45,6 +45,10 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
                   : Whole(dim) * q;
     n += linear(dim, Whole(m->kv_rank) + m->rope_dim, m->bias) + latent(m->kv_rank);
     n += Whole(m->kv_rank) * m->heads * (Whole(m->nope_dim) + m->v_dim);
+    if (const auto& x = m->indexer; x && !x->shared) {
+      n += Whole(m->q_rank.value_or(0)) * x->heads * x->head_dim + Whole(dim) * x->head_dim;
+      n += Whole(dim) * x->heads + norm_parameters(x->norm, x->head_dim);
+    }
     return n + linear(Whole(m->heads) * m->v_dim, dim, m->bias);
   }
   if (const auto r = recurrent_size(mixer, dim)) {
@@ -108,9 +112,16 @@ double mean_keys(double length, const std::optional<int>& window) {
 }
 
 double mixer_flops(const Mixer& mixer, int dim, double length) {
-  if (const auto* m = std::get_if<Mla>(&mixer))
-    return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
-           2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, {});
+  if (const auto* m = std::get_if<Mla>(&mixer)) {
+    // Of the chosen keys as of a window: the first queries see fewer.
+    const auto most = m->indexer ? std::optional(m->indexer->top_k) : std::nullopt;
+    double flops =
+        2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
+        2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, most);
+    if (const auto& x = m->indexer; x && !x->shared)  // its queries meet all keys
+      flops += 2.0 * x->heads * (x->head_dim + 1.0) * mean_keys(length, {});
+    return flops;
+  }
   const auto* a = std::get_if<Attention>(&mixer);
   if (!a) {
     double flops = 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
@@ -222,8 +233,10 @@ int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int
                                  Whole(2) * (width / kv_group(width)) * bytes_per_element;
   };
   for (const Block& b : m.layers) {
-    if (const auto* l = std::get_if<Mla>(&b.mixer))
+    if (const auto* l = std::get_if<Mla>(&b.mixer)) {
       bytes += Whole(context) * (row(l->kv_rank) + row(l->rope_dim));
+      if (l->indexer && !l->indexer->shared) bytes += Whole(context) * row(l->indexer->head_dim);
+    }
     const auto* a = std::get_if<Attention>(&b.mixer);
     if (!a) continue;
     const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;

@@ -121,6 +121,11 @@ Phrases mixer_phrases(const Mixer& mixer) {
     if (const auto* r = std::get_if<Rope>(&m->position)) out.push_back(rope_phrase(*r));
     if (m->bias) out.push_back("biases");
     if (m->scale) out.push_back("scale " + number(*m->scale));
+    if (const auto& x = m->indexer) {
+      if (!x->shared)
+        out.push_back("indexer " + std::to_string(x->heads) + " x " + std::to_string(x->head_dim));
+      out.push_back("top " + comma(x->top_k) + (x->shared ? " keys as chosen before" : " keys"));
+    }
     return out;
   }
   const auto& a = std::get<Attention>(mixer);

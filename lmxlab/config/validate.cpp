@@ -110,6 +110,35 @@ class Checker {
     norm("mixer.latent_norm", m.latent_norm);
     if (m.scale) above_zero("mixer.scale", *m.scale);
     scale("mixer.q_scale", m.q_scale), scale("mixer.kv_scale", m.kv_scale);
+    if (m.indexer) indexer(*m.indexer, m);
+  }
+  void indexer(const Indexer& x, const Mla& m) {
+    positive("mixer.indexer.top_k", x.top_k);
+    if (x.shared) return;  // it has no sizes then
+    positive("mixer.indexer.heads", x.heads), positive("mixer.indexer.head_dim", x.head_dim);
+    dimension("mixer.indexer.heads", x.heads, x.head_dim, "heads * head_dim");
+    norm("mixer.indexer.norm", x.norm);
+    if (!m.q_rank)
+      say("mixer.indexer", "its queries are made of the latent vector of queries; give q_rank");
+    if (std::holds_alternative<Rope>(m.position) && x.head_dim < m.rope_dim)
+      say("mixer.indexer.head_dim", "expected at least rope_dim, " + to_string(m.rope_dim) +
+                                        ", since so many turn, got " + to_string(x.head_dim));
+  }
+  // Of layers that take what another has chosen.
+  void choices(const std::vector<Block>& layers) {
+    const Indexer* last = nullptr;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const auto* m = std::get_if<Mla>(&layers[i].mixer);
+      if (!m || !m->indexer) continue;
+      const std::string path = "layers." + to_string(i) + ".mixer.indexer";
+      if (!m->indexer->shared)
+        last = &*m->indexer;
+      else if (!last)
+        say(path + ".shared", "no layer before it has chosen keys");
+      else if (last->top_k != m->indexer->top_k)
+        say(path + ".top_k", "expected that of the layer which chooses, " + to_string(last->top_k) +
+                                 ", got " + to_string(m->indexer->top_k));
+    }
   }
   void moe(const Moe& m) {
     positive("ffn.experts", m.experts), positive("ffn.top_k", m.top_k);
@@ -218,6 +247,7 @@ class Checker {
     if (std::holds_alternative<Sinusoidal>(m.position) && m.dim % 2 != 0)
       say("dim", "sinusoidal positions need an even width, got " + to_string(m.dim));
     if (m.layers.empty()) say("layers", "expected at least one layer");
+    choices(m.layers);
     norm("final_norm", m.final_norm);
     if (m.tie_head && m.head_bias)
       say("head_bias", "a tied head has no bias; set tie_head to false or leave it out");

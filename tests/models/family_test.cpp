@@ -95,7 +95,7 @@ std::vector<Case> cases() {
     for (auto& l : m.layers) l.norm = config::RmsNorm{.weight_offset = 1};
     m.embed_scale = 4.9f;
   });
-  // One recurrent layer and one of attention, so that both kinds of cache stand side by side.
+  // One such layer and one of attention, so that kinds of cache stand side by side.
   const auto recurrent = [&](const std::string& name, const config::Mixer& of) {
     add(name, [&](auto& m) { m.layers[0].mixer = of; });
     add(name + "_alone", [&](auto& m) {
@@ -131,6 +131,19 @@ std::vector<Case> cases() {
     recurrent("mamba_" + enum_name(norms),
               config::Mamba{.inner = 20, .state = 5, .dt_rank = 3, .norms = norms});
   recurrent("lightning", config::Lightning{.heads = 3, .head_dim = 6});
+  for (const bool queries : {false, true}) {
+    config::Mla latent{.heads = 3, .kv_rank = 10, .nope_dim = 6, .rope_dim = 4, .v_dim = 5};
+    if (queries) latent.q_rank = 12;
+    recurrent(queries ? "mla" : "mla_without_query_latent", latent);
+    if (!queries) continue;
+    latent.indexer = config::Indexer{.heads = 3, .head_dim = 6, .top_k = 4};
+    recurrent("mla_indexer", latent);
+    add("mla_indexer_shared", [&](auto& m) {
+      m.layers[0].mixer = latent;
+      latent.indexer->shared = true;
+      m.layers[1].mixer = latent;
+    });
+  }
   add("recurrent_window", [&](auto& m) {
     m.layers[0].mixer = config::Mamba2{.heads = 2, .head_dim = 8, .state = 4};
     mixer(m, 1).window = 5;

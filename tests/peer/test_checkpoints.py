@@ -18,7 +18,7 @@ PROGRAM = os.environ["LMXLAB_PROGRAM"]
 FIXTURES = os.environ.get("LMXLAB_FIXTURES")
 CHECKPOINTS = Path(FIXTURES or Path(__file__).resolve().parents[3] / "shared/fixtures") / "checkpoints"
 # Families that are not there yet; a folder that can be read may not stand here.
-NOT_YET = set("""bailing_hybrid deepseek_v32 falcon_h1 gemma3n_text gemma4_text gemma4_text_moe glm_moe_dsa laguna longcat_flash mimo_v2_flash
+NOT_YET = set("""bailing_hybrid falcon_h1 gemma3n_text gemma4_text gemma4_text_moe laguna longcat_flash mimo_v2_flash
     nemotron_h recurrent_gemma rwkv xlstm zamba2""".split())
 # What a class computes where a file lacks it, and a file rounds to its type: we never write it.
 BUFFERS = {"minimax": ("slope_rate", "query_decay", "key_decay", "diagonal_decay")}
