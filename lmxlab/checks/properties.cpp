@@ -65,6 +65,7 @@ config::Model without_choice(config::Model c) {
   for (auto& b : c.layers) {
     auto* mla = std::get_if<config::Mla>(&b.mixer);
     if (mla && mla->indexer) mla->indexer->top_k = c.context;
+    if (auto* nsa = std::get_if<config::Nsa>(&b.mixer)) nsa->selected = c.context;
     auto* moe = std::get_if<config::Moe>(&b.ffn);
     if (!moe) continue;
     moe->top_k = moe->choices(), moe->groups = moe->groups_kept = 1;

@@ -3,6 +3,7 @@
 #include "lmxlab/config/custom.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace lmxlab::config {
 namespace {
@@ -34,6 +35,11 @@ Whole linear(Whole in, Whole out, bool bias) {
   return in * out + (bias ? out : Whole(0));
 }
 
+/// Weights of one of the MLPs that compress.
+Whole compression(const Nsa& s) {
+  return (Whole(s.block) + 1) * s.head_dim * s.hidden;
+}
+
 Whole mixer_parameters(const Mixer& mixer, int dim) {
   if (const auto* c = std::get_if<Custom>(&mixer))
     return custom_parameters(Part::mixer, c->name, c->values, dim);
@@ -50,6 +56,11 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
       n += Whole(dim) * x->heads + norm_parameters(x->norm, x->head_dim);
     }
     return n + linear(Whole(m->heads) * m->v_dim, dim, m->bias);
+  }
+  if (const auto* s = std::get_if<Nsa>(&mixer)) {
+    const Whole q = Whole(s->heads) * s->head_dim, kv = Whole(s->kv_heads) * s->head_dim;
+    const Whole rows = Whole(2) * q + Whole(6) * kv + Whole(3) * s->heads;
+    return rows * dim + Whole(2) * (Whole(s->block) * s->head_dim + compression(*s));
   }
   if (const auto r = recurrent_size(mixer, dim)) {
     Whole n;
@@ -111,7 +122,25 @@ double mean_keys(double length, const std::optional<int>& window) {
   return (w * (w + 1) / 2 + (length - w) * w) / length;
 }
 
+/// Compressed keys of a text of so many tokens.
+double compressed_keys(const Nsa& s, double length) {
+  return length < s.block ? 0 : std::floor((length - s.block) / s.stride) + 1;
+}
+
+double sparse_flops(const Nsa& s, int dim, double length) {
+  const double q = double(s.heads) * s.head_dim, kv = double(s.kv_heads) * s.head_dim;
+  const double projections = 2 * double(dim) * (2 * q + 6 * kv + 3 * double(s.heads));
+  // Compressed keys, each made once and seen from its block's end on.
+  const double keys = compressed_keys(s, length);
+  const double seen = keys * (length - s.block + 1) - s.stride * keys * (keys - 1) / 2;
+  const double made = 2 * 2 * keys * s.kv_heads * double(compression(s).value);
+  const double fine = mean_keys(length, s.selected * s.selected_block);
+  return projections + (made + 4 * q * seen) / length +
+         4 * q * (fine + mean_keys(length, s.window));
+}
+
 double mixer_flops(const Mixer& mixer, int dim, double length) {
+  if (const auto* s = std::get_if<Nsa>(&mixer)) return sparse_flops(*s, dim, length);
   if (const auto* m = std::get_if<Mla>(&mixer)) {
     // Of the chosen keys as of a window: the first queries see fewer.
     const auto most = m->indexer ? std::optional(m->indexer->top_k) : std::nullopt;
@@ -236,6 +265,11 @@ int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int
     if (const auto* l = std::get_if<Mla>(&b.mixer)) {
       bytes += Whole(context) * (row(l->kv_rank) + row(l->rope_dim));
       if (l->indexer && !l->indexer->shared) bytes += Whole(context) * row(l->indexer->head_dim);
+    }
+    if (const auto* s = std::get_if<Nsa>(&b.mixer)) {
+      const Whole rows = Whole(2) * context + std::min<int64_t>(context, s->window) +
+                         static_cast<int64_t>(compressed_keys(*s, double(context)));
+      bytes += Whole(2) * rows * s->kv_heads * row(s->head_dim);
     }
     const auto* a = std::get_if<Attention>(&b.mixer);
     if (!a) continue;

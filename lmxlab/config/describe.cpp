@@ -128,6 +128,19 @@ Phrases mixer_phrases(const Mixer& mixer) {
     }
     return out;
   }
+  if (const auto* s = std::get_if<Nsa>(&mixer)) {
+    Phrases out{"sparse attention " + std::to_string(s->heads) + " x " +
+                std::to_string(s->head_dim)};
+    if (s->kv_heads != s->heads)
+      out.push_back(std::to_string(s->kv_heads) + (s->kv_heads == 1 ? " kv head" : " kv heads"));
+    if (const auto* r = std::get_if<Rope>(&s->position)) out.push_back(rope_phrase(*r));
+    out.push_back("blocks of " + comma(s->block) + " each " + comma(s->stride) + " compressed by " +
+                  comma(s->hidden));
+    out.push_back(comma(s->selected) + " blocks of " + comma(s->selected_block) + " selected");
+    out.push_back("window " + comma(s->window));
+    if (s->scale) out.push_back("scale " + number(*s->scale));
+    return out;
+  }
   const auto& a = std::get<Attention>(mixer);
   Phrases out{"attention " + std::to_string(a.heads) + " x " + std::to_string(a.head_dim)};
   if (a.kv_heads != a.heads)
@@ -272,9 +285,10 @@ struct MixerName {
 };
 MixerName name_of(const Mixer& mixer) {
   constexpr std::pair<const char*, char> kLetters[] = {
-      {Attention::kind, 'A'}, {Mla::kind, 'L'},        {Mamba2::kind, 'M'},
-      {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'}, {KimiDelta::kind, 'K'},
-      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},  {Nothing::kind, '-'}};
+      {Attention::kind, 'A'}, {Mla::kind, 'L'},       {Nsa::kind, 'N'},
+      {Mamba2::kind, 'M'},    {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'},
+      {KimiDelta::kind, 'K'}, {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},
+      {Nothing::kind, '-'}};
   if (const auto* a = std::get_if<Attention>(&mixer); a && a->window)
     return {'W', a->chunked ? "attention in chunks" : "attention in a window"};
   if (const auto* c = std::get_if<Custom>(&mixer)) return {'X', c->name};

@@ -3,6 +3,7 @@
 
 #include "lmxlab/config/mla.h"
 #include "lmxlab/config/norm.h"
+#include "lmxlab/config/nsa.h"
 #include "lmxlab/config/position.h"
 #include "lmxlab/config/recurrent.h"
 
@@ -70,7 +71,7 @@ struct Attention {
   }
 };
 
-using Mixer = std::variant<Attention, Mla, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba,
+using Mixer = std::variant<Attention, Mla, Nsa, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba,
                            Lightning, Nothing, Custom>;
 
 /// None for a mixer that keeps no state.

@@ -33,7 +33,7 @@ struct Block {
   template <class V>
   void visit(V& v) {
     v("mixer", mixer,
-      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, none or "
+      "attention, mla, nsa, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, none or "
       "custom");
     v("ffn", ffn, "mlp, moe, none or custom");
     v("norm", norm, "rms, layer or custom");

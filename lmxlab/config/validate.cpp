@@ -140,6 +140,35 @@ class Checker {
                                  ", got " + to_string(m->indexer->top_k));
     }
   }
+  void sparse_attention(const Nsa& n) {
+    positive("mixer.heads", n.heads), positive("mixer.kv_heads", n.kv_heads);
+    positive("mixer.head_dim", n.head_dim);
+    multiple("mixer.kv_heads", n.heads, "heads", n.kv_heads, "key/value heads");
+    dimension("mixer.heads", n.heads, n.head_dim, "heads * head_dim");
+    dimension("mixer.kv_heads", 3 * int64_t{n.kv_heads}, n.head_dim, "3 * kv_heads * head_dim");
+    if (const auto* r = std::get_if<Rope>(&n.position)) rope(*r, n.head_dim);
+    if (std::holds_alternative<Alibi>(n.position))
+      say("mixer.position", "sparse attention has rope or none");
+    for (const auto& [name, value] :
+         {std::pair("block", n.block), std::pair("stride", n.stride), std::pair("hidden", n.hidden),
+          std::pair("selected_block", n.selected_block), std::pair("selected", n.selected),
+          std::pair("window", n.window)})
+      positive(std::string("mixer.") + name, value);
+    dimension("mixer.block", n.block, n.head_dim, "block * head_dim");
+    dimension("mixer.selected", n.selected, n.selected_block, "selected * selected_block");
+    multiple("mixer.stride", n.block, "positions of a compressed key", n.stride, "a stride");
+    multiple("mixer.stride", n.selected_block, "positions of a selected block", n.stride,
+             "a stride");
+    if (n.block > n.selected_block)
+      say("mixer.block", "expected at most selected_block, " + to_string(n.selected_block) +
+                             ", got " + to_string(n.block));
+    at_least_zero("mixer.first", n.first), at_least_zero("mixer.local", n.local);
+    if (n.first >= 0 && n.local >= 0 && int64_t{n.first} + n.local > n.selected)
+      say("mixer.selected", "expected at least first + local, " +
+                                to_string(int64_t{n.first} + n.local) + ", got " +
+                                to_string(n.selected));
+    if (n.scale) above_zero("mixer.scale", *n.scale);
+  }
   void moe(const Moe& m) {
     positive("ffn.experts", m.experts), positive("ffn.top_k", m.top_k);
     positive("ffn.hidden", m.hidden);
@@ -211,6 +240,7 @@ class Checker {
   }
   void block(const Block& b) {
     if (const auto* m = std::get_if<Mla>(&b.mixer)) latent_attention(*m);
+    if (const auto* n = std::get_if<Nsa>(&b.mixer)) sparse_attention(*n);
     std::visit(
         [&](const auto& m) {
           if constexpr (requires { recurrent(m); }) recurrent(m);

@@ -10,6 +10,7 @@
 #include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/moe.h"
+#include "lmxlab/core/nsa.h"
 #include "lmxlab/core/recompute.h"
 #include "lmxlab/core/short_conv.h"
 
@@ -25,6 +26,8 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<Attention>(c, build);
         else if constexpr (std::same_as<C, config::Mla>)
           return std::make_unique<Mla>(c, build);
+        else if constexpr (std::same_as<C, config::Nsa>)
+          return std::make_unique<Nsa>(c, build);
         else if constexpr (std::same_as<C, config::Mamba2>)
           return std::make_unique<Mamba2>(c, build);
         else if constexpr (std::same_as<C, config::GatedDelta>)

@@ -143,6 +143,7 @@ struct Buffers {
     }
   }
   Keys view(int n, int start, bool ring) const {
+    if (all.empty()) throw Error(Kind::internal, "[cache] nothing was appended yet");
     Parts some;
     for (const auto& part : all) some.push_back(columns(part, 0, n));
     return format.decode(some, start, ring);
@@ -186,6 +187,7 @@ class Plain : public KeyCache {
     length_ += k.shape(2);
     return buffers_.view(length_, 0, false);
   }
+  Keys held() const override { return buffers_.view(length_, 0, false); }
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
     if (!buffers_.format.lendable()) return std::nullopt;
     make_room(n, [&] { return buffers_.like(k, v); });
@@ -231,6 +233,7 @@ class Rotating : public KeyCache {
   Keys append(const mx::array& k, const mx::array& v) override {
     return k.shape(2) == 1 ? append_one(k, v) : append_many(k, v);
   }
+  Keys held() const override { return buffers_.view(kept(), 0, length_ > window_); }
   // Until the ring is full.
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
     if (length_ + n > window_ || !buffers_.format.lendable()) return std::nullopt;
@@ -263,14 +266,14 @@ class Rotating : public KeyCache {
   size_t bytes() const override { return buffers_.bytes(); }
 
  private:
-  int held() const { return std::min(length_, window_); }
+  int kept() const { return std::min(length_, window_); }
 
   // The position p lies in column p mod window.
   Keys append_one(const mx::array& k, const mx::array& v) {
     if (length_ < window_) make_room(1, [&] { return buffers_.format.encode(k, v); });
     buffers_.append(k, v, length_ % window_);
     ++length_;
-    return buffers_.view(held(), 0, length_ > window_);
+    return held();
   }
 
   // The first of several queries still sees window - 1 positions before it, so the ring is laid out
@@ -285,7 +288,7 @@ class Rotating : public KeyCache {
     }
     const int before = std::min(length_, window_ - 1);
     const int width = before + n;
-    const auto kept = [&](const mx::array& joined) {
+    const auto ring = [&](const mx::array& joined) {
       const auto tail = columns(joined, width - window_, width);
       const int turn = (total - window_) % window_;  // the column of the tail's first position
       if (turn == 0) return mx::contiguous(tail);
@@ -300,7 +303,7 @@ class Rotating : public KeyCache {
     }
     const int start = length_ - before;
     buffers_.all.clear();
-    for (const auto& part : joined) buffers_.all.push_back(kept(part));
+    for (const auto& part : joined) buffers_.all.push_back(ring(part));
     length_ = total;
     return buffers_.format.decode(joined, start, false);
   }

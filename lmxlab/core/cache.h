@@ -81,6 +81,9 @@ class KeyCache : public LayerCache {
   /// Appends L positions; k, v: [B, K, L, Dh], keys rotated already. Lazy.
   /// The result must be used and dropped before the next append, or that one copies the buffer.
   virtual Keys append(const mx::array& k, const mx::array& v) = 0;
+  /// What the last append gave, once more; after a trim, without what was taken back. A full ring
+  /// cannot say what several queries of that append saw. @throws Error(internal) before the first.
+  virtual Keys held() const = 0;
   /// The buffers themselves, with room for n positions more, for whoever writes them in place; then
   /// `give_back` is called. None where they do not lie in order, or have another type.
   virtual std::optional<Loan> lend(int /*n*/, const CacheRow& /*k*/, const CacheRow& /*v*/) {
@@ -156,7 +159,7 @@ class CompositeCache : public LayerCache {
   void restore(std::vector<mx::array> arrays, int length) override;
   size_t bytes() const override;
 
- private:
+ protected:
   std::vector<std::unique_ptr<LayerCache>> parts_;
 };
 

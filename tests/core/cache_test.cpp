@@ -114,6 +114,7 @@ class Contract : public testing::TestWithParam<Case> {
   void append_and_check(Both& b, int n, const std::string& when) {
     const auto keys = append(b, n);
     check(b, keys, n, when + ", piece of " + std::to_string(n));
+    if (n == 1 || !window) check(b, b.cache->held(), n, when + ", held");
     mx::eval(b.cache->arrays());
   }
   void shorten(Both& b, int n) const {

@@ -28,6 +28,11 @@ class Numbers : public core::KeyCache {
     keys.packed.reset();
     return keys;
   }
+  core::Keys held() const override {
+    auto keys = of_->held();
+    keys.packed.reset();
+    return keys;
+  }
   void reserve(int n) override { of_->reserve(n); }
   int length() const override { return of_->length(); }
   int trimmable() const override { return of_->trimmable(); }

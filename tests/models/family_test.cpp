@@ -144,6 +144,20 @@ std::vector<Case> cases() {
       m.layers[1].mixer = latent;
     });
   }
+  config::Nsa sparse{.heads = 4,
+                     .kv_heads = 2,
+                     .head_dim = 6,
+                     .block = 4,
+                     .stride = 2,
+                     .hidden = 5,
+                     .selected_block = 4,
+                     .selected = 3,
+                     .local = 1,
+                     .window = 5};
+  recurrent("nsa", sparse);
+  sparse.position = config::NoPosition{}, sparse.stride = 4, sparse.selected_block = 8;
+  sparse.selected = 1, sparse.first = 0;
+  recurrent("nsa_one_block", sparse);
   add("recurrent_window", [&](auto& m) {
     m.layers[0].mixer = config::Mamba2{.heads = 2, .head_dim = 8, .state = 4};
     mixer(m, 1).window = 5;
