@@ -3,6 +3,7 @@
 #include "lmxlab/config/custom.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace lmxlab::config {
 namespace {
@@ -63,6 +64,11 @@ Whole recurrent_parameters(const RecurrentSize& size) {
   return n;
 }
 
+/// Weights of one of the MLPs that compress.
+Whole compression(const Nsa& s) {
+  return (Whole(s.block) + 1) * s.head_dim * s.hidden;
+}
+
 Whole mixer_parameters(const Mixer& mixer, int dim) {
   if (const auto* p = std::get_if<Parallel>(&mixer))
     return attention_parameters(p->attention, dim) + recurrent_parameters(size_of(p->mamba, dim));
@@ -77,7 +83,16 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
     n += linear(dim, Whole(m->kv_rank) + m->rope_dim, m->bias) + latent(m->kv_rank);
     n += Whole(m->kv_rank) * m->heads * (Whole(m->nope_dim) + m->v_dim);
     if (m->gate) n += Whole(dim) * m->heads;
+    if (const auto& x = m->indexer; x && !x->shared) {
+      n += Whole(m->q_rank.value_or(0)) * x->heads * x->head_dim + Whole(dim) * x->head_dim;
+      n += Whole(dim) * x->heads + norm_parameters(x->norm, x->head_dim);
+    }
     return n + linear(Whole(m->heads) * m->v_dim, dim, m->bias);
+  }
+  if (const auto* s = std::get_if<Nsa>(&mixer)) {
+    const Whole q = Whole(s->heads) * s->head_dim, kv = Whole(s->kv_heads) * s->head_dim;
+    const Whole rows = Whole(2) * q + Whole(6) * kv + Whole(3) * s->heads;
+    return rows * dim + Whole(2) * (Whole(s->block) * s->head_dim + compression(*s));
   }
   if (const auto r = recurrent_size(mixer, dim)) return recurrent_parameters(*r);
   const auto* a = std::get_if<Attention>(&mixer);
@@ -140,12 +155,37 @@ double recurrent_flops(const RecurrentSize& r) {
          2.0 * r.products * double(r.state[0]) * double(r.state[1]) * double(r.state[2]);
 }
 
+/// Compressed keys of a text of so many tokens.
+double compressed_keys(const Nsa& s, double length) {
+  return length < s.block ? 0 : std::floor((length - s.block) / s.stride) + 1;
+}
+
+double sparse_flops(const Nsa& s, int dim, double length) {
+  const double q = double(s.heads) * s.head_dim, kv = double(s.kv_heads) * s.head_dim;
+  const double projections = 2 * double(dim) * (2 * q + 6 * kv + 3 * double(s.heads));
+  // Compressed keys, each made once and seen from its block's end on.
+  const double keys = compressed_keys(s, length);
+  const double seen = keys * (length - s.block + 1) - s.stride * keys * (keys - 1) / 2;
+  const double made = 2 * 2 * keys * s.kv_heads * double(compression(s).value);
+  const double fine = mean_keys(length, s.selected * s.selected_block);
+  return projections + (made + 4 * q * seen) / length +
+         4 * q * (fine + mean_keys(length, s.window));
+}
+
 double mixer_flops(const Mixer& mixer, int dim, double length) {
   if (const auto* p = std::get_if<Parallel>(&mixer))
     return attention_flops(p->attention, dim, length) + recurrent_flops(size_of(p->mamba, dim));
-  if (const auto* m = std::get_if<Mla>(&mixer))
-    return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
-           2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, {});
+  if (const auto* s = std::get_if<Nsa>(&mixer)) return sparse_flops(*s, dim, length);
+  if (const auto* m = std::get_if<Mla>(&mixer)) {
+    // Of the chosen keys as of a window: the first queries see fewer.
+    const auto most = m->indexer ? std::optional(m->indexer->top_k) : std::nullopt;
+    double flops =
+        2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
+        2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, most);
+    if (const auto& x = m->indexer; x && !x->shared)  // its queries meet all keys
+      flops += 2.0 * x->heads * (x->head_dim + 1.0) * mean_keys(length, {});
+    return flops;
+  }
   if (const auto r = recurrent_size(mixer, dim)) return recurrent_flops(*r);
   if (const auto* a = std::get_if<Attention>(&mixer)) return attention_flops(*a, dim, length);
   return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
@@ -321,8 +361,15 @@ int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int
                                  Whole(2) * (width / kv_group(width)) * bytes_per_element;
   };
   for (const Block& b : m.layers) {
-    if (const auto* l = std::get_if<Mla>(&b.mixer))
+    if (const auto* l = std::get_if<Mla>(&b.mixer)) {
       bytes += Whole(context) * (row(l->kv_rank) + row(l->rope_dim));
+      if (l->indexer && !l->indexer->shared) bytes += Whole(context) * row(l->indexer->head_dim);
+    }
+    if (const auto* s = std::get_if<Nsa>(&b.mixer)) {
+      const Whole rows = Whole(2) * context + std::min<int64_t>(context, s->window) +
+                         static_cast<int64_t>(compressed_keys(*s, double(context)));
+      bytes += Whole(2) * rows * s->kv_heads * row(s->head_dim);
+    }
     const auto* shared = shared_of(m, b);
     const auto* a = shared ? &shared->attention : attention_in(b.mixer);
     if (!a || a->kv_from) continue;

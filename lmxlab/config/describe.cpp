@@ -188,6 +188,24 @@ Phrases mixer_phrases(const Mixer& mixer) {
     if (m->bias) out.push_back("biases");
     if (m->scale) out.push_back("scale " + number(*m->scale));
     if (m->gate) out.push_back("gate a head");
+    if (const auto& x = m->indexer) {
+      if (!x->shared)
+        out.push_back("indexer " + std::to_string(x->heads) + " x " + std::to_string(x->head_dim));
+      out.push_back("top " + comma(x->top_k) + (x->shared ? " keys as chosen before" : " keys"));
+    }
+    return out;
+  }
+  if (const auto* s = std::get_if<Nsa>(&mixer)) {
+    Phrases out{"sparse attention " + std::to_string(s->heads) + " x " +
+                std::to_string(s->head_dim)};
+    if (s->kv_heads != s->heads)
+      out.push_back(std::to_string(s->kv_heads) + (s->kv_heads == 1 ? " kv head" : " kv heads"));
+    if (const auto* r = std::get_if<Rope>(&s->position)) out.push_back(rope_phrase(*r));
+    out.push_back("blocks of " + comma(s->block) + " each " + comma(s->stride) + " compressed by " +
+                  comma(s->hidden));
+    out.push_back(comma(s->selected) + " blocks of " + comma(s->selected_block) + " selected");
+    out.push_back("window " + comma(s->window));
+    if (s->scale) out.push_back("scale " + number(*s->scale));
     return out;
   }
   return phrases(std::get<Attention>(mixer));
@@ -322,7 +340,7 @@ MixerName name_of(const Mixer& mixer) {
       {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'},  {KimiDelta::kind, 'K'},
       {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},   {RgLru::kind, 'R'},
       {RwkvTime::kind, 'T'},  {RwkvChannel::kind, 'H'}, {Mlstm::kind, 'E'},
-      {Nothing::kind, '-'},   {Parallel::kind, 'P'}};
+      {Nothing::kind, '-'},   {Parallel::kind, 'P'},    {Nsa::kind, 'N'}};
   if (const auto* a = std::get_if<Attention>(&mixer); a && a->window)
     return {'W', a->chunked ? "attention in chunks" : "attention in a window"};
   if (const auto* c = std::get_if<Custom>(&mixer)) return {'X', c->name};

@@ -39,7 +39,8 @@ struct Block {
   template <class V>
   void visit(V& v) {
     v("mixer", mixer,
-      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, parallel, "
+      "attention, mla, nsa, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, "
+      "parallel, "
       "rg_lru, rwkv_time, rwkv_channel, mlstm, none or custom");
     v("ffn", ffn, "mlp, moe, mlp_and_moe, none or custom");
     v("norm", norm, "rms, layer or custom");

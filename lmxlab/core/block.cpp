@@ -11,6 +11,7 @@
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/mlstm.h"
 #include "lmxlab/core/moe.h"
+#include "lmxlab/core/nsa.h"
 #include "lmxlab/core/parallel.h"
 #include "lmxlab/core/recompute.h"
 #include "lmxlab/core/rg_lru.h"
@@ -34,6 +35,8 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<Attention>(c, build);
         else if constexpr (std::same_as<C, config::Mla>)
           return std::make_unique<Mla>(c, build);
+        else if constexpr (std::same_as<C, config::Nsa>)
+          return std::make_unique<Nsa>(c, build);
         else if constexpr (std::same_as<C, config::Mamba2>)
           return std::make_unique<Mamba2>(c, build);
         else if constexpr (std::same_as<C, config::GatedDelta>)
@@ -136,8 +139,9 @@ std::unique_ptr<LayerCache> Block::make_cache(const CacheOptions& options,
   if (!mixer_) return nullptr;
   auto own = mixer_->make_cache(options);
   if (!shared_part_) return own;
-  return std::make_unique<KeyAndStateCache>(shared[shared_].attention.make_cache(options),
-                                            std::move(own));
+  std::vector<std::unique_ptr<LayerCache>> parts;
+  parts.push_back(shared[shared_].attention.make_cache(options)), parts.push_back(std::move(own));
+  return std::make_unique<CompositeCache>(std::move(parts));
 }
 
 void Block::operator()(Residual& stream, Pass& pass) const {

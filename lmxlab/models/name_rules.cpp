@@ -662,8 +662,9 @@ const std::map<std::string, Make>& all() {
         {"gpt_oss", [](const auto&) { return gpt_oss(); }},
         {"dbrx", [](const auto&) { return dbrx(); }},
     };
-    for (const char* type : {"qwen3_moe", "olmoe", "dots1", "glm4_moe", "deepseek_v2",
-                             "deepseek_v3", "kimi_k2", "glm4_moe_lite", "solar_open", "mellum"})
+    for (const char* type :
+         {"qwen3_moe", "olmoe", "dots1", "glm4_moe", "deepseek_v2", "deepseek_v3", "kimi_k2",
+          "glm4_moe_lite", "solar_open", "mellum", "deepseek_v32", "glm_moe_dsa"})
       table.emplace(type, [](const auto&) { return with_experts(); });
     return table;
   }();

@@ -64,6 +64,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
                        : l ? std::get_if<Rope>(&l->position)
                            : nullptr;
     const auto window = a ? a->window : std::nullopt;
+    if (l && l->indexer) d.shared_choice.push_back(l->indexer->shared);
     d.sliding.push_back(window.has_value()), d.rotated.push_back(rope != nullptr);
     if (window) d.window = window;
     if (a && a->temperature) d.temperature = a->temperature;

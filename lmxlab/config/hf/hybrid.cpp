@@ -310,6 +310,7 @@ void zamba2_keys(Keys& k, Decoder& d) {
       k.refuse("layers_block_type: \"" + t + "\"; supported: linear_attention, hybrid");
   }
   d.hybrids.resize(static_cast<size_t>(d.depth));
+  k.constant("num_hidden_layers", d.depth);
   bool bias = s.mlp.bias, rotates = std::holds_alternative<Rope>(s.attention.position);
   if (k.reading()) rotates = false;
   int blocks = std::max<int>(1, static_cast<int>(d.shared_blocks.size()));
