@@ -88,9 +88,11 @@ mx::array chosen_mask(const mx::array& chosen, int columns) {
 
 mx::array chosen_rows(const Keys& keys, bool values, const mx::array& chosen) {
   const int B = chosen.shape(0), L = chosen.shape(1), k = chosen.shape(2);
-  const auto at = mx::reshape(chosen, {B, L * k, 1});
+  // By whole rows: along an axis MLX would look up every number.
+  const auto at = kernels::cast(mx::reshape(chosen, {B, L * k}), mx::int32);
+  const auto batch = mx::reshape(mx::arange(B, mx::int32), {B, 1});
   const auto rows = [&](const mx::array& all) {
-    const auto some = mx::take_along_axis(mx::squeeze(all, 1), at, 1);
+    const auto some = mx::gather(all, {batch, at}, {0, 2}, {1, 1, 1, all.shape(3)});
     return mx::reshape(some, {B, L, k, all.shape(3)});
   };
   if (!keys.packed) return rows(values ? keys.v : keys.k);

@@ -6,6 +6,7 @@
 #include <mlx/fast.h>
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -26,6 +27,8 @@ mx::array heads_of(const mx::array& x, int heads) {
 mx::array f32(const mx::array& a) {
   return kernels::cast(a, mx::float32);
 }
+// Rows that queries chose take no more numbers than this at a time.
+constexpr int64_t kGathered = int64_t{1} << 24;
 // A score that no softmax sees.
 mx::array hidden() {
   return mx::array(std::numeric_limits<float>::lowest());
@@ -111,7 +114,11 @@ mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
   // Products of one more query, and of making keys and values of all positions.
   const double L = q.shape(2), S = keys.k.shape(2), wide = c.nope_dim + c.v_dim, r = c.kv_rank;
   const bool few = slot && L * (r * wide + S * (2 * r - wide)) < S * r * wide;
-  const bool less = slot && chosen && L * chosen->shape(2) < S;
+  // Rows that are chosen: read by few queries, or met by many in fewer products than all of them.
+  const double k = chosen ? chosen->shape(2) : 0;
+  const bool less =
+      slot && chosen &&
+      (L * k < S || k * (2 * r + c.rope_dim) < S * (c.nope_dim + c.rope_dim + c.v_dim));
   auto out = less  ? gathered(q, keys, *chosen, pass)
              : few ? absorbed(q, keys, chosen, pass)
                    : expanded(q, keys, chosen, pass);
@@ -177,22 +184,31 @@ mx::array Mla::absorbed(const mx::array& q, const Keys& keys, const Chosen& chos
 mx::array Mla::gathered(const mx::array& q, const Keys& keys, const mx::array& chosen,
                         Pass& pass) const {
   const auto& c = config_;
-  const int B = q.shape(0), L = q.shape(2), S = keys.k.shape(2);
+  const int B = q.shape(0), L = q.shape(2), k = chosen.shape(2);
   const auto [of_keys, of_values] = matrices(q.dtype());
-  // Each query meets rows of its own: [B, L, H, kv_rank] and [B, L, k, kv_rank].
-  const auto latent = f32(chosen_rows(keys, false, chosen));
-  const auto shared = f32(chosen_rows(keys, true, chosen));
-  const auto meet = [&](const mx::array& a, const mx::array& b) {
-    return mx::matmul(f32(mx::swapaxes(a, 1, 2)), mx::swapaxes(b, -1, -2));
-  };
   const auto moved = mx::matmul(part(q, 0, c.nope_dim), of_keys);
-  auto scores =
-      mx::add(meet(moved, latent), meet(part(q, c.nope_dim, c.nope_dim + c.rope_dim), shared));
-  auto seen = allowed(L, keys, std::nullopt, pass);
-  if (seen.ndim() == 4) seen = mx::squeeze(seen, 1);
-  seen = mx::take_along_axis(mx::broadcast_to(seen, {B, L, S}), chosen, -1);
-  scores = mx::where(mx::expand_dims(seen, 2), mx::multiply(scores, mx::array(scale())), hidden());
-  const auto mixed = mx::swapaxes(mx::matmul(mx::softmax(scores, -1, true), latent), 1, 2);
+  const auto turned = part(q, c.nope_dim, c.nope_dim + c.rope_dim);
+  const auto seen = mx::expand_dims(mask_at(pass, keys, window(pass), chosen), 2);
+  // Some queries at a time, each with rows of its own: [B, n, H, kv_rank] and [B, n, k, kv_rank].
+  const int64_t each = int64_t{B} * k * (c.kv_rank + c.rope_dim);
+  const int lot = static_cast<int>(std::clamp<int64_t>(kGathered / each, 1, L));
+  Arrays parts;
+  for (int from = 0; from < L; from += lot) {
+    const int n = std::min(L, from + lot) - from;
+    const auto some = mx::slice(chosen, {0, from, 0}, {B, from + n, k});
+    const auto latent = f32(chosen_rows(keys, false, some));
+    const auto shared = f32(chosen_rows(keys, true, some));
+    const auto meet = [&](const mx::array& a, const mx::array& b) {
+      const auto rows = mx::slice(a, {0, 0, from, 0}, {B, c.heads, from + n, a.shape(3)});
+      return mx::matmul(f32(mx::swapaxes(rows, 1, 2)), mx::swapaxes(b, -1, -2));
+    };
+    const auto scores =
+        mx::multiply(mx::add(meet(moved, latent), meet(turned, shared)), mx::array(scale()));
+    const auto allowed = mx::slice(seen, {0, from, 0, 0}, {B, from + n, 1, k});
+    const auto weights = mx::softmax(mx::where(allowed, scores, hidden()), -1, true);
+    parts.push_back(mx::swapaxes(mx::matmul(weights, latent), 1, 2));
+  }
+  const auto mixed = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 2);
   return mx::matmul(kernels::cast(mixed, q.dtype()), mx::swapaxes(of_values, -1, -2));
 }
 

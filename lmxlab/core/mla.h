@@ -14,7 +14,7 @@ namespace lmxlab::core {
 /// the heads. Many queries meet keys and values made of them; few meet the latent vectors
 /// themselves, with the matrices that would make keys and values moved over to the queries and the
 /// result (DeepSeek-V2, arXiv:2405.04434, section 2.1.2). With an indexer its keys are cached too,
-/// and queries so few that what they chose is less than all there is read nothing else.
+/// and queries read nothing but what they chose, where they are few or the keys are many.
 class Mla : public Mixer {
  public:
   Mla(const config::Mla& config, const Build& build);

@@ -25,6 +25,8 @@ mx::array whole(int n) {
 mx::array heads_of(const mx::array& x, int heads) {
   return mx::transpose(mx::reshape(x, {x.shape(0), x.shape(1), heads, -1}), {0, 2, 1, 3});
 }
+// Rows that queries selected take no more numbers than this at a time.
+constexpr int64_t kGathered = int64_t{1} << 24;
 // A score that no softmax sees.
 mx::array hidden() {
   return mx::array(std::numeric_limits<float>::lowest());
@@ -153,7 +155,9 @@ mx::array Nsa::mix(const Arrays& projected, Pass& pass) const {
   const auto all = keys(1);
   const auto blocks =
       select(coarse ? std::optional(coarse->shares) : std::nullopt, L, all.k.shape(2), pass);
-  const bool less = cached && blocks && int64_t{L} * c.selected * c.selected_block < all.k.shape(2);
+  // Keys of blocks: read by few queries, or met by many where all of them would be twice as many.
+  const int64_t met = int64_t{c.selected} * c.selected_block, S = all.k.shape(2);
+  const bool less = cached && blocks && (L * met < S || 2 * met < S);
   const auto fine =
       less ? gathered(turned, all, *blocks, pass) : selected(turned, all, blocks, pass);
   const int most = pass.max_kv() > 0 ? std::min(pass.max_kv(), c.window) : c.window;
@@ -277,17 +281,34 @@ mx::array Nsa::gathered(const mx::array& q, const Keys& keys, const mx::array& b
   const auto places = mx::reshape(mx::arange(c.selected_block, mx::int32), {1, 1, 1, 1, -1});
   const auto begin = mx::multiply(kernels::cast(blocks, mx::int32), whole(c.selected_block));
   const auto at = mx::reshape(mx::add(mx::expand_dims(begin, -1), places), {B, K, L, n});
-  auto column = pass.pads ? mx::add(at, mx::reshape(*pass.pads, {-1, 1, 1, 1})) : at;
-  column = mx::reshape(mx::minimum(column, whole(S - 1)), {B, K, L * n, 1});
-  const auto rows = [&](const mx::array& x) {
-    return mx::reshape(f32(mx::take_along_axis(x, column, 2)), {B, K, L, n, D});
-  };
-  // Each query meets rows of its own: [B, K, L, G, D] and [B, K, L, n, D].
+  const auto columns = mx::minimum(
+      pass.pads ? mx::add(at, mx::reshape(*pass.pads, {-1, 1, 1, 1})) : at, whole(S - 1));
+  const auto seen = may_look(own_positions(pass, L), at, pass);
   const auto grouped = mx::swapaxes(mx::reshape(f32(q), {B, K, G, L, D}), 2, 3);
-  const auto seen = mx::expand_dims(may_look(own_positions(pass, L), at, pass), 3);
-  const auto met = mx::matmul(grouped, mx::swapaxes(rows(keys.k), -1, -2));
-  const auto scores = mx::where(seen, mx::multiply(met, mx::array(scale())), hidden());
-  const auto mixed = mx::matmul(mx::softmax(scores, -1, true), rows(keys.v));
+  // By whole rows: along an axis MLX would look up every number.
+  const auto batch = mx::reshape(mx::arange(B, mx::int32), {B, 1, 1});
+  const auto head = mx::reshape(mx::arange(K, mx::int32), {1, K, 1});
+  // Some queries at a time, each with rows of its own: [B, K, m, G, D] and [B, K, m, n, D].
+  const int lot = static_cast<int>(std::clamp<int64_t>(kGathered / (int64_t{B} * K * n * D), 1, L));
+  Arrays parts;
+  for (int from = 0; from < L; from += lot) {
+    const int m = std::min(L, from + lot) - from;
+    const auto some = [&](const mx::array& x) {
+      auto start = mx::Shape(x.ndim(), 0), stop = x.shape();
+      start[2] = from, stop[2] = from + m;
+      return mx::slice(x, start, stop);
+    };
+    const auto column = mx::reshape(some(columns), {B, K, m * n});
+    const auto rows = [&](const mx::array& x) {
+      const auto got = mx::gather(x, {batch, head, column}, {0, 1, 2}, {1, 1, 1, D});
+      return mx::reshape(f32(got), {B, K, m, n, D});
+    };
+    const auto met = mx::matmul(some(grouped), mx::swapaxes(rows(keys.k), -1, -2));
+    const auto scores =
+        mx::where(mx::expand_dims(some(seen), 3), mx::multiply(met, mx::array(scale())), hidden());
+    parts.push_back(mx::matmul(mx::softmax(scores, -1, true), rows(keys.v)));
+  }
+  const auto mixed = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 2);
   return mx::reshape(mx::swapaxes(mixed, 2, 3), {B, c.heads, L, D});
 }
 

@@ -47,8 +47,8 @@ class BlockCache : public CompositeCache {
 /// compressed, and those of the window. Rows with padding, whose blocks begin elsewhere, are
 /// compressed anew in every pass. A limit of the cache (CacheOptions::max_kv) limits
 /// what queries see, but only the window forgets.
-/// @cost  many queries: scores of all keys, masked; few: of what they selected, and O(S) for the
-/// compressed keys.
+/// @cost  through a cache, few queries or many keys: O(L selected selected_block) for the
+/// selection; else scores of all keys, masked. O(L S / stride) for the compressed keys.
 class Nsa : public Mixer {
  public:
   Nsa(const config::Nsa& config, const Build& build);

@@ -290,6 +290,20 @@ TEST(Indexer, LaterPositionsChangeNothing) {
   test::expect_close(one, doubles(two), 1e-6);
 }
 
+// So wide that not all queries of a piece are gathered for at once; one pass gathers nothing.
+TEST(Indexer, ManyQueriesGatherSomeAtATime) {
+  auto c = sizes();
+  c.heads = 1, c.kv_rank = 1024, c.v_dim = 2000, c.indexer->top_k = 512;
+  const auto mixer = built(c);
+  const auto x = some({1, 640, kDim}, 21);
+  Pass pass;
+  const auto want = (*mixer)(x, pass);
+  auto cache = cache_of(*mixer);
+  const auto got = through(*mixer, cache, x, {576, 64});
+  const double most = static_cast<double>(mx::max(mx::abs(want)).item<float>());
+  test::expect_close(positions(got, 576, 640), doubles(positions(want, 576, 640)), 2e-5 * most);
+}
+
 // Rows of packed memory that are chosen are those that all of it would give.
 TEST(Indexer, PackedRowsAreGatheredAsTheyAre) {
   auto c = sizes();

@@ -349,6 +349,20 @@ TEST(Nsa, LaterPositionsChangeNothing) {
   }
 }
 
+// So wide that not all queries of a piece are gathered for at once; one pass gathers nothing.
+TEST(Nsa, ManyQueriesGatherSomeAtATime) {
+  auto c = sizes();
+  c.heads = c.kv_heads = 1, c.head_dim = 256, c.selected_block = 256, c.selected = 2;
+  const auto mixer = built(c);
+  const auto x = some({1, 1250, kDim}, 21);
+  Pass pass;
+  const auto want = (*mixer)(x, pass);
+  auto cache = cache_of(*mixer);
+  const auto got = through(*mixer, cache, x, {1050, 200});
+  const double most = static_cast<double>(mx::max(mx::abs(want)).item<float>());
+  test::expect_close(positions(got, 1050, 1250), doubles(positions(want, 1050, 1250)), 2e-5 * most);
+}
+
 TEST(Nsa, GradientsAreThoseOfTheTwin) {
   const auto c = sizes();
   const auto mixer = built(c);
