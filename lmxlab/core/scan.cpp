@@ -1,6 +1,8 @@
 #include "lmxlab/core/scan.h"
 
 #include "lmxlab/core/chunks.h"
+#include "lmxlab/kernels/fused.h"
+#include "lmxlab/kernels/selective_scan.h"
 
 #include <mlx/ops.h>
 
@@ -196,6 +198,11 @@ Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array&
                        const mx::array& b, const mx::array& c,
                        const std::optional<mx::array>& state) {
   const int B = x.shape(0), I = x.shape(2), N = a.shape(1);
+  if (kernels::fused(mx::float32)) {
+    const auto before = state ? mx::squeeze(f32(*state), 1) : mx::zeros({B, I, N}, mx::float32);
+    const auto done = kernels::selective_scan(f32(x), f32(dt), f32(a), f32(b), f32(c), before);
+    return {done.y, mx::expand_dims(done.state, 1)};
+  }
   const Cut cut(x.shape(1), kScanPositions);
   const int count = cut.count;
   // The positions of all chunks, one after the other: each [B, C, *].

@@ -38,8 +38,9 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
                    const mx::array& beta, const std::optional<mx::array>& state = {});
 
 /// h_t = exp(dt_t a) h_(t-1) + dt_t x_t b_t^T,  y_t = h_t c_t    (arXiv:2312.00752, algorithm 2)
-/// Decays differ for every number of the state, so no matrix product does it: chunks side by side,
-/// the positions of a chunk one after the other.
+/// Decays differ for every number of the state, so no matrix product does it: on the CPU by a
+/// kernel of its own (kernels/selective_scan.h); elsewhere chunks side by side, the positions of a
+/// chunk one after the other.
 /// @param x, dt  [B, L, I], dt at least 0.
 /// @param a  [I, N], at most 0.
 /// @param b, c  [B, L, N].
