@@ -6,6 +6,7 @@
 #include "lmxlab/cli/progress.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/governor/govern.h"
+#include "lmxlab/io/hf_folder.h"
 #include "lmxlab/models/convert.h"
 #include "lmxlab/models/gguf_save.h"
 
@@ -16,7 +17,7 @@ namespace lmxlab::cli {
 namespace {
 
 class Convert : public Command {
-  std::string in_, out_, dtype_, format_ = "safetensors";
+  std::string in_, out_, dtype_, config_, format_ = "safetensors";
 
   void declare(Options& o) override {
     o.argument("IN", &in_, "a model or run folder, or a GGUF file").require();
@@ -25,6 +26,9 @@ class Convert : public Command {
              "of the weights; q8_0 and what follows: of GGUF files, mixes as llama.cpp has them")
         .one_of(gguf_types())
         .otherwise("the model's own; bf16 of packed ones");
+    o.option("--config", "MODEL", &config_,
+             "a preset, or a folder whose config.json is meant: of weights that have none beside "
+             "them, as checkpoints of the Python lmxlab");
     o.option("--format", "FORMAT", &format_, "what is written").one_of({"safetensors", "gguf"});
   }
 
@@ -34,6 +38,15 @@ class Convert : public Command {
     for (const auto& [path, w, embedding] : core::weights_of(m.model.transformer()))
       if (w->quantized()) return DType::bf16;
     return m.model.dtype();
+  }
+
+  OpenModel with_config(Context& context) const {
+    if (!io::has_weights(in_))
+      throw Error(Kind::not_found, "[convert] " + in_ + ": expected a folder with *.safetensors");
+    const auto config = read_config(find_model(config_, context, io::HubPart::texts), context);
+    auto model = LanguageModel::load(in_, config);
+    for (const auto& w : model.warnings()) context.warn(w);
+    return {std::move(model), std::nullopt, {in_, ""}};
   }
 
   // Not every tokenizer can be said there.
@@ -61,7 +74,7 @@ class Convert : public Command {
                                      " is a type of GGUF files: add "
                                      "--format gguf, or use `lmxlab quantize`");
     }
-    auto m = open_model(in_, 0, std::nullopt, context);
+    auto m = config_.empty() ? open_model(in_, 0, std::nullopt, context) : with_config(context);
     if (m.place.path.empty())
       throw Error(Kind::usage,
                   "[convert] " + in_ + " is a preset: expected a model folder or a GGUF file");

@@ -65,7 +65,11 @@ ModelPlace find_model(const std::string& argument, const Context& context, io::H
   if (folder && fs::exists(path / "config.json", ignored)) return {path, ""};
   if (folder)
     throw Error(Kind::not_found,
-                "[model] " + argument + " is no model folder: expected config.json in it");
+                "[model] " + argument + " is no model folder: expected config.json in it" +
+                    (io::has_weights(path)
+                         ? ". A checkpoint of the Python lmxlab has none: `lmxlab convert " +
+                               argument + " OUT --config PRESET` makes a folder of it"
+                         : ""));
   const bool exists = fs::exists(path, ignored);
   if (exists && (text.ends_with(".gguf") || io::is_gguf(path))) return {path, ""};
   if (argument.ends_with(".gguf"))

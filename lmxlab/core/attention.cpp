@@ -19,6 +19,12 @@ mx::array split_heads(const mx::array& x, int heads, int head_dim) {
   return mx::transpose(mx::reshape(x, {x.shape(0), x.shape(1), heads, head_dim}), {0, 2, 1, 3});
 }
 
+// Of keys or values, where the layer has its own.
+std::optional<Linear> projection(bool own, int width, const config::Attention& c, const Build& b) {
+  if (!own) return std::nullopt;
+  return Linear(b.dim, width, c.qkv_bias, b.std, b.init);
+}
+
 // Of weights by head the norm itself has none.
 config::Norm inner_norm(const config::Attention& c) {
   auto norm = *c.qk_norm;
@@ -54,12 +60,11 @@ mx::array HeadNorm::split(const mx::array& x) const {
 
 Attention::Attention(const config::Attention& c, const Build& b)
     : q_proj(b.dim, c.heads * c.head_dim, c.qkv_bias, b.std, b.init),
+      k_proj(projection(!c.kv_from, c.kv_heads * c.head_dim, c, b)),
+      v_proj(projection(!c.kv_from && !c.v_of_k, c.kv_heads * c.value_dim(), c, b)),
       o_proj(c.heads * c.value_dim(), b.out ? b.out : b.dim, c.out_bias, b.residual_std, b.init),
       config_(c),
       lends_(b.lends_keys) {
-  if (own_keys()) k_proj.emplace(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init);
-  if (own_keys() && !c.v_of_k)
-    v_proj.emplace(b.dim, c.kv_heads * c.value_dim(), c.qkv_bias, b.std, b.init);
   if (c.qk_norm) q_norm.emplace(c, c.heads);
   if (c.qk_norm && own_keys()) k_norm.emplace(c, c.kv_heads);
   if (c.v_norm && own_keys()) v_norm.emplace(*c.v_norm, c.value_dim());

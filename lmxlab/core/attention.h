@@ -53,8 +53,10 @@ class Attention : public Mixer {
   }
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
 
-  Linear q_proj, o_proj;
-  std::optional<Linear> k_proj, v_proj, gate_proj;
+  Linear q_proj;
+  std::optional<Linear> k_proj, v_proj;
+  Linear o_proj;
+  std::optional<Linear> gate_proj;
   std::optional<HeadNorm> q_norm, k_norm;
   std::optional<Norm> v_norm;  // over a head
   std::optional<Norm> out_norm;

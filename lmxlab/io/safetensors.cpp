@@ -64,6 +64,7 @@ SafeTensors::SafeTensors(const fs::path& path) : file_(std::make_shared<MappedFi
     with_context("[safetensors] " + path.string() + ", tensor " + name, [&, &tensor = name,
                                                                          &e = entry] {
       if (tensor == "__metadata__") {
+        if (e.is_null()) return;  // as MLX writes it where there is none
         for (const auto& [k, v] : e.as_object()) metadata_[k] = v.as_string();
         return;
       }

@@ -8,6 +8,7 @@
 #include "lmxlab/io/hf_folder.h"
 #include "lmxlab/kernels/fused.h"
 #include "lmxlab/models/gguf_model.h"
+#include "lmxlab/models/lmxlab_names.h"
 #include "lmxlab/models/names.h"
 #include "lmxlab/models/quantization_config.h"
 #include "lmxlab/models/quantize.h"
@@ -82,10 +83,28 @@ LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool stri
     if (id) model.special_ids_[key] = *id;
   }
   with_context(folder.string(), [&] {
-    tensors = names_from_checkpoint(read.form, std::move(tensors), read.model);
+    tensors = has_lmxlab_names(tensors)
+                  ? names_from_lmxlab(std::move(tensors), read.model, model.warnings_)
+                  : names_from_checkpoint(read.form, std::move(tensors), read.model);
     if (quantization) expect_packed(*model.transformer_, *quantization, tensors);
     core::load(core::collect(*model.transformer_), tensors, folder.string());
     check_packed(*model.transformer_);
+  });
+  return model;
+}
+
+LanguageModel LanguageModel::load(const std::filesystem::path& folder,
+                                  const config::Model& config) {
+  config::validate(config);
+  auto tensors = io::read_folder(folder);
+  auto runtime = std::make_shared<Runtime>();
+  const Enter enter(runtime);
+  LanguageModel model(runtime, std::make_unique<core::Transformer>(config, 0));
+  with_context(folder.string(), [&] {
+    tensors = has_lmxlab_names(tensors)
+                  ? names_from_lmxlab(std::move(tensors), config, model.warnings_)
+                  : names_from_checkpoint(config::hf_form(config), std::move(tensors), config);
+    core::load(core::collect(*model.transformer_), tensors, folder.string());
   });
   return model;
 }

@@ -51,6 +51,9 @@ class LanguageModel {
   /// @throws Error(not_found), Error(bad_data), Error(unsupported), Error(mismatch) with every
   ///   tensor that does not fit.
   static LanguageModel load(const std::filesystem::path& folder, bool strict = false);
+  /// The weights of a folder for a config from elsewhere, as checkpoints of the Python package
+  /// lmxlab need it, which have none. @throws as above.
+  static LanguageModel load(const std::filesystem::path& folder, const config::Model& config);
 
   LanguageModel(LanguageModel&&) noexcept;
   LanguageModel& operator=(LanguageModel&&) noexcept;
