@@ -21,7 +21,8 @@ def model(family, config_class, module_class, of_module=None, **settings):
     modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     made = getattr(config, config_class)(hidden_size=DIM, **settings)
     made._attn_implementation = "eager"
-    return getattr(modeling, module_class)(made, **({"layer_idx": 0} | (of_module or {})))
+    more = {"layer_idx": 0} | (of_module or {})
+    return getattr(modeling, module_class)(made, **{key: value for key, value in more.items() if value is not None})
 
 
 def mamba2(family, prefix, module="Mixer", ours=(), **settings):
@@ -81,6 +82,19 @@ CASES = {
     "minimax": lambda: (model("minimax", "MiniMaxConfig", "MiniMaxLightningAttention", {"layer_idx": 1}, head_dim=4, num_hidden_layers=3,
                               layer_types=["linear_attention"] * 3, block_size=32, **HEADS),
                         {"kind": "lightning", "heads": 2, "head_dim": 4, "norm_eps": 1e-6}),
+    "recurrent_gemma": lambda: (model("recurrent_gemma", "RecurrentGemmaConfig", "RecurrentGemmaRecurrentBlock", lru_width=12, **HEADS),
+                                {"kind": "rg_lru", "width": 12, "heads": 2, "conv": 4}),
+    "rwkv_time": lambda: (model("rwkv", "RwkvConfig", "RwkvSelfAttention", {"layer_idx": None}, attention_hidden_size=12),
+                          {"kind": "rwkv_time", "inner": 12}),
+    "rwkv_channel": lambda: (model("rwkv", "RwkvConfig", "RwkvFeedForward", {"layer_idx": None}, intermediate_size=20),
+                             {"kind": "rwkv_channel", "hidden": 20}),
+    "xlstm": lambda: (model("xlstm", "xLSTMConfig", "xLSTMLayer", {"layer_idx": None}, num_heads=2, v_dim_factor=1.5, chunk_size=16),
+                      {"kind": "mlstm", "heads": 2, "key_dim": 2, "value_dim": 6}),
+}
+# What a module is called with besides its input.
+MORE = {
+    "minimax": {"position_embeddings": None, "attention_mask": None},
+    "recurrent_gemma": {"position_ids": torch.arange(LENGTH)[None], "attention_mask": None, "use_cache": False},
 }
 
 
@@ -112,7 +126,7 @@ def main():
             module.mup_vector = torch.ones(1, 1, module.in_proj.out_features)
         x = torch.randn((ROWS, LENGTH, DIM), generator=generator)
         with torch.no_grad():
-            y = module(x, position_embeddings=None, attention_mask=None) if "Lightning" in type(module).__name__ else module(x)
+            y = module(x, **MORE.get(name, {}))
         y = y[0] if isinstance(y, tuple) else y
         tensors = {}
         for key, p in module.named_parameters():
@@ -120,6 +134,8 @@ def main():
             if "conv" in key and value.ndim == 3:
                 value = value.squeeze(1)
             if key.endswith("A_log") and value.ndim == 4:
+                value = value.flatten()
+            if "time_mix" in key:
                 value = value.flatten()
             tensors[key] = value.contiguous()
         tensors |= {"x": x, "y": y.contiguous()}

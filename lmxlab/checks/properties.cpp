@@ -60,10 +60,13 @@ bool kinks(const config::Model& c) {
            (moe && moe->act == config::Act::relu);
   });
 }
-// Of routers: all experts are chosen, so that no step of a difference turns a choice. That it has
-// no gradient otherwise is for the tests of the layer.
+// Of routers and indexers: all are chosen, so that no step of a difference turns a choice. That it
+// has no gradient otherwise is for the tests of the layer.
 config::Model without_choice(config::Model c) {
   for (auto& b : c.layers) {
+    auto* mla = std::get_if<config::Mla>(&b.mixer);
+    if (mla && mla->indexer) mla->indexer->top_k = c.context;
+    if (auto* nsa = std::get_if<config::Nsa>(&b.mixer)) nsa->selected = c.context;
     auto* both = std::get_if<config::MlpAndMoe>(&b.ffn);
     auto* moe = b.shortcut ? &*b.shortcut : both ? &both->moe : std::get_if<config::Moe>(&b.ffn);
     if (!moe) continue;
@@ -83,6 +86,21 @@ bool sees_itself_only(const config::Model& c) {
   return std::any_of(c.layers.begin(), c.layers.end(), [](const config::Block& b) {
     const auto* a = config::attention_in(b.mixer);
     return a && a->window == 1;
+  });
+}
+
+// Whether a cache has arrays of this type alone. States are sums over all that was read, and stay
+// float32.
+bool keeps(const core::LayerCache& cache, mx::Dtype dtype) {
+  if (const auto* all = dynamic_cast<const core::CompositeCache*>(&cache)) {
+    for (size_t i = 0; i < all->size(); ++i)
+      if (!keeps(*all->part(i), dtype)) return false;
+    return true;
+  }
+  const bool state = dynamic_cast<const core::StateCache*>(&cache) != nullptr;
+  const auto arrays = cache.arrays();
+  return std::all_of(arrays.begin(), arrays.end(), [&](const mx::array& a) {
+    return a.dtype() == dtype || (state && a.dtype() == mx::float32);
   });
 }
 
@@ -268,14 +286,9 @@ Check dtype_kept(const config::Model& config) {
     model.forward(tokens, {}, tap);
     if (!where.empty()) return {"dtype kept", false, "another dtype at " + where};
     auto [logits, cache] = model(tokens);
-    // States are sums over all that was read, and stay float32.
     for (int i = 0; i < cache.layers(); ++i)
-      if (const auto* layer = cache.layer(i))
-        for (const auto& a : layer->arrays()) {
-          const bool state = dynamic_cast<const core::StateCache*>(layer) != nullptr;
-          if (a.dtype() != to_mlx(dtype) && !(state && a.dtype() == mx::float32))
-            return {"dtype kept", false, "another dtype in the cache"};
-        }
+      if (const auto* layer = cache.layer(i); layer && !keeps(*layer, to_mlx(dtype)))
+        return {"dtype kept", false, "another dtype in the cache"};
     if (!mx::all(mx::isfinite(logits)).item<bool>())
       return {"dtype kept", false, "logits are not finite"};
   }
@@ -365,11 +378,11 @@ Check gradients(const config::Model& given, int length) {
     }
     worst = std::max(worst, off / bound);
     const double size = static_cast<double>(mx::max(mx::abs(grads[i])).item<float>());
-    // Keys' biases move no softmax, a selection's no weight, and a query that sees only itself has
-    // nothing to choose; everything else must be reached by the gradient.
+    // Keys' biases move no softmax, what is frozen makes a choice alone, and a query that sees only
+    // itself has nothing to choose; everything else must be reached by the gradient.
     const auto ends = [&](const char* name) { return entries[i].path.ends_with(name); };
     const bool free =
-        ends("k_proj.bias") || ends("e_score_correction_bias") ||
+        ends("k_proj.bias") || !entries[i].param->trainable ||
         (sees_itself_only(config) && (ends("q_proj.weight") || ends("k_proj.weight")));
     if (size == 0 && !free) return {"gradients", false, entries[i].path + " gets no gradient"};
   }

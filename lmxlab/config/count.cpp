@@ -3,6 +3,7 @@
 #include "lmxlab/config/custom.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace lmxlab::config {
 namespace {
@@ -34,11 +35,11 @@ Whole linear(Whole in, Whole out, bool bias) {
   return in * out + (bias ? out : Whole(0));
 }
 
-Whole attention_parameters(const Attention& a, int dim) {
+Whole attention_parameters(const Attention& a, Whole dim, Whole out) {
   const Whole q = Whole(a.heads) * a.head_dim, k = Whole(a.kv_heads) * a.head_dim;
   const Whole v = Whole(a.kv_heads) * a.value_dim(), o = Whole(a.heads) * a.value_dim();
   const auto width = [](const Whole& w) { return static_cast<int>(w.value); };
-  Whole n = linear(dim, q, a.qkv_bias) + linear(o, dim, a.out_bias);
+  Whole n = linear(dim, q, a.qkv_bias) + linear(o, out, a.out_bias);
   if (!a.kv_from) n += linear(dim, k, a.qkv_bias);
   if (!a.kv_from && !a.v_of_k) n += linear(dim, v, a.qkv_bias);
   if (!a.kv_from && a.v_norm) n += norm_parameters(*a.v_norm, a.value_dim());
@@ -53,10 +54,19 @@ Whole attention_parameters(const Attention& a, int dim) {
   return n + of(q) + (a.kv_from ? Whole(0) : of(k));
 }
 
+Whole attention_parameters(const Attention& a, int dim) {
+  return attention_parameters(a, dim, dim);
+}
+
 Whole recurrent_parameters(const RecurrentSize& size) {
   Whole n;
   for (const auto& [rows, columns] : size.parameters) n += Whole(rows) * columns;
   return n;
+}
+
+/// Weights of one of the MLPs that compress.
+Whole compression(const Nsa& s) {
+  return (Whole(s.block) + 1) * s.head_dim * s.hidden;
 }
 
 Whole mixer_parameters(const Mixer& mixer, int dim) {
@@ -73,7 +83,16 @@ Whole mixer_parameters(const Mixer& mixer, int dim) {
     n += linear(dim, Whole(m->kv_rank) + m->rope_dim, m->bias) + latent(m->kv_rank);
     n += Whole(m->kv_rank) * m->heads * (Whole(m->nope_dim) + m->v_dim);
     if (m->gate) n += Whole(dim) * m->heads;
+    if (const auto& x = m->indexer; x && !x->shared) {
+      n += Whole(m->q_rank.value_or(0)) * x->heads * x->head_dim + Whole(dim) * x->head_dim;
+      n += Whole(dim) * x->heads + norm_parameters(x->norm, x->head_dim);
+    }
     return n + linear(Whole(m->heads) * m->v_dim, dim, m->bias);
+  }
+  if (const auto* s = std::get_if<Nsa>(&mixer)) {
+    const Whole q = Whole(s->heads) * s->head_dim, kv = Whole(s->kv_heads) * s->head_dim;
+    const Whole rows = Whole(2) * q + Whole(6) * kv + Whole(3) * s->heads;
+    return rows * dim + Whole(2) * (Whole(s->block) * s->head_dim + compression(*s));
   }
   if (const auto r = recurrent_size(mixer, dim)) return recurrent_parameters(*r);
   const auto* a = std::get_if<Attention>(&mixer);
@@ -136,12 +155,37 @@ double recurrent_flops(const RecurrentSize& r) {
          2.0 * r.products * double(r.state[0]) * double(r.state[1]) * double(r.state[2]);
 }
 
+/// Compressed keys of a text of so many tokens.
+double compressed_keys(const Nsa& s, double length) {
+  return length < s.block ? 0 : std::floor((length - s.block) / s.stride) + 1;
+}
+
+double sparse_flops(const Nsa& s, int dim, double length) {
+  const double q = double(s.heads) * s.head_dim, kv = double(s.kv_heads) * s.head_dim;
+  const double projections = 2 * double(dim) * (2 * q + 6 * kv + 3 * double(s.heads));
+  // Compressed keys, each made once and seen from its block's end on.
+  const double keys = compressed_keys(s, length);
+  const double seen = keys * (length - s.block + 1) - s.stride * keys * (keys - 1) / 2;
+  const double made = 2 * 2 * keys * s.kv_heads * double(compression(s).value);
+  const double fine = mean_keys(length, s.selected * s.selected_block);
+  return projections + (made + 4 * q * seen) / length +
+         4 * q * (fine + mean_keys(length, s.window));
+}
+
 double mixer_flops(const Mixer& mixer, int dim, double length) {
   if (const auto* p = std::get_if<Parallel>(&mixer))
     return attention_flops(p->attention, dim, length) + recurrent_flops(size_of(p->mamba, dim));
-  if (const auto* m = std::get_if<Mla>(&mixer))
-    return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
-           2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, {});
+  if (const auto* s = std::get_if<Nsa>(&mixer)) return sparse_flops(*s, dim, length);
+  if (const auto* m = std::get_if<Mla>(&mixer)) {
+    // Of the chosen keys as of a window: the first queries see fewer.
+    const auto most = m->indexer ? std::optional(m->indexer->top_k) : std::nullopt;
+    double flops =
+        2.0 * static_cast<double>(mixer_parameters(mixer, dim).value) +
+        2.0 * m->heads * (m->nope_dim + m->rope_dim + m->v_dim) * mean_keys(length, most);
+    if (const auto& x = m->indexer; x && !x->shared)  // its queries meet all keys
+      flops += 2.0 * x->heads * (x->head_dim + 1.0) * mean_keys(length, {});
+    return flops;
+  }
   if (const auto r = recurrent_size(mixer, dim)) return recurrent_flops(*r);
   if (const auto* a = std::get_if<Attention>(&mixer)) return attention_flops(*a, dim, length);
   return 2.0 * static_cast<double>(mixer_parameters(mixer, dim).value);
@@ -165,6 +209,23 @@ double ffn_flops(const Ffn& ffn, int dim) {
   return 2.0 * static_cast<double>(ffn_parameters(ffn, dim).value);
 }
 
+/// Of a shared block, without norms.
+Whole shared_parameters(const SharedBlock& s, int dim) {
+  return attention_parameters(s.attention, Whole(2) * dim, dim) + ffn_parameters(s.mlp, dim);
+}
+/// Of what each block adds to it.
+Whole addition_parameters(const SharedBlock& s, int dim) {
+  Whole n = Whole(dim) * dim + Whole(s.rank) * (Whole(dim) + Whole(2) * s.mlp.hidden);
+  const Attention& a = s.attention;
+  if (s.attention_additions)
+    n += Whole(s.rank) * (Whole(6) * dim + (Whole(a.heads) + a.kv_heads) * a.head_dim +
+                          Whole(a.kv_heads) * a.value_dim());
+  return n;
+}
+const SharedBlock* shared_of(const Model& m, const Block& b) {
+  return b.shared ? &m.shared_blocks[static_cast<size_t>(*b.shared)] : nullptr;
+}
+
 /// Parameters that a block has for what the model gives it beside the stream, without norms.
 struct Beside {
   Whole mixer, ffn;
@@ -175,6 +236,7 @@ Beside beside(const Model& m, const Block& b) {
   if (b.shortcut) out.ffn += moe_parameters(*b.shortcut, m.dim, b.shortcut->experts);
   if (b.laurel > 0) out.mixer += Whole(2) * m.dim * b.laurel, ++out.norms;
   if (b.layer_scale) out.ffn += 1;
+  if (const auto* s = shared_of(m, b)) out.mixer += addition_parameters(*s, m.dim);
   if (m.layer_inputs) out.ffn += Whole(2) * m.dim * m.layer_inputs->width, ++out.norms;
   if (const auto& a = m.altup) {
     const Whole n = a->streams;
@@ -239,6 +301,10 @@ Count count(const Model& m) {
         Whole(static_cast<int64_t>(m.layers.size())) * l->width * (Whole(l->vocab) + m.dim);
     norm += l->width;
   }
+  for (const auto& s : m.shared_blocks) {
+    mixer += shared_parameters(s, m.dim);
+    norm += Whole(norm_parameters(s.norm, 2 * m.dim)) + norm_parameters(s.norm, m.dim);
+  }
   if (m.altup) embedding += Whole(2) * (m.altup->streams - 1) * m.dim * m.dim;
   if (!m.tie_head) head = table + Whole(m.head_bias ? m.vocab : 0);
   out.embedding = embedding.value, out.position = position.value, out.mixer = mixer.value;
@@ -253,6 +319,12 @@ double flops_per_token(const Model& m, int64_t length) {
   for (const Block& b : m.layers) {
     flops += mixer_flops(b.mixer, m.dim, static_cast<double>(length)) + ffn_flops(b.ffn, m.dim);
     if (b.shortcut) flops += moe_flops(*b.shortcut, m.dim);
+    if (const auto* s = shared_of(m, b)) {
+      flops += attention_flops(s->attention, 2 * m.dim, static_cast<double>(length)) +
+               ffn_flops(s->mlp, m.dim) +
+               2.0 * static_cast<double>(addition_parameters(*s, m.dim).value);
+      flops -= 2.0 * m.dim * s->attention.heads * s->attention.value_dim();  // it gives one width
+    }
     if (b.laurel > 0) flops += 4.0 * m.dim * b.laurel;
     if (const auto& l = m.layer_inputs) flops += 6.0 * m.dim * l->width;
     if (const auto& a = m.altup) flops += 4.0 * m.dim * a->streams * (a->streams + 1);
@@ -266,6 +338,7 @@ int64_t state_bytes(const Model& m, int64_t bytes_per_element) {
   for (const Block& b : m.layers)
     if (const auto r = recurrent_size(b.mixer, m.dim)) {
       bytes += Whole(4) * r->state[0] * r->state[1] * r->state[2];
+      bytes += Whole(4) * r->maxima;
       bytes += Whole(r->window.first) * r->window.second * bytes_per_element;
     }
   return bytes.value;
@@ -288,9 +361,17 @@ int64_t kv_bytes(const Model& m, int64_t context, int64_t bytes_per_element, int
                                  Whole(2) * (width / kv_group(width)) * bytes_per_element;
   };
   for (const Block& b : m.layers) {
-    if (const auto* l = std::get_if<Mla>(&b.mixer))
+    if (const auto* l = std::get_if<Mla>(&b.mixer)) {
       bytes += Whole(context) * (row(l->kv_rank) + row(l->rope_dim));
-    const auto* a = attention_in(b.mixer);
+      if (l->indexer && !l->indexer->shared) bytes += Whole(context) * row(l->indexer->head_dim);
+    }
+    if (const auto* s = std::get_if<Nsa>(&b.mixer)) {
+      const Whole rows = Whole(2) * context + std::min<int64_t>(context, s->window) +
+                         static_cast<int64_t>(compressed_keys(*s, double(context)));
+      bytes += Whole(2) * rows * s->kv_heads * row(s->head_dim);
+    }
+    const auto* shared = shared_of(m, b);
+    const auto* a = shared ? &shared->attention : attention_in(b.mixer);
     if (!a || a->kv_from) continue;
     const Whole kept = a->window ? std::min<int64_t>(context, *a->window) : context;
     bytes += kept * a->kv_heads * (row(a->head_dim) + row(a->value_dim()));

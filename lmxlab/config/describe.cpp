@@ -101,6 +101,22 @@ Phrases phrases(const Mamba& m) {
 Phrases phrases(const Lightning& m) {
   return {"lightning " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim)};
 }
+Phrases phrases(const RgLru& m) {
+  Phrases out{"rg_lru " + comma(m.width), "gates of " + comma(m.heads) + " blocks",
+              "convolution of " + std::to_string(m.conv)};
+  if (m.act != Act::gelu_tanh) out.push_back(enum_name(m.act));
+  return out;
+}
+Phrases phrases(const RwkvTime& m) {
+  return {"rwkv time mixing " + comma(m.inner)};
+}
+Phrases phrases(const RwkvChannel& m) {
+  return {"rwkv channel mixing " + comma(m.hidden)};
+}
+Phrases phrases(const Mlstm& m) {
+  return {"mlstm " + std::to_string(m.heads) + " x " + std::to_string(m.value_dim),
+          "keys of " + std::to_string(m.key_dim), "gates within " + number(m.gate_cap)};
+}
 
 Phrases phrases(const Attention& a) {
   Phrases out{"attention " + std::to_string(a.heads) + " x " + std::to_string(a.head_dim)};
@@ -172,6 +188,24 @@ Phrases mixer_phrases(const Mixer& mixer) {
     if (m->bias) out.push_back("biases");
     if (m->scale) out.push_back("scale " + number(*m->scale));
     if (m->gate) out.push_back("gate a head");
+    if (const auto& x = m->indexer) {
+      if (!x->shared)
+        out.push_back("indexer " + std::to_string(x->heads) + " x " + std::to_string(x->head_dim));
+      out.push_back("top " + comma(x->top_k) + (x->shared ? " keys as chosen before" : " keys"));
+    }
+    return out;
+  }
+  if (const auto* s = std::get_if<Nsa>(&mixer)) {
+    Phrases out{"sparse attention " + std::to_string(s->heads) + " x " +
+                std::to_string(s->head_dim)};
+    if (s->kv_heads != s->heads)
+      out.push_back(std::to_string(s->kv_heads) + (s->kv_heads == 1 ? " kv head" : " kv heads"));
+    if (const auto* r = std::get_if<Rope>(&s->position)) out.push_back(rope_phrase(*r));
+    out.push_back("blocks of " + comma(s->block) + " each " + comma(s->stride) + " compressed by " +
+                  comma(s->hidden));
+    out.push_back(comma(s->selected) + " blocks of " + comma(s->selected_block) + " selected");
+    out.push_back("window " + comma(s->window));
+    if (s->scale) out.push_back("scale " + number(*s->scale));
     return out;
   }
   return phrases(std::get<Attention>(mixer));
@@ -302,10 +336,11 @@ struct MixerName {
 };
 MixerName name_of(const Mixer& mixer) {
   constexpr std::pair<const char*, char> kLetters[] = {
-      {Attention::kind, 'A'}, {Mla::kind, 'L'},        {Mamba2::kind, 'M'},
-      {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'}, {KimiDelta::kind, 'K'},
-      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},  {Nothing::kind, '-'},
-      {Parallel::kind, 'P'}};
+      {Attention::kind, 'A'}, {Mla::kind, 'L'},         {Mamba2::kind, 'M'},
+      {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'},  {KimiDelta::kind, 'K'},
+      {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},   {RgLru::kind, 'R'},
+      {RwkvTime::kind, 'T'},  {RwkvChannel::kind, 'H'}, {Mlstm::kind, 'E'},
+      {Nothing::kind, '-'},   {Parallel::kind, 'P'},    {Nsa::kind, 'N'}};
   if (const auto* a = std::get_if<Attention>(&mixer); a && a->window)
     return {'W', a->chunked ? "attention in chunks" : "attention in a window"};
   if (const auto* c = std::get_if<Custom>(&mixer)) return {'X', c->name};
@@ -378,6 +413,14 @@ std::string describe(const Model& m) {
   if (pattern.letters.find_first_not_of(pattern.letters[0]) != std::string::npos)
     row(out, "pattern", {pattern.letters}), row(out, "", {pattern.legend});
 
+  for (size_t i = 0; i < m.shared_blocks.size(); ++i) {
+    const auto& s = m.shared_blocks[i];
+    Phrases shared = phrases(s.attention);
+    for (auto& phrase : mlp_phrases(s.mlp)) shared.push_back(std::move(phrase));
+    shared.push_back("additions of rank " + comma(s.rank));
+    row(out, "shared " + std::to_string(i), shared);
+  }
+
   constexpr size_t kRange = 12, kNumber = 16;
   const auto layer_line = [&](const std::string& range, const std::string& text,
                               const std::string& value) {
@@ -402,7 +445,9 @@ std::string describe(const Model& m) {
         first = false, range.clear();
       }
     };
-    lines(mixer_phrases(b.mixer), n.layers[i].mixer);
+    auto mixer = mixer_phrases(b.mixer);
+    if (b.shared) mixer.push_back("behind shared block " + comma(*b.shared));
+    lines(mixer, n.layers[i].mixer);
     auto ffn = ffn_phrases(b.ffn);
     if (b.shortcut) {
       ffn.push_back("shortcut");

@@ -3,6 +3,7 @@
 
 #include "lmxlab/config/mla.h"
 #include "lmxlab/config/norm.h"
+#include "lmxlab/config/nsa.h"
 #include "lmxlab/config/position.h"
 #include "lmxlab/config/recurrent.h"
 
@@ -111,8 +112,9 @@ inline RecurrentSize size_of(const Parallel& mixer, int dim) {
   return size_of(mixer.mamba, dim);
 }
 
-using Mixer = std::variant<Attention, Mla, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba,
-                           Lightning, Parallel, Nothing, Custom>;
+using Mixer =
+    std::variant<Attention, Mla, Nsa, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba, Lightning,
+                 Parallel, RgLru, RwkvTime, RwkvChannel, Mlstm, Nothing, Custom>;
 
 /// Of attention, alone or beside another mixer; null for others.
 inline const Attention* attention_in(const Mixer& mixer) {

@@ -8,6 +8,29 @@
 
 namespace lmxlab::config {
 
+/// The lightning indexer of DeepSeek-V3.2, arXiv:2512.02556, equation 1: of the keys that a query
+/// may look at, it meets the top_k with the largest sum over index heads of w relu(q . k) alone. q
+/// is made of the queries' latent vector, k and w of the stream; the first dimensions of q and k
+/// turn, as many as rope_dim. The choice has no gradient, so the language loss never moves the
+/// indexer: its parameters are frozen (the paper trains them by a KL loss of their own).
+struct Indexer {
+  int heads = 64, head_dim = 128;
+  int top_k = 2048;
+  bool interleaved = false;             // which pairs turn, as in Rope
+  Norm norm = LayerNorm{.eps = 1e-6f};  // of its keys
+  bool shared = false;  // takes what the last layer before it chose, and has nothing of its own
+                        // (arXiv:2603.12201)
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "index heads");
+    v("head_dim", head_dim, "dimensions of an index head");
+    v("top_k", top_k, "keys that a query meets");
+    v("interleaved", interleaved, "pairs (2i, 2i+1) turn, instead of halves");
+    v("norm", norm, "norm of the index keys");
+    v("shared", shared, "the choice is that of the last layer that made one");
+  }
+};
+
 /// DeepSeek-V2, arXiv:2405.04434, section 2.1. A query head has `nope_dim` dimensions that meet
 /// keys made of the latent vector and `rope_dim` that turn and meet a key which all heads share.
 struct Mla {
@@ -21,6 +44,7 @@ struct Mla {
   std::optional<float> scale = {};  // of the scores; 1 / sqrt(nope_dim + rope_dim) unless given
   float q_scale = 1, kv_scale = 1;  // the queries', and the normed latent vector, times that
   bool gate = false;                // what a head mixed times sigmoid of a projection (Ling 3)
+  std::optional<Indexer> indexer = {};
   template <class V>
   void visit(V& v) {
     v("heads", heads, "query heads");
@@ -36,6 +60,7 @@ struct Mla {
     v("q_scale", q_scale, "queries are multiplied by it");
     v("kv_scale", kv_scale, "the normed latent vector is multiplied by it");
     v("gate", gate, "what a head mixed times sigmoid of a projection");
+    v("indexer", indexer, "chooses the keys that a query meets");
   }
 };
 

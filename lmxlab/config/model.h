@@ -33,13 +33,15 @@ struct Block {
   /// Experts beside the FFN, over what it reads; the stream gets what they give only behind the
   /// next block (LongCat-Flash, arXiv:2509.01322).
   std::optional<Moe> shortcut = {};
-  int laurel = 0;            // rank of Gemma 3n's second path beside the mixer
-  bool layer_scale = false;  // the stream behind the block times a number (Gemma 4)
+  int laurel = 0;                  // rank of Gemma 3n's second path beside the mixer
+  bool layer_scale = false;        // the stream behind the block times a number (Gemma 4)
+  std::optional<int> shared = {};  // which of the shared blocks comes before its mixer (Zamba2)
   template <class V>
   void visit(V& v) {
     v("mixer", mixer,
-      "attention, mla, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, parallel, "
-      "none or custom");
+      "attention, mla, nsa, mamba2, gated_delta, short_conv, kimi_delta, mamba, lightning, "
+      "parallel, "
+      "rg_lru, rwkv_time, rwkv_channel, mlstm, none or custom");
     v("ffn", ffn, "mlp, moe, mlp_and_moe, none or custom");
     v("norm", norm, "rms, layer or custom");
     v("wiring", wiring, "pre, post, branch, sandwich, parallel, twin or chain");
@@ -50,6 +52,27 @@ struct Block {
     v("shortcut", shortcut, "experts whose result is added behind the next block");
     v("laurel", laurel, "rank of a learned path beside the mixer; 0: there is none");
     v("layer_scale", layer_scale, "the stream behind the block times a number of its own");
+    v("shared", shared, "number of the shared block before its mixer");
+  }
+};
+
+/// Attention and a gated FFN that several blocks have in common (Zamba2, arXiv:2411.15242). x:
+/// stream, e: embedding, N: norms like `norm`:
+///   T(x) = F(N2 A(N1 [x, e]))        the block's mixer reads its norm of x + L T(x)
+/// L is the block's own, and so are additions of a low rank to the projections of F, and of A.
+struct SharedBlock {
+  Attention attention = {};  // over 2 * dim numbers
+  Mlp mlp = {};
+  Norm norm = RmsNorm{};
+  int rank = 128;  // of the additions
+  bool attention_additions = false;
+  template <class V>
+  void visit(V& v) {
+    v("attention", attention, "attention over the stream and the embedding");
+    v("mlp", mlp, "the gated FFN behind it");
+    v("norm", norm, "before each of them");
+    v("rank", rank, "of what each block adds to the projections");
+    v("attention_additions", attention_additions, "also to those of queries, keys and values");
   }
 };
 
@@ -98,6 +121,7 @@ struct Model {
   std::optional<Norm> embed_norm = {};  // of the embeddings, before the first block (Bloom)
   std::optional<LayerInputs> layer_inputs = {};
   std::optional<AltUp> altup = {};
+  std::vector<SharedBlock> shared_blocks = {};
   float logit_scale = 1;  // logits are multiplied by it, before the cap
   std::optional<float> logit_softcap = {};
   float dropout = 0;       // of the embeddings and of each branch, while training
@@ -117,6 +141,7 @@ struct Model {
     v("embed_norm", embed_norm, "norm of the embeddings");
     v("layer_inputs", layer_inputs, "a vector a block and position, from a table of its own");
     v("altup", altup, "several streams, of which blocks see one");
+    v("shared_blocks", shared_blocks, "attention and FFNs that several blocks have in common");
     v("logit_scale", logit_scale, "logits are multiplied by it");
     v("logit_softcap", logit_softcap, "logits become cap * tanh(logits / cap)");
     v("dropout", dropout, "of embeddings and branches, while training");

@@ -104,6 +104,50 @@ RecurrentSize size_of(const Lightning& m, int dim) {
   return s;
 }
 
+RecurrentSize size_of(const RgLru& m, int dim) {
+  RecurrentSize s{.window = {m.conv - 1, m.width}, .state = {1, 1, m.width}, .products = 2};
+  auto& p = s.parameters;
+  for (int i = 0; i < 2; ++i) linear(p, dim, m.width, true);  // x, y
+  linear(p, m.conv, m.width, true);
+  const int64_t of_a_head = m.heads > 0 ? m.width / m.heads : 0;
+  for (int i = 0; i < 2; ++i) linear(p, of_a_head, m.width, true);  // the gates
+  p.emplace_back(1, m.width);
+  linear(p, m.width, dim, true);
+  return s;
+}
+
+RecurrentSize size_of(const RwkvTime& m, int dim) {
+  RecurrentSize s{.window = {1, dim}, .state = {1, 2, m.inner}, .maxima = m.inner, .products = 2};
+  auto& p = s.parameters;
+  linear(p, dim, dimension(3, m.inner), false);        // k, v, r
+  p.emplace_back(3, dim), p.emplace_back(2, m.inner);  // mixes; time_decay, time_first
+  linear(p, m.inner, dim, false);
+  return s;
+}
+
+RecurrentSize size_of(const RwkvChannel& m, int dim) {
+  RecurrentSize s{.window = {1, dim}};
+  linear(s.parameters, dim, m.hidden, false);
+  linear(s.parameters, dim, dim, false);
+  s.parameters.emplace_back(2, dim);
+  linear(s.parameters, m.hidden, dim, false);
+  return s;
+}
+
+RecurrentSize size_of(const Mlstm& m, int dim) {
+  const int64_t keys = dimension(m.heads, m.key_dim), values = dimension(m.heads, m.value_dim);
+  RecurrentSize s{.state = {m.heads, m.key_dim, dimension(1, m.value_dim, 1)},
+                  .maxima = m.heads,
+                  .products = 2};
+  auto& p = s.parameters;
+  linear(p, dim, dimension(2, keys), false);
+  linear(p, dim, dimension(2, values), false);  // v, gate
+  linear(p, dim, dimension(2, m.heads), true);  // i, f
+  p.emplace_back(1, values);
+  linear(p, values, dim, false);
+  return s;
+}
+
 std::optional<RecurrentSize> recurrent_size(const Mixer& mixer, int dim) {
   return std::visit(
       [&](const auto& m) -> std::optional<RecurrentSize> {

@@ -2,7 +2,7 @@
 // implementation's choice, are no part of a model.
 #pragma once
 
-#include "lmxlab/config/norm.h"
+#include "lmxlab/config/ffn.h"
 
 #include <array>
 #include <cstdint>
@@ -159,12 +159,82 @@ struct Lightning {
   }
 };
 
+/// Griffin's recurrent block around the real-gated linear recurrent unit (arXiv:2402.19427,
+/// sections 2.3 and 2.4). Two projections give x and y; x goes through a causal depthwise
+/// convolution. Gates r and i are sigmoids of products of x with one matrix and bias a head; the
+/// state h [width]:
+///   a = exp(-8 softplus(p) r),  h = a h + sqrt(1 - a^2) i x,  and h = i x at the first position
+/// Then act(y) h and the output projection.
+struct RgLru {
+  static constexpr const char* kind = "rg_lru";
+  int width = 64, heads = 1;
+  int conv = 4;
+  Act act = Act::gelu_tanh;
+  template <class V>
+  void visit(V& v) {
+    v("width", width, "width of the recurrence");
+    v("heads", heads, "blocks that the gates' matrices are made of");
+    v("conv", conv, "positions that the convolution sees");
+    v("act", act, "silu, gelu, gelu_tanh, relu or relu2");
+  }
+};
+
+/// RWKV-4's time mixing (arXiv:2305.13048, section 3.1). Keys, values and receptances r are
+/// projections of m x_t + (1 - m) x_(t-1), each with an m of its own. For each of `inner` channels,
+/// over the positions i before t:
+///   o_t = (sum_i exp(k_i - (t - 1 - i) w) v_i + exp(u + k_t) v_t) / (the same without v)
+/// with w = exp(time_decay), u = time_first. Then sigmoid(r) o and the output projection.
+struct RwkvTime {
+  static constexpr const char* kind = "rwkv_time";
+  int inner = 64;
+  template <class V>
+  void visit(V& v) {
+    v("inner", inner, "channels of keys, values and receptances");
+  }
+};
+
+/// RWKV-4's channel mixing (the same paper): sigmoid(R x') V relu(K x'')^2, where x' and x'' are
+/// m x_t + (1 - m) x_(t-1). It sees the position before, so that it is no FFN.
+struct RwkvChannel {
+  static constexpr const char* kind = "rwkv_channel";
+  int hidden = 1;
+  template <class V>
+  void visit(V& v) {
+    v("hidden", hidden, "inner width");
+  }
+};
+
+/// xLSTM's matrix memory (arXiv:2405.04517, section 2.3; as in arXiv:2503.13427). With i and f
+/// projections of the input, each through cap tanh(. / cap), a head's state C [key_dim, value_dim],
+/// n [key_dim] and m:
+///   m' = max(log sigmoid(f) + m, i),  a = exp(log sigmoid(f) + m - m'),  b = exp(i - m')
+///   C = a C + b k v^T,  n = a n + b k,  o = C^T q / (max(|n^T q|, exp(-m')) + eps)
+/// where q is divided by sqrt(key_dim) and all begin at zero. Then sigmoid(gate) norm(o), the
+/// LayerNorm over each head without bias, and the output projection.
+struct Mlstm {
+  static constexpr const char* kind = "mlstm";
+  int heads = 1;
+  int key_dim = 32, value_dim = 64;
+  float gate_cap = 15;
+  float eps = 1e-6f, norm_eps = 1e-6f;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("key_dim", key_dim, "dimensions of a query or key head");
+    v("value_dim", value_dim, "dimensions of a value head");
+    v("gate_cap", gate_cap, "i and f become cap * tanh(. / cap)");
+    v("eps", eps, "added to what outputs are divided by");
+    v("norm_eps", norm_eps, "added to the norm's variance");
+  }
+};
+
 /// What a recurrent mixer is made of.
 struct RecurrentSize {
   std::vector<std::pair<int64_t, int64_t>> parameters = {};  // rows and columns of each
   std::pair<int64_t, int64_t> window =
       {};                             // inputs that the convolution keeps: positions, channels
   std::array<int64_t, 3> state = {};  // float32: heads, rows, columns
+  int64_t maxima = 0;                 // float32: what the exponents of the state count from
   int products = 0;                   // with the state a token: reads and writes
 };
 /// @throws Error(usage) where a dimension is more than an array's can be.
@@ -174,6 +244,10 @@ RecurrentSize size_of(const ShortConv& mixer, int dim);
 RecurrentSize size_of(const KimiDelta& mixer, int dim);
 RecurrentSize size_of(const Mamba& mixer, int dim);
 RecurrentSize size_of(const Lightning& mixer, int dim);
+RecurrentSize size_of(const RgLru& mixer, int dim);
+RecurrentSize size_of(const RwkvTime& mixer, int dim);
+RecurrentSize size_of(const RwkvChannel& mixer, int dim);
+RecurrentSize size_of(const Mlstm& mixer, int dim);
 
 }  // namespace lmxlab::config
 

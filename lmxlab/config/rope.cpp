@@ -95,8 +95,10 @@ bool depends_on_length(const Model& model) {
   return std::any_of(model.layers.begin(), model.layers.end(), [](const Block& b) {
     const auto* a = attention_in(b.mixer);
     const auto* l = std::get_if<Mla>(&b.mixer);
+    const auto* s = std::get_if<Nsa>(&b.mixer);
     const auto* rope = a   ? std::get_if<Rope>(&a->position)
                        : l ? std::get_if<Rope>(&l->position)
+                       : s ? std::get_if<Rope>(&s->position)
                            : nullptr;
     return rope && depends_on_length(*rope);
   });

@@ -120,6 +120,64 @@ class Checker {
     norm("mixer.latent_norm", m.latent_norm);
     if (m.scale) above_zero("mixer.scale", *m.scale);
     scale("mixer.q_scale", m.q_scale), scale("mixer.kv_scale", m.kv_scale);
+    if (m.indexer) indexer(*m.indexer, m);
+  }
+  void indexer(const Indexer& x, const Mla& m) {
+    positive("mixer.indexer.top_k", x.top_k);
+    if (x.shared) return;  // it has no sizes then
+    positive("mixer.indexer.heads", x.heads), positive("mixer.indexer.head_dim", x.head_dim);
+    dimension("mixer.indexer.heads", x.heads, x.head_dim, "heads * head_dim");
+    norm("mixer.indexer.norm", x.norm);
+    if (!m.q_rank)
+      say("mixer.indexer", "its queries are made of the latent vector of queries; give q_rank");
+    if (std::holds_alternative<Rope>(m.position) && x.head_dim < m.rope_dim)
+      say("mixer.indexer.head_dim", "expected at least rope_dim, " + to_string(m.rope_dim) +
+                                        ", since so many turn, got " + to_string(x.head_dim));
+  }
+  // Of layers that take what another has chosen.
+  void choices(const std::vector<Block>& layers) {
+    const Indexer* last = nullptr;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const auto* m = std::get_if<Mla>(&layers[i].mixer);
+      if (!m || !m->indexer) continue;
+      const std::string path = "layers." + to_string(i) + ".mixer.indexer";
+      if (!m->indexer->shared)
+        last = &*m->indexer;
+      else if (!last)
+        say(path + ".shared", "no layer before it has chosen keys");
+      else if (last->top_k != m->indexer->top_k)
+        say(path + ".top_k", "expected that of the layer which chooses, " + to_string(last->top_k) +
+                                 ", got " + to_string(m->indexer->top_k));
+    }
+  }
+  void sparse_attention(const Nsa& n) {
+    positive("mixer.heads", n.heads), positive("mixer.kv_heads", n.kv_heads);
+    positive("mixer.head_dim", n.head_dim);
+    multiple("mixer.kv_heads", n.heads, "heads", n.kv_heads, "key/value heads");
+    dimension("mixer.heads", n.heads, n.head_dim, "heads * head_dim");
+    dimension("mixer.kv_heads", 3 * int64_t{n.kv_heads}, n.head_dim, "3 * kv_heads * head_dim");
+    if (const auto* r = std::get_if<Rope>(&n.position)) rope(*r, n.head_dim);
+    if (std::holds_alternative<Alibi>(n.position))
+      say("mixer.position", "sparse attention has rope or none");
+    for (const auto& [name, value] :
+         {std::pair("block", n.block), std::pair("stride", n.stride), std::pair("hidden", n.hidden),
+          std::pair("selected_block", n.selected_block), std::pair("selected", n.selected),
+          std::pair("window", n.window)})
+      positive(std::string("mixer.") + name, value);
+    dimension("mixer.block", n.block, n.head_dim, "block * head_dim");
+    dimension("mixer.selected", n.selected, n.selected_block, "selected * selected_block");
+    multiple("mixer.stride", n.block, "positions of a compressed key", n.stride, "a stride");
+    multiple("mixer.stride", n.selected_block, "positions of a selected block", n.stride,
+             "a stride");
+    if (n.block > n.selected_block)
+      say("mixer.block", "expected at most selected_block, " + to_string(n.selected_block) +
+                             ", got " + to_string(n.block));
+    at_least_zero("mixer.first", n.first), at_least_zero("mixer.local", n.local);
+    if (n.first >= 0 && n.local >= 0 && int64_t{n.first} + n.local > n.selected)
+      say("mixer.selected", "expected at least first + local, " +
+                                to_string(int64_t{n.first} + n.local) + ", got " +
+                                to_string(n.selected));
+    if (n.scale) above_zero("mixer.scale", *n.scale);
   }
   void moe(const Moe& m) {
     positive("ffn.experts", m.experts), positive("ffn.top_k", m.top_k);
@@ -203,8 +261,28 @@ class Checker {
     if ((m.gate_scale != 1 || m.sparsity > 0) && !m.gated)
       say("ffn.gated", "gate_scale and sparsity belong to a gate; set gated to true");
   }
+  void recurrent(const RgLru& m) {
+    positive("mixer.width", m.width), positive("mixer.heads", m.heads);
+    multiple("mixer.heads", m.width, "channels", m.heads, "heads");
+    convolution(m.conv);
+    if (m.act == Act::xielu) say("mixer.act", "a gate has no xielu, which has weights of its own");
+  }
+  void recurrent(const RwkvTime& m) {
+    positive("mixer.inner", m.inner);
+    dimension("mixer.inner", m.inner, 3, "3 * inner");
+  }
+  void recurrent(const RwkvChannel& m) { positive("mixer.hidden", m.hidden); }
+  void recurrent(const Mlstm& m) {
+    positive("mixer.heads", m.heads);
+    positive("mixer.key_dim", m.key_dim), positive("mixer.value_dim", m.value_dim);
+    dimension("mixer.heads", m.heads, int64_t{m.key_dim} + m.value_dim,
+              "heads * (key_dim + value_dim)");
+    above_zero("mixer.gate_cap", m.gate_cap);
+    epsilon("mixer.eps", m.eps), epsilon("mixer.norm_eps", m.norm_eps);
+  }
   void block(const Block& b) {
     if (const auto* m = std::get_if<Mla>(&b.mixer)) latent_attention(*m);
+    if (const auto* n = std::get_if<Nsa>(&b.mixer)) sparse_attention(*n);
     std::visit(
         [&](const auto& m) {
           if constexpr (requires { recurrent(m); }) recurrent(m);
@@ -251,6 +329,7 @@ class Checker {
     if (std::holds_alternative<Sinusoidal>(m.position) && m.dim % 2 != 0)
       say("dim", "sinusoidal positions need an even width, got " + to_string(m.dim));
     if (m.layers.empty()) say("layers", "expected at least one layer");
+    choices(m.layers);
     norm("final_norm", m.final_norm);
     if (m.tie_head && m.head_bias)
       say("head_bias", "a tied head has no bias; set tie_head to false or leave it out");
@@ -269,7 +348,15 @@ class Checker {
         say("altup.active", "expected one of the " + to_string(a->streams) + " streams, got " +
                                 to_string(a->active));
     }
-    for (size_t i = 0; i < m.layers.size(); ++i) lent_keys(m, i);
+    for (size_t i = 0; i < m.shared_blocks.size(); ++i) {
+      const auto& s = m.shared_blocks[i];
+      attention(s.attention), dense(s.mlp), norm("shared_blocks.norm", s.norm);
+      positive("shared_blocks.rank", s.rank);
+      if (!s.mlp.gated || s.mlp.act == Act::xielu)
+        say("shared_blocks.mlp", "expected a gated FFN, and no xielu");
+      if (s.attention.kv_from) say("shared_blocks.attention", "expected keys of its own");
+    }
+    for (size_t i = 0; i < m.layers.size(); ++i) lent_keys(m, i), shared_block(m, i);
     if (!m.layers.empty() && m.layers.back().shortcut)
       say("layers", "the last has a shortcut, and no block comes behind it");
     if (m.logit_softcap) above_zero("logit_softcap", *m.logit_softcap);
@@ -292,6 +379,18 @@ class Checker {
       say(path, to_string(a) + " " + of + " are no multiple of " + to_string(b) + " " + by);
   }
   void epsilon(const std::string& path, float eps) { at_least_zero(path, eps); }
+  void shared_block(const Model& m, size_t i) {
+    const Block& b = m.layers[i];
+    if (!b.shared) return;
+    const auto path = "layers." + to_string(i) + ".shared";
+    if (*b.shared < 0 || static_cast<size_t>(*b.shared) >= m.shared_blocks.size())
+      say(path, "expected one of the " + to_string(m.shared_blocks.size()) +
+                    " shared blocks, got " + to_string(*b.shared));
+    if (b.wiring != Wiring::pre) say(path, "expected pre wiring, got " + enum_name(b.wiring));
+    if (attention_in(b.mixer) || std::holds_alternative<Mla>(b.mixer) ||
+        !recurrent_size(b.mixer, m.dim))
+      say(path, "expected a recurrent mixer behind it");
+  }
   // Of a layer that has another's keys and values.
   void lent_keys(const Model& m, size_t i) {
     const auto* a = std::get_if<Attention>(&m.layers[i].mixer);

@@ -54,7 +54,7 @@ mx::array HeadNorm::split(const mx::array& x) const {
 
 Attention::Attention(const config::Attention& c, const Build& b)
     : q_proj(b.dim, c.heads * c.head_dim, c.qkv_bias, b.std, b.init),
-      o_proj(c.heads * c.value_dim(), b.dim, c.out_bias, b.residual_std, b.init),
+      o_proj(c.heads * c.value_dim(), b.out ? b.out : b.dim, c.out_bias, b.residual_std, b.init),
       config_(c),
       lends_(b.lends_keys) {
   if (own_keys()) k_proj.emplace(b.dim, c.kv_heads * c.head_dim, c.qkv_bias, b.std, b.init);

@@ -9,9 +9,13 @@
 #include "lmxlab/core/mamba2.h"
 #include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
+#include "lmxlab/core/mlstm.h"
 #include "lmxlab/core/moe.h"
+#include "lmxlab/core/nsa.h"
 #include "lmxlab/core/parallel.h"
 #include "lmxlab/core/recompute.h"
+#include "lmxlab/core/rg_lru.h"
+#include "lmxlab/core/rwkv.h"
 #include "lmxlab/core/short_conv.h"
 
 #include <mlx/ops.h>
@@ -31,6 +35,8 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<Attention>(c, build);
         else if constexpr (std::same_as<C, config::Mla>)
           return std::make_unique<Mla>(c, build);
+        else if constexpr (std::same_as<C, config::Nsa>)
+          return std::make_unique<Nsa>(c, build);
         else if constexpr (std::same_as<C, config::Mamba2>)
           return std::make_unique<Mamba2>(c, build);
         else if constexpr (std::same_as<C, config::GatedDelta>)
@@ -45,6 +51,14 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<Lightning>(c, build);
         else if constexpr (std::same_as<C, config::Parallel>)
           return std::make_unique<Parallel>(c, build);
+        else if constexpr (std::same_as<C, config::RgLru>)
+          return std::make_unique<RgLru>(c, build);
+        else if constexpr (std::same_as<C, config::RwkvTime>)
+          return std::make_unique<RwkvTime>(c, build);
+        else if constexpr (std::same_as<C, config::RwkvChannel>)
+          return std::make_unique<RwkvChannel>(c, build);
+        else if constexpr (std::same_as<C, config::Mlstm>)
+          return std::make_unique<Mlstm>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)
           return make_custom_mixer(c, build);
         else
@@ -99,6 +113,10 @@ Block::Block(const config::Block& c, const Build& b)
   if (c.laurel > 0) laurel_.emplace(c, b);
   if (c.layer_scale) layer_scalar_ = Param{ones({1}), false};
   if (!b.model) return;
+  if (c.shared) {
+    shared_ = static_cast<size_t>(*c.shared);
+    shared_part_.emplace(b.model->shared_blocks[shared_], b);
+  }
   if (const auto& l = b.model->layer_inputs) layer_input_.emplace(*l, c.norm, b);
   if (const auto& a = b.model->altup) altup_.emplace(*a, c.norm, b), active_ = a->active;
 }
@@ -113,7 +131,17 @@ void Block::visit(Visitor& v) {
   if (after) v("pre_feedforward_layernorm", before_ffn_);
   v("post_feedforward_layernorm", after_ffn_);
   v("shortcut", shortcut_), v("laurel", laurel_), v("", layer_input_), v("altup", altup_);
-  v("layer_scalar", layer_scalar_);
+  v("layer_scalar", layer_scalar_), v("", shared_part_);
+}
+
+std::unique_ptr<LayerCache> Block::make_cache(const CacheOptions& options,
+                                              const SharedBlock* shared) const {
+  if (!mixer_) return nullptr;
+  auto own = mixer_->make_cache(options);
+  if (!shared_part_) return own;
+  std::vector<std::unique_ptr<LayerCache>> parts;
+  parts.push_back(shared[shared_].attention.make_cache(options)), parts.push_back(std::move(own));
+  return std::make_unique<CompositeCache>(std::move(parts));
 }
 
 void Block::operator()(Residual& stream, Pass& pass) const {
@@ -154,7 +182,12 @@ void Block::operator()(Residual& stream, Pass& pass) const {
 // What both branches see, where they are parallel; then what the mixer mixes.
 Arrays Block::project(Residual& stream, Pass& pass) const {
   if (!mixer_ && !side_by_side() && !laurel_) return {};
-  const auto n = before(stream, before_mixer_, pass);
+  const auto n = [&] {
+    if (!shared_part_) return before(stream, before_mixer_, pass);
+    const auto& x = stream.value();
+    const auto beside = pass.shared_blocks[shared_](x, *pass.embeddings, *shared_part_, pass);
+    return (*before_mixer_)(kernels::add(x, beside));
+  }();
   Arrays out;
   if (wiring_ == Wiring::chain) stream = Residual(n);
   if (wiring_ == Wiring::parallel) out.push_back(n);

@@ -5,6 +5,7 @@
 #include "lmxlab/core/mixer.h"
 #include "lmxlab/core/moe.h"
 #include "lmxlab/core/residual.h"
+#include "lmxlab/core/shared_block.h"
 #include "lmxlab/core/side_paths.h"
 
 #include <memory>
@@ -24,9 +25,9 @@ class Block {
   /// The same for all streams at once. [B, L, n, D] -> [B, L, n, D]
   mx::array over_streams(const mx::array& streams, Pass& pass) const;
   void visit(Visitor& v);
-  std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const {
-    return mixer_ ? mixer_->make_cache(options) : nullptr;
-  }
+  /// @param shared  the model's shared blocks
+  std::unique_ptr<LayerCache> make_cache(const CacheOptions& options,
+                                         const SharedBlock* shared = nullptr) const;
 
  private:
   // Both branches begin from the same stream.
@@ -58,6 +59,8 @@ class Block {
   std::optional<AltUp> altup_;
   int active_ = 0;                     // of several streams
   std::optional<Param> layer_scalar_;  // [1]
+  std::optional<SharedPart> shared_part_;
+  size_t shared_ = 0;  // which of the shared blocks
 };
 
 }  // namespace lmxlab::core

@@ -23,7 +23,7 @@ using Parts = std::vector<mx::array>;
 // Which arrays: the numbers themselves, or each as packed words, scales and biases.
 class Format {
  public:
-  explicit Format(int bits) : bits_(bits) {
+  Format(int bits, Holds holds) : bits_(bits), values_(holds == Holds::keys_and_values) {
     if (bits != 0 && bits != 4 && bits != 8 && bits != 16)
       throw Error(Kind::usage,
                   "[cache] kv_bits: expected 0 (none), 16, 8 or 4, got " + std::to_string(bits));
@@ -33,21 +33,27 @@ class Format {
   mx::Dtype kept(mx::Dtype dtype) const {
     return bits_ == 16 && dtype == mx::float32 ? mx::float16 : dtype;
   }
-  size_t parts() const { return packed() ? 6 : 2; }
+  bool values() const { return values_; }
+  bool lendable() const { return values_ && !packed(); }
+  size_t parts() const { return (packed() ? 3 : 1) * (values_ ? 2 : 1); }
 
   Parts encode(const mx::array& k, const mx::array& v) const {
-    if (!packed()) return {kernels::cast(k, kept(k.dtype())), kernels::cast(v, kept(v.dtype()))};
-    auto all = mx::quantize(k, group(k.shape(3)), bits_);
-    for (auto& part : mx::quantize(v, group(v.shape(3)), bits_)) all.push_back(part);
+    Parts all;
+    const auto add = [&](const mx::array& x) {
+      if (!packed()) return all.push_back(kernels::cast(x, kept(x.dtype())));
+      for (auto& part : mx::quantize(x, group(x.shape(3)), bits_)) all.push_back(part);
+    };
+    add(k);
+    if (values_) add(v);
     return all;
   }
   Keys decode(const Parts& p, int start, bool ring) const {
-    if (!packed()) return {p[0], p[1], start, ring};
+    if (!packed()) return {p[0], values_ ? p[1] : p[0], start, ring};
     const auto numbers = [](const kernels::QuantizedKeys& q) {
       return mx::dequantize(q.packed, q.scales, q.biases, q.group, q.bits);
     };
-    Keys::Packed packed{packed_part(p, 0), packed_part(p, 3)};
-    auto k = numbers(packed.k), v = numbers(packed.v);
+    Keys::Packed packed{packed_part(p, 0), packed_part(p, values_ ? 3 : 0)};
+    auto k = numbers(packed.k), v = values_ ? numbers(packed.v) : k;
     return {std::move(k), std::move(v), start, ring, std::move(packed)};
   }
 
@@ -66,6 +72,7 @@ class Format {
     return config::kv_group(width);
   }
   int bits_;
+  bool values_;
 };
 
 mx::array room(const mx::array& like, int n) {
@@ -121,16 +128,22 @@ struct Buffers {
   }
   // The same of numbers, in two steps of the graph where they are packed.
   void append(const mx::array& k, const mx::array& v, int at) {
-    if (!format.packed() || all[1].dtype() != k.dtype() || all[4].dtype() != v.dtype())
-      return write(format.encode(k, v), at);
-    auto old_k = format.packed_part(all, 0), old_v = format.packed_part(all, 3);
+    const std::vector<const mx::array*> numbers =
+        format.values() ? std::vector{&k, &v} : std::vector{&k};
+    bool other = !format.packed();
+    for (size_t i = 0; i < numbers.size() && !other; ++i)
+      other = all[3 * i + 1].dtype() != numbers[i]->dtype();
+    if (other) return write(format.encode(k, v), at);
+    std::vector<kernels::QuantizedKeys> old;
+    for (size_t i = 0; i < numbers.size(); ++i) old.push_back(format.packed_part(all, 3 * i));
     all.clear();
-    const auto new_k = kernels::append_quantized(k, std::move(old_k), at);
-    const auto new_v = kernels::append_quantized(v, std::move(old_v), at);
-    for (const auto& part : {new_k, new_v})
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      const auto part = kernels::append_quantized(*numbers[i], std::move(old[i]), at);
       all.insert(all.end(), {part.packed, part.scales, part.biases});
+    }
   }
   Keys view(int n, int start, bool ring) const {
+    if (all.empty()) throw Error(Kind::internal, "[cache] nothing was appended yet");
     Parts some;
     for (const auto& part : all) some.push_back(columns(part, 0, n));
     return format.decode(some, start, ring);
@@ -146,8 +159,9 @@ struct Buffers {
     if (arrays.size() != format.parts() || !std::all_of(arrays.begin(), arrays.end(), fits))
       throw Error(Kind::mismatch,
                   "[cache] expected " + std::string(format.packed() ? "packed " : "") +
-                      "keys and values, " + std::to_string(format.parts()) +
-                      " arrays [B, K, S, *] of at least " + std::to_string(needed) + " positions");
+                      (format.values() ? "keys and values, " : "keys, ") +
+                      std::to_string(format.parts()) + " arrays [B, K, S, *] of at least " +
+                      std::to_string(needed) + " positions");
     all = std::move(arrays);
   }
   size_t bytes() const {
@@ -165,7 +179,7 @@ struct Buffers {
 
 class Plain : public KeyCache {
  public:
-  explicit Plain(int bits) : buffers_{Format(bits)} {}
+  Plain(int bits, Holds holds) : buffers_{Format(bits, holds)} {}
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Plain>(*this); }
   Keys append(const mx::array& k, const mx::array& v) override {
     make_room(k.shape(2), [&] { return buffers_.format.encode(k, v); });
@@ -173,8 +187,9 @@ class Plain : public KeyCache {
     length_ += k.shape(2);
     return buffers_.view(length_, 0, false);
   }
+  Keys held() const override { return buffers_.view(length_, 0, false); }
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
-    if (buffers_.format.packed()) return std::nullopt;
+    if (!buffers_.format.lendable()) return std::nullopt;
     make_room(n, [&] { return buffers_.like(k, v); });
     return buffers_.lend(k, v, length_);
   }
@@ -191,6 +206,7 @@ class Plain : public KeyCache {
   }
   void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
   std::vector<mx::array> arrays() const override { return buffers_.all; }
+  size_t array_count() const override { return buffers_.format.parts(); }
   void restore(std::vector<mx::array> arrays, int length) override {
     buffers_.restore(std::move(arrays), length);
     length_ = length;
@@ -211,15 +227,16 @@ class Plain : public KeyCache {
 
 class Rotating : public KeyCache {
  public:
-  Rotating(int window, int bits) : buffers_{Format(bits)}, window_(window) {}
+  Rotating(int window, int bits, Holds holds) : buffers_{Format(bits, holds)}, window_(window) {}
   std::unique_ptr<LayerCache> clone() const override { return std::make_unique<Rotating>(*this); }
 
   Keys append(const mx::array& k, const mx::array& v) override {
     return k.shape(2) == 1 ? append_one(k, v) : append_many(k, v);
   }
+  Keys held() const override { return buffers_.view(kept(), 0, length_ > window_); }
   // Until the ring is full.
   std::optional<Loan> lend(int n, const CacheRow& k, const CacheRow& v) override {
-    if (length_ + n > window_ || buffers_.format.packed()) return std::nullopt;
+    if (length_ + n > window_ || !buffers_.format.lendable()) return std::nullopt;
     make_room(n, [&] { return buffers_.like(k, v); });
     return buffers_.lend(k, v, length_);
   }
@@ -236,8 +253,10 @@ class Rotating : public KeyCache {
   }
   void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
   std::vector<mx::array> arrays() const override { return buffers_.all; }
+  size_t array_count() const override { return buffers_.format.parts(); }
   void restore(std::vector<mx::array> arrays, int length) override {
-    if (arrays.size() == 2 && arrays[0].ndim() == 4 && arrays[0].shape(2) > window_)
+    if (arrays.size() <= 2 && !arrays.empty() && arrays[0].ndim() == 4 &&
+        arrays[0].shape(2) > window_)
       throw Error(Kind::mismatch, "[cache] " + std::to_string(arrays[0].shape(2)) +
                                       " positions do not fit a window of " +
                                       std::to_string(window_));
@@ -247,14 +266,14 @@ class Rotating : public KeyCache {
   size_t bytes() const override { return buffers_.bytes(); }
 
  private:
-  int held() const { return std::min(length_, window_); }
+  int kept() const { return std::min(length_, window_); }
 
   // The position p lies in column p mod window.
   Keys append_one(const mx::array& k, const mx::array& v) {
     if (length_ < window_) make_room(1, [&] { return buffers_.format.encode(k, v); });
     buffers_.append(k, v, length_ % window_);
     ++length_;
-    return buffers_.view(held(), 0, length_ > window_);
+    return held();
   }
 
   // The first of several queries still sees window - 1 positions before it, so the ring is laid out
@@ -269,7 +288,7 @@ class Rotating : public KeyCache {
     }
     const int before = std::min(length_, window_ - 1);
     const int width = before + n;
-    const auto kept = [&](const mx::array& joined) {
+    const auto ring = [&](const mx::array& joined) {
       const auto tail = columns(joined, width - window_, width);
       const int turn = (total - window_) % window_;  // the column of the tail's first position
       if (turn == 0) return mx::contiguous(tail);
@@ -284,7 +303,7 @@ class Rotating : public KeyCache {
     }
     const int start = length_ - before;
     buffers_.all.clear();
-    for (const auto& part : joined) buffers_.all.push_back(kept(part));
+    for (const auto& part : joined) buffers_.all.push_back(ring(part));
     length_ = total;
     return buffers_.format.decode(joined, start, false);
   }
@@ -313,11 +332,11 @@ class Rotating : public KeyCache {
 
 }  // namespace
 
-std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options) {
-  return std::make_unique<Plain>(options.kv_bits);
+std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options, Holds holds) {
+  return std::make_unique<Plain>(options.kv_bits, holds);
 }
-std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options) {
-  return std::make_unique<Rotating>(window, options.kv_bits);
+std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options, Holds holds) {
+  return std::make_unique<Rotating>(window, options.kv_bits, holds);
 }
 
 bool StateCache::fit(const std::vector<mx::array>& states) const {
@@ -375,25 +394,74 @@ size_t StateCache::bytes() const {
   return n;
 }
 
-void KeyAndStateCache::trim(int n) {
-  if (!can_trim(n)) cannot_trim(n, trimmable());
-  keys_->trim(n), states_->trim(n);
+std::unique_ptr<LayerCache> CompositeCache::clone() const {
+  std::vector<std::unique_ptr<LayerCache>> parts;
+  for (const auto& p : parts_) parts.push_back(p->clone());
+  return std::make_unique<CompositeCache>(std::move(parts));
 }
 
-std::vector<mx::array> KeyAndStateCache::arrays() const {
-  auto out = keys_->arrays();
-  for (auto& a : states_->arrays()) out.push_back(a);
+void CompositeCache::reserve(int positions) {
+  for (auto& p : parts_) p->reserve(positions);
+}
+
+int CompositeCache::trimmable() const {
+  int n = length();
+  for (const auto& p : parts_) n = std::min(n, p->trimmable());
+  return n;
+}
+
+bool CompositeCache::can_trim(int n) const {
+  return std::all_of(parts_.begin(), parts_.end(), [n](const auto& p) { return p->can_trim(n); });
+}
+
+void CompositeCache::trim(int n) {
+  if (!can_trim(n)) cannot_trim(n, trimmable());
+  for (auto& p : parts_) p->trim(n);
+}
+
+void CompositeCache::mark() {
+  for (auto& p : parts_) p->mark();
+}
+
+void CompositeCache::reorder(const mx::array& rows) {
+  for (auto& p : parts_) p->reorder(rows);
+}
+
+std::vector<mx::array> CompositeCache::arrays() const {
+  std::vector<mx::array> out;
+  for (const auto& p : parts_)
+    for (auto& a : p->arrays()) out.push_back(a);
   return out;
 }
 
-void KeyAndStateCache::restore(std::vector<mx::array> arrays, int length) {
-  const auto states = dynamic_cast<StateCache&>(*states_).size();
-  const auto first =
-      arrays.begin() + static_cast<std::ptrdiff_t>(arrays.size() - std::min(arrays.size(), states));
-  const auto tried = keys_->clone();  // nothing changes unless both fit
-  tried->restore({arrays.begin(), first}, length);
-  states_->restore({first, arrays.end()}, length);
-  keys_ = tried->clone();
+size_t CompositeCache::array_count() const {
+  size_t n = 0;
+  for (const auto& p : parts_) n += p->array_count();
+  return n;
+}
+
+// Copies are restored first: one part that refuses leaves all as they were.
+void CompositeCache::restore(std::vector<mx::array> arrays, int length) {
+  const bool none = arrays.empty() && length == 0;
+  if (!none && arrays.size() != array_count())
+    throw Error(Kind::mismatch, "[cache] expected the " + std::to_string(array_count()) +
+                                    " arrays of a mixer's memories, got " +
+                                    std::to_string(arrays.size()));
+  std::vector<std::unique_ptr<LayerCache>> restored;
+  auto next = arrays.begin();
+  for (const auto& p : parts_) {
+    const auto n = static_cast<std::ptrdiff_t>(none ? 0 : p->array_count());
+    restored.push_back(p->clone());
+    restored.back()->restore({next, next + n}, length);
+    next += n;
+  }
+  parts_ = std::move(restored);
+}
+
+size_t CompositeCache::bytes() const {
+  size_t n = 0;
+  for (const auto& p : parts_) n += p->bytes();
+  return n;
 }
 
 Cache::Cache(std::vector<std::unique_ptr<LayerCache>> layers, std::shared_ptr<Runtime> runtime)

@@ -68,6 +68,8 @@ class LayerCache {
   virtual void reorder(const mx::array& rows) = 0;
   /// Its arrays [B, ...], to be evaluated together with the logits. Empty before the first pass.
   virtual std::vector<mx::array> arrays() const = 0;
+  /// How many those are, from the first pass on.
+  virtual size_t array_count() const = 0;
   /// Restores what `arrays` and `length` gave; a mark is forgotten. @throws Error(mismatch)
   virtual void restore(std::vector<mx::array> arrays, int length) = 0;
   /// Bytes of its buffers, as allocated.
@@ -80,6 +82,9 @@ class KeyCache : public LayerCache {
   /// Appends L positions; k, v: [B, K, L, Dh], keys rotated already. Lazy.
   /// The result must be used and dropped before the next append, or that one copies the buffer.
   virtual Keys append(const mx::array& k, const mx::array& v) = 0;
+  /// What the last append gave, once more; after a trim, without what was taken back. A full ring
+  /// cannot say what several queries of that append saw. @throws Error(internal) before the first.
+  virtual Keys held() const = 0;
   /// The buffers themselves, with room for n positions more, for whoever writes them in place; then
   /// `give_back` is called. None where they do not lie in order, or have another type.
   virtual std::optional<Loan> lend(int /*n*/, const CacheRow& /*k*/, const CacheRow& /*v*/) {
@@ -116,6 +121,7 @@ class StateCache : public LayerCache {
   void mark() override { marked_ = now_; }
   void reorder(const mx::array& rows) override;
   std::vector<mx::array> arrays() const override { return now_.states; }
+  size_t array_count() const override { return of_.size(); }
   void restore(std::vector<mx::array> arrays, int length) override;
   /// Those of a mark included, once they are others.
   size_t bytes() const override;
@@ -132,34 +138,32 @@ class StateCache : public LayerCache {
   std::optional<Moment> marked_;
 };
 
-/// Of attention beside a recurrent mixer in one layer: everything is asked of both.
-class KeyAndStateCache : public LayerCache {
+/// Several memories of one mixer, which see the same positions: a mixer finds the i-th of a kind
+/// (Pass::keys, Pass::states). Its arrays are theirs, one part's after another's.
+class CompositeCache : public LayerCache {
  public:
-  KeyAndStateCache(std::unique_ptr<LayerCache> keys, std::unique_ptr<LayerCache> states)
-      : keys_(std::move(keys)), states_(std::move(states)) {}
-  std::unique_ptr<LayerCache> clone() const override {
-    return std::make_unique<KeyAndStateCache>(keys_->clone(), states_->clone());
-  }
-  /// The one of this kind, or null.
-  template <class C>
-  C* part() {
-    auto* first = dynamic_cast<C*>(keys_.get());
-    return first ? first : dynamic_cast<C*>(states_.get());
-  }
+  explicit CompositeCache(std::vector<std::unique_ptr<LayerCache>> parts)
+      : parts_(std::move(parts)) {}
+  std::unique_ptr<LayerCache> clone() const override;
 
-  void reserve(int positions) override { keys_->reserve(positions); }
-  int length() const override { return keys_->length(); }
-  int trimmable() const override { return std::min(keys_->trimmable(), states_->trimmable()); }
-  bool can_trim(int n) const override { return keys_->can_trim(n) && states_->can_trim(n); }
+  LayerCache* part(size_t i) { return parts_[i].get(); }
+  const LayerCache* part(size_t i) const { return parts_[i].get(); }
+  size_t size() const { return parts_.size(); }
+
+  void reserve(int positions) override;
+  int length() const override { return parts_.empty() ? 0 : parts_[0]->length(); }
+  int trimmable() const override;
+  bool can_trim(int n) const override;
   void trim(int n) override;
-  void mark() override { keys_->mark(), states_->mark(); }
-  void reorder(const mx::array& rows) override { keys_->reorder(rows), states_->reorder(rows); }
+  void mark() override;
+  void reorder(const mx::array& rows) override;
   std::vector<mx::array> arrays() const override;
+  size_t array_count() const override;
   void restore(std::vector<mx::array> arrays, int length) override;
-  size_t bytes() const override { return keys_->bytes() + states_->bytes(); }
+  size_t bytes() const override;
 
- private:
-  std::unique_ptr<LayerCache> keys_, states_;
+ protected:
+  std::vector<std::unique_ptr<LayerCache>> parts_;
 };
 
 struct CacheOptions {
@@ -172,12 +176,18 @@ struct CacheOptions {
   int max_kv = 0;
 };
 
+/// What a KeyCache holds: of keys alone `append` looks at no values, and the keys are what it gives
+/// in their place.
+enum class Holds { keys_and_values, keys };
+
 /// All positions, in a buffer that grows by kGrowth positions.
 /// @throws Error(usage) for other bits; packed ones at the first append, for heads of numbers that
 ///   are no multiple of 32.
-std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options = {});
+std::unique_ptr<KeyCache> plain_cache(const CacheOptions& options = {},
+                                      Holds holds = Holds::keys_and_values);
 /// The last `window` positions, in a ring.
-std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options = {});
+std::unique_ptr<KeyCache> rotating_cache(int window, const CacheOptions& options = {},
+                                         Holds holds = Holds::keys_and_values);
 
 inline constexpr int kGrowth = 256;
 

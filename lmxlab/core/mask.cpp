@@ -46,6 +46,18 @@ mx::array mask_array(const Pass& pass, int length, const Keys& keys, const Reach
   return allowed;
 }
 
+mx::array mask_at(const Pass& pass, const Keys& keys, std::optional<int> window,
+                  const mx::array& columns) {
+  const int length = columns.shape(1), next = pass.offset + length;
+  const auto q = mx::reshape(mx::arange(pass.offset, next, mx::int32), {1, length, 1});
+  const auto k = mx::take(key_positions(keys, next), columns);
+  auto allowed = mx::less_equal(k, q);
+  if (window)
+    allowed = mx::logical_and(allowed, mx::greater(k, mx::subtract(q, mx::array(*window))));
+  if (!pass.pads) return allowed;
+  return mx::logical_and(allowed, mx::greater_equal(k, mx::reshape(*pass.pads, {-1, 1, 1})));
+}
+
 kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
                                    std::optional<float> softcap) {
   return {.causal = true,

@@ -41,6 +41,10 @@ kernels::AttentionMask causal_mask(const Pass& pass, std::optional<int> window,
 /// L, S].
 mx::array mask_array(const Pass& pass, int length, const Keys& keys, const Reach& reach);
 
+/// The same of some columns alone, each query's own: of columns [B, L, k] bool [B, L, k].
+mx::array mask_at(const Pass& pass, const Keys& keys, std::optional<int> window,
+                  const mx::array& columns);
+
 /// Which of a pass's L columns hold tokens: bool [B, L, 1]; none where no row is padded.
 std::optional<mx::array> token_columns(const Pass& pass, int length);
 

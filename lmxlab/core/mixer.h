@@ -51,6 +51,7 @@ struct Build {
   float residual_std;
   Init& init;
   const config::Model* model = nullptr;  // the whole, where there is one
+  int out = 0;                           // width of what a mixer gives; 0: dim
   bool lends_keys = false;               // a later layer has this one's keys and values
 };
 

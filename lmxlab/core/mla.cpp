@@ -3,8 +3,10 @@
 #include "lmxlab/core/attention.h"
 #include "lmxlab/kernels/elementwise.h"
 
+#include <mlx/fast.h>
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -20,6 +22,16 @@ mx::array part(const mx::array& x, int from, int to) {
 // [B, L, H D] -> [B, H, L, D]
 mx::array heads_of(const mx::array& x, int heads) {
   return mx::transpose(mx::reshape(x, {x.shape(0), x.shape(1), heads, -1}), {0, 2, 1, 3});
+}
+
+mx::array f32(const mx::array& a) {
+  return kernels::cast(a, mx::float32);
+}
+// Rows that queries chose take no more numbers than this at a time.
+constexpr int64_t kGathered = int64_t{1} << 24;
+// A score that no softmax sees.
+mx::array hidden() {
+  return mx::array(std::numeric_limits<float>::lowest());
 }
 
 }  // namespace
@@ -41,6 +53,7 @@ Mla::Mla(const config::Mla& c, const Build& b)
   if (c.gate) gate_proj.emplace(b.dim, c.heads, false, b.std, b.init);
   if (const auto* rope = std::get_if<config::Rope>(&c.position))
     rotation_.emplace(*rope, c.rope_dim);
+  if (c.indexer && !c.indexer->shared) indexer.emplace(c, b);
 }
 
 float Mla::scale() const {
@@ -52,20 +65,32 @@ std::optional<int> Mla::window(const Pass& pass) {
 }
 
 std::unique_ptr<LayerCache> Mla::make_cache(const CacheOptions& options) const {
-  return options.max_kv > 0 ? rotating_cache(options.max_kv, options) : plain_cache(options);
+  const auto make = [&](Holds holds) {
+    return options.max_kv > 0 ? rotating_cache(options.max_kv, options, holds)
+                              : plain_cache(options, holds);
+  };
+  if (!indexer) return make(Holds::keys_and_values);
+  std::vector<std::unique_ptr<LayerCache>> parts;
+  parts.push_back(make(Holds::keys_and_values)), parts.push_back(make(Holds::keys));
+  return std::make_unique<CompositeCache>(std::move(parts));
 }
 
 Arrays Mla::project(const mx::array& x, Pass&) const {
   const auto& c = config_;
   std::vector<const Linear*> layers{q_proj ? &*q_proj : &*q_a_proj, &kv_a_proj_with_mqa};
   if (gate_proj) layers.push_back(&*gate_proj);
-  auto first = core::project(x, layers);
-  auto q = q_proj ? first[0] : (*q_b_proj)((*q_a_layernorm)(first[0]));
+  if (indexer) layers.push_back(&indexer->wk), layers.push_back(&indexer->weights_proj);
+  const auto first = core::project(x, layers);
+  const auto query = q_proj ? first[0] : (*q_a_layernorm)(first[0]);
+  auto q = q_proj ? query : (*q_b_proj)(query);
   if (c.q_scale != 1) q = kernels::scale(q, c.q_scale);
   auto latent = kv_a_layernorm(part(first[1], 0, c.kv_rank));
   if (c.kv_scale != 1) latent = kernels::scale(latent, c.kv_scale);
   Arrays out{q, mx::concatenate({latent, part(first[1], c.kv_rank, c.kv_rank + c.rope_dim)}, -1)};
   if (gate_proj) out.push_back(first[2]);
+  if (indexer)
+    for (const auto& a : indexer->project(query, first[layers.size() - 2], first.back()))
+      out.push_back(a);
   return out;
 }
 
@@ -82,10 +107,22 @@ mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
   }
   auto* slot = pass.keys();
   const Keys keys = slot ? slot->append(latent, key) : Keys{latent, key, pass.offset, false};
+  if (indexer)
+    pass.chosen = indexer->choose({projected.end() - 3, projected.end()},
+                                  slot ? pass.keys(1) : nullptr, window(pass), pass);
+  const auto chosen = c.indexer ? pass.chosen : std::nullopt;
   // Products of one more query, and of making keys and values of all positions.
   const double L = q.shape(2), S = keys.k.shape(2), wide = c.nope_dim + c.v_dim, r = c.kv_rank;
   const bool few = slot && L * (r * wide + S * (2 * r - wide)) < S * r * wide;
-  auto out = mx::transpose(few ? absorbed(q, keys, pass) : expanded(q, keys, pass), {0, 2, 1, 3});
+  // Rows that are chosen: read by few queries, or met by many in fewer products than all of them.
+  const double k = chosen ? chosen->shape(2) : 0;
+  const bool less =
+      slot && chosen &&
+      (L * k < S || k * (2 * r + c.rope_dim) < S * (c.nope_dim + c.rope_dim + c.v_dim));
+  auto out = less  ? gathered(q, keys, *chosen, pass)
+             : few ? absorbed(q, keys, chosen, pass)
+                   : expanded(q, keys, chosen, pass);
+  out = mx::transpose(out, {0, 2, 1, 3});
   if (gate_proj) {
     const auto gate = mx::sigmoid(kernels::cast(projected[2], mx::float32));
     out = mx::multiply(out, mx::expand_dims(kernels::cast(gate, out.dtype()), -1));
@@ -93,7 +130,13 @@ mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
   return mx::reshape(out, {out.shape(0), out.shape(1), c.heads * c.v_dim});
 }
 
-mx::array Mla::expanded(const mx::array& q, const Keys& keys, Pass& pass) const {
+mx::array Mla::allowed(int length, const Keys& keys, const Chosen& chosen, const Pass& pass) const {
+  const auto mask = mask_array(pass, length, keys, window(pass));
+  return chosen ? mx::logical_and(mask, chosen_mask(*chosen, keys.k.shape(2))) : mask;
+}
+
+mx::array Mla::expanded(const mx::array& q, const Keys& keys, const Chosen& chosen,
+                        Pass& pass) const {
   const auto& c = config_;
   const int S = keys.k.shape(2);
   const auto latent = kernels::cast(mx::squeeze(keys.k, 1), q.dtype());  // [B, S, kv_rank]
@@ -102,21 +145,27 @@ mx::array Mla::expanded(const mx::array& q, const Keys& keys, Pass& pass) const 
       mx::broadcast_to(kernels::cast(keys.v, q.dtype()), {q.shape(0), c.heads, S, c.rope_dim});
   Keys all{mx::concatenate({part(both, 0, c.nope_dim), shared}, -1),
            part(both, c.nope_dim, c.nope_dim + c.v_dim), keys.start, keys.ring};
-  return attend(q, all, scale(), pass, window(pass));
+  if (!chosen) return attend(q, all, scale(), pass, window(pass));
+  return mx::fast::scaled_dot_product_attention(q, all.k, all.v, scale(), "array",
+                                                allowed(q.shape(2), keys, chosen, pass));
 }
 
-mx::array Mla::absorbed(const mx::array& q, const Keys& keys, Pass& pass) const {
+Mla::Matrices Mla::matrices(mx::Dtype dtype) const {
+  const auto& c = config_;
+  const auto& w = kv_b_proj.weight;
+  const int rows = c.heads * (c.nope_dim + c.v_dim);
+  const auto matrix = mx::reshape(
+      w.quantized() ? w.rows(mx::arange(rows, mx::int32), dtype) : kernels::cast(w.w.value, dtype),
+      {c.heads, c.nope_dim + c.v_dim, c.kv_rank});
+  return {mx::slice(matrix, {0, 0, 0}, {c.heads, c.nope_dim, c.kv_rank}),
+          mx::slice(matrix, {0, c.nope_dim, 0}, {c.heads, c.nope_dim + c.v_dim, c.kv_rank})};
+}
+
+mx::array Mla::absorbed(const mx::array& q, const Keys& keys, const Chosen& chosen,
+                        Pass& pass) const {
   const auto& c = config_;
   const int B = q.shape(0), H = c.heads, L = q.shape(2), S = keys.k.shape(2);
-  const auto& w = kv_b_proj.weight;
-  const int rows = H * (c.nope_dim + c.v_dim);
-  const auto matrix = mx::reshape(w.quantized() ? w.rows(mx::arange(rows, mx::int32), q.dtype())
-                                                : kernels::cast(w.w.value, q.dtype()),
-                                  {H, c.nope_dim + c.v_dim, c.kv_rank});
-  const auto of_keys = mx::slice(matrix, {0, 0, 0}, {H, c.nope_dim, c.kv_rank});
-  const auto of_values =
-      mx::slice(matrix, {0, c.nope_dim, 0}, {H, c.nope_dim + c.v_dim, c.kv_rank});
-  const auto f32 = [](const mx::array& a) { return kernels::cast(a, mx::float32); };
+  const auto [of_keys, of_values] = matrices(q.dtype());
   // All heads meet the same rows: [B, 1, H L, kv_rank] and [B, 1, S, kv_rank].
   const auto flat = [&](const mx::array& a) { return mx::reshape(a, {B, 1, H * L, a.shape(3)}); };
   const auto meet = [&](const mx::array& a, const mx::array& b) {
@@ -126,10 +175,40 @@ mx::array Mla::absorbed(const mx::array& q, const Keys& keys, Pass& pass) const 
   auto scores =
       mx::add(meet(moved, keys.k), meet(part(q, c.nope_dim, c.nope_dim + c.rope_dim), keys.v));
   scores = mx::multiply(mx::reshape(scores, {B, H, L, S}), mx::array(scale()));
-  const auto allowed = mask_array(pass, L, keys, window(pass));
-  scores = mx::where(allowed, scores, mx::array(std::numeric_limits<float>::lowest()));
+  scores = mx::where(allowed(L, keys, chosen, pass), scores, hidden());
   const auto weights = mx::softmax(scores, -1, true);
   const auto mixed = mx::reshape(mx::matmul(flat(weights), f32(keys.k)), {B, H, L, c.kv_rank});
+  return mx::matmul(kernels::cast(mixed, q.dtype()), mx::swapaxes(of_values, -1, -2));
+}
+
+mx::array Mla::gathered(const mx::array& q, const Keys& keys, const mx::array& chosen,
+                        Pass& pass) const {
+  const auto& c = config_;
+  const int B = q.shape(0), L = q.shape(2), k = chosen.shape(2);
+  const auto [of_keys, of_values] = matrices(q.dtype());
+  const auto moved = mx::matmul(part(q, 0, c.nope_dim), of_keys);
+  const auto turned = part(q, c.nope_dim, c.nope_dim + c.rope_dim);
+  const auto seen = mx::expand_dims(mask_at(pass, keys, window(pass), chosen), 2);
+  // Some queries at a time, each with rows of its own: [B, n, H, kv_rank] and [B, n, k, kv_rank].
+  const int64_t each = int64_t{B} * k * (c.kv_rank + c.rope_dim);
+  const int lot = static_cast<int>(std::clamp<int64_t>(kGathered / each, 1, L));
+  Arrays parts;
+  for (int from = 0; from < L; from += lot) {
+    const int n = std::min(L, from + lot) - from;
+    const auto some = mx::slice(chosen, {0, from, 0}, {B, from + n, k});
+    const auto latent = f32(chosen_rows(keys, false, some));
+    const auto shared = f32(chosen_rows(keys, true, some));
+    const auto meet = [&](const mx::array& a, const mx::array& b) {
+      const auto rows = mx::slice(a, {0, 0, from, 0}, {B, c.heads, from + n, a.shape(3)});
+      return mx::matmul(f32(mx::swapaxes(rows, 1, 2)), mx::swapaxes(b, -1, -2));
+    };
+    const auto scores =
+        mx::multiply(mx::add(meet(moved, latent), meet(turned, shared)), mx::array(scale()));
+    const auto allowed = mx::slice(seen, {0, from, 0, 0}, {B, from + n, 1, k});
+    const auto weights = mx::softmax(mx::where(allowed, scores, hidden()), -1, true);
+    parts.push_back(mx::swapaxes(mx::matmul(weights, latent), 1, 2));
+  }
+  const auto mixed = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 2);
   return mx::matmul(kernels::cast(mixed, q.dtype()), mx::swapaxes(of_values, -1, -2));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lmxlab/config/mla.h"
+#include "lmxlab/core/indexer.h"
 #include "lmxlab/core/linear.h"
 #include "lmxlab/core/mixer.h"
 #include "lmxlab/core/norm.h"
@@ -12,7 +13,8 @@ namespace lmxlab::core {
 /// Caches the latent vector and the shared key of a position: kv_rank + rope_dim numbers, whatever
 /// the heads. Many queries meet keys and values made of them; few meet the latent vectors
 /// themselves, with the matrices that would make keys and values moved over to the queries and the
-/// result (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
+/// result (DeepSeek-V2, arXiv:2405.04434, section 2.1.2). With an indexer its keys are cached too,
+/// and queries read nothing but what they chose, where they are few or the keys are many.
 class Mla : public Mixer {
  public:
   Mla(const config::Mla& config, const Build& build);
@@ -20,7 +22,7 @@ class Mla : public Mixer {
     return finish(mix(project(x, pass), pass), pass);
   }
   /// Queries [B, L, H (nope + rope)]; the latent vector and the shared key [B, L, kv_rank + rope];
-  /// gates [B, L, H].
+  /// gates [B, L, H]; then what the indexer has.
   Arrays project(const mx::array& x, Pass& pass) const override;
   mx::array mix(const Arrays& projected, Pass& pass) const override;
   mx::array finish(const mx::array& mixed, Pass&) const override { return o_proj(mixed); }
@@ -35,6 +37,7 @@ class Mla : public Mixer {
         v("q_a_layernorm", q_a_layernorm);
     v("q_b_proj", q_b_proj);
     v("kv_a_proj_with_mqa", kv_a_proj_with_mqa), v("kv_a_layernorm", kv_a_layernorm);
+    v("indexer", indexer);
   }
   std::unique_ptr<LayerCache> make_cache(const CacheOptions& options) const override;
 
@@ -45,11 +48,24 @@ class Mla : public Mixer {
   Norm kv_a_layernorm;
   Linear kv_b_proj;  // [H (nope + v), kv_rank]
   Linear o_proj;
+  std::optional<Indexer> indexer;
 
  private:
+  using Chosen = std::optional<mx::array>;  // as Pass::chosen
+
   // q [B, H, L, nope + rope]; keys.k the latent vectors [B, 1, S, kv_rank], keys.v the shared keys
-  mx::array expanded(const mx::array& q, const Keys& keys, Pass& pass) const;
-  mx::array absorbed(const mx::array& q, const Keys& keys, Pass& pass) const;
+  mx::array expanded(const mx::array& q, const Keys& keys, const Chosen& chosen, Pass& pass) const;
+  mx::array absorbed(const mx::array& q, const Keys& keys, const Chosen& chosen, Pass& pass) const;
+  // The same of the chosen rows alone.
+  mx::array gathered(const mx::array& q, const Keys& keys, const mx::array& chosen,
+                     Pass& pass) const;
+  // What makes keys and values of a latent vector: [H, nope, kv_rank] and [H, v, kv_rank].
+  struct Matrices {
+    mx::array of_keys, of_values;
+  };
+  Matrices matrices(mx::Dtype dtype) const;
+  // bool [L, S] or [B, 1, L, S]
+  mx::array allowed(int length, const Keys& keys, const Chosen& chosen, const Pass& pass) const;
 
   float scale() const;
   static std::optional<int> window(const Pass& pass);

@@ -17,8 +17,9 @@ Parallel::Parallel(const config::Parallel& c, const Build& b)
     : attention(c.attention, b), mamba(c.mamba, b), config_(c) {}
 
 std::unique_ptr<LayerCache> Parallel::make_cache(const CacheOptions& options) const {
-  return std::make_unique<KeyAndStateCache>(attention.make_cache(options),
-                                            mamba.make_cache(options));
+  std::vector<std::unique_ptr<LayerCache>> parts;
+  parts.push_back(attention.make_cache(options)), parts.push_back(mamba.make_cache(options));
+  return std::make_unique<CompositeCache>(std::move(parts));
 }
 
 Arrays Parallel::project(const mx::array& x, Pass& pass) const {

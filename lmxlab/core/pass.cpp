@@ -9,19 +9,34 @@
 
 namespace lmxlab::core {
 
+namespace {
+
+// The i-th of its kind in an entry; i counts down.
 template <class C>
-C* Pass::slot() const {
-  LayerCache* entry = cache ? cache->layer(layer) : nullptr;
-  if (auto* both = dynamic_cast<KeyAndStateCache*>(entry)) return both->part<C>();
+C* find(LayerCache* entry, int& i) {
+  if (auto* all = dynamic_cast<CompositeCache*>(entry)) {
+    for (size_t p = 0; p < all->size(); ++p)
+      if (auto* found = find<C>(all->part(p), i)) return found;
+    return nullptr;
+  }
   auto* of_kind = dynamic_cast<C*>(entry);
+  return of_kind && i-- == 0 ? of_kind : nullptr;
+}
+
+}  // namespace
+
+template <class C>
+C* Pass::slot(int i) const {
+  LayerCache* entry = cache ? cache->layer(layer) : nullptr;
+  auto* of_kind = find<C>(entry, i);
   if (entry && !of_kind)
     throw Error(Kind::usage, "[pass] the cache of layer " + std::to_string(layer) +
                                  " is of another kind than its mixer uses: expected one that this "
                                  "model's make_cache() made");
   return of_kind;
 }
-template KeyCache* Pass::slot<KeyCache>() const;
-template StateCache* Pass::slot<StateCache>() const;
+template KeyCache* Pass::slot<KeyCache>(int) const;
+template StateCache* Pass::slot<StateCache>(int) const;
 
 const Keys& Pass::lent_keys(int from) const {
   const auto it = lent.find(from);

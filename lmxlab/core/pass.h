@@ -25,6 +25,8 @@ struct RouterSums {
   mx::array square;  // 0-d float32: of the squared log-partition of the logits
 };
 
+class SharedBlock;
+
 struct Pass {
   int offset = 0;                       // positions before this pass, already in the cache
   Cache* cache = nullptr;               // grown in place by the mixers; none: this pass alone
@@ -39,16 +41,21 @@ struct Pass {
   std::map<int, Keys> lent = {};               // of layers whose keys later ones have
   std::optional<mx::array> shortcut = {};      // what the next block adds at its end
   std::optional<mx::array> layer_inputs = {};  // [B, L, layers, width]
+  std::optional<mx::array> embeddings = {};    // [B, L, D], where shared blocks see them
+  const SharedBlock* shared_blocks = nullptr;  // of the model
+  /// Columns of the cache that each query may look at, as the last indexer before chose them:
+  /// uint32 [B, L, k], without a gradient; none: all. See core/indexer.h.
+  std::optional<mx::array> chosen = {};
   int first_row = 0;  // where a part sees some positions of all: how many come before
 
   bool recomputes() const { return recompute && !tap && !cache; }
   bool training() const { return key.has_value(); }
   /// Positions that a query may look back at, itself included; 0: all.
   int max_kv() const { return cache ? cache->max_kv : 0; }
-  /// The cache entry of the block that runs now, or null. @throws Error(usage) if the mixer made
-  /// one of another kind.
-  KeyCache* keys() const { return slot<KeyCache>(); }
-  StateCache* states() const { return slot<StateCache>(); }
+  /// The cache entry of the block that runs now, or null; of a mixer with several memories the i-th
+  /// of this kind. @throws Error(usage) if the mixer made none such.
+  KeyCache* keys(int i = 0) const { return slot<KeyCache>(i); }
+  StateCache* states(int i = 0) const { return slot<StateCache>(i); }
   /// @throws Error(internal) if the layer has lent none in this pass.
   const Keys& lent_keys(int from) const;
   /// Zeroes with probability `dropout`, scales the rest; the identity when not training.
@@ -57,7 +64,7 @@ struct Pass {
 
  private:
   template <class C>
-  C* slot() const;
+  C* slot(int i) const;
 };
 
 }  // namespace lmxlab::core

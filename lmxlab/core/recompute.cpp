@@ -38,7 +38,7 @@ Arrays all_at_once(Arrays gradients) {
 
 // What a stage leaves behind beside its outputs.
 struct Left {
-  std::optional<mx::array> key;
+  std::optional<mx::array> key, chosen;
   std::vector<int> layers;  // whose routers said something, in order
 
   /// Arrays behind the outputs: the routers' sums.
@@ -73,7 +73,7 @@ class Part {
     std::vector<RouterSums> routers;
     if (routes_) pass.routers = &routers;
     auto out = stage_(some_of(in, 0, arrays_), pass);
-    if (left) left->key = pass.key, left->layers.clear();
+    if (left) left->key = pass.key, left->chosen = pass.chosen, left->layers.clear();
     for (const auto& r : routers) {
       out.insert(out.end(), {r.load, r.scores, r.square});
       if (left) left->layers.push_back(r.layer);
@@ -108,6 +108,7 @@ Arrays with_backward(Arrays in, Pass& pass, Forward forward, Backward backward) 
   };
   auto out = mx::custom_vjp(run, vjp)(in);
   pass.key = left->key;
+  pass.chosen = std::exchange(left->chosen, std::nullopt);
   const size_t n = out.size() - left->arrays();
   for (size_t i = 0; i < left->layers.size(); ++i)
     pass.routers->push_back(

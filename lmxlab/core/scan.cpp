@@ -1,5 +1,9 @@
 #include "lmxlab/core/scan.h"
 
+#include "lmxlab/core/chunks.h"
+#include "lmxlab/kernels/fused.h"
+#include "lmxlab/kernels/selective_scan.h"
+
 #include <mlx/ops.h>
 
 #include <algorithm>
@@ -193,19 +197,16 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
 Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
                        const mx::array& b, const mx::array& c,
                        const std::optional<mx::array>& state) {
-  constexpr int kPositions = 16;
-  const int B = x.shape(0), L = x.shape(1), I = x.shape(2), N = a.shape(1);
-  const int size = std::min(L, kPositions), count = (L + size - 1) / size;
+  const int B = x.shape(0), I = x.shape(2), N = a.shape(1);
+  if (kernels::fused(mx::float32)) {
+    const auto before = state ? mx::squeeze(f32(*state), 1) : mx::zeros({B, I, N}, mx::float32);
+    const auto done = kernels::selective_scan(f32(x), f32(dt), f32(a), f32(b), f32(c), before);
+    return {done.y, mx::expand_dims(done.state, 1)};
+  }
+  const Cut cut(x.shape(1), kScanPositions);
+  const int count = cut.count;
   // The positions of all chunks, one after the other: each [B, C, *].
-  const auto positions = [&](const mx::array& of) {
-    auto in = f32(of);
-    if (const int more = count * size - L; more > 0)
-      in = mx::pad(in, std::vector<int>{1}, mx::Shape{0}, mx::Shape{more});
-    const auto all = mx::reshape(in, {B, count, size, of.shape(2)});
-    auto out = size == 1 ? std::vector{all} : mx::split(all, size, 2);
-    for (auto& p : out) p = mx::squeeze(p, 2);
-    return out;
-  };
+  const auto positions = [&](const mx::array& of) { return apart(cut(of, 1), 2); };
   const auto steps = positions(dt), inputs = positions(mx::multiply(f32(dt), f32(x)));
   const auto writes = positions(b), reads = positions(c);
   const auto after = [&](const std::optional<mx::array>& h, size_t i) {
@@ -231,8 +232,33 @@ Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array&
     h = after(h, i);
     outs.push_back(mx::squeeze(mx::matmul(h, column(reads[i])), -1));
   }
-  const auto y = mx::reshape(mx::stack(outs, 2), {B, count * size, I});
-  return {mx::slice(y, {0, 0, 0}, {B, L, I}), mx::slice(h, {0, count - 1, 0, 0}, {B, count, I, N})};
+  return {cut.joined(mx::stack(outs, 2), 1), mx::slice(h, {0, count - 1, 0, 0}, {B, count, I, N})};
+}
+
+Scanned elementwise_scan(const mx::array& g, const mx::array& x,
+                         const std::optional<mx::array>& state) {
+  const int B = x.shape(0), W = x.shape(2);
+  const Cut cut(x.shape(1), kScanPositions);
+  auto h = state ? f32(*state) : mx::zeros({B, W}, mx::float32);
+  if (cut.length == 1) {
+    const auto out = mx::add(mx::multiply(mx::exp(f32(g)), mx::expand_dims(h, 1)), f32(x));
+    return {out, mx::squeeze(out, 1)};
+  }
+  const auto gc = cut(g, 1), xc = cut(x, 1);  // [B, C, Q, W]
+  // Each chunk from zero, then what stood before it, decayed.
+  const auto decays = apart(mx::exp(gc), 2), inputs = apart(xc, 2);
+  std::vector<mx::array> own{inputs[0]};
+  for (size_t t = 1; t < inputs.size(); ++t)
+    own.push_back(mx::add(mx::multiply(decays[t], own.back()), inputs[t]));
+  const auto passed = from_start(gc, 2);
+  const auto ends = apart(own.back(), 1), totals = apart(mx::take(passed, cut.size - 1, 2), 1);
+  std::vector<mx::array> starts;
+  for (size_t c = 0; c < ends.size(); ++c) {
+    starts.push_back(h);
+    h = mx::add(mx::multiply(totals[c], h), ends[c]);
+  }
+  const auto carried = mx::multiply(passed, mx::expand_dims(mx::stack(starts, 1), 2));
+  return {cut.joined(mx::add(mx::stack(own, 2), carried), 1), h};
 }
 
 }  // namespace lmxlab::core

@@ -12,7 +12,7 @@ namespace mx = mlx::core;
 inline constexpr int kScanChunk = 64;
 
 struct Scanned {
-  mx::array out;    // [B, H, L, P]
+  mx::array out;    // [B, H, L, P], or as a scan says
   mx::array state;  // [B, H, N, P], after the last position
 };
 
@@ -38,8 +38,9 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
                    const mx::array& beta, const std::optional<mx::array>& state = {});
 
 /// h_t = exp(dt_t a) h_(t-1) + dt_t x_t b_t^T,  y_t = h_t c_t    (arXiv:2312.00752, algorithm 2)
-/// Decays differ for every number of the state, so no matrix product does it: chunks side by side,
-/// the positions of a chunk one after the other.
+/// Decays differ for every number of the state, so no matrix product does it: on the CPU by a
+/// kernel of its own (kernels/selective_scan.h); elsewhere chunks side by side, the positions of a
+/// chunk one after the other.
 /// @param x, dt  [B, L, I], dt at least 0.
 /// @param a  [I, N], at most 0.
 /// @param b, c  [B, L, N].
@@ -49,5 +50,14 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
 Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
                        const mx::array& b, const mx::array& c,
                        const std::optional<mx::array>& state = {});
+
+/// h_t = exp(g_t) h_(t-1) + x_t, each number by itself    (arXiv:2402.19427, equation 4)
+/// Every factor is the exponential of a sum of log decays, so that none is above 1.
+/// @param g, x  [B, L, W], g at most 0.
+/// @param state  h_0 [B, W]; none: zero.
+/// @return  h [B, L, W], h_L [B, W].
+/// @cost  O(B L W); the graph has a node a chunk and one a position of a chunk.
+Scanned elementwise_scan(const mx::array& g, const mx::array& x,
+                         const std::optional<mx::array>& state = {});
 
 }  // namespace lmxlab::core

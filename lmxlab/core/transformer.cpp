@@ -59,6 +59,8 @@ Transformer::Transformer(const config::Model& c, Init init)
   const Build build{c.dim, 0, n, c.init_std, residual_std, init, &c};
   if (c.layer_inputs) layer_inputs.emplace(c, build);
   if (c.altup) altup.emplace(*c.altup, build);
+  shared_blocks.reserve(c.shared_blocks.size());
+  for (const auto& s : c.shared_blocks) shared_blocks.emplace_back(s, build);
   layers.reserve(c.layers.size());
   for (int i = 0; i < n; ++i) {
     const bool lends = std::any_of(c.layers.begin(), c.layers.end(), [&](const config::Block& b) {
@@ -66,7 +68,7 @@ Transformer::Transformer(const config::Model& c, Init init)
       return a && a->kv_from == i;
     });
     layers.emplace_back(c.layers[static_cast<size_t>(i)],
-                        Build{c.dim, i, n, c.init_std, residual_std, init, &c, lends});
+                        Build{c.dim, i, n, c.init_std, residual_std, init, &c, 0, lends});
   }
   if (!c.tie_head) lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
 }
@@ -74,7 +76,7 @@ Transformer::Transformer(const config::Model& c, Init init)
 std::vector<std::unique_ptr<LayerCache>> Transformer::make_caches(
     const CacheOptions& options) const {
   std::vector<std::unique_ptr<LayerCache>> out;
-  for (const auto& block : layers) out.push_back(block.make_cache(options));
+  for (const auto& block : layers) out.push_back(block.make_cache(options, shared_blocks.data()));
   return out;
 }
 
@@ -116,6 +118,7 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
   if (again) return norm(recomputed_blocks(tokens, pass));
   pass.recompute = false;
   const auto x = embed(tokens, pass);
+  if (!shared_blocks.empty()) pass.embeddings = x, pass.shared_blocks = shared_blocks.data();
   if (layer_inputs) pass.layer_inputs = (*layer_inputs)(tokens, x);
   if (altup) return norm(blocks_over_streams(x, pass));
   Residual stream(x);
@@ -129,7 +132,7 @@ mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
 }
 
 bool Transformer::one_stream() const {
-  if (layer_inputs || altup) return false;
+  if (layer_inputs || altup || !shared_blocks.empty()) return false;
   return std::none_of(config_.layers.begin(), config_.layers.end(), [](const config::Block& b) {
     const auto* a = std::get_if<config::Attention>(&b.mixer);
     return b.shortcut || (a && a->kv_from);

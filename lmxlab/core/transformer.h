@@ -31,6 +31,7 @@ class Transformer {
   void visit(Visitor& v) {
     v("model.embed_tokens", embed_tokens), v("model.embed_positions.weight", embed_positions);
     v("model.embed_norm", embed_norm), v("model", layer_inputs), v("model", altup);
+    v("model.shared_blocks", shared_blocks);
     v("model.layers", layers), v("model.norm", norm), v("lm_head", lm_head);
   }
 
@@ -39,6 +40,7 @@ class Transformer {
   std::optional<Norm> embed_norm;
   std::optional<LayerInputTable> layer_inputs;
   std::optional<AltUpEnds> altup;
+  std::vector<SharedBlock> shared_blocks;
   std::vector<Block> layers;
   Norm norm;
   std::optional<Linear> lm_head;

@@ -2,8 +2,10 @@
 
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <charconv>
 #include <map>
+#include <optional>
 #include <string_view>
 
 namespace lmxlab {
@@ -335,6 +337,48 @@ NameRules granitemoehybrid() {
   r.reshaped.push_back(convolution("self_attn.conv1d.weight", "mamba.conv1d.weight"));
   return r;
 }
+NameRules recurrent_gemma() {
+  return {.model = {{"model.norm.", "model.final_norm."}},
+          .block = {{"input_layernorm.", "temporal_pre_norm."},
+                    {"post_attention_layernorm.", "channel_pre_norm."},
+                    {"self_attn.", "temporal_block."},
+                    {"mlp.", "mlp_block."}},
+          .reshaped = {convolution("self_attn.conv_1d.weight", "temporal_block.conv_1d.weight")}};
+}
+NameRules rwkv() {
+  const auto mix = [](const char* ours, const char* theirs) {
+    return one(
+        ours, theirs,
+        [](const Arrays& in, const config::Block&) { return Arrays{mx::flatten(in[0])}; },
+        [](const Arrays& in, const config::Block&) {
+          return Arrays{mx::expand_dims(in[0], {0, 1})};
+        });
+  };
+  return {
+      .layers = "rwkv.blocks.",
+      .model = {{"model.embed_tokens.", "rwkv.embeddings."},
+                {"model.embed_norm.", "rwkv.blocks.0.pre_ln."},
+                {"model.norm.", "rwkv.ln_out."},
+                {"lm_head.", "head."}},
+      .branches = {{{{"input_layernorm.", "ln1."}, {"self_attn.", "attention."}},
+                    {mix("self_attn.time_mix_key", "attention.time_mix_key"),
+                     mix("self_attn.time_mix_value", "attention.time_mix_value"),
+                     mix("self_attn.time_mix_receptance", "attention.time_mix_receptance")}},
+                   {{{"input_layernorm.", "ln2."}, {"self_attn.", "feed_forward."}},
+                    {mix("self_attn.time_mix_key", "feed_forward.time_mix_key"),
+                     mix("self_attn.time_mix_receptance", "feed_forward.time_mix_receptance")}}}};
+}
+NameRules xlstm() {
+  return {.layers = "backbone.blocks.",
+          .model = {{"model.embed_tokens.", "backbone.embeddings."},
+                    {"model.norm.", "backbone.out_norm."}},
+          .block = {{"input_layernorm.", "norm_mlstm."},
+                    {"post_attention_layernorm.", "norm_ffn."},
+                    {"self_attn.", "mlstm_layer."},
+                    {"mlp.gate_proj.", "ffn.proj_up_gate."},
+                    {"mlp.up_proj.", "ffn.proj_up."},
+                    {"mlp.down_proj.", "ffn.proj_down."}}};
+}
 
 // ---- blocks put together otherwise ----
 
@@ -371,47 +415,25 @@ NameRules falcon_h1() {
 }
 /// Each of their layers is two of ours, of which the first has the experts.
 NameRules longcat_flash() {
-  static const std::vector<Rename> parts{
-      {"self_attn.", "self_attn."},
-      {"mlp.", "mlps."},
-      {"input_layernorm.", "input_layernorm."},
-      {"post_attention_layernorm.", "post_attention_layernorm."}};
-  const auto whole = [](const std::string& name, bool to_ours) -> std::string {
-    constexpr std::string_view kLayers = "model.layers.";
-    if (!name.starts_with(kLayers)) return name;
-    int layer = 0;
-    const char* end = name.data() + name.size();
-    const auto [stop, error] = std::from_chars(name.data() + kLayers.size(), end, layer);
-    if (error != std::errc() || stop == end) return name;
-    const std::string rest(stop + 1, end);
-    const auto at = [&](int n) { return std::string(kLayers) + std::to_string(n) + "."; };
-    if (!to_ours) {
-      if (rest.starts_with("shortcut.")) return at(layer / 2) + "mlp." + rest.substr(9);
-      for (const auto& p : parts)
-        if (rest.starts_with(p.ours))
-          return at(layer / 2) + p.theirs + std::to_string(layer % 2) + "." +
-                 rest.substr(std::string_view(p.ours).size());
-      return name;
-    }
-    if (rest.starts_with("mlp.")) return at(2 * layer) + "shortcut." + rest.substr(4);
-    for (const auto& p : parts) {
-      const auto n = std::string_view(p.theirs).size();
-      if (rest.starts_with(p.theirs) && rest.size() > n + 2 && (rest[n] == '0' || rest[n] == '1'))
-        return at(2 * layer + (rest[n] - '0')) + p.ours + rest.substr(n + 2);
-    }
-    return name;
-  };
   const auto all = [](const config::Block& b) {
     const auto* m = config::experts_in(b);
     return m ? m->choices() : 0;
   };
-  return {.block = {{"shortcut.gate.e_score_correction_bias",
-                     "shortcut.router.e_score_correction_bias"},
-                    {"shortcut.gate.", "shortcut.router.classifier."}},
-          .whole = whole,
-          .stacked = {{"shortcut.experts.gate_proj.", "shortcut.experts.*.gate_proj.", all},
-                      {"shortcut.experts.up_proj.", "shortcut.experts.*.up_proj.", all},
-                      {"shortcut.experts.down_proj.", "shortcut.experts.*.down_proj."}}};
+  return {.stacked = {{"shortcut.experts.gate_proj.", "mlp.experts.*.gate_proj.", all},
+                      {"shortcut.experts.up_proj.", "mlp.experts.*.up_proj.", all},
+                      {"shortcut.experts.down_proj.", "mlp.experts.*.down_proj."}},
+          .branches = {
+              {{{"shortcut.gate.e_score_correction_bias", "mlp.router.e_score_correction_bias"},
+                {"shortcut.gate.", "mlp.router.classifier."},
+                {"shortcut.", "mlp."},
+                {"self_attn.", "self_attn.0."},
+                {"mlp.", "mlps.0."},
+                {"input_layernorm.", "input_layernorm.0."},
+                {"post_attention_layernorm.", "post_attention_layernorm.0."}}},
+              {{{"self_attn.", "self_attn.1."},
+                {"mlp.", "mlps.1."},
+                {"input_layernorm.", "input_layernorm.1."},
+                {"post_attention_layernorm.", "post_attention_layernorm.1."}}}}};
 }
 NameRules gemma4(const config::Model& m) {
   if (m.layers.empty() || !std::holds_alternative<config::MlpAndMoe>(m.layers[0].ffn)) return {};
@@ -425,6 +447,65 @@ NameRules gemma4(const config::Model& m) {
           .reshaped = {gate_and_up("experts.gate_up_proj", "mlp.moe.experts.gate_proj.weight",
                                    "mlp.moe.experts.up_proj.weight", false, false),
                        one("mlp.moe.experts.down_proj.weight", "experts.down_proj", same, same)}};
+}
+
+/// The number behind `prefix`, and what comes after its dot.
+std::optional<std::pair<int, std::string>> numbered(const std::string& name,
+                                                    std::string_view prefix) {
+  if (!name.starts_with(prefix)) return std::nullopt;
+  int n = 0;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, n);
+  if (error != std::errc() || stop == end) return std::nullopt;
+  return std::pair(n, std::string(stop + 1, end));
+}
+
+/// Shared blocks lie in the first layers that have them, and what the others add to them too.
+NameRules zamba2(const config::Model& m) {
+  std::vector<int> hybrids;
+  for (size_t i = 0; i < m.layers.size(); ++i)
+    if (m.layers[i].shared) hybrids.push_back(static_cast<int>(i));
+  const int blocks = std::max<int>(1, static_cast<int>(m.shared_blocks.size()));
+  static const std::vector<Rename> adapters{
+      {"adapters.gate_up.", "feed_forward.gate_up_proj_adapter_list."},
+      {"adapters.q.", "self_attn.linear_q_adapter_list."},
+      {"adapters.k.", "self_attn.linear_k_adapter_list."},
+      {"adapters.v.", "self_attn.linear_v_adapter_list."}};
+  constexpr std::string_view kShared = "shared_transformer.", kMamba = "mamba_decoder.";
+  const auto layer = [](int n) { return "model.layers." + std::to_string(n) + "."; };
+  const auto whole = [=](const std::string& name, bool to_ours) -> std::string {
+    if (const auto shared = numbered(name, "model.shared_blocks."); shared && !to_ours)
+      return shared->first < static_cast<int>(hybrids.size())
+                 ? layer(hybrids[static_cast<size_t>(shared->first)]) + std::string(kShared) +
+                       shared->second
+                 : name;
+    const auto in = numbered(name, "model.layers.");
+    if (!in) return name;
+    const auto& [number, rest] = *in;
+    const auto it = std::find(hybrids.begin(), hybrids.end(), number);
+    if (it == hybrids.end()) return name;
+    const int place = static_cast<int>(it - hybrids.begin());
+    if (to_ours) {
+      if (rest.starts_with(kMamba)) return layer(number) + rest.substr(kMamba.size());
+      if (!rest.starts_with(kShared)) return name;
+      const auto inner = rest.substr(kShared.size());
+      for (const auto& a : adapters)
+        if (const auto which = numbered(inner, a.theirs);
+            which && which->first < static_cast<int>(hybrids.size()))
+          return layer(hybrids[static_cast<size_t>(which->first)]) + a.ours + which->second;
+      return "model.shared_blocks." + std::to_string(place % blocks) + "." + inner;
+    }
+    for (const auto& a : adapters)
+      if (rest.starts_with(a.ours))
+        return layer(hybrids[static_cast<size_t>(place % blocks)]) + std::string(kShared) +
+               a.theirs + std::to_string(place) + "." +
+               rest.substr(std::string_view(a.ours).size());
+    return rest.starts_with("linear.") ? name : layer(number) + std::string(kMamba) + rest;
+  };
+  return {.model = {{"model.norm.", "model.final_layernorm."}},
+          .block = {{"self_attn.", "mamba."}},
+          .whole = whole,
+          .reshaped = {convolution("self_attn.conv1d.weight", "mamba.conv1d.weight")}};
 }
 
 using Make = std::function<NameRules(const config::Model&)>;
@@ -555,12 +636,16 @@ const std::map<std::string, Make>& all() {
          }},
         {"olmo_hybrid", [](const auto&) { return olmo_hybrid(); }},
         {"kimi_linear", [](const auto&) { return kimi_linear(); }},
+        {"recurrent_gemma", [](const auto&) { return recurrent_gemma(); }},
+        {"rwkv", [](const auto&) { return rwkv(); }},
+        {"xlstm", [](const auto&) { return xlstm(); }},
         {"llama4_text", [](const auto&) { return llama4(); }},
         {"nemotron_h", [](const auto&) { return nemotron_h(); }},
         {"bailing_hybrid", [](const auto&) { return bailing_hybrid(); }},
         {"falcon_h1", [](const auto&) { return falcon_h1(); }},
         {"longcat_flash", [](const auto&) { return longcat_flash(); }},
         {"gemma4_text", gemma4},
+        {"zamba2", zamba2},
         {"mimo_v2_flash",
          [](const auto&) {
            return with_experts({{"self_attn.sinks", "self_attn.attention_sink_bias"}});
@@ -577,8 +662,9 @@ const std::map<std::string, Make>& all() {
         {"gpt_oss", [](const auto&) { return gpt_oss(); }},
         {"dbrx", [](const auto&) { return dbrx(); }},
     };
-    for (const char* type : {"qwen3_moe", "olmoe", "dots1", "glm4_moe", "deepseek_v2",
-                             "deepseek_v3", "kimi_k2", "glm4_moe_lite", "solar_open", "mellum"})
+    for (const char* type :
+         {"qwen3_moe", "olmoe", "dots1", "glm4_moe", "deepseek_v2", "deepseek_v3", "kimi_k2",
+          "glm4_moe_lite", "solar_open", "mellum", "deepseek_v32", "glm_moe_dsa"})
       table.emplace(type, [](const auto&) { return with_experts(); });
     return table;
   }();

@@ -45,6 +45,12 @@ struct Constant {
   float value;
 };
 
+/// What begins the names of one of several blocks of ours that a layer of theirs is.
+struct Branch {
+  std::vector<Rename> names;  // before the others
+  std::vector<Reshaped> reshaped = {};
+};
+
 struct NameRules {
   const char* layers = "model.layers.";
   std::vector<Rename> model = {};      // outside of blocks
@@ -56,6 +62,7 @@ struct NameRules {
   std::vector<Fused> fused = {};
   std::vector<Stacked> stacked = {};
   std::vector<Reshaped> reshaped = {};
+  std::vector<Branch> branches = {};  // none: a layer is a block
   std::vector<Constant> constants = {};
   std::vector<const char*> buffers = {};  // behind "layers.N.": neither read nor written
   bool turned = false;                    // matrices of blocks are [in, out]

@@ -115,11 +115,16 @@ std::pair<std::string, std::string> around_star(const std::string& pattern) {
 class Block {
  public:
   Block(const NameRules& rules, const config::Block& layer, int dim)
-      : rules_(rules), layer_(layer), renames_(rules.block) {
+      : rules_(rules), layer_(layer), renames_(rules.block), reshaped_(rules.reshaped) {
     if (config::recurrent_size(layer.mixer, dim))
       renames_.insert(renames_.begin(), rules.recurrent.begin(), rules.recurrent.end());
     if (std::holds_alternative<config::Nothing>(layer.mixer))
       renames_.insert(renames_.begin(), rules.ffn_alone.begin(), rules.ffn_alone.end());
+  }
+  Block(const NameRules& rules, const config::Block& layer, int dim, const Branch& branch)
+      : Block(rules, layer, dim) {
+    renames_.insert(renames_.begin(), branch.names.begin(), branch.names.end());
+    reshaped_.insert(reshaped_.end(), branch.reshaped.begin(), branch.reshaped.end());
   }
 
   void to_ours(std::string path, Tensors theirs, Tensors& out) const {
@@ -138,7 +143,7 @@ class Block {
         if (!parts.empty()) out.emplace(path + s.ours + leaf, mx::stack(parts, 0));
       }
     }
-    for (const auto& r : rules_.reshaped) reshape(path, r.theirs, r.ours, r.to_ours, theirs, out);
+    for (const auto& r : reshaped_) reshape(path, r.theirs, r.ours, r.to_ours, theirs, out);
     for (const auto& f : rules_.fused) {
       if (!has(f)) continue;
       for (const char* leaf : kLeaves) {
@@ -175,7 +180,7 @@ class Block {
                               : mx::zeros_like(mx::take(node.mapped(), 0, 0)));
       }
     }
-    for (const auto& r : rules_.reshaped) reshape(path, r.ours, r.theirs, r.to_theirs, ours, out);
+    for (const auto& r : reshaped_) reshape(path, r.ours, r.theirs, r.to_theirs, ours, out);
     for (const auto& f : rules_.fused) {
       if (!has(f)) continue;
       for (const char* leaf : kLeaves) {
@@ -214,6 +219,7 @@ class Block {
   const NameRules& rules_;
   const config::Block& layer_;
   std::vector<Rename> renames_;
+  std::vector<Reshaped> reshaped_;
 };
 
 Tensors renamed_whole(const Tensors& tensors, const NameRules& rules, bool to_ours) {
@@ -222,27 +228,46 @@ Tensors renamed_whole(const Tensors& tensors, const NameRules& rules, bool to_ou
   return out;
 }
 
+// Which branch a name of theirs belongs to; the first where there are none.
+size_t branch_of(const std::string& name, const std::vector<Branch>& branches) {
+  const auto mine = [&](const Branch& b) {
+    return std::any_of(b.names.begin(), b.names.end(),
+                       [&](const Rename& r) { return name.starts_with(r.theirs); });
+  };
+  const auto it = std::find_if(branches.begin(), branches.end(), mine);
+  return it == branches.end() ? 0 : static_cast<size_t>(it - branches.begin());
+}
+
 Tensors translated(Tensors tensors, const NameRules& rules, const config::Model& model,
                    bool to_ours) {
   const std::string from = to_ours ? rules.layers : kOurLayers;
   const std::string to = to_ours ? kOurLayers : rules.layers;
+  const size_t branches = std::max<size_t>(1, rules.branches.size());  // blocks of a layer
   std::vector<Tensors> blocks(model.layers.size());
   Tensors out;
   if (to_ours && rules.whole) tensors = renamed_whole(tensors, rules, to_ours);
   for (auto& [name, array] : tensors) {
-    const auto part = in_block(name, from);
+    // A class may keep what is outside of our blocks inside of one of its layers.
+    const auto outside = renamed(name, rules.model, to_ours);
+    const auto part = outside == name ? in_block(name, from) : std::nullopt;
     size_t layer = blocks.size();
     if (part)
       std::from_chars(part->number.data(), part->number.data() + part->number.size(), layer);
+    if (to_ours && layer < blocks.size() / branches)
+      layer = layer * branches + branch_of(part->rest, rules.branches);
+    else if (to_ours)
+      layer = blocks.size();
     if (layer < blocks.size())
       blocks[layer].emplace(part->rest, array);
     else
-      out.emplace(renamed(name, rules.model, to_ours), array);
+      out.emplace(outside, array);
   }
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].empty()) continue;
-    const Block block(rules, model.layers[i], model.dim);
-    const std::string path = to + std::to_string(i) + ".";
+    const auto block = rules.branches.empty()
+                           ? Block(rules, model.layers[i], model.dim)
+                           : Block(rules, model.layers[i], model.dim, rules.branches[i % branches]);
+    const std::string path = to + std::to_string(to_ours ? i : i / branches) + ".";
     to_ours ? block.to_ours(path, std::move(blocks[i]), out)
             : block.to_theirs(path, std::move(blocks[i]), out);
   }

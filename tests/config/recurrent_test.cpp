@@ -1,5 +1,6 @@
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/describe.h"
+#include "lmxlab/config/hf.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/config/validate.h"
 
@@ -27,7 +28,11 @@ const std::vector<Mixer> kMixers{
     ShortConv{.bias = true},
     KimiDelta{.heads = 2, .head_dim = 8, .lower_bound = -5.0f},
     Mamba{.inner = 32, .norms = MambaNorms::learned},
-    Lightning{.heads = 4, .head_dim = 8}};
+    Lightning{.heads = 4, .head_dim = 8},
+    RgLru{.width = 40, .heads = 4},
+    RwkvTime{.inner = 24},
+    RwkvChannel{.hidden = 72},
+    Mlstm{.heads = 4, .key_dim = 6, .value_dim = 8}};
 
 TEST(Recurrent, IsWrittenReadAndDescribed) {
   for (const auto& mixer : kMixers) {
@@ -43,11 +48,14 @@ TEST(Recurrent, IsWrittenReadAndDescribed) {
 
 TEST(Recurrent, StatesTakeTheSameBytesAtEveryLength) {
   const int64_t dim = with(ShortConv{}).dim;
-  const std::vector<int64_t> states{4 * 6 * 8, 4 * 8 * 16, 0, 2 * 8 * 8, 32 * 16, 4 * 8 * 8};
-  const std::vector<int64_t> windows{3 * (32 + 24), 3 * (32 + 64), 2 * dim, 3 * 48, 3 * 32, 0};
+  const std::vector<int64_t> states{4 * 6 * 8, 4 * 8 * 16, 0,  2 * 8 * 8, 32 * 16,
+                                    4 * 8 * 8, 40,         48, 0,         4 * 6 * 9};
+  const std::vector<int64_t> maxima{0, 0, 0, 0, 0, 0, 0, 24, 0, 4};
+  const std::vector<int64_t> windows{3 * (32 + 24), 3 * (32 + 64), 2 * dim, 3 * 48, 3 * 32, 0,
+                                     3 * 40,        dim,           dim,     0};
   for (size_t i = 0; i < kMixers.size(); ++i) {
     Model m = with(kMixers[i]);
-    EXPECT_EQ(state_bytes(m, 2), 4 * states[i] + 2 * windows[i]) << i;
+    EXPECT_EQ(state_bytes(m, 2), 4 * (states[i] + maxima[i]) + 2 * windows[i]) << i;
     const int64_t keys = kv_bytes_per_token(m, 2);
     EXPECT_EQ(kv_bytes(m, 100, 2), state_bytes(m, 2) + 100 * keys) << i;
     m.layers = {m.layers[0]};
@@ -76,8 +84,70 @@ TEST(Recurrent, ContradictionsAreSaid) {
               Contains("layers.0.mixer.inner: expected at least 1, got 0"));
   EXPECT_THAT(check(with(Lightning{.heads = 1 << 20, .head_dim = 1 << 20})).list(),
               ElementsAre(HasSubstr("more than an array's dimension can be")));
+  EXPECT_THAT(check(with(RgLru{.width = 10, .heads = 4, .conv = 1, .act = Act::xielu})).list(),
+              ElementsAre("layers.0.mixer.heads: 10 channels are no multiple of 4 heads",
+                          "layers.0.mixer.conv: expected at least 2 positions, got 1",
+                          HasSubstr("layers.0.mixer.act: a gate has no xielu")));
+  EXPECT_THAT(check(with(RwkvTime{.inner = 0})).list(),
+              ElementsAre("layers.0.mixer.inner: expected at least 1, got 0"));
+  EXPECT_THAT(check(with(RwkvChannel{.hidden = 0})).list(),
+              ElementsAre("layers.0.mixer.hidden: expected at least 1, got 0"));
+  EXPECT_THAT(check(with(Mlstm{.key_dim = 0, .gate_cap = 0, .eps = -1})).list(),
+              ElementsAre("layers.0.mixer.key_dim: expected at least 1, got 0",
+                          HasSubstr("layers.0.mixer.gate_cap: expected a positive number"),
+                          HasSubstr("layers.0.mixer.eps: expected a number of at least 0")));
   EXPECT_THROW(count(with(Lightning{.heads = 1 << 20, .head_dim = 1 << 20})), Error);
   EXPECT_THROW(count(with(Mamba2{.groups = 1 << 30, .state = 1 << 30})), Error);
+}
+
+// Each as published; without what the class's defaults say already.
+TEST(Recurrent, PublishedModelsHaveTheirParameters) {
+  const auto read = [](const char* text) { return from_hf(Json::parse(text), true); };
+  const auto gemma = read(R"({"model_type": "recurrent_gemma", "vocab_size": 256000,
+    "hidden_size": 2560, "num_hidden_layers": 26, "num_attention_heads": 10, "num_key_value_heads": 1,
+    "intermediate_size": 15360, "hidden_activation": "gelu_pytorch_tanh"})");
+  EXPECT_EQ(count(gemma.model).total, 2'682'862'080);
+  EXPECT_EQ(layer_pattern(gemma.model).letters, "RRWRRWRRWRRWRRWRRWRRWRRWRR");
+  EXPECT_EQ(gemma.model.embed_scale, 50.5f);  // sqrt(2560) in bfloat16
+  const auto rwkv = read(R"({"model_type": "rwkv", "vocab_size": 50277, "hidden_size": 768,
+    "num_hidden_layers": 12, "rescale_every": 6})");
+  EXPECT_EQ(count(rwkv.model).total, 169'342'464);
+  EXPECT_EQ(rwkv.model.layers.size(), 24u);
+  const auto xlstm = read(R"({"model_type": "xlstm", "vocab_size": 50304, "hidden_size": 4096,
+    "num_hidden_layers": 32, "num_heads": 8})");
+  EXPECT_EQ(count(xlstm.model).total, 6'865'424'896);
+  for (const auto& m : {gemma, rwkv, xlstm}) {
+    Json written = to_hf(m.model, "bfloat16");
+    EXPECT_EQ(hf_form(m.model).model_type, m.form.model_type);
+    written.erase("lmxlab");
+    EXPECT_TRUE(from_hf(written).model == m.model) << m.form.model_type;
+  }
+}
+
+TEST(Recurrent, WhatClassesOfRecurrencesCannotSay) {
+  const auto type_of = [](const auto& change) {
+    auto m = from_hf(Json::parse(R"({"model_type": "xlstm", "vocab_size": 64, "hidden_size": 60,
+      "num_hidden_layers": 2, "num_heads": 3, "qk_dim_factor": 0.55, "ffn_proj_factor": 1.31,
+      "ffn_round_up_to_multiple_of": 1})"))
+                 .model;
+    change(m);
+    return hf_form(m).model_type;
+  };
+  EXPECT_EQ(type_of([](Model&) {}), "xlstm");
+  EXPECT_EQ(type_of([](Model& m) { m.tie_head = true; }), "lmxlab");
+  EXPECT_EQ(type_of([](Model& m) { std::get<Mlstm>(m.layers[1].mixer).gate_cap = 7; }), "lmxlab");
+  EXPECT_EQ(type_of([](Model& m) { m.layers[0].mixer = RwkvTime{}; }), "lmxlab");
+  for (const char* wrong :
+       {R"("weight_mode": "fused")", R"("use_bias": true)", R"("num_heads": 7)"})
+    EXPECT_THROW(from_hf(Json::parse(std::string(R"({"model_type": "xlstm", "vocab_size": 64,
+      "hidden_size": 64, "num_hidden_layers": 2, )") +
+                                     wrong + "}")),
+                 Error)
+        << wrong;
+  EXPECT_THROW(from_hf(Json::parse(R"({"model_type": "recurrent_gemma", "vocab_size": 64,
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "block_types": ["recurrent", "other"]})")),
+               Error);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The contract of LayerCache, over every kind of it.
 #include "lmxlab/core/cache.h"
 
+#include "lmxlab/core/pass.h"
 #include "lmxlab/core/runtime.h"
 #include "tests/core/support.h"
 
@@ -113,6 +114,7 @@ class Contract : public testing::TestWithParam<Case> {
   void append_and_check(Both& b, int n, const std::string& when) {
     const auto keys = append(b, n);
     check(b, keys, n, when + ", piece of " + std::to_string(n));
+    if (n == 1 || !window) check(b, b.cache->held(), n, when + ", held");
     mx::eval(b.cache->arrays());
   }
   void shorten(Both& b, int n) const {
@@ -417,6 +419,118 @@ void fill(Cache& c, int n, float value, int batch = 2) {
     if (auto* keys = dynamic_cast<KeyCache*>(c.layer(i)))
       keys->append(piece(batch, n, value), piece(batch, n, value));
   c.advance(n);
+}
+
+// Keys, keys alone and a state, as one.
+std::unique_ptr<CompositeCache> several(int window = 0) {
+  std::vector<std::unique_ptr<LayerCache>> parts;
+  parts.push_back(window ? rotating_cache(window) : plain_cache());
+  parts.push_back(plain_cache({}, Holds::keys));
+  parts.push_back(std::make_unique<StateCache>(std::vector<StateArray>{{"sum", {kDim}}}));
+  return std::make_unique<CompositeCache>(std::move(parts));
+}
+void fill(CompositeCache& c, int n, float value, int batch = 2) {
+  auto* keys = dynamic_cast<KeyCache*>(c.part(0));
+  auto* alone = dynamic_cast<KeyCache*>(c.part(1));
+  keys->append(piece(batch, n, value), piece(batch, n, -value));
+  const auto seen = alone->append(piece(batch, n, value), piece(batch, n, -value));
+  EXPECT_TRUE(mx::array_equal(seen.k, seen.v).item<bool>());
+  dynamic_cast<StateCache*>(c.part(2))->put({mx::full({batch, kDim}, value, mx::float32)}, n);
+}
+
+TEST(CompositeCache, DoesEverythingWithEachPart) {
+  const auto c = several();
+  EXPECT_EQ(c->length(), 0);
+  EXPECT_TRUE(c->arrays().empty());
+  EXPECT_EQ(c->array_count(), 4u);
+  c->reserve(300);
+  fill(*c, 5, 1);
+  EXPECT_EQ(c->length(), 5);
+  EXPECT_EQ(c->arrays().size(), c->array_count());
+  size_t bytes = 0;
+  for (const auto& a : c->arrays()) bytes += a.nbytes();
+  EXPECT_EQ(c->bytes(), bytes);
+  EXPECT_EQ(c->arrays()[2].shape(2), 512) << "reserved";
+
+  // The state goes back to a mark alone, and keys wait for it.
+  EXPECT_EQ(c->trimmable(), 0);
+  c->mark();
+  fill(*c, 3, 2);
+  EXPECT_FALSE(c->can_trim(2));
+  EXPECT_THROW(c->trim(2), Error);
+  EXPECT_EQ(c->length(), 8);
+  const auto kept = c->clone();
+  c->trim(3);
+  for (size_t i = 0; i < c->size(); ++i) EXPECT_EQ(c->part(i)->length(), 5);
+  EXPECT_EQ(test::floats(c->arrays()[3])[0], 1);
+  EXPECT_EQ(kept->length(), 8);
+  EXPECT_EQ(test::floats(kept->arrays()[3])[0], 2);
+
+  c->reorder(mx::array({1, 1, 0}, mx::int32));
+  for (const auto& a : c->arrays()) EXPECT_EQ(a.shape(0), 3);
+}
+
+TEST(CompositeCache, RestoresAllPartsOrNone) {
+  const auto c = several();
+  fill(*c, 5, 1);
+  const auto other = several();
+  other->restore(c->arrays(), 5);
+  for (size_t i = 0; i < other->size(); ++i) EXPECT_EQ(other->part(i)->length(), 5);
+  EXPECT_EQ(test::floats(other->arrays()[3]), test::floats(c->arrays()[3]));
+  const auto empty = several();
+  empty->restore({}, 0);
+  EXPECT_TRUE(empty->arrays().empty());
+  auto wrong = c->arrays();
+  wrong[3] = mx::zeros({2, kDim + 1});
+  EXPECT_THROW(empty->restore(wrong, 5), Error);
+  wrong.pop_back();
+  EXPECT_THROW(empty->restore(wrong, 5), Error);
+  EXPECT_THROW(empty->restore({}, 5), Error);
+  EXPECT_EQ(empty->length(), 0);
+  EXPECT_TRUE(empty->arrays().empty());
+}
+
+TEST(CompositeCache, APassFindsEachOfAKind) {
+  std::vector<std::unique_ptr<LayerCache>> layers;
+  layers.push_back(several()), layers.push_back(plain_cache());
+  Cache cache(std::move(layers));
+  auto* all = dynamic_cast<CompositeCache*>(cache.layer(0));
+  Pass pass{.cache = &cache};
+  EXPECT_EQ(pass.keys(), all->part(0));
+  EXPECT_EQ(pass.keys(1), all->part(1));
+  EXPECT_EQ(pass.states(), all->part(2));
+  EXPECT_THROW(pass.keys(2), Error);
+  EXPECT_THROW(pass.states(1), Error);
+  pass.layer = 1;
+  EXPECT_EQ(pass.keys(), cache.layer(1));
+  EXPECT_THROW(pass.keys(1), Error);
+  EXPECT_THROW(pass.states(), Error);
+}
+
+TEST(KeysAlone, PackedOnesTakeHalf) {
+  for (const int bits : {0, 16, 8, 4})
+    for (const int window : {0, 6}) {
+      const CacheOptions options{.kv_bits = bits};
+      const auto make = [&](Holds holds) {
+        return window ? rotating_cache(window, options, holds) : plain_cache(options, holds);
+      };
+      const auto both = make(Holds::keys_and_values), alone = make(Holds::keys);
+      for (const int n : {3, 1, 4, 1, 2}) {
+        const auto k = test::some({2, 1, n, 64}, static_cast<uint64_t>(n));
+        const auto a = both->append(k, k), b = alone->append(k, k);
+        EXPECT_TRUE(mx::array_equal(a.k, b.k).item<bool>()) << bits << ", window " << window;
+        EXPECT_EQ(a.start, b.start);
+        EXPECT_EQ(a.ring, b.ring);
+        mx::eval(both->arrays()), mx::eval(alone->arrays());
+      }
+      EXPECT_EQ(alone->arrays().size(), alone->array_count());
+      EXPECT_EQ(2 * alone->bytes(), both->bytes());
+      const CacheRow row{2, 1, 64, mx::float32};
+      EXPECT_FALSE(alone->lend(1, row, row));
+      const auto again = make(Holds::keys);
+      again->restore(alone->arrays(), alone->length());
+      EXPECT_EQ(again->bytes(), alone->bytes());
+    }
 }
 
 TEST(WholeCache, IsEmptyOrOneEntryALayer) {

@@ -28,12 +28,18 @@ class Numbers : public core::KeyCache {
     keys.packed.reset();
     return keys;
   }
+  core::Keys held() const override {
+    auto keys = of_->held();
+    keys.packed.reset();
+    return keys;
+  }
   void reserve(int n) override { of_->reserve(n); }
   int length() const override { return of_->length(); }
   int trimmable() const override { return of_->trimmable(); }
   void trim(int n) override { of_->trim(n); }
   void reorder(const mx::array& rows) override { of_->reorder(rows); }
   std::vector<mx::array> arrays() const override { return of_->arrays(); }
+  size_t array_count() const override { return of_->array_count(); }
   void restore(std::vector<mx::array> arrays, int n) override { of_->restore(arrays, n); }
   size_t bytes() const override { return of_->bytes(); }
 

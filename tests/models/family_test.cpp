@@ -94,7 +94,7 @@ std::vector<Case> cases() {
     for (auto& l : m.layers) l.norm = config::RmsNorm{.weight_offset = 1};
     m.embed_scale = 4.9f;
   });
-  // One recurrent layer and one of attention, so that both kinds of cache stand side by side.
+  // One such layer and one of attention, so that kinds of cache stand side by side.
   const auto recurrent = [&](const std::string& name, const config::Mixer& of) {
     add(name, [&](auto& m) { m.layers[0].mixer = of; });
     add(name + "_alone", [&](auto& m) {
@@ -130,6 +130,37 @@ std::vector<Case> cases() {
     recurrent("mamba_" + enum_name(norms),
               config::Mamba{.inner = 20, .state = 5, .dt_rank = 3, .norms = norms});
   recurrent("lightning", config::Lightning{.heads = 3, .head_dim = 6});
+  recurrent("rg_lru", config::RgLru{.width = 20, .heads = 4});
+  recurrent("rwkv_time", config::RwkvTime{.inner = 20});
+  recurrent("rwkv_channel", config::RwkvChannel{.hidden = 20});
+  recurrent("mlstm", config::Mlstm{.heads = 3, .key_dim = 4, .value_dim = 6});
+  for (const bool queries : {false, true}) {
+    config::Mla latent{.heads = 3, .kv_rank = 10, .nope_dim = 6, .rope_dim = 4, .v_dim = 5};
+    if (queries) latent.q_rank = 12;
+    recurrent(queries ? "mla" : "mla_without_query_latent", latent);
+    if (!queries) continue;
+    latent.indexer = config::Indexer{.heads = 3, .head_dim = 6, .top_k = 4};
+    recurrent("mla_indexer", latent);
+    add("mla_indexer_shared", [&](auto& m) {
+      m.layers[0].mixer = latent;
+      latent.indexer->shared = true;
+      m.layers[1].mixer = latent;
+    });
+  }
+  config::Nsa sparse{.heads = 4,
+                     .kv_heads = 2,
+                     .head_dim = 6,
+                     .block = 4,
+                     .stride = 2,
+                     .hidden = 5,
+                     .selected_block = 4,
+                     .selected = 3,
+                     .local = 1,
+                     .window = 5};
+  recurrent("nsa", sparse);
+  sparse.position = config::NoPosition{}, sparse.stride = 4, sparse.selected_block = 8;
+  sparse.selected = 1, sparse.first = 0;
+  recurrent("nsa_one_block", sparse);
   add("recurrent_window", [&](auto& m) {
     m.layers[0].mixer = config::Mamba2{.heads = 2, .head_dim = 8, .state = 4};
     mixer(m, 1).window = 5;

@@ -258,12 +258,13 @@ INSTANTIATE_TEST_SUITE_P(
                     "stablelm", "minicpm3", "youtu", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe",
                     "dots1", "glm4_moe", "ernie4_5_moe", "hunyuan_v1_moe", "minimax_m2",
                     "granitemoe", "granitemoeshared", "gpt_oss", "dbrx", "deepseek_v2",
-                    "deepseek_v3", "kimi_k2", "glm4_moe_lite", "mamba", "mamba2", "bamba", "jamba",
-                    "lfm2", "lfm2_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
-                    "qwen3_5_multimodal", "granitemoehybrid", "exaone_moe", "solar_open", "afmoe",
-                    "mellum", "phimoe", "olmo_hybrid", "kimi_linear", "llama4_text", "minimax",
-                    "mimo_v2_flash", "laguna", "nemotron_h", "bailing_hybrid", "falcon_h1",
-                    "longcat_flash", "gemma3n_text", "gemma4_text", "gemma4_text_moe"),
+                    "deepseek_v3", "kimi_k2", "glm4_moe_lite", "deepseek_v32", "glm_moe_dsa",
+                    "mamba", "mamba2", "bamba", "jamba", "lfm2", "lfm2_moe", "qwen3_next",
+                    "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5_multimodal", "granitemoehybrid",
+                    "exaone_moe", "solar_open", "afmoe", "mellum", "phimoe", "olmo_hybrid",
+                    "kimi_linear", "llama4_text", "minimax", "mimo_v2_flash", "laguna",
+                    "nemotron_h", "bailing_hybrid", "falcon_h1", "longcat_flash", "gemma3n_text",
+                    "gemma4_text", "gemma4_text_moe", "zamba2", "recurrent_gemma", "rwkv", "xlstm"),
     [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

@@ -17,11 +17,8 @@ from transformers import AutoModelForCausalLM
 PROGRAM = os.environ["LMXLAB_PROGRAM"]
 FIXTURES = os.environ.get("LMXLAB_FIXTURES")
 CHECKPOINTS = Path(FIXTURES or Path(__file__).resolve().parents[3] / "shared/fixtures") / "checkpoints"
-# Families that are not there yet; a folder that can be read may not stand here.
-NOT_YET = set("""deepseek_v32 glm_moe_dsa recurrent_gemma rwkv xlstm zamba2""".split())
 # What a class computes where a file lacks it, and a file rounds to its type: we never write it.
 BUFFERS = {"minimax": ("slope_rate", "query_decay", "key_decay", "diagonal_decay")}
-UNSUPPORTED = 8  # exit codes of Error(unsupported)
 
 
 def names():
@@ -41,7 +38,7 @@ def ours(name, folder):
     return load_file(folder / "ours.safetensors")["logits"]
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n not in NOT_YET])
+@pytest.mark.parametrize("name", names())
 def test_written_and_opened_by_transformers(name, tmp_path):
     done = convert(name, tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -58,10 +55,3 @@ def test_written_and_opened_by_transformers(name, tmp_path):
     off = np.abs(got - want)
     at = np.unravel_index(off.argmax(), off.shape)
     assert off.max() <= facts["atol"] + facts["rtol"] * np.abs(want).max(), f"at {at}: {got[at]} and {want[at]}"
-
-
-@pytest.mark.parametrize("name", sorted(NOT_YET))
-def test_not_yet(name, tmp_path):
-    done = convert(name, tmp_path / "out")
-    assert done.returncode != 0, f"{name} can be read: take it out of NOT_YET"
-    assert "not supported" in done.stderr, done.stderr

@@ -9,7 +9,7 @@ const std::vector<HfClass>& hf_classes() {
     std::vector<HfClass> out;
     for (const auto& lineage :
          {llama_classes(), gpt_classes(), gemma_classes(), mla_classes(), moe_classes(),
-          attention_moe_classes(), recurrent_classes(), hybrid_classes()})
+          attention_moe_classes(), recurrent_classes(), hybrid_classes(), rnn_classes()})
       out.insert(out.end(), lineage.begin(), lineage.end());
     return out;
   }();
@@ -51,6 +51,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
     d.kv_shared += a && a->kv_from, d.v_of_k |= a && a->v_of_k, d.laurel = b.laurel;
     if (const auto* p = std::get_if<Parallel>(&b.mixer); p && !d.recurrent) d.recurrent = p->mamba;
     if (recurs && !d.recurrent) d.recurrent = b.mixer;
+    if (const auto* c = std::get_if<RwkvChannel>(&b.mixer)) d.hidden = c->hidden;
     if (mixes && !recurs && !attends) attends = &b;
     d.recurrent_layers.push_back(recurs);
     (recurs ? d.recurrent_scales : d.attention_scales) = {b.stream_scale, b.branch_scale};
@@ -63,6 +64,7 @@ std::optional<Decoder> decoder_of(const Model& m) {
                        : l ? std::get_if<Rope>(&l->position)
                            : nullptr;
     const auto window = a ? a->window : std::nullopt;
+    if (l && l->indexer) d.shared_choice.push_back(l->indexer->shared);
     d.sliding.push_back(window.has_value()), d.rotated.push_back(rope != nullptr);
     if (window) d.window = window;
     if (a && a->temperature) d.temperature = a->temperature;
@@ -72,6 +74,8 @@ std::optional<Decoder> decoder_of(const Model& m) {
   }
   if (m.layers.empty()) return std::nullopt;
   d.blocks = m.layers, d.layer_inputs = m.layer_inputs, d.altup = m.altup;
+  d.shared_blocks = m.shared_blocks;
+  for (const Block& b : m.layers) d.hybrids.push_back(b.shared.has_value());
   const Block& b = m.layers[0];
   if (const auto* a = attends ? attention_in(attends->mixer) : nullptr) {
     d.heads = a->heads, d.kv_heads = a->kv_heads, d.head_dim = a->head_dim;

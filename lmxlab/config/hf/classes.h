@@ -26,6 +26,7 @@ std::vector<HfClass> moe_classes();
 std::vector<HfClass> attention_moe_classes();
 std::vector<HfClass> recurrent_classes();
 std::vector<HfClass> hybrid_classes();
+std::vector<HfClass> rnn_classes();
 const std::vector<HfClass>& hf_classes();
 /// @return  null for another.
 const HfClass* hf_class(std::string_view model_type);

@@ -260,6 +260,122 @@ Model falcon_h1_model(const Decoder& d) {
   return assemble(d, "falcon_h1", b);
 }
 
+/// Zamba2: Mamba-2, in some layers behind one of a few transformers that they share.
+void zamba2_keys(Keys& k, Decoder& d) {
+  if (k.reading()) {
+    d.eps = 1e-5f, d.context = 4096, d.heads = 32, d.tie = true, d.act = Act::gelu;
+  }
+  SharedBlock s;
+  if (!d.shared_blocks.empty()) {
+    s = d.shared_blocks[0];
+    d.heads = s.attention.heads, d.kv_heads = s.attention.kv_heads;
+    d.head_dim = s.attention.head_dim, d.hidden = s.mlp.hidden, d.act = s.mlp.act;
+    if (const auto* r = std::get_if<Rope>(&s.attention.position)) d.rope = *r;
+  }
+  k.require(d.vocab, {"vocab_size"});
+  k(d.context, {"max_position_embeddings"});
+  k.require(d.dim, {"hidden_size"});
+  k(d.heads, {"num_attention_heads"});
+  if (k.reading()) {
+    d.kv_heads = d.heads, d.hidden = 4 * d.dim;
+    d.head_dim = d.heads > 0 ? 2 * d.dim / d.heads : 0;
+  }
+  k(d.kv_heads, {"num_key_value_heads"});
+  k(d.head_dim, {"attention_head_dim", "head_dim"});
+  k(d.hidden, {"intermediate_size"});
+  k(d.tie, {"tie_word_embeddings"});
+  k(d.init_std, {"initializer_range"});
+  k.act(d.act, {"hidden_act"});
+  k(d.eps, {"rms_norm_eps"});
+  std::vector<std::string> types;
+  if (!k.reading())
+    for (const bool hybrid : d.hybrids) types.emplace_back(hybrid ? "hybrid" : "linear_attention");
+  k(types, {"layers_block_type", "layer_types"});
+  if (k.reading() && types.empty()) {
+    types.emplace_back("mamba");
+    const auto group = [&](int mambas, int times) {
+      for (int t = 0; t < times; ++t) {
+        types.insert(types.end(), static_cast<size_t>(mambas), "mamba");
+        types.emplace_back("hybrid");
+      }
+    };
+    group(5, 7), group(4, 1), group(3, 1);
+    types.insert(types.end(), 2, "mamba");
+  }
+  d.depth = static_cast<int>(std::min<size_t>(types.size(), kMaxDepth));
+  d.hybrids.clear();
+  for (const auto& t : types) {
+    d.hybrids.push_back(t == "hybrid");
+    if (t != "hybrid" && t != "linear_attention" && t != "mamba")
+      k.refuse("layers_block_type: \"" + t + "\"; supported: linear_attention, hybrid");
+  }
+  d.hybrids.resize(static_cast<size_t>(d.depth));
+  k.constant("num_hidden_layers", d.depth);
+  bool bias = s.mlp.bias, rotates = std::holds_alternative<Rope>(s.attention.position);
+  if (k.reading()) rotates = false;
+  int blocks = std::max<int>(1, static_cast<int>(d.shared_blocks.size()));
+  k(bias, {"add_bias_linear"});
+  k(blocks, {"num_mem_blocks"});
+  k(s.rank, {"adapter_rank"});
+  k(s.attention_additions, {"use_shared_attention_adapter"});
+  k(rotates, {"use_mem_rope"});
+  k.rope(d);
+  k.only("use_long_context", false, "the longer context of a changed rotation");
+  s.attention = {.heads = d.heads, .kv_heads = d.kv_heads, .head_dim = d.head_dim};
+  s.attention.scale = 1 / std::sqrt(static_cast<float>(d.head_dim) / 2);
+  s.attention.position = rotates ? Position(d.rope) : Position(NoPosition{});
+  s.mlp = {.hidden = d.hidden, .act = d.act, .bias = bias};
+  s.norm = RmsNorm{.eps = d.eps};
+  const auto hybrids = std::count(d.hybrids.begin(), d.hybrids.end(), true);
+  if (blocks < 1) k.wrong("num_mem_blocks: expected at least 1, got " + std::to_string(blocks));
+  blocks = static_cast<int>(std::clamp<int64_t>(blocks, 0, hybrids));
+  d.shared_blocks.assign(static_cast<size_t>(blocks), s);
+  Mamba2 m = recurrent_of(k, d, Mamba2{.heads = 8, .groups = 1, .state = 64, .conv_bias = true});
+  k(m.heads, {"n_mamba_heads"});
+  int expand = d.dim > 0 ? m.heads * m.head_dim / d.dim : 2;
+  if (k.reading()) expand = 2;
+  k(expand, {"mamba_expand"});
+  if (k.reading() && m.heads > 0) m.head_dim = expand * d.dim / m.heads;
+  k(m.head_dim, {"mamba_headdim"});
+  k(m.groups, {"mamba_ngroups"});
+  k(m.state, {"mamba_d_state"});
+  k(m.conv, {"mamba_d_conv"});
+  if (k.reading()) m.dt_min = 0.001f;
+  k(m.dt_min, {"time_step_min"});
+  m.in_bias = m.out_bias = bias;
+  d.recurrent = m;
+  k.skip({"num_hidden_layers",
+          "hybrid_layer_ids",
+          "attention_hidden_size",
+          "kv_channels",
+          "num_query_groups",
+          "num_logits_to_keep",
+          "time_step_max",
+          "time_step_floor",
+          "use_conv_bias",
+          "use_mamba_kernels",
+          "use_mem_eff_path",
+          "chunk_size",
+          "ffn_hidden_size",
+          "state_size",
+          "conv_dimension",
+          "mamba_headdim",
+          "use_shared_mlp_adapter",
+          "use_shared_block_lora",
+          "lora_rank",
+          "time_step_limit"});
+}
+Model zamba2_model(const Decoder& d) {
+  Block b = llama_block(d);
+  b.ffn = Nothing{};
+  Model m = assemble(d, "zamba2", b);
+  m.shared_blocks = d.shared_blocks;
+  const int blocks = static_cast<int>(d.shared_blocks.size());
+  for (size_t i = 0, seen = 0; i < m.layers.size(); ++i)
+    if (d.hybrids[i]) m.layers[i].shared = static_cast<int>(seen++) % blocks;
+  return m;
+}
+
 }  // namespace
 
 std::vector<HfClass> hybrid_classes() {
@@ -267,6 +383,7 @@ std::vector<HfClass> hybrid_classes() {
       {"nemotron_h", "NemotronHForCausalLM", "nemotron_h", nemotron_h_keys, nemotron_h_model},
       {"bailing_hybrid", "BailingHybridForCausalLM", "bailing_hybrid", bailing_hybrid_keys,
        bailing_hybrid_model},
+      {"zamba2", "Zamba2ForCausalLM", "zamba2", zamba2_keys, zamba2_model},
       {"falcon_h1", "FalconH1ForCausalLM", "falcon_h1", falcon_h1_keys, falcon_h1_model},
   };
 }

@@ -211,6 +211,35 @@ void Keys::dense_or_sparse(Decoder& d, const char* name) {
   for (const auto& t : types) d.sparse.push_back(t == "sparse");
 }
 
+void Keys::indexer_types(Decoder& d) {
+  std::vector<std::string> types;
+  if (!reading())
+    for (const bool s : d.shared_choice) types.emplace_back(s ? "shared" : "full");
+  (*this)(types, {"indexer_types"});
+  if (!reading()) return;
+  int every = 1, offset = 2;
+  (*this)(every, {"index_topk_freq"}), (*this)(offset, {"index_skip_topk_offset"});
+  const Json* letters = find({"index_topk_pattern"});
+  const char* name = types.empty() && letters ? "index_topk_pattern" : "indexer_types";
+  if (types.empty() && letters && letters->is_string())
+    for (const char c : letters->as_string())
+      types.emplace_back(c == 'F' ? "full" : c == 'S' ? "shared" : std::string(1, c));
+  else if (types.empty() && letters)
+    fields::read(*letters, types, prefix_ + name, *problems_);
+  if (types.empty())
+    for (int i = 0; i < d.depth; ++i)
+      types.emplace_back(std::max(i - offset + 1, 0) % std::max(every, 1) == 0 ? "full" : "shared");
+  if (types.size() != static_cast<size_t>(d.depth))
+    return wrong(std::string(name) + ": expected one for each of " + std::to_string(d.depth) +
+                 " layers, got " + std::to_string(types.size()));
+  d.shared_choice.clear();
+  for (const auto& t : types) {
+    if (t != "full" && t != "shared")
+      return wrong(std::string(name) + ": expected full or shared, got \"" + t + "\"");
+    d.shared_choice.push_back(t == "shared");
+  }
+}
+
 void Keys::pattern(int& every, Names names) {
   if (!reading()) return;
   const Json* found = find(names);

@@ -44,6 +44,7 @@ struct Decoder {
   std::optional<Moe> moe = {};               // in the place of the dense FFN
   std::vector<bool> sparse = {};             // which layers have it; empty: all
   std::optional<Mla> mla = {};               // in the place of attention
+  std::vector<bool> shared_choice = {};      // which layers' indexers have none of their own
   float mscale_all = 0;  // yarn's mscale_all_dim, which latent attention's scores know
   Rope rope = {};
   std::optional<Rope> local_rope = {};  // of layers with a window, where it is another
@@ -59,7 +60,9 @@ struct Decoder {
   std::vector<float> layer_sparsity = {};
   float gate_scale = 1;
   std::optional<Parallel> parallel = {};
-  bool scale_by_layer = false;  // the scale of layer i is divided by i + 1
+  std::vector<SharedBlock> shared_blocks = {};
+  std::vector<bool> hybrids = {};  // which layers have one
+  bool scale_by_layer = false;     // the scale of layer i is divided by i + 1
 
   static bool says(const std::vector<bool>& which, size_t layer) {
     return which.empty() || which[layer];
@@ -121,6 +124,9 @@ class Keys {
   void limits(float& least, std::optional<float>& most, const char* name);
   /// A list of "dense" and "sparse", in which layers have experts.
   void dense_or_sparse(Decoder& d, const char* name);
+  /// Which layers choose keys ("full") and which take the choice before them ("shared"): a list, a
+  /// pattern of letters, or one full layer in so many.
+  void indexer_types(Decoder& d);
 
   /// Keys that are read for nothing, since another has said it.
   void skip(Names names) { find(names); }

@@ -196,6 +196,50 @@ Model longcat_flash_model(const Decoder& d) {
   return m;
 }
 
+// Sizes of the indexer, and what both classes have fixed.
+void indexed_keys(Keys& k, Decoder& d, const Indexer& defaults) {
+  if (!d.mla->indexer) d.mla->indexer = defaults;
+  k(d.mla->indexer->heads, {"index_n_heads"});
+  k(d.mla->indexer->head_dim, {"index_head_dim"});
+  k(d.mla->indexer->top_k, {"index_topk"});
+  k.dense_or_sparse(d, "mlp_layer_types");
+  // The class reads none of these: its FFNs have no biases, and all of its layers are alike.
+  k.skip({"mlp_bias", "layer_types", "rope_interleave", "indexer_rope_interleave"});
+}
+
+void deepseek_v32_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.context = 163'840;
+  const Mla defaults{.q_rank = 1536, .indexer = Indexer{}};
+  mla_like(k, d, defaults, false);
+  Moe moe = kV3;
+  moe.groups = 8, moe.groups_kept = 4, moe.scale = 2.5f;
+  deepseek_experts(k, d, moe, kRouted, 3, 1);
+  indexed_keys(k, d, *defaults.indexer);
+}
+Model deepseek_v32_model(const Decoder& d) {
+  return with_experts(d, "deepseek_v32", mla_block(d));
+}
+
+void glm_moe_dsa_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f, d.context = 202'752;
+  const Mla defaults{.q_rank = 2048,
+                     .nope_dim = 192,
+                     .v_dim = 256,
+                     .indexer = Indexer{.heads = 32, .interleaved = true}};
+  mla_like(k, d, defaults, false);
+  Moe moe = kV3;
+  moe.scale = 2.5f;
+  deepseek_experts(k, d, moe, kRouted, 3, 1);
+  indexed_keys(k, d, *defaults.indexer);
+  k.indexer_types(d);
+}
+Model glm_moe_dsa_model(const Decoder& d) {
+  Model m = with_experts(d, "glm_moe_dsa", mla_block(d));
+  for (size_t i = 0; i < std::min(m.layers.size(), d.shared_choice.size()); ++i)
+    if (d.shared_choice[i]) std::get<Mla>(m.layers[i].mixer).indexer->shared = true;
+  return m;
+}
+
 }  // namespace
 
 std::vector<HfClass> mla_classes() {
@@ -209,6 +253,9 @@ std::vector<HfClass> mla_classes() {
        longcat_flash_model},
       {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", "glm4_moe_lite", glm4_moe_lite_keys,
        glm4_moe_lite_model},
+      {"deepseek_v32", "DeepseekV32ForCausalLM", "deepseek_v32", deepseek_v32_keys,
+       deepseek_v32_model},
+      {"glm_moe_dsa", "GlmMoeDsaForCausalLM", "glm_moe_dsa", glm_moe_dsa_keys, glm_moe_dsa_model},
   };
 }
 

@@ -1,0 +1,67 @@
+// RWKV-4 (arXiv:2305.13048): time mixing and channel mixing, each a branch of its own.
+#pragma once
+
+#include "lmxlab/core/linear.h"
+#include "lmxlab/core/recurrent.h"
+
+namespace lmxlab::core {
+
+/// Of x [B, L, D], what stood a position before: zero before the first, or the cache's `last` [B,
+/// 1, D], which becomes the last of x. Columns of padding count as zero.
+mx::array token_shift(const mx::array& x, const Pass& pass, std::optional<mx::array>& last);
+
+class RwkvTime : public Mixer {
+ public:
+  RwkvTime(const config::RwkvTime& config, const Build& build);
+  mx::array operator()(const mx::array& x, Pass& pass) const override {
+    return finish(mix({x}, pass), pass);
+  }
+  /// @param projected  x itself: every projection sees the position before.
+  mx::array mix(const Arrays& projected, Pass& pass) const override;
+  mx::array finish(const mx::array& mixed, Pass&) const override { return output(mixed); }
+  void visit(Visitor& v) override {
+    v("time_decay", time_decay), v("time_first", time_first);
+    v("time_mix_key", mix_key), v("time_mix_value", mix_value);
+    v("time_mix_receptance", mix_receptance);
+    v("key", key), v("value", value), v("receptance", receptance), v("output", output);
+  }
+  void visit_part(Visitor& v, bool first) override {
+    if (!first) v("output", output);
+  }
+  std::unique_ptr<LayerCache> make_cache(const CacheOptions&) const override;
+
+  Param time_decay, time_first;              // [I]
+  Param mix_key, mix_value, mix_receptance;  // [D]
+  Linear key, value, receptance, output;
+
+ private:
+  int dim_;
+  config::RwkvTime config_;
+};
+
+class RwkvChannel : public Mixer {
+ public:
+  RwkvChannel(const config::RwkvChannel& config, const Build& build);
+  mx::array operator()(const mx::array& x, Pass& pass) const override {
+    return finish(mix({x}, pass), pass);
+  }
+  /// What the keys are made of and what the receptances are made of, beside each other.
+  mx::array mix(const Arrays& projected, Pass& pass) const override;
+  mx::array finish(const mx::array& mixed, Pass&) const override;
+  void visit(Visitor& v) override {
+    v("time_mix_key", mix_key), v("time_mix_receptance", mix_receptance);
+    v("key", key), v("receptance", receptance), v("value", value);
+  }
+  void visit_part(Visitor& v, bool first) override {
+    if (!first) v("key", key), v("receptance", receptance), v("value", value);
+  }
+  std::unique_ptr<LayerCache> make_cache(const CacheOptions&) const override;
+
+  Param mix_key, mix_receptance;  // [D]
+  Linear key, receptance, value;
+
+ private:
+  int dim_;
+};
+
+}  // namespace lmxlab::core

@@ -1,0 +1,486 @@
+// Latent attention with a lightning indexer against a twin in doubles, one query and one head at a
+// time; through the cache, behind padding, within a limit, and its gradients.
+#include "lmxlab/core/mla.h"
+
+#include "lmxlab/config/count.h"
+#include "lmxlab/config/validate.h"
+#include "lmxlab/core/block.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
+#include "tests/core/support.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+
+namespace lmxlab::core {
+namespace {
+
+using test::doubles;
+using test::some;
+
+constexpr int kDim = 20;
+
+config::Mla sizes(bool interleaved = false) {
+  return {.heads = 3,
+          .q_rank = 14,
+          .kv_rank = 10,
+          .nope_dim = 6,
+          .rope_dim = 4,
+          .v_dim = 5,
+          .bias = true,
+          .indexer =
+              config::Indexer{.heads = 5, .head_dim = 8, .top_k = 4, .interleaved = interleaved}};
+}
+
+std::unique_ptr<Mla> built(const config::Mla& c, uint64_t seed = 1) {
+  Init init(seed);
+  auto out = std::make_unique<Mla>(c, Build{kDim, 0, 1, 0.3f, 0.3f, init});
+  uint64_t i = 100 * seed;  // biases and norms of their own
+  for (const auto& e : collect(*out))
+    if (e.param->value.ndim() == 1)
+      e.param->value = mx::add(e.param->value, some(e.param->value.shape(), ++i, 0.3));
+  mx::eval(values(collect(*out)));
+  return out;
+}
+
+// ---- the twin ----
+
+using Row = std::vector<double>;
+using Choice = std::vector<std::vector<int>>;  // of each query, the keys it meets
+
+struct Twin {
+  config::Mla c;
+  std::map<std::string, std::pair<mx::Shape, Row>> w;
+
+  Twin(const config::Mla& config, Mla& of) : c(config) {
+    for (const auto& e : collect(of)) w[e.path] = {e.param->value.shape(), doubles(e.param->value)};
+  }
+  Row linear(const std::string& name, const Row& x) const {
+    const auto& [shape, m] = w.at(name + ".weight");
+    Row y(static_cast<size_t>(shape[0]));
+    for (size_t o = 0; o < y.size(); ++o) {
+      if (w.count(name + ".bias")) y[o] = w.at(name + ".bias").second[o];
+      for (size_t i = 0; i < x.size(); ++i) y[o] += m[o * x.size() + i] * x[i];
+    }
+    return y;
+  }
+  Row rms(const std::string& name, Row x) const {
+    double square = 0;
+    for (const double v : x) square += v * v;
+    const double by = 1 / std::sqrt(square / static_cast<double>(x.size()) + 1e-6);
+    for (size_t i = 0; i < x.size(); ++i) x[i] *= by * w.at(name + ".weight").second[i];
+    return x;
+  }
+  Row layer_norm(const std::string& name, Row x) const {
+    const double n = static_cast<double>(x.size());
+    const double mean = std::accumulate(x.begin(), x.end(), 0.0) / n;
+    double square = 0;
+    for (const double v : x) square += (v - mean) * (v - mean);
+    for (size_t i = 0; i < x.size(); ++i)
+      x[i] = (x[i] - mean) / std::sqrt(square / n + 1e-6) * w.at(name + ".weight").second[i] +
+             w.at(name + ".bias").second[i];
+    return x;
+  }
+  // The first rope_dim numbers from `at` on.
+  void turn(Row& x, size_t at, int position, bool interleaved) const {
+    const auto half = static_cast<size_t>(c.rope_dim) / 2;
+    for (size_t i = 0; i < half; ++i) {
+      const double angle = position * std::pow(10000.0, -2.0 * static_cast<double>(i) / c.rope_dim);
+      auto& a = x[at + (interleaved ? 2 * i : i)];
+      auto& b = x[at + (interleaved ? 2 * i + 1 : i + half)];
+      const double turned = a * std::cos(angle) - b * std::sin(angle);
+      b = a * std::sin(angle) + b * std::cos(angle), a = turned;
+    }
+  }
+  // What the indexer chooses, of positions that a query may look at.
+  Choice choose(const std::vector<Row>& x, int limit) const {
+    const auto& d = *c.indexer;
+    const auto D = static_cast<size_t>(d.head_dim);
+    std::vector<Row> keys;
+    Choice out;
+    for (int t = 0; t < static_cast<int>(x.size()); ++t) {
+      const auto& in = x[static_cast<size_t>(t)];
+      keys.push_back(layer_norm("indexer.k_norm", linear("indexer.wk", in)));
+      turn(keys.back(), 0, t, d.interleaved);
+      auto q = linear("indexer.wq_b", rms("q_a_layernorm", linear("q_a_proj", in)));
+      const auto weights = linear("indexer.weights_proj", in);
+      for (size_t h = 0; h < weights.size(); ++h) turn(q, h * D, t, d.interleaved);
+      std::vector<std::pair<double, int>> scored;
+      for (int s = std::max(0, t - limit + 1); s <= t; ++s) {
+        double sum = 0;
+        for (size_t h = 0; h < weights.size(); ++h) {
+          double dot = 0;
+          for (size_t i = 0; i < D; ++i) dot += q[h * D + i] * keys[static_cast<size_t>(s)][i];
+          sum += weights[h] * std::max(0.0, dot);
+        }
+        scored.emplace_back(-sum, s);
+      }
+      std::sort(scored.begin(), scored.end());
+      scored.resize(std::min(scored.size(), static_cast<size_t>(d.top_k)));
+      out.emplace_back();
+      for (const auto& [_, s] : scored) out.back().push_back(s);
+    }
+    return out;
+  }
+  Row mixed(const std::vector<Row>& x, const Choice& choice) const {
+    const auto H = static_cast<size_t>(c.heads), N = static_cast<size_t>(c.nope_dim),
+               R = static_cast<size_t>(c.rope_dim), V = static_cast<size_t>(c.v_dim);
+    std::vector<Row> expanded, shared;  // of each position
+    Row out;
+    for (size_t t = 0; t < x.size(); ++t) {
+      const int at = static_cast<int>(t);
+      auto joint = linear("kv_a_proj_with_mqa", x[t]);
+      shared.emplace_back(joint.begin() + c.kv_rank, joint.end());
+      turn(shared.back(), 0, at, true);
+      joint.resize(static_cast<size_t>(c.kv_rank));
+      expanded.push_back(linear("kv_b_proj", rms("kv_a_layernorm", joint)));
+      auto q = linear("q_b_proj", rms("q_a_layernorm", linear("q_a_proj", x[t])));
+      Row heads;
+      for (size_t h = 0; h < H; ++h) {
+        turn(q, h * (N + R) + N, at, true);
+        Row scores;
+        for (const int s : choice[t]) {
+          const auto& k = expanded[static_cast<size_t>(s)];
+          double dot = 0;
+          for (size_t i = 0; i < N; ++i) dot += q[h * (N + R) + i] * k[h * (N + V) + i];
+          for (size_t i = 0; i < R; ++i)
+            dot += q[h * (N + R) + N + i] * shared[static_cast<size_t>(s)][i];
+          scores.push_back(std::exp(dot / std::sqrt(double(c.nope_dim) + c.rope_dim)));
+        }
+        const double all = std::accumulate(scores.begin(), scores.end(), 0.0);
+        Row value(V);
+        for (size_t j = 0; j < scores.size(); ++j)
+          for (size_t i = 0; i < V; ++i)
+            value[i] +=
+                scores[j] / all * expanded[static_cast<size_t>(choice[t][j])][h * (N + V) + N + i];
+        heads.insert(heads.end(), value.begin(), value.end());
+      }
+      const auto y = linear("o_proj", heads);
+      out.insert(out.end(), y.begin(), y.end());
+    }
+    return out;
+  }
+  // x [L, D] of one row
+  static std::vector<Row> rows(const mx::array& x) {
+    const auto flat = doubles(x);
+    std::vector<Row> out;
+    for (size_t i = 0; i < flat.size(); i += kDim)
+      out.emplace_back(flat.begin() + static_cast<std::ptrdiff_t>(i),
+                       flat.begin() + static_cast<std::ptrdiff_t>(i) + kDim);
+    return out;
+  }
+  Row operator()(const mx::array& x, int limit = 1 << 20) const {
+    const auto in = rows(x);
+    return mixed(in, choose(in, limit));
+  }
+};
+
+mx::array row(const mx::array& x, int i, int from = 0) {
+  return mx::slice(x, {i, from, 0}, {i + 1, x.shape(1), x.shape(2)});
+}
+mx::array positions(const mx::array& x, int from, int to) {
+  return mx::slice(x, {0, from, 0}, {x.shape(0), to, x.shape(2)});
+}
+Row of_rows(const Twin& twin, const mx::array& x, int limit = 1 << 20) {
+  Row out;
+  for (int i = 0; i < x.shape(0); ++i) {
+    const auto y = twin(row(x, i), limit);
+    out.insert(out.end(), y.begin(), y.end());
+  }
+  return out;
+}
+
+Cache cache_of(const Mla& mixer, const CacheOptions& options = {}) {
+  std::vector<std::unique_ptr<LayerCache>> layers;
+  layers.push_back(mixer.make_cache(options));
+  Cache out(std::move(layers));
+  out.max_kv = options.max_kv;
+  return out;
+}
+mx::array through(const Mla& mixer, Cache& cache, const mx::array& x, std::vector<int> sizes) {
+  Arrays parts;
+  for (int at = 0, i = 0; at < x.shape(1); ++i) {
+    const int n = std::min(sizes[static_cast<size_t>(i) % sizes.size()], x.shape(1) - at);
+    Pass pass{.offset = cache.length(), .cache = &cache, .pads = cache.pads};
+    parts.push_back(mixer(positions(x, at, at + n), pass));
+    cache.advance(n), at += n;
+    auto all = cache.arrays();
+    all.push_back(parts.back());
+    mx::eval(all);
+  }
+  return mx::concatenate(parts, 1);
+}
+// Sums of float32 over the width and the keys; outputs are of order one.
+constexpr double kBound = 2e-5;
+
+TEST(Indexer, OnePassIsTheTwin) {
+  for (const bool interleaved : {false, true}) {
+    const auto c = sizes(interleaved);
+    const auto mixer = built(c);
+    const auto x = some({2, 19, kDim}, 7);
+    Pass pass;
+    test::expect_close((*mixer)(x, pass), of_rows(Twin(c, *mixer), x), kBound);
+  }
+}
+
+TEST(Indexer, ThroughTheCacheIsTheTwin) {
+  const auto c = sizes();
+  const auto mixer = built(c);
+  const auto x = some({2, 33, kDim}, 8);
+  const auto want = of_rows(Twin(c, *mixer), x);
+  for (const std::vector<int>& pieces :
+       {std::vector{1}, {7}, {2}, {20, 1}, {3, 1, 1, 9, 2}, {33}}) {
+    auto cache = cache_of(*mixer);
+    test::expect_close(through(*mixer, cache, x, pieces), want, kBound,
+                       "pieces from " + std::to_string(pieces[0]));
+  }
+  // Back to a mark, and again.
+  auto cache = cache_of(*mixer);
+  through(*mixer, cache, positions(x, 0, 20), {5});
+  cache.mark();
+  through(*mixer, cache, some({2, 6, kDim}, 99), {1});
+  ASSERT_TRUE(cache.can_trim(6));
+  cache.trim(6);
+  const auto rest = through(*mixer, cache, positions(x, 20, 33), {1, 4});
+  test::expect_close(
+      rest,
+      doubles(positions(
+          mx::array(std::vector<float>(want.begin(), want.end()).data(), x.shape(), mx::float32),
+          20, 33)),
+      kBound, "after a trim");
+}
+
+TEST(Indexer, AWindowOfTheCacheLimitsTheChoice) {
+  const auto c = sizes();
+  const auto mixer = built(c);
+  const auto x = some({1, 30, kDim}, 9);
+  for (const int limit : {3, 6, 11})
+    for (const int piece : {1, 4}) {
+      auto cache = cache_of(*mixer, {.max_kv = limit});
+      test::expect_close(through(*mixer, cache, x, {piece}), of_rows(Twin(c, *mixer), x, limit),
+                         kBound, "limit " + std::to_string(limit));
+    }
+}
+
+TEST(Indexer, PaddingIsNeverChosen) {
+  const auto c = sizes();
+  const auto mixer = built(c);
+  const auto x = some({3, 21, kDim}, 10);
+  const int pads[] = {0, 3, 12};
+  const mx::array padding(pads, {3}, mx::int32);
+  Pass pass{.pads = padding};
+  auto cache = cache_of(*mixer);
+  cache.pads = padding;
+  const auto whole = (*mixer)(x, pass), cached = through(*mixer, cache, x, {10, 1});
+  for (int i = 0; i < 3; ++i) {
+    const auto want = Twin(c, *mixer)(row(x, i, pads[i]));
+    test::expect_close(row(whole, i, pads[i]), want, kBound, "row " + std::to_string(i));
+    test::expect_close(row(cached, i, pads[i]), want, kBound, "cached " + std::to_string(i));
+  }
+  EXPECT_TRUE(mx::all(mx::isfinite(whole)).item<bool>());
+}
+
+TEST(Indexer, LaterPositionsChangeNothing) {
+  const auto mixer = built(sizes());
+  const auto x = some({1, 24, kDim}, 11);
+  const auto other = mx::concatenate({positions(x, 0, 15), some({1, 9, kDim}, 12)}, 1);
+  Pass a, b;
+  const auto one = positions((*mixer)(x, a), 0, 15), two = positions((*mixer)(other, b), 0, 15);
+  test::expect_close(one, doubles(two), 1e-6);
+}
+
+// So wide that not all queries of a piece are gathered for at once; one pass gathers nothing.
+TEST(Indexer, ManyQueriesGatherSomeAtATime) {
+  auto c = sizes();
+  c.heads = 1, c.kv_rank = 1024, c.v_dim = 2000, c.indexer->top_k = 512;
+  const auto mixer = built(c);
+  const auto x = some({1, 640, kDim}, 21);
+  Pass pass;
+  const auto want = (*mixer)(x, pass);
+  auto cache = cache_of(*mixer);
+  const auto got = through(*mixer, cache, x, {576, 64});
+  const double most = static_cast<double>(mx::max(mx::abs(want)).item<float>());
+  test::expect_close(positions(got, 576, 640), doubles(positions(want, 576, 640)), 2e-5 * most);
+}
+
+// Rows of packed memory that are chosen are those that all of it would give.
+TEST(Indexer, PackedRowsAreGatheredAsTheyAre) {
+  auto c = sizes();
+  c.kv_rank = 64, c.rope_dim = 32, c.indexer->head_dim = 64;
+  const auto mixer = built(c);
+  const auto x = some({2, 40, kDim}, 13);
+  for (const int bits : {8, 4}) {
+    auto cache = cache_of(*mixer, {.kv_bits = bits});
+    through(*mixer, cache, positions(x, 0, 39), {39});
+    auto* all = dynamic_cast<CompositeCache*>(cache.layer(0));
+    ASSERT_TRUE(all);
+    auto* memory = dynamic_cast<KeyCache*>(all->part(0));
+    const auto keys = memory->append(some({2, 1, 1, 64}, 1), some({2, 1, 1, 32}, 2));
+    const auto chosen = mx::array({3, 0, 39, 7, 8, 31}, {2, 1, 3}, mx::uint32);
+    const auto at = mx::reshape(chosen, {2, 1, 3, 1});
+    EXPECT_TRUE(mx::array_equal(mx::squeeze(chosen_rows(keys, false, chosen), 1),
+                                mx::squeeze(mx::take_along_axis(keys.k, at, 2), 1))
+                    .item<bool>());
+    EXPECT_TRUE(mx::array_equal(mx::squeeze(chosen_rows(keys, true, chosen), 1),
+                                mx::squeeze(mx::take_along_axis(keys.v, at, 2), 1))
+                    .item<bool>());
+  }
+}
+
+TEST(Indexer, ItsParametersAreFrozenAndTheOthersHaveTheGradientOfTheTwin) {
+  const auto c = sizes();
+  const auto mixer = built(c);
+  const auto x = some({1, 13, kDim}, 14), slope = some({1, 13, kDim}, 15);
+  const auto entries = collect(*mixer);
+  const auto loss = [&](const Arrays& in) -> Arrays {
+    const Lend lend(entries, std::span(in).subspan(1));
+    Pass pass;
+    return {mx::sum(mx::multiply((*mixer)(in[0], pass), slope))};
+  };
+  auto in = values(entries);
+  in.insert(in.begin(), x);
+  std::vector<int> all(in.size());
+  std::iota(all.begin(), all.end(), 0);
+  const auto grads = mx::value_and_grad(loss, all)(in).second;
+
+  const auto g = doubles(slope);
+  const auto choice = Twin(c, *mixer).choose(Twin::rows(x), 1 << 20);  // no step changes it
+  const auto value = [&](const Twin& twin, const Row& flat) {
+    std::vector<Row> in_rows;
+    for (size_t i = 0; i < flat.size(); i += kDim)
+      in_rows.emplace_back(flat.begin() + static_cast<std::ptrdiff_t>(i),
+                           flat.begin() + static_cast<std::ptrdiff_t>(i) + kDim);
+    const auto y = twin.mixed(in_rows, choice);
+    return std::inner_product(y.begin(), y.end(), g.begin(), 0.0);
+  };
+  Twin twin(c, *mixer);
+  auto flat = doubles(x);
+  const double h = 1e-5;
+  const auto slope_of = [&](double& at) {
+    const double was = at;
+    at = was + h;
+    const double up = value(twin, flat);
+    at = was - h;
+    const double down = value(twin, flat);
+    at = was;
+    return (up - down) / (2 * h);
+  };
+  HostRandom random(16);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const std::string path = i ? entries[i - 1].path : "the input";
+    const auto got = doubles(grads[i]);
+    const bool index = path.starts_with("indexer.");
+    if (i) {
+      EXPECT_EQ(entries[i - 1].param->trainable, !index) << path;
+    }
+    if (index) {
+      EXPECT_TRUE(std::all_of(got.begin(), got.end(), [](double v) { return v == 0; })) << path;
+      continue;
+    }
+    double most = 0;
+    for (int n = 0; n < 12; ++n) {
+      const size_t at = random.below(got.size());
+      const double want = slope_of(i ? twin.w[path].second[at] : flat[at]);
+      EXPECT_NEAR(got[at], want, 1e-3 * std::max(1.0, std::abs(want))) << path << "[" << at << "]";
+      most = std::max(most, std::abs(want));
+    }
+    EXPECT_GT(most, 0) << path;
+  }
+}
+
+// ---- a choice that layers share ----
+
+config::Model sharing(int layers = 4) {
+  config::Model m{.dim = kDim, .vocab = 31, .context = 64};
+  m.init_std = 0.3f;
+  m.layers.resize(static_cast<size_t>(layers));
+  for (int i = 0; i < layers; ++i) {
+    auto mixer = sizes();
+    mixer.indexer->shared = i % 4 != 0;
+    m.layers[static_cast<size_t>(i)].mixer = mixer;
+    m.layers[static_cast<size_t>(i)].ffn = config::Mlp{.hidden = 24};
+  }
+  config::validate(m);
+  return m;
+}
+
+TEST(SharedChoice, IsThatOfTheLayerBefore) {
+  const auto first = sizes();
+  auto second = first;
+  second.indexer->shared = true;
+  const auto a = built(first, 1), b = built(second, 2);
+  EXPECT_FALSE(b->indexer);
+  const auto x = some({1, 17, kDim}, 17), z = some({1, 17, kDim}, 18);
+  Pass pass;
+  (*a)(x, pass);
+  const auto got = (*b)(z, pass);
+  const auto choice = Twin(first, *a).choose(Twin::rows(x), 1 << 20);
+  test::expect_close(got, Twin(second, *b).mixed(Twin::rows(z), choice), kBound);
+}
+
+TEST(SharedChoice, NeedsOneWithTheSameNumberOfKeys) {
+  auto m = sharing();
+  std::get<config::Mla>(m.layers[2].mixer).indexer->top_k = 5;
+  const auto few = config::check(m).list();
+  ASSERT_EQ(few.size(), 1u);
+  EXPECT_TRUE(few[0].starts_with("layers.2.mixer.indexer.top_k:")) << few[0];
+  std::get<config::Mla>(m.layers[0].mixer).indexer->shared = true;
+  const auto none = config::check(m).list();
+  ASSERT_EQ(none.size(), 4u);
+  EXPECT_TRUE(none[0].starts_with("layers.0.mixer.indexer.shared:")) << none[0];
+}
+
+// Blocks that keep their input alone pass the choice on; of many positions two are one part.
+TEST(SharedChoice, GradientsAreTheSameWhereBlocksAreComputedAgain) {
+  for (const int rows : {2, 700}) {
+    Transformer model(sharing(), 3);
+    const auto entries = collect_trainable(model);
+    std::vector<int32_t> ids;
+    HostRandom random(4);
+    for (int i = 0; i < rows * 25; ++i) ids.push_back(static_cast<int32_t>(random.below(31)));
+    const mx::array tokens(ids.data(), {rows, 25}, mx::int32);
+    const auto gradients = [&](bool again) {
+      const auto loss = [&](const Arrays& w) -> Arrays {
+        const Lend lend(entries, w);
+        Pass pass;
+        pass.recompute = again;
+        return {mx::mean(mx::square(model(tokens, pass)))};
+      };
+      std::vector<int> all(entries.size());
+      std::iota(all.begin(), all.end(), 0);
+      auto out = mx::value_and_grad(loss, all)(values(entries)).second;
+      mx::eval(out);
+      return out;
+    };
+    const auto kept = gradients(false), again = gradients(true);
+    for (size_t i = 0; i < kept.size(); ++i) {
+      const auto want = doubles(kept[i]);
+      double most = 0;
+      for (const double v : want) most = std::max(most, std::abs(v));
+      EXPECT_GT(most, 0) << entries[i].path;
+      // Sums over positions are rounded once a lot.
+      test::expect_close(again[i], want, rows == 2 ? 0 : 1e-4 * most, entries[i].path);
+    }
+  }
+}
+
+TEST(SharedChoice, CountsItsCacheAndItsParameters) {
+  const auto c = sharing();
+  LanguageModel model(c, 5);
+  const Enter enter(model.runtime());
+  EXPECT_EQ(config::count(c).total, model.parameter_count());
+  auto [logits, cache] = model(mx::zeros({1, kGrowth}, mx::int32));
+  mx::eval(logits);
+  EXPECT_EQ(static_cast<int64_t>(cache.bytes()), config::kv_bytes(c, kGrowth, 4));
+  // One layer of four has index keys.
+  EXPECT_EQ(config::kv_bytes_per_token(c, 4), 4 * (4 * (10 + 4) + 8));
+  // Beyond top_k keys a token more costs what the indexer costs.
+  EXPECT_DOUBLE_EQ(
+      config::flops_per_token(c, 2001) * 2001 - config::flops_per_token(c, 2000) * 2000 -
+          (config::flops_per_token(c, 2000) * 2000 - config::flops_per_token(c, 1999) * 1999),
+      2.0 * 5 * (8 + 1));
+}
+
+}  // namespace
+}  // namespace lmxlab::core
