@@ -93,7 +93,7 @@ TEST(Presets, EachIsValidCountsDescribesAndSurvivesJsonAndToml) {
     int64_t layers = 0;
     for (const auto& l : n.layers) layers += l.total();
     int64_t final_norm = norm_parameters(m.final_norm, m.dim);
-    if (!m.layer_inputs && !m.embed_norm) {
+    if (!m.layer_inputs && !m.embed_norm && m.shared_blocks.empty()) {
       EXPECT_EQ(n.total, n.embedding + n.position + n.head + layers + final_norm);
     }
     EXPECT_EQ(n.total, n.embedding + n.position + n.head + n.mixer + n.ffn + n.norm);

@@ -34,11 +34,23 @@ std::string mamba2(int dim, int depth) {
          std::to_string(dim) + R"(,"num_hidden_layers":)" + std::to_string(depth) +
          R"(,"num_heads":)" + std::to_string(dim / 32) + "}";
 }
+std::string rwkv(int dim, int depth) {
+  return R"({"vocab_size":50277,"hidden_size":)" + std::to_string(dim) +
+         R"(,"num_hidden_layers":)" + std::to_string(depth) + "}";
+}
 /// Softmax attention in each n-th layer.
 std::string full_each(int n, int depth) {
   std::string letters;
   for (int i = 1; i <= depth; ++i) letters += i % n == 0 ? 'f' : 'l';
   return layer_types(letters, "linear_attention");
+}
+/// Of Zamba2-7B: shared blocks behind 6, 4 and then each 5 layers.
+std::string zamba2_layers() {
+  std::string list;
+  for (int i = 0; i < 81; ++i)
+    list +=
+        std::string(i ? "," : "") + (i == 6 || (i > 6 && i % 6 == 5) ? "\"hybrid\"" : "\"mamba\"");
+  return R"({"layers_block_type":[)" + list + "]}";
 }
 /// MiniMax-Text-01 rotates half of each head; its class has no key for that.
 void rotate_half_of_heads(Model& m) {
@@ -70,6 +82,32 @@ std::vector<ReleasedFamily> released_hybrid() {
         {"mamba2-2.7b", {mamba2(2560, 64)}},
         {"codestral-mamba-7b",
          {R"({"vocab_size":32768,"hidden_size":4096,"num_hidden_layers":64})"}}}},
+      {"rwkv",
+       "rwkv",
+       {{"rwkv-tiny", {R"({"vocab_size":256,"hidden_size":64,"num_hidden_layers":2,
+          "intermediate_size":128,"context_length":128})"}},
+        {"rwkv-4-169m", {rwkv(768, 12)}},
+        {"rwkv-4-430m", {rwkv(1024, 24)}},
+        {"rwkv-4-1.5b", {rwkv(2048, 24)}},
+        {"rwkv-4-3b", {rwkv(2560, 32)}},
+        {"rwkv-4-7b", {rwkv(4096, 32)}},
+        {"rwkv-4-14b", {rwkv(5120, 40)}}}},
+      {"xlstm",
+       "xlstm",
+       {{"xlstm-tiny", {R"({"vocab_size":256,"hidden_size":64,"num_hidden_layers":2,
+          "num_heads":4,"ffn_proj_factor":2})"}},
+        {"xlstm-7b", {R"({"vocab_size":50304,"hidden_size":4096,"num_hidden_layers":32})"}}}},
+      {"recurrent_gemma",
+       "recurrent_gemma",
+       {{"recurrent-gemma-tiny", {R"({"vocab_size":256,"hidden_size":64,"num_hidden_layers":3,
+          "num_attention_heads":4,"num_key_value_heads":1,"intermediate_size":256,
+          "attention_window_size":16})"}},
+        {"recurrentgemma-2b", {R"({"vocab_size":256000,"hidden_size":2560,
+          "num_hidden_layers":26,"num_attention_heads":10,"num_key_value_heads":1,
+          "intermediate_size":15360})"}},
+        {"recurrentgemma-9b", {R"({"vocab_size":256000,"hidden_size":4096,
+          "num_hidden_layers":38,"num_attention_heads":16,"num_key_value_heads":1,
+          "intermediate_size":24576})"}}}},
       {"bamba",
        "bamba",
        {{"bamba-tiny", {kTiny, kTinyMamba2, R"({"attn_layer_indices":[1]})"}},
@@ -82,6 +120,19 @@ std::vector<ReleasedFamily> released_hybrid() {
           "attn_layer_offset":2,"num_experts":4})"}},
         {"jamba-v0.1-52b", {shape(65536, 4096, 32, 32, 8, 14336, 262144)}},
         {"jamba-1.5-large-398b", {shape(65536, 8192, 72, 64, 8, 24576, 262144)}}}},
+      {"zamba2",
+       "zamba2",
+       {{"zamba2-tiny", {R"({"vocab_size":256,"hidden_size":64,"num_attention_heads":4,
+          "intermediate_size":128,"max_position_embeddings":128,"adapter_rank":8,
+          "n_mamba_heads":8,"mamba_d_state":16,"use_mem_rope":true,
+          "layers_block_type":["mamba","hybrid","mamba"]})"}},
+        {"zamba2-2.7b", {R"({"vocab_size":32000,"hidden_size":2560,"num_attention_heads":32,
+          "intermediate_size":10240,"n_mamba_heads":80,"num_mem_blocks":2,"adapter_rank":128})"}},
+        {"zamba2-7b",
+         {R"({"vocab_size":32000,"hidden_size":3584,"num_attention_heads":32,
+          "intermediate_size":14336,"n_mamba_heads":112,"mamba_ngroups":2,"num_mem_blocks":2,
+          "adapter_rank":128,"use_mem_rope":true})",
+          zamba2_layers()}}}},
       {"lfm2",
        "lfm2",
        {{"lfm2-tiny",

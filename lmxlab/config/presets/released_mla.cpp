@@ -11,6 +11,7 @@ const char* const kTinyMla = R"({"vocab_size":256,"hidden_size":64,"num_hidden_l
 const char* const kTinyExperts = R"({"num_hidden_layers":3,"n_routed_experts":4,
   "n_shared_experts":1,"num_experts_per_tok":2,"moe_intermediate_size":32,
   "first_k_dense_replace":1})";
+const char* const kTinyIndexer = R"({"index_n_heads":4,"index_head_dim":16,"index_topk":8})";
 
 }  // namespace
 
@@ -61,6 +62,21 @@ std::vector<ReleasedFamily> released_mla() {
           "topk_group":1,"routed_scaling_factor":2.827,
           "rope_scaling":{"type":"yarn","factor":32,"original_max_position_embeddings":4096,
           "beta_fast":1,"beta_slow":1,"mscale":1,"mscale_all_dim":1}})"}}}},
+      {"deepseek_v32",
+       "deepseek_v32",
+       {{"deepseek-v32-tiny",
+         {kTinyMla, kTinyExperts, kTinyIndexer, R"({"n_group":2,"topk_group":1})"}},
+        {"deepseek-v3.2-exp-671b",
+         {shape(129280, 7168, 61, 128, 128, 18432, 163840),
+          R"({"rope_scaling":{"type":"yarn","factor":40,
+          "original_max_position_embeddings":4096,"beta_fast":32,"beta_slow":1,"mscale":1,
+          "mscale_all_dim":1}})"}}}},
+      {"glm_moe_dsa",
+       "glm_moe_dsa",
+       {{"glm-moe-dsa-tiny",
+         {kTinyMla, kTinyExperts, kTinyIndexer, R"({"indexer_types":["full","full","shared"]})"}},
+        {"glm-5-744b-a40b",
+         {shape(154880, 6144, 78, 64, 64, 12288, 202752), R"({"rope_theta":1000000})"}}}},
       {"glm4_moe_lite",
        "glm4_moe_lite",
        {{"glm4-moe-lite-tiny", {kTinyMla, kTinyExperts}},
