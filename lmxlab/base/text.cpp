@@ -45,7 +45,11 @@ std::string nearest(std::string_view name, const std::vector<std::string>& candi
 std::string suggestion(std::string_view name, const std::vector<std::string>& candidates) {
   if (const auto near = nearest(name, candidates); !near.empty())
     return "did you mean \"" + near + "\"?";
-  return "known: " + join(candidates, ", ");
+  constexpr size_t kShown = 100;  // of hundreds the first few say enough
+  if (candidates.size() <= kShown) return "known: " + join(candidates, ", ");
+  const std::vector<std::string> some(candidates.begin(), candidates.begin() + 10);
+  return "known: " + join(some, ", ") + " and " + std::to_string(candidates.size() - some.size()) +
+         " more";
 }
 
 std::string join(const std::vector<std::string>& parts, std::string_view separator) {

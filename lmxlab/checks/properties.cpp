@@ -353,30 +353,37 @@ Check gradients(const config::Model& given, int length) {
   Check result{"gradients", true, ""};
   double worst = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
-    const auto direction =
-        mx::random::normal(weights[i].shape(), mx::float32, 0, 1, mx::random::key(200 + i));
-    const auto unit = mx::divide(direction, mx::sqrt(mx::sum(mx::square(direction))));
-    const double analytic =
-        static_cast<double>(mx::sum(mx::multiply(grads[i], unit)).item<float>());
-    const auto at = [&](double h) {
-      auto moved = weights;
-      moved[i] = mx::add(moved[i], mx::multiply(unit, mx::array(static_cast<float>(h))));
-      return static_cast<double>(loss(moved)[0].item<float>());
-    };
-    // Richardson: the error is h^4 times a fifth derivative, and rounding, about 4 eps |loss| / h.
-    // Where the loss has kinks, a shorter step meets fewer of them; where it turns fast, that
-    // derivative is large.
-    const double h = turns_fast(config) ? 0.002 : kinks(config) ? 0.004 : 0.02;
-    const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
-    const double bound = 16 * 1.2e-7 * std::max(l, 1.0) / h + 0.01 * std::abs(analytic);
-    const double off = std::abs(numeric - analytic);
-    if (!(off <= bound)) {
+    double least = 0;  // of what is allowed
+    std::string report;
+    // A step across a kink tells nothing of the gradient, and a wrong one is wrong in every
+    // direction: where there are kinks, one of a few directions meets none.
+    for (uint64_t attempt = 0; attempt < (kinks(config) ? 6 : 1); ++attempt) {
+      const auto direction = mx::random::normal(weights[i].shape(), mx::float32, 0, 1,
+                                                mx::random::key(200 + i + 1000 * attempt));
+      const auto unit = mx::divide(direction, mx::sqrt(mx::sum(mx::square(direction))));
+      const double analytic =
+          static_cast<double>(mx::sum(mx::multiply(grads[i], unit)).item<float>());
+      const auto at = [&](double h) {
+        auto moved = weights;
+        moved[i] = mx::add(moved[i], mx::multiply(unit, mx::array(static_cast<float>(h))));
+        return static_cast<double>(loss(moved)[0].item<float>());
+      };
+      // Richardson: the error is h^4 times a fifth derivative, and rounding, about 4 eps |loss| /
+      // h. Where the loss has kinks, a shorter step meets fewer of them; where it turns fast, that
+      // derivative is large.
+      const double h = turns_fast(config) ? 0.002 : kinks(config) ? 0.004 : 0.02;
+      const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+      const double bound = 16 * 1.2e-7 * std::max(l, 1.0) / h + 0.01 * std::abs(analytic);
+      const double off = std::abs(numeric - analytic);
+      least = off / bound;
+      if (least <= 1) break;
       std::ostringstream text;
       text << entries[i].path << ": derivative " << analytic << ", by differences " << numeric
            << ", off by " << off << " of " << bound << " allowed";
-      return {"gradients", false, text.str()};
+      report = text.str();
     }
-    worst = std::max(worst, off / bound);
+    if (!(least <= 1)) return {"gradients", false, report};
+    worst = std::max(worst, least);
     const double size = static_cast<double>(mx::max(mx::abs(grads[i])).item<float>());
     // Keys' biases move no softmax, what is frozen makes a choice alone, and a query that sees only
     // itself has nothing to choose; everything else must be reached by the gradient.

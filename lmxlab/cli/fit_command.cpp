@@ -230,7 +230,8 @@ class Fit : public Command {
                         {"QLoRA", plan::Mode::qlora, std::nullopt, true},
                         {"train", plan::Mode::train, std::nullopt, false}};
     std::vector<std::pair<int64_t, std::string>> all;
-    for (const auto& p : config::presets()) all.emplace_back(config::count(p.make()).total, p.name);
+    for (size_t i = 0; i < config::presets().size(); ++i)
+      all.emplace_back(config::preset_parameters()[i], config::presets()[i].name);
     std::sort(all.rbegin(), all.rend());
     auto json = Json::array();
     std::vector<std::vector<std::string>> rows{{"use", "largest preset", "parameters", "peak"}};
@@ -238,6 +239,7 @@ class Fit : public Command {
       std::vector<std::string> row{use.name, "none", "", ""};
       Json found;
       for (const auto& [n, name] : all) {
+        if (n / 2 > m.budget.bytes) continue;  // of four bits each
         Subject subject{
             config::preset(name), {}, use.bf16 ? std::optional(DType::bf16) : std::nullopt};
         plan::Settings s;
@@ -245,10 +247,7 @@ class Fit : public Command {
         const auto* learned = std::get_if<config::Learned>(&subject.config.position);
         s.context = std::min(context_.value_or(512), learned ? learned->length : 1 << 24);
         // Arithmetic first: most are far too large.
-        if (plan::weight_bytes(subject.config, use.bf16 ? 2 : 4,
-                               use.bits.value_or(use.mode == plan::Mode::qlora ? 4 : 0)) >
-            m.budget.bytes)
-          continue;
+        if (!plan::may_fit(subject.config, s, m.budget)) continue;
         const auto parts = measure(subject, s);
         if (parts.peak() > m.budget.bytes) continue;
         row = {use.name, name, human_count(double(n)), human_bytes(double(parts.peak()))};

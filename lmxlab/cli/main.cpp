@@ -60,7 +60,7 @@ const std::vector<Entry>& table() {
        "Renders a chat template: messages as the text that a model is given. Byte for byte what "
        "transformers gives.",
        "template runs/run-1 --messages messages.json --add-generation-prompt", make_template},
-      {"list", "Lists the presets and their families.", "list", make_list},
+      {"list", "Lists the presets and their families.", "list qwen3", make_list},
       {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
       {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},
       {"fit",

@@ -47,39 +47,62 @@ Json counts(const config::Model& model, const ModelPlace& place) {
                                                {"head", Json(n.head)}})}});
 }
 
+// Those whose name or family has the text in it; without one, all.
+std::vector<const config::Preset*> presets_with(const std::string& text) {
+  std::vector<const config::Preset*> out;
+  std::vector<std::string> names;
+  for (const auto& p : config::presets()) {
+    if (p.name.find(text) != std::string::npos || p.family.find(text) != std::string::npos)
+      out.push_back(&p);
+    names.push_back(p.name);
+  }
+  if (out.empty())
+    throw Error(Kind::not_found, "[list] no preset or family has \"" + text + "\" in its name; " +
+                                     suggestion(text, names));
+  return out;
+}
+
 class List : public Command {
-  void declare(Options&) override {}
+  std::string filter_;
+  void declare(Options& o) override {
+    o.argument("TEXT", &filter_, "only presets with that in their name or family's");
+  }
   int run(Context& context) override {
+    const auto shown = presets_with(filter_);
+    std::vector<std::string> families;
+    for (const auto* p : shown)
+      if (families.empty() || families.back() != p->family) families.push_back(p->family);
     if (context.json) {
       Json presets = Json::array();
-      for (const auto& p : config::presets()) {
-        const auto m = p.make();
+      for (const auto* p : shown) {
+        const auto m = p->make();
         presets.push_back(
-            Json::object({{"name", Json(p.name)},
-                          {"family", Json(p.family)},
+            Json::object({{"name", Json(p->name)},
+                          {"family", Json(p->family)},
                           {"parameters", Json(config::count(m).total)},
                           {"mixers", Json(config::mixer_summary(m))},
                           {"ffn", Json(config::ffn_summary(m))},
                           {"kv_bytes_per_token", Json(config::kv_bytes_per_token(m, 2))}}));
       }
-      Json families = Json::array();
-      for (const auto& f : config::families()) families.push_back(Json(f));
-      context.print_json(Json::object({{"presets", presets}, {"families", families}}));
+      Json names = Json::array();
+      for (const auto& f : families) names.push_back(Json(f));
+      context.print_json(Json::object({{"presets", presets}, {"families", names}}));
       return 0;
     }
     size_t width = 8;
-    for (const auto& p : config::presets()) width = std::max(width, p.name.size() + 2);
-    std::string out = padded("preset", width) + padded("family", 8) + right("parameters", 15) +
-                      right("layers", 8) + right("width", 7) + right("context", 9) + "  " +
-                      padded("mixers", 11) + padded("ffn", 11) + "cache/token\n";
-    for (const auto& p : config::presets()) {
-      const auto m = p.make();
-      out += padded(p.name, width) + padded(p.family, 8) +
-             right(with_commas(config::count(m).total), 15) +
+    for (const auto* p : shown) width = std::max(width, p->name.size() + 4);
+    std::string out = padded("preset", width) + right("parameters", 17) + right("layers", 8) +
+                      right("width", 7) + right("context", 10) + right("cache/token", 13) +
+                      "  mixers; ffn\n";
+    std::string family;
+    for (const auto* p : shown) {
+      if (p->family != family) out += (family = p->family) + "\n";
+      const auto m = p->make();
+      out += padded("  " + p->name, width) + right(with_commas(config::count(m).total), 17) +
              right(std::to_string(m.layers.size()), 8) + right(std::to_string(m.dim), 7) +
-             right(std::to_string(m.context), 9) + "  " + padded(config::mixer_summary(m), 11) +
-             padded(config::ffn_summary(m), 11) +
-             human_bytes(double(config::kv_bytes_per_token(m, 2))) + "\n";
+             right(std::to_string(m.context), 10) +
+             right(human_bytes(double(config::kv_bytes_per_token(m, 2))), 13) + "  " +
+             config::mixer_summary(m) + "; " + config::ffn_summary(m) + "\n";
     }
     context.print(out);
     return 0;

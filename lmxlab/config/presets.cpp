@@ -1,5 +1,6 @@
 #include "lmxlab/config/presets.h"
 
+#include "lmxlab/config/count.h"
 #include "lmxlab/config/presets/families.h"
 #include "lmxlab/config/validate.h"
 
@@ -10,15 +11,26 @@
 namespace lmxlab::config {
 namespace {
 
-struct Family {
-  const char* name;
-  std::vector<Preset> (*presets)();
-  int (*hidden)(int dim);
-};
-constexpr Family kFamilies[] = {
-    {"gpt", gpt_presets, gpt_hidden},
-    {"llama", llama_presets, llama_hidden},
-};
+/// The width of the FFN where a family has a rule for it.
+int (*hidden_rule(std::string_view family))(int) {
+  return family == "gpt" ? gpt_hidden : family == "llama" ? llama_hidden : nullptr;
+}
+
+/// In the order in which families are first named, and within each the order of the lists.
+std::vector<Preset> gather() {
+  auto lists = std::vector<FamilyPresets>{{"gpt", gpt_presets()}, {"llama", llama_presets()}};
+  for (auto& more : released_presets()) lists.push_back(std::move(more));
+  lists.push_back({"grok", grok_presets()});
+  for (auto& p : lmxlab_presets()) lists.push_back({p.family, {std::move(p)}});
+  std::vector<Preset> out;
+  for (auto& first : lists)
+    for (auto& list : lists) {
+      if (list.family != first.family) continue;
+      for (auto& p : list.presets) out.push_back(std::move(p));
+      list.presets.clear();
+    }
+  return out;
+}
 
 using std::to_string;
 
@@ -72,19 +84,30 @@ void resize_attention(Attention& a, const Sizes& s, int old_dim, int dim, Proble
 }  // namespace
 
 const std::vector<Preset>& presets() {
-  static const std::vector<Preset> all = [] {
-    std::vector<Preset> out;
-    for (const Family& f : kFamilies)
-      for (auto& p : f.presets()) out.push_back(std::move(p));
-    return out;
-  }();
+  static const std::vector<Preset> all = gather();
   return all;
 }
 
 std::vector<std::string> families() {
   std::vector<std::string> out;
-  for (const Family& f : kFamilies) out.emplace_back(f.name);
+  for (const auto& p : presets())
+    if (out.empty() || out.back() != p.family) out.push_back(p.family);
   return out;
+}
+
+const std::vector<int64_t>& preset_parameters() {
+  static const std::vector<int64_t> all = [] {
+    std::vector<int64_t> out;
+    for (const auto& p : presets()) out.push_back(count(p.make()).total);
+    return out;
+  }();
+  return all;
+}
+
+Model tiny(std::string_view family, const Sizes& overrides) {
+  std::string name(family);
+  std::replace(name.begin(), name.end(), '_', '-');
+  return preset(name + "-tiny", overrides);
 }
 
 Model preset(std::string_view name, const Sizes& overrides) {
@@ -120,9 +143,7 @@ Model resize(Model model, const Sizes& s) {
     model.context = *s.context;
     if (auto* l = std::get_if<Learned>(&model.position)) l->length = *s.context;
   }
-  int (*hidden_rule)(int) = nullptr;
-  for (const Family& f : kFamilies)
-    if (model.family == f.name) hidden_rule = f.hidden;
+  const auto rule = hidden_rule(model.family);
 
   Problems layer_problems;
   bool attends = false, has_ffn = false;
@@ -137,9 +158,10 @@ Model resize(Model model, const Sizes& s) {
       if (s.hidden) {
         m->hidden = *s.hidden;
       } else if (s.dim && *s.dim != old_dim) {
-        m->hidden = hidden_rule ? hidden_rule(model.dim)
-                                : std::max(1, static_cast<int>(std::lround(double(m->hidden) /
-                                                                           old_dim * model.dim)));
+        m->hidden =
+            rule ? rule(model.dim)
+                 : std::max(1,
+                            static_cast<int>(std::lround(double(m->hidden) / old_dim * model.dim)));
       }
     }
   }

@@ -4,6 +4,8 @@
 
 #include "lmxlab/config/model.h"
 
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,17 +59,24 @@ Model llama(const Llama& form = {});
 
 struct Preset {
   std::string name, family;
-  Model (*make)();
+  std::function<Model()> make;
 };
 
-/// Every named model, family by family, small to large.
+/// Every named model, family by family: a tiny one first, released ones, and those of the Python
+/// library lmxlab, whose names end in -lmxlab.
 const std::vector<Preset>& presets();
 std::vector<std::string> families();
+/// Parameters of each of presets(), in its order; counted once.
+const std::vector<int64_t>& preset_parameters();
 
 /// The named model, with some of its sizes changed (see resize).
 /// @throws Error(not_found) naming the nearest presets, Error(usage) if the sizes contradict each
 /// other.
 Model preset(std::string_view name, const Sizes& overrides = {});
+
+/// The smallest model of a family, with a layer or two of each kind that it has: the preset
+/// "<family>-tiny", with hyphens for underscores.
+Model tiny(std::string_view family, const Sizes& overrides = {});
 
 /// The same model with other sizes, in every layer. What is not given follows:
 ///   heads, head_dim   heads * head_dim = dim is kept where it held: head_dim follows, or heads if

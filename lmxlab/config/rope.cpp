@@ -26,11 +26,12 @@ std::vector<double> scaled(const Llama3Scaling& s, double theta, int dims, int64
   auto out = powers(theta, dims);
   for (double& f : out) {
     const double turns = s.original * f / kTurn;
-    const double kept = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-    if (turns < s.low_freq_factor)
+    if (turns < s.low_freq_factor) {
       f /= s.factor;
-    else if (turns <= s.high_freq_factor)
+    } else if (turns < s.high_freq_factor) {  // both may be one number: Llama 4 Scout
+      const double kept = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
       f *= (1 - kept) / s.factor + kept;
+    }
   }
   return out;
 }

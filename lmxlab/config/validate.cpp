@@ -462,8 +462,8 @@ class Checker {
         r.scaling);
     if (const auto* s = std::get_if<Llama3Scaling>(&r.scaling)) {
       above_zero(path + "low_freq_factor", s->low_freq_factor);
-      if (!(s->high_freq_factor > s->low_freq_factor) || !std::isfinite(s->high_freq_factor))
-        say(path + "high_freq_factor", "expected more than low_freq_factor, " +
+      if (!(s->high_freq_factor >= s->low_freq_factor) || !std::isfinite(s->high_freq_factor))
+        say(path + "high_freq_factor", "expected at least low_freq_factor, " +
                                            Json(s->low_freq_factor).dump() + ", got " +
                                            Json(s->high_freq_factor).dump());
     } else if (const auto* y = std::get_if<Yarn>(&r.scaling)) {

@@ -238,8 +238,10 @@ std::string govern_quantization(LanguageModel& model, int64_t mapped, QuantizeOp
   }
   if (mapped == 0) {
     for (const auto& name : smaller_presets(model.config())) {
-      if (!can_save_packed(config::preset(name))) continue;
-      LanguageModel smaller(config::preset(name));
+      const auto config = config::preset(name);
+      if (config::count(config).total / 4 > options.budget.bytes) continue;  // of two bits each
+      if (!can_save_packed(config)) continue;
+      LanguageModel smaller(config);
       plan::Parts parts;
       try {
         parts = parts_of(packed_bytes(smaller, how));

@@ -229,9 +229,17 @@ int usual_length(const config::Model& model, bool training) {
 
 plan::Smaller smaller_presets(const config::Model& than) {
   const auto most = config::count(than).total;
-  std::vector<std::pair<int64_t, std::string>> found;
-  for (const auto& p : config::presets())
-    if (const auto n = config::count(p.make()).total; n < most) found.emplace_back(n, p.name);
+  const auto& presets = config::presets();
+  const auto& sizes = config::preset_parameters();
+  const auto of = [&](auto&& family) {
+    std::vector<std::pair<int64_t, std::string>> found;
+    for (size_t i = 0; i < presets.size(); ++i)
+      if (sizes[i] < most && family(presets[i].family))
+        found.emplace_back(sizes[i], presets[i].name);
+    return found;
+  };
+  auto found = of([&](const std::string& f) { return f == than.family; });
+  if (found.empty()) found = of([](const std::string& f) { return f == "gpt" || f == "llama"; });
   std::sort(found.rbegin(), found.rend());
   plan::Smaller names;
   for (auto& [n, name] : found) names.push_back(std::move(name));

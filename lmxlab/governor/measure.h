@@ -68,7 +68,8 @@ int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
 /// with 128 more to come.
 int usual_length(const config::Model& model, bool training);
 
-/// Smaller presets of a family, largest first; those with so many parameters at most.
+/// Presets of the model's family that are smaller, largest first; of gpt and llama where it has
+/// none.
 plan::Smaller smaller_presets(const config::Model& than);
 
 }  // namespace lmxlab

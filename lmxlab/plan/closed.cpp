@@ -128,6 +128,12 @@ Parts estimate(const Model& m, const Settings& s, int element) {
   return p;
 }
 
+bool may_fit(const Model& m, const Settings& s, const Budget& budget) {
+  const auto parts = estimate(m, s, 2);
+  return parts.weights + parts.optimizer <= budget.bytes &&
+         parts.peak() <= budget.bytes + budget.bytes / 7;
+}
+
 Model llama_like(int width, int depth) {
   config::Llama form;
   form.dim = width, form.depth = depth;

@@ -25,6 +25,10 @@ int64_t adapter_parameters(const config::Model& model, int rank);
 
 /// @param element  bytes of a weight that is not packed.
 Parts estimate(const config::Model& model, const Settings& settings, int element);
+/// Whether a rehearsal is worth its time: of many models most are far too large. With weights of 16
+/// bits where nothing says how many, they and the optimizer's state are within the budget, and all
+/// that is estimated is at most a seventh above.
+bool may_fit(const config::Model& model, const Settings& settings, const Budget& budget);
 
 /// A model of Llama 3's proportions: heads of 128, eight of keys and values, hidden 3.5 times as
 /// wide.

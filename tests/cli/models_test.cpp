@@ -23,7 +23,17 @@ TEST(List, NamesPresetsAndFamilies) {
       small = p.at("parameters").as_integer() == 124'439'808;
   }
   EXPECT_TRUE(small);
-  EXPECT_EQ(list.at("families"), Json::array({Json("gpt"), Json("llama")}));
+  EXPECT_EQ(list.at("families").size(), config::families().size());
+}
+
+TEST(List, OfAText) {
+  const Json list = json_of(lmxlab_run({"list", "qwen3-0", "--json"}));
+  EXPECT_EQ(list.at("presets").size(), 1u);
+  EXPECT_EQ(list.at("families"), Json::array({Json("qwen3")}));
+  const auto family = lmxlab_run({"list", "gpt_neox"}).out;
+  EXPECT_NE(family.find("\n  pythia-70m "), std::string::npos) << family;
+  EXPECT_EQ(family.find("llama"), std::string::npos) << family;
+  expect_error({"list", "lama-7b"}, 3, "not_found", {"lama-7b", "did you mean"});
 }
 
 TEST(Count, PartsAddUp) {

@@ -51,17 +51,23 @@ TEST(ToHf, EachPresetRoundTrips) {
     const Json j = Json::parse(to_hf(m, "bfloat16").dump(2));
     EXPECT_EQ(j.at("torch_dtype").as_string(), "bfloat16");
     const HfForm form = hf_form(m);
-    EXPECT_EQ(form.model_type, p.family == "gpt" ? "gpt2" : "llama");
+    // Grok and half-turned heads of MiniMax have no class, nor has lmxlab's own.
+    const bool any = p.name.ends_with("-lmxlab") || p.family == "grok" || p.name.ends_with("-456b");
+    if (!any) {
+      EXPECT_EQ(form.family, p.family);
+    }
     EXPECT_EQ(j.at("architectures").as_array().at(0).as_string(), form.architecture);
     const HfRead read = from_hf(j, true);
     EXPECT_EQ(read.model, m);
     EXPECT_THAT(read.warnings, IsEmpty());
 
+    if (form.model_type == kOwnType) continue;
     // Another program may leave our object out: the same function, but for biases that are zeros
     // then.
     Model plain = from_hf(without_ours(j), true).model;
     EXPECT_EQ(without_ours(to_hf(plain, "bfloat16")), without_ours(j));
     if (!form.zero_biases) {
+      if (any) plain.family = m.family;  // another's class may express it
       EXPECT_EQ(plain, m);
     }
   }

@@ -35,8 +35,7 @@ config::Mlp& ffn(config::Model& m, size_t i) {
 std::vector<Case> cases() {
   std::vector<Case> out;
   for (const auto& family : config::families()) {
-    config::Sizes sizes{.dim = 32, .hidden = 48, .vocab = 71};
-    out.push_back({family, config::preset(family + "-tiny", sizes)});
+    out.push_back({"tiny_" + family, config::tiny(family, {.dim = 32, .vocab = 71})});
   }
   const auto add = [&](const std::string& name, const std::function<void(config::Model&)>& change) {
     auto m = small();

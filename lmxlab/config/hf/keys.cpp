@@ -455,7 +455,9 @@ void Keys::write_rope(const Rope& rope, const Decoder& d, const RopeForm& form) 
             }
           }
           if (d.mscale_all != 0) table["mscale_all_dim"] = Json(d.mscale_all);
-          if (d.temperature) table["llama_4_scaling_beta"] = Json(d.temperature->scale);
+          // Llama 4 has keys of its own for what it counts from one.
+          if (d.temperature && d.temperature->first == 0)
+            table["llama_4_scaling_beta"] = Json(d.temperature->scale);
           out_["rope_scaling"] = std::move(table);
         }
       },

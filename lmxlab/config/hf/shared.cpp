@@ -9,8 +9,8 @@ void sizes(Keys& k, Decoder& d, bool own_head_dim) {
   k.depth(d.depth, {"num_hidden_layers"});
   k.require(d.heads, {"num_attention_heads"});
   if (k.reading()) {
-    d.kv_heads = d.heads;
-    if (d.head_dim <= 1) d.head_dim = d.heads > 0 ? d.dim / d.heads : 0;  // or the class's own
+    if (d.kv_heads <= 1) d.kv_heads = d.heads;  // or the class's own, here and below
+    if (d.head_dim <= 1) d.head_dim = d.heads > 0 ? d.dim / d.heads : 0;
   }
   k(d.kv_heads, {"num_key_value_heads"});
   if (own_head_dim) k(d.head_dim, {"head_dim"});

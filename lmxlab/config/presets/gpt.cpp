@@ -78,7 +78,10 @@ std::vector<Preset> gpt_presets() {
       {"gpt-shakespeare", "gpt", [] { return gpt(shakespeare()); }},
       {"gpt-30m", "gpt", [] { return gpt({.depth = 22, .dim = 256, .heads = 8, .context = 512}); }},
       {"gpt-small", "gpt", [] { return gpt(); }},
+      {"distilgpt2", "gpt", [] { return gpt({.depth = 6}); }},
       {"gpt-medium", "gpt", [] { return gpt({.depth = 24, .dim = 1024, .heads = 16}); }},
+      {"gpt-large", "gpt", [] { return gpt({.depth = 36, .dim = 1280, .heads = 20}); }},
+      {"gpt-xl", "gpt", [] { return gpt({.depth = 48, .dim = 1600, .heads = 25}); }},
   };
 }
 
