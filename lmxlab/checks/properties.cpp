@@ -79,7 +79,8 @@ config::Model without_choice(config::Model c) {
 bool turns_fast(const config::Model& c) {
   return std::any_of(c.layers.begin(), c.layers.end(), [](const config::Block& b) {
     return std::holds_alternative<config::GatedDelta>(b.mixer) ||
-           std::holds_alternative<config::KimiDelta>(b.mixer);
+           std::holds_alternative<config::KimiDelta>(b.mixer) ||
+           std::holds_alternative<config::Rwkv7>(b.mixer);
   });
 }
 bool sees_itself_only(const config::Model& c) {

@@ -338,7 +338,7 @@ int64_t state_bytes(const Model& m, int64_t bytes_per_element) {
   for (const Block& b : m.layers)
     if (const auto r = recurrent_size(b.mixer, m.dim)) {
       bytes += Whole(4) * r->state[0] * r->state[1] * r->state[2];
-      bytes += Whole(4) * r->maxima;
+      bytes += Whole(4) * r->beside;
       bytes += Whole(r->window.first) * r->window.second * bytes_per_element;
     }
   return bytes.value;

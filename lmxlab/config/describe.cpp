@@ -111,7 +111,25 @@ Phrases phrases(const RwkvTime& m) {
   return {"rwkv time mixing " + comma(m.inner)};
 }
 Phrases phrases(const RwkvChannel& m) {
-  return {"rwkv channel mixing " + comma(m.hidden)};
+  Phrases out{"rwkv channel mixing " + comma(m.hidden)};
+  if (!m.gate) out.push_back("no gate");
+  return out;
+}
+Phrases phrases(const Rwkv7& m) {
+  Phrases out{"rwkv7 " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim),
+              "decays of rank " + comma(m.decay_rank), "rates of rank " + comma(m.rate_rank),
+              "gate of rank " + comma(m.gate_rank)};
+  if (m.values_from)
+    out.push_back("values of layer " + comma(*m.values_from) + " by rank " + comma(m.value_rank));
+  return out;
+}
+Phrases phrases(const Mamba3& m) {
+  Phrases out{"mamba3 " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim),
+              "state " + comma(m.state)};
+  if (m.groups > 1) out.push_back(std::to_string(m.groups) + " groups");
+  out.push_back(comma(m.angles) + (m.angles == 1 ? " angle" : " angles"));
+  if (m.norm) out.push_back("norm a head");
+  return out;
 }
 Phrases phrases(const Mlstm& m) {
   return {"mlstm " + std::to_string(m.heads) + " x " + std::to_string(m.value_dim),
@@ -340,7 +358,8 @@ MixerName name_of(const Mixer& mixer) {
       {Mamba::kind, 'S'},     {GatedDelta::kind, 'D'},  {KimiDelta::kind, 'K'},
       {ShortConv::kind, 'C'}, {Lightning::kind, 'G'},   {RgLru::kind, 'R'},
       {RwkvTime::kind, 'T'},  {RwkvChannel::kind, 'H'}, {Mlstm::kind, 'E'},
-      {Nothing::kind, '-'},   {Parallel::kind, 'P'},    {Nsa::kind, 'N'}};
+      {Rwkv7::kind, 'V'},     {Mamba3::kind, 'Z'},      {Nothing::kind, '-'},
+      {Parallel::kind, 'P'},  {Nsa::kind, 'N'}};
   if (const auto* a = std::get_if<Attention>(&mixer); a && a->window)
     return {'W', a->chunked ? "attention in chunks" : "attention in a window"};
   if (const auto* c = std::get_if<Custom>(&mixer)) return {'X', c->name};

@@ -114,7 +114,7 @@ inline RecurrentSize size_of(const Parallel& mixer, int dim) {
 
 using Mixer =
     std::variant<Attention, Mla, Nsa, Mamba2, GatedDelta, ShortConv, KimiDelta, Mamba, Lightning,
-                 Parallel, RgLru, RwkvTime, RwkvChannel, Mlstm, Nothing, Custom>;
+                 Parallel, RgLru, RwkvTime, RwkvChannel, Rwkv7, Mamba3, Mlstm, Nothing, Custom>;
 
 /// Of attention, alone or beside another mixer; null for others.
 inline const Attention* attention_in(const Mixer& mixer) {

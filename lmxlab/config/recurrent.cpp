@@ -117,7 +117,7 @@ RecurrentSize size_of(const RgLru& m, int dim) {
 }
 
 RecurrentSize size_of(const RwkvTime& m, int dim) {
-  RecurrentSize s{.window = {1, dim}, .state = {1, 2, m.inner}, .maxima = m.inner, .products = 2};
+  RecurrentSize s{.window = {1, dim}, .state = {1, 2, m.inner}, .beside = m.inner, .products = 2};
   auto& p = s.parameters;
   linear(p, dim, dimension(3, m.inner), false);        // k, v, r
   p.emplace_back(3, dim), p.emplace_back(2, m.inner);  // mixes; time_decay, time_first
@@ -128,16 +128,46 @@ RecurrentSize size_of(const RwkvTime& m, int dim) {
 RecurrentSize size_of(const RwkvChannel& m, int dim) {
   RecurrentSize s{.window = {1, dim}};
   linear(s.parameters, dim, m.hidden, false);
-  linear(s.parameters, dim, dim, false);
-  s.parameters.emplace_back(2, dim);
+  if (m.gate) linear(s.parameters, dim, dim, false);
+  s.parameters.emplace_back(m.gate ? 2 : 1, dim);
   linear(s.parameters, m.hidden, dim, false);
+  return s;
+}
+
+RecurrentSize size_of(const Rwkv7& m, int dim) {
+  const int64_t inner = dimension(m.heads, m.head_dim);
+  RecurrentSize s{.window = {1, dim}, .state = {m.heads, m.head_dim, m.head_dim}, .products = 4};
+  auto& p = s.parameters;
+  linear(p, dim, dimension(3, inner), false);  // r, k, v
+  const auto low_rank = [&](int rank, bool bias) {
+    linear(p, dim, rank, false), linear(p, rank, inner, bias);
+  };
+  low_rank(m.decay_rank, true), low_rank(m.rate_rank, true), low_rank(m.gate_rank, false);
+  if (m.values_from) low_rank(m.value_rank, true);
+  p.emplace_back(6, dim), p.emplace_back(5, inner);  // mixes; k_k, k_a, r_k, the norm's
+  linear(p, inner, dim, false);
+  return s;
+}
+
+RecurrentSize size_of(const Mamba3& m, int dim) {
+  const int64_t inner = dimension(m.heads, m.head_dim), keys = dimension(m.groups, m.state);
+  RecurrentSize s{.state = {m.heads, m.state, m.head_dim},
+                  .beside = m.heads * (int64_t{m.state} + m.head_dim + m.angles),
+                  .products = 3};
+  auto& p = s.parameters;
+  const int64_t made = dimension(2, inner, dimension(2, keys, int64_t{3} * m.heads + m.angles));
+  linear(p, dim, made, false);
+  p.emplace_back(2, m.heads);                         // dt_bias, D
+  p.emplace_back(2 * int64_t{m.heads} + 2, m.state);  // of B and C: biases, norms
+  if (m.norm) p.emplace_back(1, inner);
+  linear(p, inner, dim, false);
   return s;
 }
 
 RecurrentSize size_of(const Mlstm& m, int dim) {
   const int64_t keys = dimension(m.heads, m.key_dim), values = dimension(m.heads, m.value_dim);
   RecurrentSize s{.state = {m.heads, m.key_dim, dimension(1, m.value_dim, 1)},
-                  .maxima = m.heads,
+                  .beside = m.heads,
                   .products = 2};
   auto& p = s.parameters;
   linear(p, dim, dimension(2, keys), false);

@@ -194,13 +194,72 @@ struct RwkvTime {
 };
 
 /// RWKV-4's channel mixing (the same paper): sigmoid(R x') V relu(K x'')^2, where x' and x'' are
-/// m x_t + (1 - m) x_(t-1). It sees the position before, so that it is no FFN.
+/// m x_t + (1 - m) x_(t-1). It sees the position before, so that it is no FFN. RWKV-7's
+/// (arXiv:2503.14456) has no sigmoid(R x').
 struct RwkvChannel {
   static constexpr const char* kind = "rwkv_channel";
   int hidden = 1;
+  bool gate = true;
   template <class V>
   void visit(V& v) {
     v("hidden", hidden, "inner width");
+    v("gate", gate, "what is mixed times a sigmoid; false: RWKV-7's");
+  }
+};
+
+/// RWKV-7's time mixing (arXiv:2503.14456). Every projection is of x_t + m (x_(t-1) -
+/// x_t), each with an m of its own; w, a, g and n are of low rank, w behind tanh, g behind sigmoid.
+/// r, k, v: projections; v becomes v + sigmoid(n) (v_f - v), v_f that of the layer `values_from`. A
+/// head's state S [head_dim, head_dim]:
+///   e = k k_k of length 1,  k' = k (1 + (sigmoid(a) - 1) k_a)
+///   S = (diag(exp(-exp(-0.5) sigmoid(w))) - (sigmoid(a) e) e^T) S + k' v^T,  o = S^T r
+/// Then (norm(o) + (sum r k' r_k) v) g, the LayerNorm over each head, and the output projection.
+struct Rwkv7 {
+  static constexpr const char* kind = "rwkv7";
+  int heads = 1, head_dim = 64;
+  int decay_rank = 64, rate_rank = 64, value_rank = 32, gate_rank = 128;
+  std::optional<int> values_from = {};
+  float norm_eps = 64e-5f;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("head_dim", head_dim, "dimensions of a head");
+    v("decay_rank", decay_rank, "numbers that decays are made of");
+    v("rate_rank", rate_rank, "numbers that in-context learning rates are made of");
+    v("value_rank", value_rank, "numbers that shares of another layer's values are made of");
+    v("gate_rank", gate_rank, "numbers that the gate is made of");
+    v("values_from", values_from, "the earlier layer whose values are mixed in; none: its own");
+    v("norm_eps", norm_eps, "added to the norm's variance");
+  }
+};
+
+/// Mamba-3 of one input and one output a head (ICLR 2026, "Mamba-3"; as its authors' code). One
+/// projection gives z, x, B, C, and for each head dt, a and l, and the angles' rates r:
+///   dt = softplus(dt + dt_bias),  A = -max(softplus(a), decay_min),  l = sigmoid(l)
+///   B = R_t (norm(B) + B_bias),  C = R_t (norm(C) + C_bias), biases a head
+/// R_t turns the pair (2 i, 2 i + 1) by the sum of dt pi tanh(r_i) up to t. The state S [state,
+/// head_dim], by the trapezoidal rule:
+///   S_t = exp(dt A) (S_(t-1) + (1 - l) dt B_(t-1) x_(t-1)^T) + l dt B_t x_t^T,  y = S^T C + D x
+/// Heads of a group share B and C. Then y silu(z), or norm(y) silu(z), the RMSNorm over each head,
+/// and the output projection.
+struct Mamba3 {
+  static constexpr const char* kind = "mamba3";
+  int heads = 1, head_dim = 64;
+  int groups = 1, state = 128;
+  int angles = 32;
+  bool norm = false;
+  float norm_eps = 1e-5f;
+  float decay_min = 1e-4f;
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads, "heads");
+    v("head_dim", head_dim, "dimensions of a head");
+    v("groups", groups, "groups of heads that share B and C");
+    v("state", state, "numbers of the state a dimension");
+    v("angles", angles, "pairs of the state's numbers that turn");
+    v("norm", norm, "an RMSNorm of each head before the gate");
+    v("norm_eps", norm_eps, "added to the norms' mean squares");
+    v("decay_min", decay_min, "the least rate of decay");
   }
 };
 
@@ -234,7 +293,7 @@ struct RecurrentSize {
   std::pair<int64_t, int64_t> window =
       {};                             // inputs that the convolution keeps: positions, channels
   std::array<int64_t, 3> state = {};  // float32: heads, rows, columns
-  int64_t maxima = 0;                 // float32: what the exponents of the state count from
+  int64_t beside = 0;                 // float32: other numbers that it keeps
   int products = 0;                   // with the state a token: reads and writes
 };
 /// @throws Error(usage) where a dimension is more than an array's can be.
@@ -247,6 +306,8 @@ RecurrentSize size_of(const Lightning& mixer, int dim);
 RecurrentSize size_of(const RgLru& mixer, int dim);
 RecurrentSize size_of(const RwkvTime& mixer, int dim);
 RecurrentSize size_of(const RwkvChannel& mixer, int dim);
+RecurrentSize size_of(const Rwkv7& mixer, int dim);
+RecurrentSize size_of(const Mamba3& mixer, int dim);
 RecurrentSize size_of(const Mlstm& mixer, int dim);
 
 }  // namespace lmxlab::config

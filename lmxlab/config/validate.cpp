@@ -272,6 +272,24 @@ class Checker {
     dimension("mixer.inner", m.inner, 3, "3 * inner");
   }
   void recurrent(const RwkvChannel& m) { positive("mixer.hidden", m.hidden); }
+  void recurrent(const Rwkv7& m) {
+    heads(m.heads, m.head_dim);
+    dimension("mixer.heads", 3 * int64_t{m.heads}, m.head_dim, "3 * heads * head_dim");
+    positive("mixer.decay_rank", m.decay_rank), positive("mixer.rate_rank", m.rate_rank);
+    positive("mixer.value_rank", m.value_rank), positive("mixer.gate_rank", m.gate_rank);
+    epsilon("mixer.norm_eps", m.norm_eps);
+  }
+  void recurrent(const Mamba3& m) {
+    heads(m.heads, m.head_dim);
+    positive("mixer.groups", m.groups), positive("mixer.state", m.state);
+    multiple("mixer.groups", m.heads, "heads", m.groups, "groups");
+    dimension("mixer.groups", m.groups, m.state, "groups * state");
+    positive("mixer.angles", m.angles), epsilon("mixer.norm_eps", m.norm_eps);
+    if (m.angles > m.state / 2)
+      say("mixer.angles", "expected at most half of the state's " + to_string(m.state) +
+                              " numbers, got " + to_string(m.angles));
+    at_least_zero("mixer.decay_min", m.decay_min);
+  }
   void recurrent(const Mlstm& m) {
     positive("mixer.heads", m.heads);
     positive("mixer.key_dim", m.key_dim), positive("mixer.value_dim", m.value_dim);
@@ -356,7 +374,8 @@ class Checker {
         say("shared_blocks.mlp", "expected a gated FFN, and no xielu");
       if (s.attention.kv_from) say("shared_blocks.attention", "expected keys of its own");
     }
-    for (size_t i = 0; i < m.layers.size(); ++i) lent_keys(m, i), shared_block(m, i);
+    for (size_t i = 0; i < m.layers.size(); ++i)
+      lent_keys(m, i), lent_values(m, i), shared_block(m, i);
     if (!m.layers.empty() && m.layers.back().shortcut)
       say("layers", "the last has a shortcut, and no block comes behind it");
     if (m.logit_softcap) above_zero("logit_softcap", *m.logit_softcap);
@@ -406,6 +425,21 @@ class Checker {
     else if (other->kv_heads != a->kv_heads || other->head_dim != a->head_dim ||
              other->value_dim() != a->value_dim() || other->window != a->window)
       say(path, "layer " + to_string(from) + " has other heads or another window");
+  }
+  // Of a layer that mixes in another's values.
+  void lent_values(const Model& m, size_t i) {
+    const auto* own = std::get_if<Rwkv7>(&m.layers[i].mixer);
+    if (!own || !own->values_from) return;
+    const auto path = "layers." + to_string(i) + ".mixer.values_from";
+    const int from = *own->values_from;
+    const auto* other = from >= 0 && static_cast<size_t>(from) < i
+                            ? std::get_if<Rwkv7>(&m.layers[static_cast<size_t>(from)].mixer)
+                            : nullptr;
+    if (!other || other->values_from)
+      say(path,
+          "expected an earlier layer of rwkv7 with values of its own, got " + to_string(from));
+    else if (int64_t{other->heads} * other->head_dim != int64_t{own->heads} * own->head_dim)
+      say(path, "layer " + to_string(from) + " has values of another width");
   }
   // Of experts, whole or by groups.
   void choice(const Moe& m) {

@@ -7,6 +7,7 @@
 #include "lmxlab/core/lightning.h"
 #include "lmxlab/core/mamba.h"
 #include "lmxlab/core/mamba2.h"
+#include "lmxlab/core/mamba3.h"
 #include "lmxlab/core/mla.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/mlstm.h"
@@ -16,6 +17,7 @@
 #include "lmxlab/core/recompute.h"
 #include "lmxlab/core/rg_lru.h"
 #include "lmxlab/core/rwkv.h"
+#include "lmxlab/core/rwkv7.h"
 #include "lmxlab/core/short_conv.h"
 
 #include <mlx/ops.h>
@@ -57,6 +59,10 @@ std::unique_ptr<Mixer> make_mixer(const config::Mixer& mixer, const Build& build
           return std::make_unique<RwkvTime>(c, build);
         else if constexpr (std::same_as<C, config::RwkvChannel>)
           return std::make_unique<RwkvChannel>(c, build);
+        else if constexpr (std::same_as<C, config::Rwkv7>)
+          return std::make_unique<Rwkv7>(c, build);
+        else if constexpr (std::same_as<C, config::Mamba3>)
+          return std::make_unique<Mamba3>(c, build);
         else if constexpr (std::same_as<C, config::Mlstm>)
           return std::make_unique<Mlstm>(c, build);
         else if constexpr (std::same_as<C, config::Custom>)

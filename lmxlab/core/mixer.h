@@ -53,6 +53,7 @@ struct Build {
   const config::Model* model = nullptr;  // the whole, where there is one
   int out = 0;                           // width of what a mixer gives; 0: dim
   bool lends_keys = false;               // a later layer has this one's keys and values
+  bool lends_values = false;             // a later layer mixes in this one's values
 };
 
 }  // namespace lmxlab::core

@@ -45,6 +45,13 @@ const Keys& Pass::lent_keys(int from) const {
   return it->second;
 }
 
+const mx::array& Pass::lent_values(int from) const {
+  const auto it = values.find(from);
+  if (it == values.end())
+    throw Error(Kind::internal, "[pass] layer " + std::to_string(from) + " has lent no values");
+  return it->second;
+}
+
 mx::array Pass::drop(const mx::array& x) {
   if (!key || dropout <= 0) return x;
   auto [next, mine] = mx::random::split(*key);

@@ -39,6 +39,7 @@ struct Pass {
   std::vector<RouterSums>* routers = nullptr;  // filled by the mixtures of experts, in order
   int layer = 0;                               // the block that runs now
   std::map<int, Keys> lent = {};               // of layers whose keys later ones have
+  std::map<int, mx::array> values = {};        // of layers whose values later ones mix in
   std::optional<mx::array> shortcut = {};      // what the next block adds at its end
   std::optional<mx::array> layer_inputs = {};  // [B, L, layers, width]
   std::optional<mx::array> embeddings = {};    // [B, L, D], where shared blocks see them
@@ -58,6 +59,7 @@ struct Pass {
   StateCache* states(int i = 0) const { return slot<StateCache>(i); }
   /// @throws Error(internal) if the layer has lent none in this pass.
   const Keys& lent_keys(int from) const;
+  const mx::array& lent_values(int from) const;
   /// Zeroes with probability `dropout`, scales the rest; the identity when not training.
   mx::array drop(const mx::array& x);
   void show(std::string_view what, const mx::array& x) const;

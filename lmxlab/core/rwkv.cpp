@@ -16,21 +16,6 @@ mx::array f32(const mx::array& x) {
   return kernels::cast(x, mx::float32);
 }
 
-// How deep a block lies, from 0 to 1, and how far it is from the end, from 1 to nearly 0.
-double depth(const Build& b) {
-  return static_cast<double>(b.layer) / std::max(1, b.layers - 1);
-}
-double height(const Build& b) {
-  return 1 - static_cast<double>(b.layer) / std::max(1, b.layers);
-}
-
-template <class F>
-Param of_each(int n, F value) {
-  std::vector<float> values;
-  for (int i = 0; i < n; ++i) values.push_back(static_cast<float>(value(i)));
-  return {mx::array(values.data(), {n}, mx::float32)};
-}
-
 // Later layers look back less, first channels more (appendix E of the paper).
 Param new_mix(const Build& b, double power, double more = 0) {
   return of_each(b.dim,
@@ -38,7 +23,8 @@ Param new_mix(const Build& b, double power, double more = 0) {
 }
 Param new_decay(int inner, const Build& b) {
   return of_each(inner, [&](int i) {
-    return -5 + 8 * std::pow(static_cast<double>(i) / std::max(1, inner - 1), 0.7 + 1.3 * depth(b));
+    return -5 +
+           8 * std::pow(static_cast<double>(i) / std::max(1, inner - 1), 0.7 + 1.3 * depth_of(b));
   });
 }
 
@@ -50,6 +36,13 @@ mx::array mixed(const mx::array& x, const mx::array& before, const Param& m) {
 }
 
 }  // namespace
+
+double depth_of(const Build& b) {
+  return static_cast<double>(b.layer) / std::max(1, b.layers - 1);
+}
+double height_of(const Build& b) {
+  return 1 - static_cast<double>(b.layer) / std::max(1, b.layers);
+}
 
 mx::array token_shift(const mx::array& input, const Pass& pass, std::optional<mx::array>& last) {
   const int B = input.shape(0), L = input.shape(1), D = input.shape(2);
@@ -65,9 +58,9 @@ mx::array token_shift(const mx::array& input, const Pass& pass, std::optional<mx
 RwkvTime::RwkvTime(const config::RwkvTime& c, const Build& b)
     : time_decay(new_decay(c.inner, b)),
       time_first(of_each(c.inner, [](int i) { return std::log(0.3) + 0.5 * ((i + 1) % 3 - 1); })),
-      mix_key(new_mix(b, height(b))),
-      mix_value(new_mix(b, height(b), 0.3 * depth(b))),
-      mix_receptance(new_mix(b, 0.5 * height(b))),
+      mix_key(new_mix(b, height_of(b))),
+      mix_value(new_mix(b, height_of(b), 0.3 * depth_of(b))),
+      mix_receptance(new_mix(b, 0.5 * height_of(b))),
       key(b.dim, c.inner, false, b.std, b.init),
       value(b.dim, c.inner, false, b.std, b.init),
       receptance(b.dim, c.inner, false, b.std, b.init),
@@ -98,12 +91,14 @@ mx::array RwkvTime::mix(const Arrays& projected, Pass& pass) const {
 }
 
 RwkvChannel::RwkvChannel(const config::RwkvChannel& c, const Build& b)
-    : mix_key(new_mix(b, height(b))),
-      mix_receptance(new_mix(b, height(b))),
+    : mix_key(new_mix(b, c.gate ? height_of(b) : std::pow(height_of(b), 4))),
       key(b.dim, c.hidden, false, b.std, b.init),
-      receptance(b.dim, b.dim, false, b.std, b.init),
       value(c.hidden, b.dim, false, b.residual_std, b.init),
-      dim_(b.dim) {}
+      dim_(b.dim) {
+  if (!c.gate) return;
+  mix_receptance = new_mix(b, height_of(b));
+  receptance.emplace(b.dim, b.dim, false, b.std, b.init);
+}
 
 std::unique_ptr<LayerCache> RwkvChannel::make_cache(const CacheOptions&) const {
   return std::make_unique<StateCache>(std::vector<StateArray>{{"shift", {1, dim_}}});
@@ -115,13 +110,17 @@ mx::array RwkvChannel::mix(const Arrays& projected, Pass& pass) const {
   auto last = kept ? kept->state(0) : std::nullopt;
   const auto before = token_shift(x, pass, last);
   if (kept) kept->put({*last}, x.shape(1));
-  return mx::concatenate({mixed(x, before, mix_key), mixed(x, before, mix_receptance)}, -1);
+  const auto keys = mixed(x, before, mix_key);
+  if (!receptance) return keys;
+  return mx::concatenate({keys, mixed(x, before, *mix_receptance)}, -1);
 }
 
 mx::array RwkvChannel::finish(const mx::array& both, Pass&) const {
-  const auto k = kernels::activate(kernels::Activation::relu2, key(last_columns(both, 0, dim_)));
-  const auto r = mx::sigmoid(f32(receptance(last_columns(both, dim_, 2 * dim_))));
-  return kernels::cast(mx::multiply(r, f32(value(k))), both.dtype());
+  const auto keys = receptance ? last_columns(both, 0, dim_) : both;
+  const auto out = value(kernels::activate(kernels::Activation::relu2, key(keys)));
+  if (!receptance) return out;
+  const auto r = mx::sigmoid(f32((*receptance)(last_columns(both, dim_, 2 * dim_))));
+  return kernels::cast(mx::multiply(r, f32(out)), both.dtype());
 }
 
 }  // namespace lmxlab::core

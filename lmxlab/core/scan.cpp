@@ -122,22 +122,37 @@ mx::array channel_products(const mx::array& q, const mx::array& k, const mx::arr
   return block_lower(channel_products(halves(q), halves(k), halves(g)), across);
 }
 
-}  // namespace
+// How often what a position writes counts [B, H, L]: for itself and all later ones, and for the
+// later ones alone.
+struct Writes {
+  mx::array now, later;
+};
 
-Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
-                    const std::optional<mx::array>& state) {
+Scanned scan_linearly(const mx::array& q, const mx::array& k, const mx::array& v,
+                      const mx::array& g, const std::optional<mx::array>& state,
+                      const std::optional<Writes>& writes) {
   const int L = q.shape(2), size = std::min(L, kScanChunk);
   const Chunks chunks{q.shape(1), (L + size - 1) / size, size};
-  const auto qc = chunks(q), kc = chunks(k), vc = chunks(v), gc = chunks(g);
+  const auto qc = chunks(q), kc = chunks(k), gc = chunks(g);
+  auto vc = chunks(v);
   auto s = start_of(state, q, v);
   if (L == 1) {
+    if (writes) vc = mx::multiply(vc, column(chunks(writes->now)));
     const auto decay = column(mx::exp(gc));
     s = mx::add(mx::multiply(s, decay), mx::multiply(transposed(kc), vc));
     return {chunks.joined(mx::matmul(qc, s), L), ungrouped(s)};
   }
-  const auto weights = mx::multiply(mx::matmul(qc, transposed(kc)), pairwise_decay(gc));
+  auto weights = mx::multiply(mx::matmul(qc, transposed(kc)), pairwise_decay(gc));
+  auto left = to_end(gc, -1);
+  if (writes) {
+    const auto now = chunks(writes->now), later = chunks(writes->later);
+    const auto seen =
+        mx::add(mx::expand_dims(now, -2), masked(lower(size, -1), mx::expand_dims(later, -2)));
+    weights = mx::multiply(weights, seen);
+    left = mx::multiply(left, mx::add(now, later));
+  }
   const auto within = mx::matmul(weights, vc);
-  const auto written = mx::matmul(transposed(kc), mx::multiply(vc, column(to_end(gc, -1))));
+  const auto written = mx::matmul(transposed(kc), mx::multiply(vc, column(left)));
   const auto decay = column(mx::exp(mx::sum(gc, -1, true)));
   const auto parts = chunks.apart(written), decays = chunks.apart(decay);
   std::vector<mx::array> starts;
@@ -147,6 +162,34 @@ Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, 
   }
   const auto carried = mx::multiply(mx::matmul(qc, joined(starts)), column(from_start(gc, -1)));
   return {chunks.joined(mx::add(within, carried), L), ungrouped(s)};
+}
+
+// Positions [..., L, X], each with what the next one has, or with what the one before has; zeros
+// where there is none.
+mx::array moved(const mx::array& x, bool next) {
+  const int L = x.shape(-2);
+  auto start = mx::Shape(x.ndim(), 0), stop = x.shape(), rest = x.shape();
+  const auto axis = static_cast<size_t>(x.ndim()) - 2;
+  (next ? start[axis] : stop[axis]) += next ? 1 : -1;
+  rest[axis] = 1;
+  const auto zeros = mx::zeros(rest, x.dtype());
+  if (L == 1) return zeros;
+  const auto part = mx::slice(x, start, stop);
+  return next ? mx::concatenate({part, zeros}, -2) : mx::concatenate({zeros, part}, -2);
+}
+
+}  // namespace
+
+Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
+                    const std::optional<mx::array>& state) {
+  return scan_linearly(q, k, v, g, state, std::nullopt);
+}
+
+Scanned trapezoid_scan(const mx::array& q, const mx::array& k, const mx::array& v,
+                       const mx::array& g, const mx::array& now, const mx::array& before,
+                       const std::optional<mx::array>& state) {
+  const auto later = mx::squeeze(moved(column(before), true), -1);
+  return scan_linearly(q, k, v, g, state, Writes{now, later});
 }
 
 Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
@@ -192,6 +235,55 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
   const auto out = mx::add(mx::matmul(mx::multiply(qc, entering), joined(starts)),
                            mx::matmul(products(qc), joined(changes)));
   return {chunks.joined(out, L), ungrouped(s)};
+}
+
+Scanned dplr_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
+                  const mx::array& b, const mx::array& c, const std::optional<mx::array>& state) {
+  const int L = q.shape(2);
+  const int size = std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(L))), kScanChunk);
+  const Chunks chunks{q.shape(1), (L + size - 1) / size, size};
+  const auto qc = chunks(q), kc = chunks(k), vc = chunks(v), gc = chunks(g);
+  const auto bc = chunks(b), cc = chunks(c);  // [B, H, 1, C, Q, *]
+  auto s = start_of(state, q, v);
+  if (L == 1) {
+    const auto change = mx::subtract(mx::multiply(transposed(kc), vc),
+                                     mx::multiply(transposed(bc), mx::matmul(cc, s)));
+    s = mx::add(mx::multiply(s, transposed(mx::exp(gc))), change);
+    return {chunks.joined(mx::matmul(qc, s), L), ungrouped(s)};
+  }
+  // Products with what stands before, decayed: [B, H, 1, C, Q, Q]. c reads the state of the
+  // position before its own, so that it is taken there.
+  const auto flat = [&](const mx::array& a) { return mx::reshape(a, {-1, size, a.shape(5)}); };
+  const auto early = flat(moved(cc, true)), rows = flat(gc), fq = flat(qc), fb = flat(bc),
+             fk = flat(kc);
+  const auto products = mx::split(channel_products(mx::concatenate({early, early, fq, fq}, 0),
+                                                   mx::concatenate({fb, fk, fb, fk}, 0),
+                                                   mx::concatenate({rows, rows, rows, rows}, 0)),
+                                  4, 0);
+  const auto solve = unit_lower_inverse(moved(products[0], false));
+  const auto shaped = [&](const mx::array& a) {
+    return mx::reshape(a, {q.shape(0), q.shape(1), 1, chunks.count, size, a.shape(2)});
+  };
+  const auto entering = mx::exp(mx::cumsum(gc, -2, false, false));  // without the position's own
+  const auto wanted = shaped(mx::matmul(solve, mx::matmul(moved(products[1], false), flat(vc))));
+  const auto read = shaped(mx::matmul(solve, flat(mx::multiply(cc, entering))));
+  const auto left = to_end(gc, -2);
+  const auto written = mx::matmul(transposed(mx::multiply(kc, left)), vc);
+  const auto removed = transposed(mx::multiply(bc, left));
+  const auto decay = transposed(mx::exp(mx::sum(gc, -2, true)));
+  const auto u = chunks.apart(wanted), w = chunks.apart(read), p = chunks.apart(written),
+             bt = chunks.apart(removed), d = chunks.apart(decay);
+  std::vector<mx::array> starts, reads;
+  for (size_t i = 0; i < u.size(); ++i) {
+    starts.push_back(s);
+    reads.push_back(mx::add(u[i], mx::matmul(w[i], s)));
+    const auto change = mx::subtract(p[i], mx::matmul(bt[i], reads[i]));
+    s = mx::add(mx::multiply(s, d[i]), change);
+  }
+  const auto carried = mx::matmul(mx::multiply(qc, from_start(gc, -2)), joined(starts));
+  const auto within = mx::subtract(mx::matmul(shaped(products[3]), vc),
+                                   mx::matmul(shaped(products[2]), joined(reads)));
+  return {chunks.joined(mx::add(carried, within), L), ungrouped(s)};
 }
 
 Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,

@@ -37,6 +37,27 @@ Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, 
 Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                    const mx::array& beta, const std::optional<mx::array>& state = {});
 
+/// S_t = exp(g_t) (S_(t-1) + before_t k_(t-1) v_(t-1)^T) + now_t k_t v_t^T,  o_t = S_t^T q_t
+/// The trapezoidal rule of Mamba-3, as one scan: what position j writes counts for later ones
+/// now_j + before_(j+1) times, for itself now_j times.
+/// @param q, k, v, g  as of linear_scan.
+/// @param now, before  [B, H, L]; before_1 has no use: what stood before the first position belongs
+///   into `state`.
+/// @cost  as linear_scan.
+Scanned trapezoid_scan(const mx::array& q, const mx::array& k, const mx::array& v,
+                       const mx::array& g, const mx::array& now, const mx::array& before,
+                       const std::optional<mx::array>& state = {});
+
+/// S_t = (diag(exp(g_t)) - b_t c_t^T) S_(t-1) + k_t v_t^T,  o_t = S_t^T q_t     (arXiv:2503.14456)
+/// What is removed is read before the decay, unlike in delta_scan, and its direction is no key.
+/// @param q, k, b, c  [B, H, L, N]; S stays bounded where b = a c, 0 <= a <= 1 and |c| = 1.
+/// @param v  [B, H, L, P].
+/// @param g  [B, H, L, N], at most 0.
+/// @cost  as delta_scan with decays by rows, twice the products within a chunk.
+Scanned dplr_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
+                  const mx::array& b, const mx::array& c,
+                  const std::optional<mx::array>& state = {});
+
 /// h_t = exp(dt_t a) h_(t-1) + dt_t x_t b_t^T,  y_t = h_t c_t    (arXiv:2312.00752, algorithm 2)
 /// Decays differ for every number of the state, so no matrix product does it: on the CPU by a
 /// kernel of its own (kernels/selective_scan.h); elsewhere chunks side by side, the positions of a

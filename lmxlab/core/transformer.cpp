@@ -67,8 +67,14 @@ Transformer::Transformer(const config::Model& c, Init init)
       const auto* a = std::get_if<config::Attention>(&b.mixer);
       return a && a->kv_from == i;
     });
-    layers.emplace_back(c.layers[static_cast<size_t>(i)],
-                        Build{c.dim, i, n, c.init_std, residual_std, init, &c, 0, lends});
+    const bool lends_values =
+        std::any_of(c.layers.begin(), c.layers.end(), [&](const config::Block& b) {
+          const auto* r = std::get_if<config::Rwkv7>(&b.mixer);
+          return r && r->values_from == i;
+        });
+    layers.emplace_back(
+        c.layers[static_cast<size_t>(i)],
+        Build{c.dim, i, n, c.init_std, residual_std, init, &c, 0, lends, lends_values});
   }
   if (!c.tie_head) lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
 }
@@ -135,7 +141,8 @@ bool Transformer::one_stream() const {
   if (layer_inputs || altup || !shared_blocks.empty()) return false;
   return std::none_of(config_.layers.begin(), config_.layers.end(), [](const config::Block& b) {
     const auto* a = std::get_if<config::Attention>(&b.mixer);
-    return b.shortcut || (a && a->kv_from);
+    const auto* r = std::get_if<config::Rwkv7>(&b.mixer);
+    return b.shortcut || (a && a->kv_from) || (r && r->values_from);
   });
 }
 

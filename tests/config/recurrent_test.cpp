@@ -32,7 +32,10 @@ const std::vector<Mixer> kMixers{
     RgLru{.width = 40, .heads = 4},
     RwkvTime{.inner = 24},
     RwkvChannel{.hidden = 72},
-    Mlstm{.heads = 4, .key_dim = 6, .value_dim = 8}};
+    Mlstm{.heads = 4, .key_dim = 6, .value_dim = 8},
+    RwkvChannel{.hidden = 72, .gate = false},
+    Rwkv7{.heads = 4, .head_dim = 6, .decay_rank = 5},
+    Mamba3{.heads = 4, .head_dim = 8, .groups = 2, .state = 6, .angles = 3, .norm = true}};
 
 TEST(Recurrent, IsWrittenReadAndDescribed) {
   for (const auto& mixer : kMixers) {
@@ -48,20 +51,21 @@ TEST(Recurrent, IsWrittenReadAndDescribed) {
 
 TEST(Recurrent, StatesTakeTheSameBytesAtEveryLength) {
   const int64_t dim = with(ShortConv{}).dim;
-  const std::vector<int64_t> states{4 * 6 * 8, 4 * 8 * 16, 0,  2 * 8 * 8, 32 * 16,
-                                    4 * 8 * 8, 40,         48, 0,         4 * 6 * 9};
-  const std::vector<int64_t> maxima{0, 0, 0, 0, 0, 0, 0, 24, 0, 4};
-  const std::vector<int64_t> windows{3 * (32 + 24), 3 * (32 + 64), 2 * dim, 3 * 48, 3 * 32, 0,
-                                     3 * 40,        dim,           dim,     0};
+  const std::vector<int64_t> states{4 * 6 * 8, 4 * 8 * 16, 0,        2 * 8 * 8, 32 * 16,
+                                    4 * 8 * 8, 40,         48,       0,         4 * 6 * 9,
+                                    0,         4 * 6 * 6,  4 * 6 * 8};
+  const std::vector<int64_t> beside{0, 0, 0, 0, 0, 0, 0, 24, 0, 4, 0, 0, 4 * (6 + 8 + 3)};
+  const std::vector<int64_t> windows{
+      3 * (32 + 24), 3 * (32 + 64), 2 * dim, 3 * 48, 3 * 32, 0, 3 * 40, dim, dim, 0, dim, dim, 0};
   for (size_t i = 0; i < kMixers.size(); ++i) {
     Model m = with(kMixers[i]);
-    EXPECT_EQ(state_bytes(m, 2), 4 * (states[i] + maxima[i]) + 2 * windows[i]) << i;
+    EXPECT_EQ(state_bytes(m, 2), 4 * (states[i] + beside[i]) + 2 * windows[i]) << i;
     const int64_t keys = kv_bytes_per_token(m, 2);
     EXPECT_EQ(kv_bytes(m, 100, 2), state_bytes(m, 2) + 100 * keys) << i;
     m.layers = {m.layers[0]};
     EXPECT_EQ(kv_bytes_per_token(m, 2), 0) << i;
     EXPECT_DOUBLE_EQ(flops_per_token(m, 10), flops_per_token(m, 100'000)) << i;
-    const double products = i == 1 || i == 3 ? 3 : 2;
+    const double products = i == 11 ? 4 : i == 1 || i == 3 || i == 12 ? 3 : 2;
     Model none = m;
     none.layers[0].mixer = Nothing{};
     EXPECT_DOUBLE_EQ(flops_per_token(m, 10) - flops_per_token(none, 10),
@@ -92,6 +96,20 @@ TEST(Recurrent, ContradictionsAreSaid) {
               ElementsAre("layers.0.mixer.inner: expected at least 1, got 0"));
   EXPECT_THAT(check(with(RwkvChannel{.hidden = 0})).list(),
               ElementsAre("layers.0.mixer.hidden: expected at least 1, got 0"));
+  EXPECT_THAT(check(with(Rwkv7{.rate_rank = 0})).list(),
+              ElementsAre("layers.0.mixer.rate_rank: expected at least 1, got 0"));
+  EXPECT_THAT(check(with(Rwkv7{.values_from = 0})).list(),
+              ElementsAre(HasSubstr("layers.0.mixer.values_from: expected an earlier layer")));
+  auto lent = with(Rwkv7{.heads = 2});
+  lent.layers[1].mixer = Rwkv7{.heads = 4, .head_dim = 32, .values_from = 0};
+  EXPECT_THAT(check(lent).list(), IsEmpty());
+  std::get<Rwkv7>(lent.layers[1].mixer).heads = 3;
+  EXPECT_THAT(check(lent).list(),
+              ElementsAre("layers.1.mixer.values_from: layer 0 has values of another width"));
+  EXPECT_THAT(check(with(Mamba3{.heads = 4, .groups = 3, .state = 7, .angles = 4})).list(),
+              ElementsAre("layers.0.mixer.groups: 4 heads are no multiple of 3 groups",
+                          "layers.0.mixer.angles: expected at most half of the state's 7 numbers, "
+                          "got 4"));
   EXPECT_THAT(check(with(Mlstm{.key_dim = 0, .gate_cap = 0, .eps = -1})).list(),
               ElementsAre("layers.0.mixer.key_dim: expected at least 1, got 0",
                           HasSubstr("layers.0.mixer.gate_cap: expected a positive number"),

@@ -1,10 +1,12 @@
-// Recurrent mixers against those of `transformers` (tools/make_mixer_fixtures.py), in one pass, in
-// pieces through the cache, and behind padding; and their cache by itself.
+// Recurrent mixers against those of `transformers`, or the equations of papers
+// (tools/make_mixer_fixtures.py), in one pass, in pieces through the cache, and behind padding; and
+// their cache by itself.
 #include "lmxlab/core/recurrent.h"
 
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/validate.h"
 #include "lmxlab/core/block.h"
+#include "lmxlab/core/mamba3.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
 #include "tests/core/support.h"
@@ -190,6 +192,19 @@ TEST_P(Golden, IsCounted) {
   EXPECT_TRUE(same == model);
 }
 
+Arrays gradients(Transformer& transformer, bool recompute) {
+  const auto entries = collect(transformer);
+  const auto tokens = mx::remainder(mx::multiply(mx::arange(2 * 20), mx::array(7)), mx::array(11));
+  const auto loss = [&](const Arrays& weights) -> Arrays {
+    const Lend lend(entries, weights);
+    Pass pass{.recompute = recompute};
+    return {mx::mean(mx::square(transformer(mx::reshape(tokens, {2, 20}), pass)))};
+  };
+  std::vector<int> all(entries.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
+  return mx::value_and_grad(loss, all)(values(entries)).second;
+}
+
 // Gradient checkpointing computes projections once more, a few rows at a time.
 TEST_P(Golden, RecomputedGradientsAreTheSame) {
   config::Model model{.dim = 8, .vocab = 11};
@@ -197,18 +212,7 @@ TEST_P(Golden, RecomputedGradientsAreTheSame) {
                   {.mixer = config, .ffn = config::Nothing{}}};
   Transformer transformer(model, 3);
   const auto entries = collect(transformer);
-  const auto tokens = mx::remainder(mx::multiply(mx::arange(2 * 20), mx::array(7)), mx::array(11));
-  const auto gradients = [&](bool recompute) {
-    const auto loss = [&](const Arrays& weights) -> Arrays {
-      const Lend lend(entries, weights);
-      Pass pass{.recompute = recompute};
-      return {mx::mean(mx::square(transformer(mx::reshape(tokens, {2, 20}), pass)))};
-    };
-    std::vector<int> all(entries.size());
-    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
-    return mx::value_and_grad(loss, all)(values(entries)).second;
-  };
-  const auto kept = gradients(false), again = gradients(true);
+  const auto kept = gradients(transformer, false), again = gradients(transformer, true);
   const auto* mamba = std::get_if<config::Mamba2>(&config);
   const bool clamped = mamba && mamba->dt_min > 0.1f;  // new time steps are all below
   for (size_t i = 0; i < kept.size(); ++i) {
@@ -218,6 +222,122 @@ TEST_P(Golden, RecomputedGradientsAreTheSame) {
     }
     test::expect_close(again[i], doubles(kept[i]), 1e-5 * most, entries[i].path);
   }
+}
+
+// Two layers of RWKV-7, the second with a share of the first's values.
+class ValuesOfAnotherLayer : public testing::Test {
+ protected:
+  ValuesOfAnotherLayer()
+      : file(LMXLAB_SOURCE_DIR "/tests/fixtures/values/rwkv7_values.safetensors"),
+        x(file.get("x")),
+        y(file.get("y")) {
+    config =
+        from_json<config::Rwkv7>(strip_kind(Json::parse(file.metadata().at("mixer"))), "mixer");
+    Init init(1);
+    const Build build{.dim = x.shape(2),
+                      .layer = 0,
+                      .layers = 2,
+                      .std = 0.02f,
+                      .residual_std = 0.01f,
+                      .init = init,
+                      .lends_values = true};
+    mixers.push_back(make_mixer(config, build));
+    config.values_from = 0;
+    mixers.push_back(make_mixer(config, build));
+    for (size_t i = 0; i < 2; ++i) {
+      Tensors own;
+      const std::string prefix = std::to_string(i) + ".";
+      for (const auto& [name, tensor] : file.all())
+        if (name.starts_with(prefix)) own.emplace(name.substr(prefix.size()), tensor);
+      load(collect(*mixers[i]), own, prefix);
+    }
+  }
+  static Json strip_kind(Json json) {
+    json.erase("kind");
+    return json;
+  }
+  mx::array run(const mx::array& in, Pass& pass) const {
+    auto out = in;
+    for (size_t i = 0; i < 2; ++i) {
+      pass.layer = static_cast<int>(i);
+      out = (*mixers[i])(out, pass);
+    }
+    return out;
+  }
+  void expect(const mx::array& got, const std::string& what) const {
+    test::expect_close(got, doubles(y),
+                       32 * test::kEps * std::sqrt(double(y.shape(1) + y.shape(2))) *
+                           double(mx::max(mx::abs(y)).item<float>()),
+                       what);
+  }
+
+  io::SafeTensors file;
+  mx::array x, y;
+  config::Rwkv7 config;
+  std::vector<std::unique_ptr<Mixer>> mixers;
+};
+
+TEST_F(ValuesOfAnotherLayer, OnePassAndPieces) {
+  Pass pass;
+  expect(run(x, pass), "one pass");
+  for (const int size : {1, 7, 64}) {
+    std::vector<std::unique_ptr<LayerCache>> layers;
+    for (const auto& m : mixers) layers.push_back(m->make_cache({}));
+    Cache cache(std::move(layers));
+    Arrays parts;
+    for (int from = 0; from < x.shape(1); from += size) {
+      const int to = std::min(from + size, x.shape(1));
+      Pass piece{.offset = from, .cache = &cache};
+      parts.push_back(run(positions(x, from, to), piece));
+      cache.advance(to - from);
+    }
+    expect(mx::concatenate(parts, 1), "pieces of " + std::to_string(size));
+  }
+}
+
+TEST_F(ValuesOfAnotherLayer, MustHaveBeenLent) {
+  Pass pass{.layer = 1};
+  EXPECT_THROW((*mixers[1])(x, pass), Error);
+}
+
+TEST_F(ValuesOfAnotherLayer, GradientsReachThemWithCheckpointing) {
+  config::Model model{.dim = 8, .vocab = 11};
+  model.layers = {{.mixer = config, .ffn = config::Nothing{}},
+                  {.mixer = config, .ffn = config::Mlp{.hidden = 12}}};
+  std::get<config::Rwkv7>(model.layers[0].mixer).values_from.reset();
+  Transformer transformer(model, 3);
+  const auto entries = collect(transformer);
+  const auto kept = gradients(transformer, false), again = gradients(transformer, true);
+  for (size_t i = 0; i < kept.size(); ++i) {
+    const double most = double(mx::max(mx::abs(kept[i])).item<float>());
+    EXPECT_GT(most, 0) << entries[i].path;
+    test::expect_close(again[i], doubles(kept[i]), 1e-5 * most, entries[i].path);
+  }
+}
+
+// 3000 steps of up to two radians are some hundred turns.
+TEST(CumulativeAngles, StayPreciseAtAnyLength) {
+  constexpr int kLength = 3000, kAngles = 2;
+  const auto steps = mx::add(some({1, 2, kLength, kAngles}, 1), mx::array(1.0f));
+  const auto start = some({1, 2, kAngles}, 2, 3);
+  const auto got = cumulative_angles(steps, start);
+  auto sums = doubles(start);
+  const auto step = doubles(steps), at = doubles(got.at), last = doubles(got.last);
+  const auto expect = [](double angle, double want) {
+    EXPECT_NEAR(std::cos(angle), std::cos(want), 1e-4);
+    EXPECT_NEAR(std::sin(angle), std::sin(want), 1e-4);
+  };
+  for (size_t h = 0; h < 2; ++h)
+    for (size_t a = 0; a < kAngles; ++a) {
+      auto& sum = sums[h * kAngles + a];
+      for (size_t t = 0; t < kLength; ++t) {
+        const size_t i = (h * kLength + t) * kAngles + a;
+        sum += step[i];
+        if (t % 100 == 99) expect(at[i], sum);
+      }
+      expect(last[h * kAngles + a], sum);
+      EXPECT_LE(std::abs(last[h * kAngles + a]), 3.1416);
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Mixers, Golden, testing::ValuesIn(fixtures()),

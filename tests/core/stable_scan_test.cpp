@@ -1,5 +1,6 @@
-// The scans of RG-LRU, RWKV-4 and xLSTM against their sums over the past, written out in double
-// precision without any of the scans' exponents.
+// The scans of RG-LRU, RWKV-4 and xLSTM against their sums over the past, those of Mamba-3 and
+// RWKV-7 against their recurrences, written out in double precision without any of the scans'
+// exponents.
 #include "lmxlab/core/stable_scan.h"
 
 #include "lmxlab/core/scan.h"
@@ -189,6 +190,110 @@ Direct mlstm_sums(const Arrays& in, bool with_state) {
   return d;
 }
 
+// ---- trapezoid: q, k, v, g, now, before, S, the last k, the last v ----
+
+mx::array up_to_one(const mx::array& x) {
+  return scaled(x, 0.5f, 0.5f);
+}
+Arrays trapezoid_operands(int L, double size) {
+  const mx::Shape by_head{kRows, kHeads, L};
+  return {some({kRows, kHeads, L, kKeys}, 1),
+          some({kRows, kHeads, L, kKeys}, 2),
+          some({kRows, kHeads, L, kValues}, 3),
+          scaled(mx::abs(some(by_head, 4)), static_cast<float>(-size)),
+          up_to_one(some(by_head, 5)),
+          up_to_one(some(by_head, 6)),
+          some({kRows, kHeads, kKeys, kValues}, 7),
+          some({kRows, kHeads, kKeys}, 8),
+          some({kRows, kHeads, kValues}, 9)};
+}
+// As a cache goes on: what the last position writes into the first is part of the state.
+Case::Got trapezoid(const Arrays& in, bool with_state) {
+  std::optional<mx::array> state;
+  if (with_state) {
+    const auto written = mx::multiply(mx::expand_dims(in[7], -1), mx::expand_dims(in[8], -2));
+    state = mx::add(in[6], mx::multiply(written, mx::expand_dims(mx::take(in[5], 0, 2), {2, 3})));
+  }
+  const auto s = trapezoid_scan(in[0], in[1], in[2], in[3], in[4], in[5], state);
+  const auto last = [](const mx::array& x) { return mx::take(x, x.shape(2) - 1, 2); };
+  return {s.out, {s.state, last(in[1]), last(in[2])}, s.state};
+}
+Direct trapezoid_steps(const Arrays& in, bool with_state) {
+  const int L = in[0].shape(2), rows = in[0].shape(0) * in[0].shape(1);
+  std::vector<std::vector<double>> x;
+  for (const auto& a : in) x.push_back(doubles(a));
+  Direct d{std::vector<double>(x[2].size()), std::vector<double>(x[6].size())};
+  for (int row = 0; row < rows; ++row) {
+    double* s = &d.state[at(row * kKeys * kValues)];
+    const auto k = [&](int t, int n) {
+      if (t >= 0) return x[1][at((row * L + t) * kKeys + n)];
+      return with_state ? x[7][at(row * kKeys + n)] : 0;
+    };
+    const auto v = [&](int t, int p) {
+      return t >= 0 ? x[2][at((row * L + t) * kValues + p)] : x[8][at(row * kValues + p)];
+    };
+    for (int i = 0; with_state && i < kKeys * kValues; ++i)
+      s[i] = x[6][at(row * kKeys * kValues + i)];
+    for (int t = 0; t < L; ++t) {
+      const size_t here = at(row * L + t);
+      const double alpha = std::exp(x[3][here]);
+      for (int n = 0; n < kKeys; ++n)
+        for (int p = 0; p < kValues; ++p) {
+          auto& of = s[n * kValues + p];
+          of = alpha * of + alpha * x[5][here] * k(t - 1, n) * v(t - 1, p) +
+               x[4][here] * k(t, n) * v(t, p);
+          d.out[here * kValues + at(p)] += x[0][here * kKeys + at(n)] * of;
+        }
+    }
+  }
+  return d;
+}
+
+// ---- RWKV-7: q, k, v, g, b, c, S ----
+
+Arrays dplr_operands(int L, double size) {
+  const mx::Shape keys{kRows, kHeads, L, kKeys};
+  const auto c = some(keys, 6);
+  const auto unit = mx::divide(c, mx::sqrt(mx::sum(mx::square(c), -1, true)));
+  return {some(keys, 1),
+          some(keys, 2),
+          some({kRows, kHeads, L, kValues}, 3),
+          scaled(mx::abs(some(keys, 4)), static_cast<float>(-size)),
+          mx::multiply(unit, up_to_one(some(keys, 5))),
+          unit,
+          some({kRows, kHeads, kKeys, kValues}, 7)};
+}
+Case::Got dplr(const Arrays& in, bool with_state) {
+  const auto s = dplr_scan(in[0], in[1], in[2], in[3], in[4], in[5],
+                           with_state ? std::optional(in[6]) : std::nullopt);
+  return {s.out, {s.state}, s.state};
+}
+Direct dplr_steps(const Arrays& in, bool with_state) {
+  const int L = in[0].shape(2), rows = in[0].shape(0) * in[0].shape(1);
+  std::vector<std::vector<double>> x;
+  for (const auto& a : in) x.push_back(doubles(a));
+  Direct d{std::vector<double>(x[2].size()), std::vector<double>(x[6].size())};
+  if (with_state) d.state = x[6];
+  for (int row = 0; row < rows; ++row)
+    for (int t = 0; t < L; ++t) {
+      double* s = &d.state[at(row * kKeys * kValues)];
+      const std::vector<double> before(s, s + kKeys * kValues);
+      const auto of = [&](size_t i, int n) { return x[i][at((row * L + t) * kKeys + n)]; };
+      for (int p = 0; p < kValues; ++p) {
+        const size_t here = at((row * L + t) * kValues + p);
+        for (int n = 0; n < kKeys; ++n) {
+          double sum = of(1, n) * x[2][here];
+          for (int m = 0; m < kKeys; ++m)
+            sum += ((m == n ? std::exp(of(3, n)) : 0) - of(4, n) * of(5, m)) *
+                   before[at(m * kValues + p)];
+          s[n * kValues + p] = sum;
+          d.out[here] += of(0, n) * sum;
+        }
+      }
+    }
+  return d;
+}
+
 const std::vector<Case> kCases{
     {"elementwise",
      elementwise_operands,
@@ -198,7 +303,15 @@ const std::vector<Case> kCases{
      {1, 1},
      1},
     {"wkv", wkv_operands, wkv_operands, wkv, wkv_sums, {1, 1, -1, -1}, 2},
-    {"mlstm", mlstm_operands, smooth_mlstm_operands, mlstm, mlstm_sums, {2, 2, 2, 2, 2}, 2}};
+    {"mlstm", mlstm_operands, smooth_mlstm_operands, mlstm, mlstm_sums, {2, 2, 2, 2, 2}, 2},
+    {"trapezoid",
+     trapezoid_operands,
+     trapezoid_operands,
+     trapezoid,
+     trapezoid_steps,
+     {2, 2, 2, 2, 2, 2},
+     3},
+    {"dplr", dplr_operands, dplr_operands, dplr, dplr_steps, {2, 2, 2, 2, 2, 2}, 1}};
 
 double largest(const std::vector<double>& x) {
   double m = 0;
@@ -310,6 +423,12 @@ TEST(StableScans, StrongDecayKeepsWhatFollows) {
   in = mlstm_operands(64, 1);
   in[4] = mx::broadcast_to(g, in[4].shape());
   test::expect_close(mlstm(in, true).out, mlstm_sums(in, true).out, 1e-5);
+  in = trapezoid_operands(64, 1);
+  in[3] = mx::broadcast_to(g, in[3].shape());
+  test::expect_close(trapezoid(in, true).out, trapezoid_steps(in, true).out, 1e-5);
+  in = dplr_operands(64, 1);
+  in[3] = mx::broadcast_to(mx::expand_dims(g, -1), in[3].shape());
+  test::expect_close(dplr(in, true).out, dplr_steps(in, true).out, 1e-5);
   in = wkv_operands(64, 1);
   in[2] = mx::full({kWidth}, 3000.0f);
   test::expect_close(wkv(in, true).out, wkv_sums(in, true).out, 1e-5);
@@ -321,7 +440,7 @@ TEST(StableScans, KeysOfAnySizeStayFinite) {
   test::expect_close(wkv(in, true).out, wkv_sums(in, true).out, 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Scans, StableScan, testing::Values(0u, 1u, 2u),
+INSTANTIATE_TEST_SUITE_P(Scans, StableScan, testing::Values(0u, 1u, 2u, 3u, 4u),
                          [](const auto& test) { return kCases[test.param].name; });
 
 }  // namespace

@@ -133,6 +133,19 @@ std::vector<Case> cases() {
   recurrent("rg_lru", config::RgLru{.width = 20, .heads = 4});
   recurrent("rwkv_time", config::RwkvTime{.inner = 20});
   recurrent("rwkv_channel", config::RwkvChannel{.hidden = 20});
+  recurrent("rwkv_channel_plain", config::RwkvChannel{.hidden = 20, .gate = false});
+  config::Rwkv7 goose{
+      .heads = 3, .head_dim = 6, .decay_rank = 4, .rate_rank = 3, .value_rank = 2, .gate_rank = 5};
+  recurrent("rwkv7", goose);
+  add("rwkv7_values", [&](auto& m) {
+    m.layers[0].mixer = goose;
+    goose.values_from = 0;
+    m.layers[1].mixer = goose;
+  });
+  recurrent("mamba3",
+            config::Mamba3{.heads = 4, .head_dim = 6, .groups = 2, .state = 8, .angles = 3});
+  recurrent("mamba3_norm",
+            config::Mamba3{.heads = 3, .head_dim = 8, .state = 6, .angles = 3, .norm = true});
   recurrent("mlstm", config::Mlstm{.heads = 3, .key_dim = 4, .value_dim = 6});
   for (const bool queries : {false, true}) {
     config::Mla latent{.heads = 3, .kv_rank = 10, .nope_dim = 6, .rope_dim = 4, .v_dim = 5};
