@@ -19,9 +19,9 @@ constexpr int kGradientLength = 9, kSteps = 5;
 // So many layers that each kind of them is among the first.
 int depth_of(const config::Model& c) {
   std::set<std::string> kinds;
-  size_t needed = 1;
+  size_t needed = std::min<size_t>(2, c.layers.size());
   for (size_t i = 0; i < c.layers.size(); ++i)
-    if (kinds.insert(to_json(c.layers[i]).dump()).second) needed = i + 1;
+    if (kinds.insert(to_json(c.layers[i]).dump()).second) needed = std::max(needed, i + 1);
   return static_cast<int>(std::min<size_t>(needed, 8));
 }
 
@@ -89,17 +89,18 @@ std::optional<config::Model> small_copy(const config::Model& c) {
   sizes.depth = std::min(depth_of(c), static_cast<int>(c.layers.size()));
   sizes.vocab = std::min(c.vocab, 97);
   sizes.context = std::min(c.context, 64);
-  for (const int dim : {c.dim, 128, 64, 32}) {
-    if (dim > c.dim) continue;
-    sizes.dim = dim;
-    if (dim < c.dim) sizes.heads = 4, sizes.hidden = 2 * dim;
-    try {
-      auto small = config::resize(c, sizes);
-      config::validate(small);
-      if (config::count(small).total <= (dim > 32 ? kSmall : kLargest)) return small;
-    } catch (const Error&) {  // sizes that do not fit its parts
+  // The widest that is small; heads as they divide it.
+  for (const int dim : {c.dim, 128, 96, 64, 48, 32})
+    for (const int heads : {4, 6, 8, 3, 12}) {
+      if (dim > c.dim || (dim == c.dim && heads != 4)) continue;
+      if (dim < c.dim) sizes.dim = dim, sizes.heads = heads, sizes.hidden = 2 * dim;
+      try {
+        auto small = config::resize(c, sizes);
+        config::validate(small);
+        if (config::count(small).total <= (dim > 32 ? kSmall : kLargest)) return small;
+      } catch (const Error&) {  // sizes that do not fit its parts
+      }
     }
-  }
   return std::nullopt;
 }
 

@@ -25,53 +25,6 @@ std::string list(const std::vector<int>& all) {
   return out;
 }
 
-// Of a pass in one piece and one in two, which earlier positions move what the second piece says.
-std::string why_the_cache_differs(const LanguageModel& model, const mx::array& tokens, int first,
-                                  double bound) {
-  const int length = tokens.shape(1);
-  const auto rest = [&](const mx::array& ids, bool cached) {
-    if (!cached) return positions(whole(model, ids, length), first, length);
-    Cache cache = cache_for(model, length);
-    go_on(model, columns(ids, 0, first), cache);
-    return go_on(model, columns(ids, first, length), cache);
-  };
-  const auto full = rest(tokens, false), cached = rest(tokens, true);
-  if (compare("", cached, full, bound).ok)
-    return "one piece behind another agrees with one pass, more pieces do not: what a second write "
-           "to the cache does is wrong. Likely cause: a place in a ring, or a growing buffer";
-  std::vector<int> seen, unseen, beyond;
-  for (int at = 0; at < first; ++at) {
-    const auto other = with_other_token(model.config(), tokens, at);
-    const bool by_full = !compare("", rest(other, false), full, bound).ok;
-    const bool by_cached = !compare("", rest(other, true), cached, bound).ok;
-    if (by_full) seen.push_back(at);
-    if (by_full && !by_cached) unseen.push_back(at);
-    if (by_cached && !by_full) beyond.push_back(at);
-  }
-  const std::string piece = "in a piece that begins at position " + std::to_string(first) + ", ";
-  if (!beyond.empty())
-    return piece + "positions are seen that one pass does not see (" + list(beyond) +
-           "). Likely cause: a window that forgets too late, or a cache off by one";
-  if (!unseen.empty() && unseen == seen && seen.size() > 1)
-    return piece +
-           "nothing that came before is seen. Likely cause: keys or states are not carried from "
-           "one pass to the next";
-  if (unseen.size() == 1 && unseen[0] == first - 1)
-    return piece + "the last position before it is not seen (" + list(unseen) +
-           "). Likely cause: a cache off by one, which writes over its last position or leaves it "
-           "out";
-  if (unseen.size() == 1 && unseen[0] == seen[0])
-    return piece + "the oldest position that it may see is not seen (" + list(unseen) +
-           "). Likely cause: a cache off by one, whose window is too short or begins too late";
-  if (!unseen.empty())
-    return piece + "some positions are not seen (" + list(unseen) +
-           "). Likely cause: a mask that does not fit what the cache holds";
-  return piece +
-         "all that came before is seen, but not as in one pass. Likely cause: a lost position "
-         "offset (rotary, ALiBi or learned positions that begin at 0 again), or a state of another "
-         "position";
-}
-
 }  // namespace
 
 Check causal(LanguageModel& model, int length) {
@@ -126,7 +79,7 @@ Check cached_equals_full(LanguageModel& model, int length) {
     if (result.ok) continue;
     const auto where = differences(joined, full, bound);
     return because(result, "through the cache position " + std::to_string(where.first) + " differs",
-                   why_the_cache_differs(model, tokens, length / 2, bound));
+                   why_the_cache_differs(model, tokens, length / 2));
   }
   return result;
 }
@@ -191,7 +144,7 @@ Check cached_at_boundaries(LanguageModel& model, int most) {
                        "with " + std::to_string(first) + " tokens read before, position " +
                            std::to_string(differences(joined, full, bound).first) + " differs",
                        "near a window, chunk or block of " + list(within) + ": " +
-                           why_the_cache_differs(model, tokens, first, bound));
+                           why_the_cache_differs(model, tokens, first));
       if (!result.worst || *now.worst * *result.bound > *result.worst * *now.bound) result = now;
     }
   }

@@ -34,6 +34,10 @@ Cache cache_for(const LanguageModel& model, int text, const std::optional<mx::ar
 /// The pass of these tokens behind what the cache has seen, evaluated.
 mx::array go_on(const LanguageModel& model, const mx::array& tokens, Cache& cache);
 
+/// In words, what is wrong with a cache through which tokens [B, L] from `first` on get other
+/// logits, and the likely cause. @cost  as many passes as `first`
+std::string why_the_cache_differs(LanguageModel& model, const mx::array& tokens, int first);
+
 /// Of routers and indexers: all are chosen, so that no small step turns a choice.
 config::Model without_choice(config::Model c);
 /// A model of the same config and weights (shared until one of them changes); dense ones alone.

@@ -76,8 +76,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"a_cache_off_by_one_at_its_beginning",
                          Fault::forgets_the_oldest,
                          "cached",
-                         {"through the cache position 8 differs", "the oldest position", "(0)",
-                          "cache off by one"},
+                         {"through the cache position 8 differs", "in layer 1, behind 8 tokens",
+                          "the oldest position", "(0)", "cache off by one"},
                          kInOnePass},
                     Case{"a_cache_that_is_not_carried",
                          Fault::forgets_everything,
@@ -87,7 +87,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"a_lost_rotary_offset",
                          Fault::loses_the_offset,
                          "cached",
-                         {"through the cache position 8 differs", "lost position offset (rotary"},
+                         {"through the cache position 8 differs", "in layer 1, behind 8 tokens",
+                          "lost position offset (rotary"},
                          kInOnePass},
                     Case{"padding_that_is_seen",
                          Fault::sees_padding,
@@ -169,11 +170,11 @@ TEST_F(AgainstReference, SwappedHeadsOfQueries) {
 
 TEST_F(AgainstReference, SwappedHeadsOfTheOutputInEveryLayer) {
   for (const char* layer : {"0", "1"})
-    swap_heads("layers." + std::string(layer) + ".self_attn.o_proj.weight", {1, 0, 2, 3}, 8, 1);
+    swap_heads("layers." + std::string(layer) + ".self_attn.o_proj.weight", {2, 1, 0, 3}, 8, 1);
   expect_consistent();
   expect_words(checks::equals_reference(model, ids, logits),
-               {"swapped heads", "heads 0 and 1 of model.layers.0.self_attn.o_proj.weight",
-                "heads 0 and 1 of model.layers.1.self_attn.o_proj.weight"});
+               {"swapped heads", "heads 0 and 2 of model.layers.0.self_attn.o_proj.weight",
+                "heads 0 and 2 of model.layers.1.self_attn.o_proj.weight"});
 }
 
 TEST_F(AgainstReference, ADroppedBias) {

@@ -167,6 +167,13 @@ std::vector<Case> cases(bool packable = false) {
     m.layers[0].mixer = config::Mamba2{.heads = 2, .head_dim = 8, .state = 4};
     mixer(m, 1).window = 5;
   });
+  add("laurel", [&](auto& m) {
+    for (auto& l : m.layers) l.wiring = config::Wiring::sandwich, l.laurel = 6;
+  });
+  add("layer_scale", [&](auto& m) {
+    for (auto& l : m.layers) l.layer_scale = true;
+  });
+  add("clip", [&](auto& m) { every(m, [](auto& a, auto&) { a.clip = 0.05f; }); });
   add("no_ffn", [&](auto& m) { m.layers[0].ffn = config::Nothing{}; });
   add("no_mixer", [&](auto& m) { m.layers[1].mixer = config::Nothing{}; });
   add("tied", [&](auto& m) { m.tie_head = true; });
