@@ -90,9 +90,10 @@ const std::vector<Entry>& table() {
        "bench llama-tiny --mode decode --context 64", make_bench},
       {"doctor",
        "Examines the machine and, if one is given, a model. Bandwidth and FLOP/s are measured; a "
-       "model must be causal "
-       "and answer the same with a cache and in a batch.",
-       "doctor", make_doctor},
+       "model must be causal, answer the same with a cache, in a batch and behind padding, and "
+       "train as its gradients say. Of what fails it says the likely cause. Where "
+       "reference.safetensors (input_ids, logits) lies beside the weights, they are compared.",
+       "doctor llama-tiny --only causal,cached,padding", make_doctor},
   };
   return entries;
 }

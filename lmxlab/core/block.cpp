@@ -277,8 +277,9 @@ std::vector<Entry> Block::parameters_of(bool projection) const {
       if (block.mixer_) block.mixer_->visit_part(v, projection);
       const bool early = block.wiring_ == Wiring::twin;
       if (early == projection) v("", block.before_ffn_);
-      if (projection) return v("", block.before_mixer_);
-      v("", block.after_mixer_), v("", block.ffn_), v("", block.after_ffn_);
+      if (projection) return v("", block.before_mixer_), v("", block.laurel_);
+      v("", block.layer_scalar_), v("", block.after_mixer_), v("", block.ffn_),
+          v("", block.after_ffn_);
     }
   } parts{const_cast<Block&>(*this), projection};
   return collect(parts);

@@ -66,6 +66,14 @@ class LayerCache {
   virtual void mark() {}
   /// Row i becomes row rows[i]; the batch may shrink or grow. Lazy.
   virtual void reorder(const mx::array& rows) = 0;
+  /// Every position moves by n: n > 0 puts as many columns of padding before the first, n < 0 takes
+  /// the first -n away. A mark is forgotten. Lazy; copies its buffers.
+  /// @throws Error(usage) if there are fewer positions than are to go.
+  virtual void shift(int n) = 0;
+  /// The rows of another of its kind, which has seen as many positions, come behind its own. A mark
+  /// is forgotten. Lazy; copies both. @throws Error(mismatch) for another kind, length or shape;
+  /// nothing is changed then.
+  virtual void append_rows(const LayerCache& other) = 0;
   /// Its arrays [B, ...], to be evaluated together with the logits. Empty before the first pass.
   virtual std::vector<mx::array> arrays() const = 0;
   /// How many those are, from the first pass on.
@@ -120,6 +128,8 @@ class StateCache : public LayerCache {
   void trim(int n) override;
   void mark() override { marked_ = now_; }
   void reorder(const mx::array& rows) override;
+  void shift(int n) override;
+  void append_rows(const LayerCache& other) override;
   std::vector<mx::array> arrays() const override { return now_.states; }
   size_t array_count() const override { return of_.size(); }
   void restore(std::vector<mx::array> arrays, int length) override;
@@ -157,6 +167,8 @@ class CompositeCache : public LayerCache {
   void trim(int n) override;
   void mark() override;
   void reorder(const mx::array& rows) override;
+  void shift(int n) override;
+  void append_rows(const LayerCache& other) override;
   std::vector<mx::array> arrays() const override;
   size_t array_count() const override;
   void restore(std::vector<mx::array> arrays, int length) override;
@@ -222,6 +234,15 @@ class Cache {
   void trim(int n);
   void mark();
   void reorder(const mx::array& rows);
+  /// Rows of a running batch come and go. The rows of another cache of the same model come behind
+  /// these; those that have seen fewer positions get padding at their left, so that all end at the
+  /// same place and go on together. A mark is forgotten. Lazy; copies both caches.
+  /// @throws Error(mismatch) for a cache of another model or of other CacheOptions, and one that is
+  ///   empty; nothing is changed then.
+  void join(const Cache& other);
+  /// Only these rows stay, in this order, and padding that all of them have goes. Evaluates `pads`;
+  /// copies what stays. @throws Error(usage) for no row, or one that is not there.
+  void keep(const std::vector<int>& rows);
   std::vector<mx::array> arrays() const;
   size_t bytes() const;
   /// Padding of the rows it was filled with (int32 [B]), kept for the passes to come.
@@ -235,6 +256,8 @@ class Cache {
   const std::shared_ptr<Runtime>& runtime() const { return runtime_; }
 
  private:
+  void shift(int n);
+
   std::vector<std::unique_ptr<LayerCache>> layers_;
   std::shared_ptr<Runtime> runtime_;
   int length_ = 0;

@@ -85,6 +85,28 @@ void BlockCache::trim(int n) {
   parts_[1]->trim(std::max(0, parts_[1]->length() - whole(length())));
 }
 
+// Empty buffers, so that `restore` sees that there are none.
+void BlockCache::shift(int n) {
+  parts_[0]->shift(n);
+  parts_[1]->shift(-parts_[1]->length());
+}
+
+void BlockCache::append_rows(const LayerCache& other) {
+  const auto* more = dynamic_cast<const BlockCache*>(&other);
+  const bool same = more && more->block_ == block_ && more->stride_ == stride_;
+  if (!same)
+    throw Error(Kind::mismatch, "[cache] rows of another cache: expected one of blocks of " +
+                                    std::to_string(block_) + " positions, one each " +
+                                    std::to_string(stride_));
+  auto blocks = parts_[1]->clone(), others = more->parts_[1]->clone();
+  if (blocks->length() != others->length()) {
+    blocks->shift(-blocks->length()), others->shift(-others->length());
+  }
+  blocks->append_rows(*others);
+  parts_[0]->append_rows(*more->parts_[0]);
+  parts_[1] = std::move(blocks);
+}
+
 void BlockCache::restore(std::vector<mx::array> arrays, int length) {
   auto all = parts_[0]->clone(), blocks = parts_[1]->clone();
   const auto n = static_cast<std::ptrdiff_t>(

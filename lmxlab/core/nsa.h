@@ -32,6 +32,9 @@ class BlockCache : public CompositeCache {
   int trimmable() const override { return parts_[0]->trimmable(); }
   bool can_trim(int n) const override { return parts_[0]->can_trim(n); }
   void trim(int n) override;
+  /// Rows that begin elsewhere have other blocks: those kept go, and are made anew.
+  void shift(int n) override;
+  void append_rows(const LayerCache& other) override;
   void restore(std::vector<mx::array> arrays, int length) override;
 
  private:

@@ -2,6 +2,7 @@
 #include "lmxlab/config/presets.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/data/tokenizer.h"
+#include "lmxlab/io/safetensors.h"
 #include "lmxlab/models/language_model.h"
 #include "tests/cli/program.h"
 
@@ -254,7 +255,7 @@ TEST(Doctor, ExaminesMachineAndModel) {
       EXPECT_TRUE(c.at("ok").as_bool()) << c.dump();
       EXPECT_NE(c.at("detail").as_string(), "");
     }
-    EXPECT_EQ(names.size(), model.empty() ? 12u : 19u) << join(names, ", ");
+    EXPECT_EQ(names.size(), model.empty() ? 12u : 27u) << join(names, ", ");
     const Json& machine = report.at("machine");
     for (const char* key : {"cores", "memory_bytes", "read_bytes_per_s", "f32_flops",
                             "streaming_bytes_per_s", "product_f32_flops", "product_bf16_flops"})
@@ -272,6 +273,62 @@ TEST(Doctor, SaysWhichWeightIsNoNumber) {
   const auto o = lmxlab_run({"doctor", (folder / "bad").string()});
   EXPECT_EQ(o.code, 4) << o.err;
   EXPECT_NE(o.out.find("model.layers.1.mlp.up_proj.bias"), std::string::npos) << o.out;
+}
+
+// A folder with logits of its own model beside it; then heads are swapped in the file.
+TEST(Doctor, ComparesWithAReference) {
+  const TemporaryFolder folder;
+  LanguageModel model(config::preset("llama-tiny", {.context = 64}), 1);
+  for (auto& e : core::collect(model.transformer()))
+    e.param->value = mx::multiply(e.param->value, mx::array(3.0f));
+  const auto ids = mx::reshape(mx::arange(20, mx::int32), {2, 10});
+  const auto path = (folder / "m").string();
+  model.save(path);
+  const auto logits = mx::astype(model.forward(ids), mx::float32);
+  io::write_safetensors(folder / "m" / "reference.safetensors",
+                        {{"input_ids", ids}, {"logits", logits}});
+  const auto good = lmxlab_run({"doctor", path, "--only", "file,reference", "--json"});
+  EXPECT_EQ(good.code, 0) << good.out;
+  const Json report = json_of(good);
+  EXPECT_EQ(report.at("checks").size(), 2u);
+  EXPECT_FALSE(report.find("machine"));
+  EXPECT_LE(report.at("checks").as_array()[1].at("worst").as_number(),
+            report.at("checks").as_array()[1].at("bound").as_number());
+
+  const int heads = std::get<config::Attention>(model.config().layers[1].mixer).heads;
+  for (auto& e : core::collect(model.transformer()))
+    if (e.path == "model.layers.1.self_attn.q_proj.weight") {
+      auto parts = mx::split(e.param->value, heads, 0);
+      std::swap(parts[0], parts[2]);
+      e.param->value = mx::concatenate(parts, 0);
+    }
+  model.save(path);
+  const auto bad = lmxlab_run({"doctor", path, "--length", "16"});
+  EXPECT_EQ(bad.code, 70) << bad.out;
+  EXPECT_NE(bad.out.find("FAILED  reference"), std::string::npos) << bad.out;
+  EXPECT_NE(bad.out.find("swapped heads: the logits agree with heads 0 and 2 of "
+                         "model.layers.1.self_attn.q_proj.weight"),
+            std::string::npos)
+      << bad.out;
+  EXPECT_NE(bad.out.find("1 of 29 checks failed"), std::string::npos) << bad.out;
+  EXPECT_NE(bad.err.find("1 check failed"), std::string::npos) << bad.err;
+}
+
+TEST(Doctor, ChecksWhatIsAsked) {
+  const auto some = json_of(
+      lmxlab_run({"doctor", "llama-tiny", "--only", "causal,reach", "--length", "9", "--json"}));
+  EXPECT_EQ(some.at("checks").size(), 2u);
+  EXPECT_EQ(some.at("checks").as_array()[0].at("name").as_string(), "causal");
+  EXPECT_TRUE(some.at("copy").at("same").as_bool());
+  const auto large = json_of(lmxlab_run({"doctor", "gpt-10m", "--only", "compiled", "--json"}));
+  EXPECT_FALSE(large.at("copy").at("same").as_bool());
+  EXPECT_LT(large.at("copy").at("parameters").as_integer(), 300'000);
+  expect_error({"doctor", "llama-tiny", "--only", "casual"}, 2, "usage", {"casual", "causal"});
+  expect_error({"doctor", "--only", "causal"}, 2, "usage", {"--only", "MODEL"});
+  expect_error({"doctor", "--length", "9"}, 2, "usage", {"--length", "MODEL"});
+  expect_error({"doctor", "llama-tiny", "--length", "3"}, 2, "usage", {"--length"});
+  expect_error({"doctor", "llama-tiny", "--only", "reference"}, 3, "not_found", {"reference"});
+  expect_error({"doctor", "llama-tiny", "--only", "tokenizer"}, 3, "not_found", {"tokenizer"});
 }
 
 TEST(Tokenizer, TrainedThenUsed) {

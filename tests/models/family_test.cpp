@@ -19,11 +19,12 @@ void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
 }
 
-config::Model small(int layers = 2) {
-  config::Model m = config::preset(
+// Of 32 or 64 columns weights can be packed; of others they cannot.
+config::Model small(bool packable) {
+  const int dim = packable ? 32 : 24, hidden = packable ? 64 : 40;
+  return config::preset(
       "llama-tiny",
-      {.depth = layers, .dim = 24, .heads = 4, .kv_heads = 2, .hidden = 40, .vocab = 61});
-  return m;
+      {.depth = 2, .dim = dim, .heads = 4, .kv_heads = 2, .hidden = hidden, .vocab = 61});
 }
 config::Attention& mixer(config::Model& m, size_t i) {
   return std::get<config::Attention>(m.layers[i].mixer);
@@ -32,13 +33,13 @@ config::Mlp& ffn(config::Model& m, size_t i) {
   return std::get<config::Mlp>(m.layers[i].ffn);
 }
 
-std::vector<Case> cases() {
+std::vector<Case> cases(bool packable = false) {
   std::vector<Case> out;
   for (const auto& family : config::families()) {
     out.push_back({"tiny_" + family, config::tiny(family, {.dim = 32, .vocab = 71})});
   }
   const auto add = [&](const std::string& name, const std::function<void(config::Model&)>& change) {
-    auto m = small();
+    auto m = small(packable);
     change(m);
     out.push_back({name, m});
   };
@@ -178,6 +179,13 @@ std::vector<Case> cases() {
     m.layers[0].mixer = config::Mamba2{.heads = 2, .head_dim = 8, .state = 4};
     mixer(m, 1).window = 5;
   });
+  add("laurel", [&](auto& m) {
+    for (auto& l : m.layers) l.wiring = config::Wiring::sandwich, l.laurel = 6;
+  });
+  add("layer_scale", [&](auto& m) {
+    for (auto& l : m.layers) l.layer_scale = true;
+  });
+  add("clip", [&](auto& m) { every(m, [](auto& a, auto&) { a.clip = 0.05f; }); });
   add("no_ffn", [&](auto& m) { m.layers[0].ffn = config::Nothing{}; });
   add("no_mixer", [&](auto& m) { m.layers[1].mixer = config::Nothing{}; });
   add("tied", [&](auto& m) { m.tie_head = true; });
@@ -220,6 +228,15 @@ TEST_P(Family, CachedEqualsFull) {
   LanguageModel model(GetParam().config, 2);
   expect(checks::cached_equals_full(model, kLength));
 }
+// Windows and blocks are short above; chunks of scans are of 64.
+TEST_P(Family, CachedEqualsFullAtBoundaries) {
+  LanguageModel model(GetParam().config, 2);
+  expect(checks::cached_at_boundaries(model, 72));
+}
+TEST_P(Family, JoinedEqualsAlone) {
+  LanguageModel model(GetParam().config, 8);
+  expect(checks::joined_equals_alone(model, kLength));
+}
 TEST_P(Family, CacheOperations) {
   LanguageModel model(GetParam().config, 3);
   expect(checks::cache_operations(model, kLength));
@@ -247,16 +264,33 @@ TEST_P(Family, SavesAndLoads) {
 TEST_P(Family, GradientsAreDerivatives) {
   expect(checks::gradients(GetParam().config, 9));
 }
+TEST_P(Family, GradientsReachEveryParameter) {
+  expect(checks::gradients_reach(GetParam().config, 9));
+}
+TEST_P(Family, RecomputedEqualsKept) {
+  expect(checks::recomputed_equals_kept(GetParam().config, 9));
+}
 TEST_P(Family, CompiledEqualsEager) {
-  expect(checks::compiled_equals_eager(GetParam().config, 9, 3));
+  expect(checks::compiled_equals_eager(GetParam().config, 9, 5));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Family, testing::ValuesIn(cases()), [](const auto& tested) {
+class Packable : public testing::TestWithParam<Case> {};
+
+TEST_P(Packable, QuantizedStaysClose) {
+  LanguageModel model(GetParam().config, 9);
+  const auto c = checks::quantized_close(model, 17);
+  EXPECT_TRUE(c.ok) << GetParam().name << ": " << c.detail;
+  EXPECT_NE(c.detail.find("4 bits"), std::string::npos) << c.detail;
+}
+
+const auto name_of = [](const auto& tested) {
   std::string name = tested.param.name;
   for (auto& c : name)
     if (c == '-') c = '_';
   return name;
-});
+};
+INSTANTIATE_TEST_SUITE_P(All, Family, testing::ValuesIn(cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(All, Packable, testing::ValuesIn(cases(true)), name_of);
 
 }  // namespace
 }  // namespace lmxlab
