@@ -1,6 +1,7 @@
 #include "lmxlab/core/scan.h"
 
 #include "lmxlab/core/chunks.h"
+#include "lmxlab/kernels/delta_scan.h"
 #include "lmxlab/kernels/fused.h"
 #include "lmxlab/kernels/selective_scan.h"
 
@@ -195,6 +196,13 @@ Scanned trapezoid_scan(const mx::array& q, const mx::array& k, const mx::array& 
 Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                    const mx::array& beta, const std::optional<mx::array>& state) {
   const int L = q.shape(2);
+  if (kernels::fused(mx::float32)) {
+    const mx::Shape shape{q.shape(0), v.shape(1), q.shape(3), v.shape(3)};
+    const auto done =
+        kernels::delta_scan(f32(q), f32(k), f32(v), g.ndim() == 4 ? f32(g) : column(f32(g)),
+                            f32(beta), state ? f32(*state) : mx::zeros(shape, mx::float32));
+    return {done.out, done.state};
+  }
   const int size = std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(L))), kScanChunk);
   const Chunks chunks{q.shape(1), (L + size - 1) / size, size};
   const bool by_row = g.ndim() == 4;

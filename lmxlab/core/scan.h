@@ -33,7 +33,9 @@ Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, 
 /// @param g  [B, H, L], at most 0; or [B, H, L, N] with G = H, for each row of S its own
 ///   (arXiv:2510.26692).
 /// @param beta  [B, H, L].
-/// @cost  as above, and log2(Q) products of Q x Q matrices a chunk.
+/// @cost  on the CPU a kernel of its own, a position after the other (kernels/delta_scan.h);
+/// elsewhere
+///   as above, and log2(Q) products of Q x Q matrices a chunk.
 Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                    const mx::array& beta, const std::optional<mx::array>& state = {});
 

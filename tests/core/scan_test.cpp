@@ -2,6 +2,7 @@
 // order one.
 #include "lmxlab/core/scan.h"
 
+#include "lmxlab/kernels/fused.h"
 #include "tests/core/support.h"
 
 #include <mlx/compile.h>
@@ -96,7 +97,17 @@ double largest(const std::vector<double>& x) {
   return m;
 }
 
-class Scan : public testing::TestWithParam<Rule> {};
+// Both forms: the kernels' and that of ordinary ops, in chunks.
+struct Form {
+  Rule rule;
+  bool fused;
+  operator Rule() const { return rule; }
+};
+class Scan : public testing::TestWithParam<Form> {
+ protected:
+  void SetUp() override { kernels::set_fused(GetParam().fused); }
+  void TearDown() override { kernels::set_fused(true); }
+};
 
 TEST_P(Scan, EqualsTheRecurrence) {
   for (const double rate : {0.05, 1.0, 300.0})
@@ -221,12 +232,18 @@ TEST_P(Scan, StrongDecayKeepsWhatFollows) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rules, Scan,
-                         testing::Values(Rule::linear, Rule::delta, Rule::delta_by_row),
+                         testing::Values(Form{Rule::linear, true}, Form{Rule::linear, false},
+                                         Form{Rule::delta, true}, Form{Rule::delta, false},
+                                         Form{Rule::delta_by_row, true},
+                                         Form{Rule::delta_by_row, false}),
                          [](const auto& test) {
-                           return test.param == Rule::linear  ? "linear"
-                                  : test.param == Rule::delta ? "delta"
-                                                              : "delta_by_row";
+                           const Rule rule = test.param;
+                           return std::string(rule == Rule::linear  ? "linear"
+                                              : rule == Rule::delta ? "delta"
+                                                                    : "delta_by_row") +
+                                  (test.param.fused ? "" : "_in_ops");
                          });
+});
 
 // The selective scan has operands of its own.
 struct Selective {
@@ -264,7 +281,13 @@ Direct direct(const std::vector<mx::array>& in, bool with_state) {
   return d;
 }
 
-TEST(SelectiveScan, EqualsTheRecurrence) {
+class SelectiveScan : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override { kernels::set_fused(GetParam()); }
+  void TearDown() override { kernels::set_fused(true); }
+};
+
+TEST_P(SelectiveScan, EqualsTheRecurrence) {
   for (const int L : {1, 2, 15, 16, 17, 32, 33, 100})
     for (const bool with_state : {false, true}) {
       const Selective p(L);
@@ -279,7 +302,7 @@ TEST(SelectiveScan, EqualsTheRecurrence) {
     }
 }
 
-TEST(SelectiveScan, GradientsAreThoseOfTheRecurrence) {
+TEST_P(SelectiveScan, GradientsAreThoseOfTheRecurrence) {
   for (const int L : {1, 9, 37}) {
     const auto in = Selective(L, 1, 3, 2).operands();
     const auto loss = [](const std::vector<mx::array>& with) -> std::vector<mx::array> {
@@ -309,11 +332,15 @@ TEST(SelectiveScan, GradientsAreThoseOfTheRecurrence) {
   }
 }
 
-TEST(SelectiveScan, CompiledEqualsEager) {
+TEST_P(SelectiveScan, CompiledEqualsEager) {
   const auto in = Selective(50).operands();
   const auto eager = Selective::scan(in), compiled = mx::compile(Selective::scan)(in);
   for (size_t i = 0; i < 2; ++i) test::expect_close(compiled[i], doubles(eager[i]), 1e-6);
 }
+
+INSTANTIATE_TEST_SUITE_P(Forms, SelectiveScan, testing::Bool(), [](const auto& test) {
+  return std::string(test.param ? "kernel" : "in_ops");
+});
 
 }  // namespace
 }  // namespace lmxlab::core
