@@ -139,7 +139,7 @@ class Fit : public Command {
     const int64_t bytes = subject.weights.empty() ? 0 : file_bytes(subject.weights);
     const auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
-        subject.weights.empty() ? smaller_presets(subject.config) : plan::Smaller());
+        subject.weights.empty() ? smaller_presets(subject.config, s, m.budget) : plan::Smaller());
     const double bound =
         s.mode == plan::Mode::generate && m.bandwidth > 0
             ? plan::decode_bound(decode_bytes(subject.config, plan.parts), m.bandwidth) * s.batch

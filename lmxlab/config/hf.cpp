@@ -90,6 +90,10 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
     if (auto* a = std::get_if<Attention>(&b.mixer))
       if (auto* r = std::get_if<Rope>(&a->position); r && r->dims == a->head_dim) r->dims = 0;
   const bool zeros = lend_biases(mine, theirs);
+  // Of most classes the first layer says that it is another's, long before all of them do.
+  if (mine.layers.size() != theirs.layers.size() ||
+      !close(to_json(mine.layers[0]), to_json(theirs.layers[0])))
+    return std::nullopt;
   if (!close(to_json(mine), to_json(theirs))) return std::nullopt;
   return Expressed{{c.model_type, c.architecture, c.family, zeros}, std::move(mine)};
 }

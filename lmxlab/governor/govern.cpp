@@ -85,7 +85,8 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
   plan::Plan plan;
   try {
-    plan = plan::make_plan(settings, options.budget, measured, smaller_presets(config));
+    plan = plan::make_plan(settings, options.budget, measured,
+                           smaller_presets(config, settings, options.budget));
   } catch (const Error& e) {  // too little even for a plan: what runs will say so, or fit
     if (e.kind() != Kind::resource) throw;
     return "";
@@ -132,8 +133,9 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   };
   if (clear(rough, options.budget)) return settled({s, rough, options.budget});
   const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
-  auto plan = plan::make_plan(s, options.budget, measured,
-                              all.weights.empty() ? smaller_presets(all.config) : plan::Smaller());
+  auto plan = plan::make_plan(
+      s, options.budget, measured,
+      all.weights.empty() ? smaller_presets(all.config, s, options.budget) : plan::Smaller());
   if (plan.fits()) return settled(plan);
   const auto found = std::find_if(plan.advice.begin(), plan.advice.end(), [&](const auto& a) {
     auto t = a.settings;
@@ -159,7 +161,8 @@ void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,
   if (clear(rough, options.budget)) return;
   auto plan = plan::make_plan(
       s, options.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
-      subject.weights.empty() ? smaller_presets(subject.config) : plan::Smaller());
+      subject.weights.empty() ? smaller_presets(subject.config, s, options.budget)
+                              : plan::Smaller());
   std::erase_if(plan.advice, [&](const auto& a) { return a.settings.batch != rows; });
   for (auto& a : plan.advice) {
     if (a.settings.context == s.context) continue;
@@ -237,9 +240,9 @@ std::string govern_quantization(LanguageModel& model, int64_t mapped, QuantizeOp
                            parts_of(packed_bytes(model, found->how)).peak()});
   }
   if (mapped == 0) {
-    for (const auto& name : smaller_presets(model.config())) {
+    const plan::Settings two_bits{.batch = 1, .context = 1, .bits = 2};
+    for (const auto& name : smaller_presets(model.config(), two_bits, options.budget)) {
       const auto config = config::preset(name);
-      if (config::count(config).total / 4 > options.budget.bytes) continue;  // of two bits each
       if (!can_save_packed(config)) continue;
       LanguageModel smaller(config);
       plan::Parts parts;

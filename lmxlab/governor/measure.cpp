@@ -17,6 +17,7 @@
 #include <mlx/mlx.h>
 
 #include <algorithm>
+#include <tuple>
 
 namespace lmxlab {
 namespace {
@@ -227,22 +228,25 @@ int usual_length(const config::Model& model, bool training) {
   return std::clamp(training ? total : std::max(total - kMore, total / 2), 1, kUsual);
 }
 
-plan::Smaller smaller_presets(const config::Model& than) {
+plan::Smaller smaller_presets(const config::Model& than, const plan::Settings& settings,
+                              const plan::Budget& budget) {
   const auto most = config::count(than).total;
   const auto& presets = config::presets();
   const auto& sizes = config::preset_parameters();
-  const auto of = [&](auto&& family) {
-    std::vector<std::pair<int64_t, std::string>> found;
+  std::vector<std::pair<int64_t, const config::Preset*>> found;
+  const auto add = [&](auto&& of_family) {
     for (size_t i = 0; i < presets.size(); ++i)
-      if (sizes[i] < most && family(presets[i].family))
-        found.emplace_back(sizes[i], presets[i].name);
-    return found;
+      if (sizes[i] < most && of_family(presets[i].family))
+        found.emplace_back(sizes[i], &presets[i]);
   };
-  auto found = of([&](const std::string& f) { return f == than.family; });
-  if (found.empty()) found = of([](const std::string& f) { return f == "gpt" || f == "llama"; });
-  std::sort(found.rbegin(), found.rend());
+  add([&](const std::string& f) { return f == than.family; });
+  if (found.empty()) add([](const std::string& f) { return f == "gpt" || f == "llama"; });
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.first, a.second->name) > std::tie(b.first, b.second->name);
+  });
   plan::Smaller names;
-  for (auto& [n, name] : found) names.push_back(std::move(name));
+  for (const auto& [n, preset] : found)
+    if (plan::may_fit(preset->make(), settings, budget)) names.push_back(preset->name);
   return names;
 }
 

@@ -69,7 +69,8 @@ int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
 int usual_length(const config::Model& model, bool training);
 
 /// Presets of the model's family that are smaller, largest first; of gpt and llama where it has
-/// none.
-plan::Smaller smaller_presets(const config::Model& than);
+/// none. Those that are far too large for the budget are left out: each is measured in turn.
+plan::Smaller smaller_presets(const config::Model& than, const plan::Settings& settings,
+                              const plan::Budget& budget);
 
 }  // namespace lmxlab

@@ -2,8 +2,6 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/base/text.h"
-#include "lmxlab/config/presets.h"
-#include "lmxlab/plan/closed.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -171,7 +169,6 @@ Plan make_plan(const Settings& settings, const Budget& budget, const Measure& me
   const auto first = std::stable_partition(plan.advice.begin(), plan.advice.end(),
                                            [](const Advice& a) { return !a.options.empty(); });
   for (const auto& name : smaller) {
-    if (!may_fit(config::preset(name), settings, budget)) continue;
     Advice a{"a smaller model: " + name, name, "a smaller model", settings};
     a.settings.preset = name;
     if (!fits(a)) continue;

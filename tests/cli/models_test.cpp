@@ -34,7 +34,7 @@ TEST(List, OfAText) {
   const auto family = lmxlab_run({"list", "gpt_neox"}).out;
   EXPECT_NE(family.find("\n  pythia-70m "), std::string::npos) << family;
   EXPECT_EQ(family.find("llama"), std::string::npos) << family;
-  expect_error({"list", "lama-7b"}, 3, "not_found", {"lama-7b", "did you mean"});
+  expect_error({"list", "lamma-7b"}, 3, "not_found", {"lamma-7b", "did you mean \"llama-7b\"?"});
 }
 
 TEST(Count, PartsAddUp) {

@@ -82,19 +82,21 @@ TEST(Documents, EveryModelTypeHasARow) {
 }
 
 TEST(Documents, TheTableOfPresetsIsTheCodes) {
-  std::vector<std::string> expected{"| preset | parameters | layers | width | heads | context |",
-                                    "| --- | ---: | ---: | ---: | ---: | ---: |"};
+  std::vector<std::string> expected{
+      "| family | preset | parameters | active | layers | width | context |",
+      "| --- | --- | ---: | ---: | ---: | ---: | ---: |"};
+  std::string family;
   for (const auto& p : config::presets()) {
     const auto model = p.make();
-    const auto sizes = config::sizes_of(model);
-    auto number = std::to_string(config::count(model).total);
-    for (int i = static_cast<int>(number.size()) - 3; i > 0; i -= 3)
-      number.insert(static_cast<size_t>(i), ",");
-    expected.push_back("| `" + p.name + "` | " + number + " | " + std::to_string(*sizes.depth) +
-                       " | " + std::to_string(*sizes.dim) + " | " + std::to_string(*sizes.heads) +
+    const auto n = config::count(model);
+    expected.push_back("| " + (p.family == family ? "" : "`" + p.family + "`") + " | `" + p.name +
+                       "` | " + with_commas(n.total) + " | " +
+                       (n.active == n.total ? "" : with_commas(n.active)) + " | " +
+                       std::to_string(model.layers.size()) + " | " + std::to_string(model.dim) +
                        " | " + std::to_string(model.context) + " |");
+    family = p.family;
   }
-  EXPECT_EQ(joined(table("docs/models.md", "presets")), joined(expected));
+  EXPECT_EQ(joined(table("docs/presets.md", "presets")), joined(expected));
 }
 
 TEST(Documents, TheTableOfErrorsIsTheCodes) {
