@@ -115,7 +115,7 @@ Check quantized_close(LanguageModel& model, int length) {
   const auto dense = widened().forward(tokens);
   Check result{name, true, ""};
   std::string detail;
-  double worst = 0, most = 1;  // of the logits' change, and what is allowed
+  double change = 0, most = 1;  // of the logits' change, and what is allowed
   for (const int bits : {8, 4}) {
     auto packed = widened(), unpacked = widened();
     const auto from = core::weights_of(packed.transformer()),
@@ -175,10 +175,10 @@ Check quantized_close(LanguageModel& model, int length) {
               "not be packed",
               off,
               allowed};
-    if (off * most >= worst * allowed) worst = off, most = allowed;
+    if (off * most >= change * allowed) change = off, most = allowed;
   }
   result.detail = detail + "; beside the same numbers unpacked: " + result.detail;
-  result.worst = worst, result.bound = most;
+  result.worst = change, result.bound = most;
   return result;
 }
 

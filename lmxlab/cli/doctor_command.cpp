@@ -223,8 +223,8 @@ class Doctor : public Command {
     bool said = false;
     for (const auto* p : todo) {
       if (context_->stop.stop_requested())
-        throw Error(Kind::canceled,
-                    "[doctor] interrupted after " + std::to_string(done_) + " properties");
+        throw Error(Kind::canceled, "[doctor] interrupted after " + std::to_string(done_) + " of " +
+                                        std::to_string(todo.size()) + " properties");
       progress.update(done_++, int64_t(todo.size()), {p->name});
       const bool weights = p->key == "weights" || p->key == "parameters";
       const auto result = too_short && !weights

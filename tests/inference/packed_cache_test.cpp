@@ -38,6 +38,10 @@ class Numbers : public core::KeyCache {
   int trimmable() const override { return of_->trimmable(); }
   void trim(int n) override { of_->trim(n); }
   void reorder(const mx::array& rows) override { of_->reorder(rows); }
+  void shift(int n) override { of_->shift(n); }
+  void append_rows(const LayerCache& other) override {
+    of_->append_rows(*dynamic_cast<const Numbers&>(other).of_);
+  }
   std::vector<mx::array> arrays() const override { return of_->arrays(); }
   size_t array_count() const override { return of_->array_count(); }
   void restore(std::vector<mx::array> arrays, int n) override { of_->restore(arrays, n); }
