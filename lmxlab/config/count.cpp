@@ -109,7 +109,12 @@ Whole moe_parameters(const Moe& m, int dim, int experts) {
   if (m.selection_bias) n += m.choices();
   if (m.router_norm) n += dim;
   if (m.expert_scale) n += m.choices();
-  n += Whole(experts) * mlp(width, m.hidden, m.bias);
+  if (m.widths.empty()) {
+    n += Whole(experts) * mlp(width, m.hidden, m.bias);
+  } else {  // of some, as many as the mean
+    const Whole hidden = (m.all_hidden() / std::max(1, m.experts)) * experts;
+    n += Whole(matrices + 1) * width * (experts == m.experts ? Whole(m.all_hidden()) : hidden);
+  }
   if (m.latent > 0) n += linear(dim, width, m.shared_bias) + linear(width, dim, m.shared_bias);
   if (m.shared > 0) n += mlp(dim, m.shared, m.shared_bias);
   if (m.shared_gate) n += dim;
@@ -193,8 +198,10 @@ double mixer_flops(const Mixer& mixer, int dim, double length) {
 
 double moe_flops(const Moe& m, int dim) {
   const double width = m.latent > 0 ? m.latent : dim, matrices = m.gated ? 3 : 2;
-  double n = double(dim) * m.choices() + double(m.top_k) * width * m.hidden * matrices +
-             double(dim) * m.shared * matrices;
+  double n =
+      double(dim) * m.choices() +
+      double(m.top_k) * width * (double(m.all_hidden()) / std::max(1, m.experts)) * matrices +
+      double(dim) * m.shared * matrices;
   if (m.latent > 0) n += 2 * double(dim) * width;
   if (m.shared_gate) n += dim;
   return 2 * n;

@@ -230,8 +230,12 @@ Phrases mixer_phrases(const Mixer& mixer) {
 }
 
 Phrases moe_phrases(const Moe& m) {
+  std::string widths;
+  for (const auto& [width, experts] : m.by_width())
+    widths += (widths.empty() ? "" : " and ") + (m.widths.empty() ? "" : comma(experts) + " of ") +
+              comma(width);
   Phrases out{comma(m.top_k) + " of " + comma(m.experts) + " experts " +
-                  (m.gated ? "gated mlp " : "mlp ") + comma(m.hidden),
+                  (m.gated ? "gated mlp " : "mlp ") + widths,
               enum_name(m.act)};
   if (m.bias) out.push_back("biases");
   if (m.clamp) out.push_back("clamped at " + number(*m.clamp));

@@ -3,8 +3,12 @@
 
 #include "lmxlab/config/norm.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <optional>
+#include <utility>
 #include <variant>
+#include <vector>
 
 namespace lmxlab::config {
 
@@ -46,12 +50,15 @@ enum class GroupScore { max, top2 };
 /// A mixture of experts: y = sum over the chosen e of w_e FFN_e(x), plus a shared FFN that every
 /// token goes through. The default is Mixtral's. Logits, scores and weights are float32.
 ///
+/// With `widths` experts differ in inner width, so that what a token costs is its choice.
+///
 /// Chosen are the top_k of scores + selection_bias, of the `groups_kept` best groups where there
 /// are groups; w = scale * w / max(norm_p(w) + norm_eps, norm_min) where normalize = p > 0.
 struct Moe {
   static constexpr const char* kind = "moe";
   int experts = 8, top_k = 2;
   int hidden = 1;
+  std::vector<int> widths = {};  // of each expert, ascending; none: all have `hidden`
   Act act = Act::silu;
   bool gated = true, bias = false;
   std::optional<float> clamp = {};  // gpt-oss: 7
@@ -77,12 +84,29 @@ struct Moe {
 
   /// What a router chooses from.
   int choices() const { return experts + zero_experts; }
+  /// Inner widths, each with how many experts have it: those of the first width come first.
+  std::vector<std::pair<int, int>> by_width() const {
+    if (widths.empty()) return {{hidden, experts}};
+    std::vector<std::pair<int, int>> out;
+    for (const int width : widths) {
+      if (out.empty() || out.back().first != width) out.emplace_back(width, 0);
+      ++out.back().second;
+    }
+    return out;
+  }
+  /// Inner widths of all experts, added up.
+  int64_t all_hidden() const {
+    int64_t n = 0;
+    for (const auto& [width, count] : by_width()) n += int64_t{width} * count;
+    return n;
+  }
 
   template <class V>
   void visit(V& v) {
     v("experts", experts, "how many there are");
     v("top_k", top_k, "experts that a token goes through");
     v("hidden", hidden, "inner width of an expert");
+    v("widths", widths, "inner width of each expert, ascending, in the place of `hidden`");
     v("act", act, "silu, gelu, gelu_tanh, relu or relu2");
     v("gated", gated, "SwiGLU, GeGLU, ... instead of a plain activation");
     v("bias", bias, "biases of the experts' projections");

@@ -2,6 +2,7 @@
 
 #include "lmxlab/config/custom.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -184,6 +185,17 @@ class Checker {
     positive("ffn.hidden", m.hidden);
     if (m.act == Act::xielu) say("ffn.act", "experts have no xielu, which has weights of its own");
     dimension("ffn.experts", m.experts, m.hidden, "experts * hidden");
+    if (!m.widths.empty()) {
+      for (const int width : m.widths) positive("ffn.widths", width);
+      if (std::ssize(m.widths) != m.experts)
+        say("ffn.widths", "expected one for each of the " + to_string(m.experts) +
+                              " experts, got " + to_string(m.widths.size()));
+      if (!std::is_sorted(m.widths.begin(), m.widths.end()))
+        say("ffn.widths", "expected ascending numbers");
+      dimension("ffn.widths", m.experts, *std::max_element(m.widths.begin(), m.widths.end()),
+                "experts * the largest width");
+      if (m.bias) say("ffn.bias", "experts of several widths have none");
+    }
     at_least_zero("ffn.latent", m.latent), at_least_zero("ffn.zero_experts", m.zero_experts);
     at_least_zero("ffn.shared", m.shared), at_least_zero("ffn.up_offset", m.up_offset);
     for (const auto& [path, value] :

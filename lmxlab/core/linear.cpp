@@ -39,9 +39,9 @@ ExpertLinear::ExpertLinear(int experts, int in, int out, bool with_bias, float s
   if (with_bias) bias = Param{zeros({experts, out})};
 }
 
-mx::array ExpertLinear::operator()(const mx::array& x, const mx::array& experts,
-                                   bool sorted) const {
-  const auto y = weight.grouped(x, experts, sorted);
+mx::array ExpertLinear::operator()(const mx::array& x, const mx::array& experts, bool sorted,
+                                   bool absent) const {
+  const auto y = weight.grouped(x, experts, sorted, absent);
   if (!bias) return y;
   return mx::add(y, kernels::embedding(bias->value, experts, x.dtype()));
 }

@@ -24,8 +24,10 @@ std::vector<mx::array> project(const mx::array& x, const std::vector<const Linea
 /// A linear layer an expert: y_i = W[e_i] x_i + b[e_i].
 struct ExpertLinear {
   ExpertLinear(int experts, int in, int out, bool with_bias, float std, Init& init);
-  /// x [n, in], uint32 experts [n], whether they ascend -> [n, out], dtype of x.
-  mx::array operator()(const mx::array& x, const mx::array& experts, bool sorted) const;
+  /// x [n, in], uint32 experts [n], whether they ascend -> [n, out], dtype of x. `absent`: an
+  /// expert may be E, no expert, which gives zeros; without biases alone.
+  mx::array operator()(const mx::array& x, const mx::array& experts, bool sorted,
+                       bool absent = false) const;
   void visit(Visitor& v) { v("", weight), v("bias", bias); }
 
   Weight weight;              // [E, out, in]

@@ -130,14 +130,19 @@ Routing Router::operator()(const mx::array& tokens) const {
   return {logits, scores, *experts, *weights};
 }
 
-Moe::Moe(const config::Moe& c, const Build& b)
-    : gate(c, b),
-      up_proj(c.experts, c.latent > 0 ? c.latent : b.dim, c.hidden, c.bias, b.std, b.init),
-      down_proj(c.experts, c.hidden, c.latent > 0 ? c.latent : b.dim, c.bias,
-                c.latent > 0 ? b.std : b.residual_std, b.init),
-      config_(c) {
+Moe::Moe(const config::Moe& c, const Build& b) : gate(c, b), config_(c) {
   const int width = c.latent > 0 ? c.latent : b.dim;
-  if (c.gated) gate_proj.emplace(c.experts, width, c.hidden, c.bias, b.std, b.init);
+  const float last_std = c.latent > 0 ? b.std : b.residual_std;
+  uint32_t first = 0;
+  for (const auto& [hidden, count] : c.by_width()) {
+    ExpertLinear up(count, width, hidden, c.bias, b.std, b.init);
+    ExpertLinear down(count, hidden, width, c.bias, last_std, b.init);
+    std::optional<ExpertLinear> open;
+    if (c.gated) open.emplace(count, width, hidden, c.bias, b.std, b.init);
+    const auto n = static_cast<uint32_t>(count);
+    experts.push_back({std::move(open), std::move(up), std::move(down), first, n});
+    first += n;
+  }
   if (c.latent > 0) {
     to_latent.emplace(b.dim, width, c.shared_bias, b.std, b.init);
     from_latent.emplace(width, b.dim, c.shared_bias, b.residual_std, b.init);
@@ -147,10 +152,23 @@ Moe::Moe(const config::Moe& c, const Build& b)
 }
 
 mx::array Moe::expert(const mx::array& x, const mx::array& ids, bool sorted) const {
+  if (experts.size() == 1) return of_width(experts[0], x, ids, sorted, false);
+  std::optional<mx::array> sum;
+  for (const auto& some : experts) {
+    // Numbers below the first become large ones.
+    const auto own = mx::minimum(mx::subtract(ids, mx::array(some.first)), mx::array(some.count));
+    const auto y = of_width(some, x, own, false, true);
+    sum = sum ? kernels::add(*sum, y) : y;
+  }
+  return *sum;
+}
+
+mx::array Moe::of_width(const Experts& some, const mx::array& x, const mx::array& ids, bool sorted,
+                        bool absent) const {
   const auto& c = config_;
-  auto up = up_proj(x, ids, sorted);
-  if (!gate_proj) return down_proj(activate(c.act, up), ids, sorted);
-  auto open = (*gate_proj)(x, ids, sorted);
+  auto up = some.up_proj(x, ids, sorted, absent);
+  if (!some.gate_proj) return some.down_proj(activate(c.act, up), ids, sorted, absent);
+  auto open = (*some.gate_proj)(x, ids, sorted, absent);
   const auto constant = [&](float v) { return mx::array(v, x.dtype()); };
   if (c.clamp) {
     open = mx::minimum(open, constant(*c.clamp));
@@ -162,7 +180,7 @@ mx::array Moe::expert(const mx::array& x, const mx::array& ids, bool sorted) con
           ? gated(c.act, open, up)
           : mx::multiply(mx::multiply(open, mx::sigmoid(mx::multiply(open, constant(c.alpha)))),
                          up);
-  return down_proj(inner, ids, sorted);
+  return some.down_proj(inner, ids, sorted, absent);
 }
 
 mx::array Moe::routed(const mx::array& x, const Routing& r) const {

@@ -62,15 +62,25 @@ class Moe : public Ffn {
   void visit(Visitor& v) override {
     v("gate", gate);
     v("fc1_latent_proj", to_latent), v("fc2_latent_proj", from_latent);
-    v("experts.gate_proj", gate_proj), v("experts.up_proj", up_proj);
-    v("experts.down_proj", down_proj);
+    if (experts.size() == 1)
+      v("experts", experts[0]);
+    else
+      v("experts_by_width", experts);
     v("shared_experts", shared), v("shared_expert_gate.weight", shared_gate);
   }
 
   Router gate;
   std::optional<Linear> to_latent, from_latent;
-  std::optional<ExpertLinear> gate_proj;
-  ExpertLinear up_proj, down_proj;
+  /// Those of one inner width.
+  struct Experts {
+    std::optional<ExpertLinear> gate_proj;
+    ExpertLinear up_proj, down_proj;
+    uint32_t first, count;
+    void visit(Visitor& v) {
+      v("gate_proj", gate_proj), v("up_proj", up_proj), v("down_proj", down_proj);
+    }
+  };
+  std::vector<Experts> experts;  // narrow ones first
   std::optional<Mlp> shared;
   std::optional<Param> shared_gate;  // [1, D]
 
@@ -79,6 +89,9 @@ class Moe : public Ffn {
   mx::array routed(const mx::array& x, const Routing& routing) const;
   // What each expert makes of its rows. [n, width]
   mx::array expert(const mx::array& x, const mx::array& ids, bool sorted) const;
+  // The same of one width; `absent`: rows of others are there, which give zeros.
+  mx::array of_width(const Experts& some, const mx::array& x, const mx::array& ids, bool sorted,
+                     bool absent) const;
   config::Moe config_;
 };
 

@@ -104,9 +104,11 @@ mx::array Weight::matmul(const mx::array& x, const std::optional<Param>& bias) c
   return kernels::quantized_linear(x, at_hand());
 }
 
-mx::array Weight::grouped(const mx::array& x, const mx::array& ids, bool sorted) const {
-  if (!quantized()) return kernels::grouped_linear(x, w.value, ids, sorted);
-  return kernels::grouped_linear(x, at_hand(), w.value.shape(0), ids, sorted);
+mx::array Weight::grouped(const mx::array& x, const mx::array& ids, bool sorted,
+                          bool absent) const {
+  if (!quantized()) return kernels::grouped_linear(x, w.value, ids, sorted, absent);
+  return kernels::grouped_linear(x, at_hand(), w.value.shape(0), ids, sorted,
+                                 kernels::default_activations(), absent);
 }
 
 mx::array Weight::rows(const mx::array& ids, std::optional<mx::Dtype> dtype) const {

@@ -33,7 +33,8 @@ struct Weight {
   /// x W^T + bias: [..., in] -> [..., out], dtype of x.
   mx::array matmul(const mx::array& x, const std::optional<Param>& bias = std::nullopt) const;
   /// Of a stack: w[ids_i] x_i. x [n, in], uint32 ids [n] -> [n, out], as kernels::grouped_linear.
-  mx::array grouped(const mx::array& x, const mx::array& ids, bool sorted) const;
+  mx::array grouped(const mx::array& x, const mx::array& ids, bool sorted,
+                    bool absent = false) const;
   bool stacked() const { return w.value.ndim() == 3; }
   /// Rows as floats, those of a stack counted through: int ids [...] -> [..., in], of `dtype` or
   /// the weight's own.

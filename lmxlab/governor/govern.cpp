@@ -187,7 +187,7 @@ void govern_conversion(const config::Model& config, int64_t bytes, std::optional
     if (const auto* f = std::get_if<config::Mlp>(&b.ffn))
       largest = std::max(largest, int64_t{f->hidden} * config.dim);
     else if (const auto* e = config::experts_in(b))
-      largest = std::max(largest, int64_t{e->experts} * e->hidden * config.dim);
+      largest = std::max(largest, e->all_hidden() * config.dim);
   const auto parts_of = [&](int64_t element) {
     plan::Parts parts;
     parts.weights = bytes + element * count.total;

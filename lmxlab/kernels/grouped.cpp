@@ -34,17 +34,40 @@ struct Run {
   int64_t rows() const { return last - first; }
 };
 
-std::vector<Run> runs_of(const uint32_t* ids, int64_t n, int64_t experts) {
+// Without rows of no matrix, whose id is the number of experts.
+std::vector<Run> runs_of(const uint32_t* ids, int64_t n, int64_t experts, bool absent) {
   std::vector<Run> runs;
   for (int64_t i = 0; i < n; i++) {
     const int64_t e = ids[i];
+    if (absent && e == experts) continue;
     if (e >= experts)
       throw Error(Kind::usage, "[grouped_linear] expert " + std::to_string(e) + " of " +
                                    std::to_string(experts) + ".");
-    if (runs.empty() || runs.back().expert != e) runs.push_back({e, i, i});
+    if (runs.empty() || runs.back().expert != e || runs.back().last != i) runs.push_back({e, i, i});
     runs.back().last = i + 1;
   }
   return runs;
+}
+
+// Zeros between the runs of n rows.
+void clear_between(const std::vector<Run>& runs, int64_t n, char* rows, size_t row_bytes) {
+  int64_t done = 0;
+  const auto clear = [&](int64_t to) {
+    std::memset(rows + static_cast<size_t>(done) * row_bytes, 0,
+                static_cast<size_t>(to - done) * row_bytes);
+  };
+  for (const auto& run : runs) clear(run.first), done = run.last;
+  clear(n);
+}
+
+// The same with ordinary ops: an expert for every row, and zeros where there is none.
+array some_expert(const array& ids, int experts, bool absent) {
+  return absent ? mx::minimum(ids, array(static_cast<uint32_t>(experts - 1))) : ids;
+}
+array without_absent(const array& y, const array& ids, int experts, bool absent) {
+  if (!absent) return y;
+  const auto there = mx::expand_dims(mx::less(ids, array(static_cast<uint32_t>(experts))), 1);
+  return mx::where(there, y, array(0.0f, y.dtype()));
 }
 
 // f(run, begin, end) over the rows of each, or over `height` rows of what each makes. Many runs
@@ -97,31 +120,34 @@ mx::Dtype common(const array& a, const array& b) {
 }
 
 array gradient_of_weight(const array& g, const array& x, const array& ids, int experts, bool sorted,
-                         mx::Dtype dtype);
+                         bool absent, mx::Dtype dtype);
 
 // x [n, k], w [E, out, in], ids [n] -> x w_e^T, or with `across` x w_e
 class GroupedProduct : public Op {
  public:
-  GroupedProduct(bool across, bool sorted) : across_(across), sorted_(sorted) {}
+  GroupedProduct(bool across, bool sorted, bool absent)
+      : across_(across), sorted_(sorted), absent_(absent) {}
   const char* name() const override { return "lmxlab::GroupedProduct"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const GroupedProduct&>(other);
-    return across_ == op.across_ && sorted_ == op.sorted_;
+    return across_ == op.across_ && sorted_ == op.sorted_ && absent_ == op.absent_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     return {{in[0].shape(0), in[1].shape(across_ ? 2 : 1)}};
   }
-  static array of(const array& x, const array& w, const array& ids, bool across, bool sorted) {
-    const auto op = std::make_shared<GroupedProduct>(across, sorted);
+  static array of(const array& x, const array& w, const array& ids, bool across, bool sorted,
+                  bool absent) {
+    const auto op = std::make_shared<GroupedProduct>(across, sorted, absent);
     return array(op->output_shapes({x, w})[0], x.dtype(), op, {x, w, ids});
   }
 
   Arrays plain(const Arrays& in) const override {
     const auto t = common(in[0], in[1]);
     const auto w = mx::astype(across_ ? in[1] : mx::swapaxes(in[1], -1, -2), t);
-    const auto y =
-        mx::gather_mm(mx::expand_dims(mx::astype(in[0], t), 1), w, std::nullopt, in[2], sorted_);
-    return {mx::astype(mx::squeeze(y, 1), in[0].dtype())};
+    const int experts = w.shape(0);
+    const auto y = mx::gather_mm(mx::expand_dims(mx::astype(in[0], t), 1), w, std::nullopt,
+                                 some_expert(in[2], experts, absent_), sorted_);
+    return {without_absent(mx::astype(mx::squeeze(y, 1), in[0].dtype()), in[2], experts, absent_)};
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
@@ -146,18 +172,21 @@ class GroupedProduct : public Op {
         return gemm_workspace(2 * threads(), rows_of_piece, wide, k, va, vb, c);
       }));
     }
-    task([=, x = Dense(x), w = Dense(w), ids = Dense(in[2]), to = y.data<char>()] {
-      const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts);
-      const void *const from = x.read(), *const weights = w.read();
-      over_runs(runs, n, 0, [&](const Run& run, int64_t begin, int64_t end) {
-        // The matrix of a few rows is read as it lies: to pack it would cost more than its product.
-        const int64_t step = end - begin <= kUnpackedRows ? kFewRows : end - begin;
-        for (int64_t r = run.first + begin; r < run.first + end; r += step)
-          gemm(std::min(step, run.first + end - r), wide, k, {at(from, r * k, tx), tx, k, 1},
-               view(at(weights, run.expert * rows * columns, tw)),
-               {at(to, r * wide, tx), tx, wide});
-      });
-    });
+    task(
+        [=, x = Dense(x), w = Dense(w), ids = Dense(in[2]), to = y.data<char>(), absent = absent_] {
+          const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
+          if (absent) clear_between(runs, n, to, static_cast<size_t>(wide) * size_of(tx));
+          const void *const from = x.read(), *const weights = w.read();
+          over_runs(runs, n, 0, [&](const Run& run, int64_t begin, int64_t end) {
+            // The matrix of a few rows is read as it lies: to pack it would cost more than its
+            // product.
+            const int64_t step = end - begin <= kUnpackedRows ? kFewRows : end - begin;
+            for (int64_t r = run.first + begin; r < run.first + end; r += step)
+              gemm(std::min(step, run.first + end - r), wide, k, {at(from, r * k, tx), tx, k, 1},
+                   view(at(weights, run.expert * rows * columns, tw)),
+                   {at(to, r * wide, tx), tx, wide});
+          });
+        });
   }
 
   Arrays vjp(const Arrays& in, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -166,10 +195,10 @@ class GroupedProduct : public Op {
     Arrays out;
     for (const int i : argnums) {
       if (i == 0)
-        out.push_back(of(g, in[1], in[2], !across_, sorted_));
+        out.push_back(of(g, in[1], in[2], !across_, sorted_, absent_));
       else if (i == 1)
         out.push_back(gradient_of_weight(across_ ? in[0] : g, across_ ? g : in[0], in[2],
-                                         in[1].shape(0), sorted_, in[1].dtype()));
+                                         in[1].shape(0), sorted_, absent_, in[1].dtype()));
       else
         out.push_back(mx::zeros_like(in[2]));
     }
@@ -177,18 +206,19 @@ class GroupedProduct : public Op {
   }
 
  private:
-  bool across_, sorted_;
+  bool across_, sorted_, absent_;
 };
 
 // g [n, out], x [n, in], ids [n] -> [E, out, in]: the sum of g_i x_i^T over each expert's rows
 class GroupedGradient : public Op {
  public:
-  GroupedGradient(int experts, bool sorted, mx::Dtype dtype)
-      : experts_(experts), sorted_(sorted), dtype_(dtype) {}
+  GroupedGradient(int experts, bool sorted, bool absent, mx::Dtype dtype)
+      : experts_(experts), sorted_(sorted), absent_(absent), dtype_(dtype) {}
   const char* name() const override { return "lmxlab::GroupedGradient"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const GroupedGradient&>(other);
-    return experts_ == op.experts_ && sorted_ == op.sorted_ && dtype_ == op.dtype_;
+    return experts_ == op.experts_ && sorted_ == op.sorted_ && absent_ == op.absent_ &&
+           dtype_ == op.dtype_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     return {{experts_, in[0].shape(1), in[1].shape(1)}};
@@ -217,8 +247,8 @@ class GroupedGradient : public Op {
       }));
     }
     task([=, g = Dense(g), x = Dense(x), ids = Dense(in[2]), to = dw.data<char>(),
-          experts = experts_] {
-      const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts);
+          experts = experts_, absent = absent_] {
+      const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
       const void *const from = g.read(), *const inner = x.read();
       const int64_t size = rows * columns;
       std::vector<int> met(static_cast<size_t>(experts), 0);
@@ -249,31 +279,32 @@ class GroupedGradient : public Op {
 
  private:
   int experts_;
-  bool sorted_;
+  bool sorted_, absent_;
   mx::Dtype dtype_;
 };
 
 array gradient_of_weight(const array& g, const array& x, const array& ids, int experts, bool sorted,
-                         mx::Dtype dtype) {
-  const auto op = std::make_shared<GroupedGradient>(experts, sorted, dtype);
+                         bool absent, mx::Dtype dtype) {
+  const auto op = std::make_shared<GroupedGradient>(experts, sorted, absent, dtype);
   return array(op->output_shapes({g, x})[0], dtype, op, {g, x, ids});
 }
 
 // x [n, k], ids [n], packed w [E out, in] -> x w_e^T, or with `across` x w_e
 class GroupedQuantized : public Op {
  public:
-  GroupedQuantized(const QuantSpec& spec, int experts, bool across, bool sorted,
+  GroupedQuantized(const QuantSpec& spec, int experts, bool across, bool sorted, bool absent,
                    Activations activations)
       : spec_(spec),
         experts_(experts),
         across_(across),
         sorted_(sorted),
+        absent_(absent),
         activations_(activations) {}
   const char* name() const override { return "lmxlab::GroupedQuantized"; }
   bool same(const Op& other) const override {
     const auto& op = static_cast<const GroupedQuantized&>(other);
     return spec_ == op.spec_ && experts_ == op.experts_ && across_ == op.across_ &&
-           sorted_ == op.sorted_ && activations_ == op.activations_;
+           sorted_ == op.sorted_ && absent_ == op.absent_ && activations_ == op.activations_;
   }
   int rows() const { return spec_.out / experts_; }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
@@ -282,7 +313,7 @@ class GroupedQuantized : public Op {
   /// The same op, or its transpose, of other inputs.
   array of(Arrays in, bool across) const {
     const auto op =
-        std::make_shared<GroupedQuantized>(spec_, experts_, across, sorted_, activations_);
+        std::make_shared<GroupedQuantized>(spec_, experts_, across, sorted_, absent_, activations_);
     auto shape = op->output_shapes(in)[0];
     const auto dtype = in[0].dtype();
     return array(std::move(shape), dtype, op, std::move(in));
@@ -291,19 +322,21 @@ class GroupedQuantized : public Op {
   Arrays plain(const Arrays& in) const override {
     const auto w = spec_.arrays(in, 2);
     const auto x = mx::expand_dims(in[0], 1);
+    const auto ids = some_expert(in[1], experts_, absent_);
+    const auto result = [&](const array& y) {
+      return mx::astype(without_absent(mx::squeeze(y, 1), in[1], experts_, absent_), in[0].dtype());
+    };
     if (spec_.format == QuantFormat::affine) {
       const auto stack = [&](size_t i) { return mx::reshape(w[i], {experts_, rows(), -1}); };
-      const auto y = mx::gather_qmm(x, stack(0), stack(1), stack(2), std::nullopt, in[1], !across_,
-                                    spec_.group, spec_.bits, "affine", std::nullopt, sorted_);
-      return {mx::astype(mx::squeeze(y, 1), in[0].dtype())};
+      return {result(mx::gather_qmm(x, stack(0), stack(1), stack(2), std::nullopt, ids, !across_,
+                                    spec_.group, spec_.bits, "affine", std::nullopt, sorted_))};
     }
     const auto all =
         mx::reshape(dequantize_rows(block_weight(spec_.format, mx::reshape(w[0], {spec_.out, -1})),
                                     mx::arange(spec_.out, mx::int32), in[0].dtype()),
                     {experts_, rows(), spec_.in});
-    const auto y =
-        mx::gather_mm(x, across_ ? all : mx::swapaxes(all, -1, -2), std::nullopt, in[1], sorted_);
-    return {mx::squeeze(y, 1)};
+    return {result(
+        mx::gather_mm(x, across_ ? all : mx::swapaxes(all, -1, -2), std::nullopt, ids, sorted_))};
   }
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
@@ -326,8 +359,9 @@ class GroupedQuantized : public Op {
     }
     const auto precision = activations_ == Activations::bf16 ? Activations::int16 : activations_;
     task([=, x = Dense(x), ids = Dense(in[1]), w = Operand(spec_, in, 2), to = y.data<char>(),
-          experts = experts_, across = across_] {
-      const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts);
+          experts = experts_, across = across_, absent = absent_] {
+      const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
+      if (absent) clear_between(runs, n, to, static_cast<size_t>(wide) * size_of(type));
       const auto whole = w.view();
       const void* const from = x.read();
       over_runs(runs, n, 0, [&](const Run& run, int64_t begin, int64_t end) {
@@ -373,7 +407,7 @@ class GroupedQuantized : public Op {
 
   QuantSpec spec_;
   int experts_;
-  bool across_, sorted_;
+  bool across_, sorted_, absent_;
   Activations activations_;
 };
 
@@ -395,15 +429,16 @@ bool fits(const array& x, int in, const array& ids) {
 
 }  // namespace
 
-array grouped_linear(const array& x, const array& w, const array& ids, bool sorted) {
+array grouped_linear(const array& x, const array& w, const array& ids, bool sorted, bool absent) {
   if (w.ndim() != 3) misfit(x, w.ndim() ? w.shape(0) : 0, 0, 0, ids);
   if (!fits(x, w.shape(2), ids)) misfit(x, w.shape(0), w.shape(1), w.shape(2), ids);
-  if (fused(x.dtype()) && has_type(w.dtype())) return GroupedProduct::of(x, w, ids, false, sorted);
-  return GroupedProduct(false, sorted).plain({x, w, ids})[0];
+  if (fused(x.dtype()) && has_type(w.dtype()))
+    return GroupedProduct::of(x, w, ids, false, sorted, absent);
+  return GroupedProduct(false, sorted, absent).plain({x, w, ids})[0];
 }
 
 array grouped_linear(const array& x, const QuantizedWeight& w, int experts, const array& ids,
-                     bool sorted, Activations activations) {
+                     bool sorted, Activations activations, bool absent) {
   if (experts < 1 || w.out % experts != 0 || !fits(x, w.in, ids))
     misfit(x, experts, experts > 0 ? w.out / experts : 0, w.in, ids);
   if (w.interleaved)
@@ -414,14 +449,14 @@ array grouped_linear(const array& x, const QuantizedWeight& w, int experts, cons
     const auto stack = [&](const array& a) {
       return mx::reshape(a, {experts, w.out / experts, a.shape(-1)});
     };
-    const auto y =
-        mx::gather_qmm(mx::expand_dims(x, 1), stack(w.packed), stack(*w.scales), std::nullopt,
-                       std::nullopt, ids, true, group, bits, name, std::nullopt, sorted);
-    return mx::astype(mx::squeeze(y, 1), x.dtype());
+    const auto y = mx::gather_qmm(mx::expand_dims(x, 1), stack(w.packed), stack(*w.scales),
+                                  std::nullopt, std::nullopt, some_expert(ids, experts, absent),
+                                  true, group, bits, name, std::nullopt, sorted);
+    return without_absent(mx::astype(mx::squeeze(y, 1), x.dtype()), ids, experts, absent);
   }
   const bool ours = fused(x.dtype());
   const QuantSpec spec(w, ours);
-  const GroupedQuantized op(spec, experts, false, sorted, activations);
+  const GroupedQuantized op(spec, experts, false, sorted, absent, activations);
   Arrays in{x, ids};
   spec.append_to(in, w);
   return ours ? op.of(std::move(in), false) : op.plain(in)[0];

@@ -32,7 +32,8 @@ Widths widths_of(const Model& m, const config::Block& b) {
   // Of experts what a token meets, and what it becomes before and after them.
   if (const auto* e = config::experts_in(b)) {
     w.gates = e->gated ? 2 : 1;
-    w.hidden = int64_t{e->top_k} * (e->hidden + m.dim) + e->shared;
+    w.hidden = e->shared;  // rows of every width are there
+    for (const auto& width : e->by_width()) w.hidden += int64_t{e->top_k} * (width.first + m.dim);
   }
   if (const auto* f = dense_of(b)) w.hidden += f->hidden, w.gates = f->gated ? 2 : 1;
   return w;
@@ -46,7 +47,7 @@ int64_t matrix_parameters(const Model& m) {
     n += w.dim * (2 * w.q + 2 * w.kv);
     if (const auto* e = config::experts_in(b)) {
       const int64_t width = e->latent > 0 ? e->latent : m.dim, both = w.gates + 1;
-      n += both * (e->experts * width * e->hidden + w.dim * e->shared);
+      n += both * (width * e->all_hidden() + w.dim * e->shared);
       if (e->latent > 0) n += 2 * w.dim * width;
     }
     if (const auto* f = dense_of(b)) n += (w.gates + 1) * w.dim * f->hidden;

@@ -50,6 +50,14 @@ TEST(MoeConfig, EveryContradictionIsNamed) {
       {"ffn.shared_bias", [](Moe& m) { m.shared_bias = true; }},
       {"ffn.bias_rate", [](Moe& m) { m.bias_rate = 0.001f; }},
       {"ffn.aux_loss", [](Moe& m) { m.aux_loss = -0.1f; }},
+      {"ffn.widths",
+       [](Moe& m) {
+         m.widths = {1, 2, 3};
+       }},
+      {"ffn.widths", [](Moe& m) { m.widths = {0, 1, 1, 1, 1, 1, 1, 1}; }},
+      {"ffn.widths", [](Moe& m) { m.widths = {4, 4, 4, 4, 2, 2, 2, 2}; }},
+      {"ffn.widths", [](Moe& m) { m.widths = {1, 1, 1, 1, 1, 1, 1, 1 << 29}; }},
+      {"ffn.bias", [](Moe& m) { m.widths = {2, 2, 2, 2, 4, 4, 4, 4}, m.bias = true; }},
   };
   for (const auto& [path, fault] : faults) {
     Moe moe;
@@ -94,6 +102,20 @@ TEST(MoeConfig, CountsOfReleasedModels) {
                    32 * 2.0 * 4096 * 8);
   EXPECT_EQ(count(with({.experts = 4, .top_k = 5, .zero_experts = 2})).active,
             count(with({.experts = 4, .top_k = 5, .zero_experts = 2})).total);
+}
+
+// What a token costs is its choice: active and FLOPs are those of the mean expert.
+TEST(MoeConfig, WidthsAreCountedAndDescribed) {
+  const auto mixed = with({.experts = 4, .top_k = 2, .widths = {2, 2, 6, 10}});
+  const auto even = with({.experts = 4, .top_k = 2, .hidden = 5});
+  EXPECT_TRUE(check(mixed).empty());
+  EXPECT_EQ(count(mixed).total, count(even).total);
+  EXPECT_EQ(count(mixed).active, count(even).active);
+  EXPECT_DOUBLE_EQ(flops_per_token(mixed, 8), flops_per_token(even, 8));
+  EXPECT_NE(describe(mixed).find("2 of 4 experts gated mlp 2 of 2 and 1 of 6 and"),
+            std::string::npos)
+      << describe(mixed);
+  EXPECT_TRUE(from_json<Model>(to_json(mixed), "again") == mixed);
 }
 
 TEST(MoeConfig, IsDescribedAndReadBack) {

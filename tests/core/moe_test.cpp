@@ -120,6 +120,17 @@ class Plain {
     }
     return linear(name + ".down_proj", which, up, x.size());
   }
+  Numbers expert(size_t e, const Numbers& in) const {
+    if (c_.widths.empty()) return mlp("experts", e, in, c_.hidden, true);
+    const int own = c_.widths[e];
+    size_t group = 0, within = 0;  // of its width
+    for (size_t i = 0; i < e; ++i)
+      if (c_.widths[i] == own)
+        ++within;
+      else if (c_.widths[i] != c_.widths[i + 1])
+        ++group;
+    return mlp("experts_by_width." + std::to_string(group), within, in, own, true);
+  }
   Numbers token(const Numbers& x, Outcome& out) const {
     auto seen = x;
     if (c_.router_norm) {
@@ -200,9 +211,7 @@ class Plain {
       auto in = inner;
       if (c_.input_scaled)
         for (auto& v : in) v *= weights[i];
-      const auto made = chosen[i] < static_cast<size_t>(c_.experts)
-                            ? mlp("experts", chosen[i], in, c_.hidden, true)
-                            : in;
+      const auto made = chosen[i] < static_cast<size_t>(c_.experts) ? expert(chosen[i], in) : in;
       for (size_t d = 0; d < y.size(); ++d) y[d] += made[d] * (c_.input_scaled ? 1 : weights[i]);
     }
     if (c_.latent > 0) y = linear("fc2_latent_proj", 0, y, dim_);
@@ -289,6 +298,11 @@ std::vector<Case> kinds() {
   });
   add("all", [](config::Moe& c) { c.top_k = c.experts, c.scoring = Scoring::softmax; });
   add("one", [](config::Moe& c) { c.top_k = 1, c.scoring = Scoring::softmax; });
+  add("widths", [](config::Moe& c) { c.widths = {2, 2, 2, 9, 9, 9}; });
+  add("widths_latent", [](config::Moe& c) {
+    c.widths = {3, 3, 3, 3, 3, 7}, c.gated = false, c.latent = 3, c.zero_experts = 1;
+    c.input_scaled = true, c.top_k = 3;
+  });
   add("sparsemixer", [](config::Moe& c) { c.scoring = Scoring::sparsemixer, c.jitter = 0.3f; });
   return out;
 }
@@ -510,7 +524,8 @@ TEST(QuantizedMoe, EqualsItsNumbers) {
     const config::Moe c{.experts = 5, .top_k = 2, .hidden = 96, .shared = 32};
     const auto packed = made(c, dim), full = made(c, dim), plain = made(c, dim);
     const auto experts = [](Moe& m) {
-      return std::vector<Weight*>{&m.gate_proj->weight, &m.up_proj.weight, &m.down_proj.weight};
+      return std::vector<Weight*>{&m.experts[0].gate_proj->weight, &m.experts[0].up_proj.weight,
+                                  &m.experts[0].down_proj.weight};
     };
     for (size_t i = 0; i < 3; ++i) {
       auto& w = *experts(*packed)[i];

@@ -94,6 +94,42 @@ TEST(GroupedLinear, ThreadsChangeNothingButTheOrderOfSums) {
   set_threads(before);
 }
 
+// Rows of no expert, at the ends, next to each other and between others: as if only the rest was
+// there.
+TEST(GroupedLinear, AbsentRowsGiveZeros) {
+  constexpr int kExperts = 4, kRows = 90, kIn = 64, kOut = 24;
+  auto ids = ids_of(kRows, kExperts + 2, 7, false);
+  ids = mx::minimum(ids, array(uint32_t{kExperts}));
+  const auto there = mx::expand_dims(mx::less(ids, array(uint32_t{kExperts})), 1);
+  const auto known = mx::minimum(ids, array(uint32_t{kExperts - 1}));
+  const auto zero = array(0.0f);
+  const Arrays v{noise({kRows, kIn}, 1), noise({kExperts, kOut, kIn}, 2)};
+  const auto slope = noise({kRows, kOut}, 3);
+  const auto parts = mx::quantize(mx::reshape(v[1], {kExperts * kOut, kIn}), 64, 8);
+  const auto packed = affine_weight(parts[0], parts[1], parts[2], 64, 8);
+  for (const bool of_ours : {true, false}) {
+    set_fused(of_ours);
+    const auto got = all_of(
+        [&](const Arrays& a) { return grouped_linear(a[0], a[1], ids, false, true); }, v, slope);
+    const auto want = all_of(
+        [&](const Arrays& a) {
+          return mx::where(there, grouped_linear(a[0], a[1], known, false), zero);
+        },
+        v, slope);
+    for (size_t i = 0; i < 3; i++)
+      expect_near(
+          got[i], values(want[i]),
+          [&](size_t) { return 64 * unit(mx::float32) * largest(want[i]); },
+          "output " + std::to_string(i));
+    const auto few = grouped_linear(v[0], packed, kExperts, ids, false, Activations::float32, true);
+    const auto all = grouped_linear(v[0], packed, kExperts, known, false, Activations::float32);
+    expect_near(
+        few, values(mx::where(there, all, zero)),
+        [&](size_t) { return 64 * unit(mx::float32) * largest(all); }, "packed");
+  }
+  set_fused(true);
+}
+
 TEST(GroupedLinear, UnknownExpertsAreAnError) {
   const auto x = noise({4, 8}, 1), w = noise({3, 8, 8}, 2);
   const array ids({0u, 1u, 2u, 3u}, mx::uint32);

@@ -191,6 +191,9 @@ std::vector<Case> cases(bool packable = false) {
   add("tied", [&](auto& m) { m.tie_head = true; });
   add("head_bias", [&](auto& m) { m.head_bias = true; });
   add("moe", [&](auto& m) { m.layers[1].ffn = config::Moe{.experts = 6, .hidden = 20}; });
+  add("moe_widths", [&](auto& m) {
+    for (auto& l : m.layers) l.ffn = config::Moe{.experts = 5, .widths = {4, 4, 12, 12, 20}};
+  });
   add("moe_sigmoid", [&](auto& m) {
     for (auto& l : m.layers)
       l.ffn = config::Moe{.experts = 8,
