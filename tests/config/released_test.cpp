@@ -3,10 +3,11 @@
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/hf.h"
 #include "lmxlab/config/presets.h"
+#include "lmxlab/config/rope.h"
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <cmath>
 #include <set>
 
 using namespace lmxlab;
@@ -251,7 +252,6 @@ TEST(Released, CountsThatAreKnownInBillions) {
       {"rwkv-4-7b", 7.4, 0},
       {"rwkv-4-14b", 14.2, 0},
       {"xlstm-7b", 6.87, 0},
-      {"zamba2-2.7b", 2.7, 0},
       {"recurrentgemma-2b", 2.68, 0},
       {"recurrentgemma-9b", 8.6, 0, nothing, 0.04},
       {"mamba2-370m", 0.37, 0},
@@ -363,6 +363,38 @@ TEST(Released, NamesAreUniqueAndCountsAreThePresets) {
     EXPECT_EQ(preset_parameters()[i], count(p.make()).total) << p.name;
   }
   EXPECT_EQ(preset_parameters().size(), presets().size());
+}
+
+// What files leave out is the class's: transformers writes no value that is its default.
+TEST(Released, WhatAFileLeavesOutIsTheClasss) {
+  const auto read = [](const char* type, const char* more) {
+    Json j = Json::parse(R"({"vocab_size":64,"hidden_size":64,"num_hidden_layers":1,
+        "num_attention_heads":8,"intermediate_size":64})",
+                         "keys");
+    Json others = Json::parse(more, "keys");
+    for (auto& [key, value] : others.as_object()) j[key] = std::move(value);
+    j["model_type"] = Json(type);
+    return from_hf(j, true).model;
+  };
+  const auto kv_heads = [](const Model& m) { return attention_in(m.layers.at(0).mixer)->kv_heads; };
+  EXPECT_EQ(kv_heads(read("llama", "{}")), 8) << "as many as there are heads";
+  EXPECT_EQ(kv_heads(read("mimo_v2_flash", R"({"num_attention_heads":16})")), 4);
+  EXPECT_EQ(kv_heads(read("laguna", R"({"num_attention_heads":16})")), 8);
+  for (const char* type : {"olmo2", "olmo3", "internlm3"})
+    EXPECT_EQ(std::get<RmsNorm>(read(type, "{}").final_norm).eps, 1e-5f) << type;
+}
+
+// Llama 4 Scout has no band between the frequencies that stay and those that are divided.
+TEST(Released, Llama3ScalingWithoutABand) {
+  const Model m = preset("llama4-scout-109b");
+  const auto rope = std::get<Rope>(attention_in(m.layers[0].mixer)->position);
+  const auto scaled = rope_table(rope, 128, 0).frequencies;
+  const auto plain = rope_table(Rope{.theta = rope.theta, .interleaved = true}, 128, 0).frequencies;
+  for (size_t i = 0; i < scaled.size(); ++i) {
+    const double f = plain.empty() ? std::pow(5e5, -double(i) / 64) : double(plain[i]);
+    const bool stays = 8192 * f >= 2 * 3.14159265358979;
+    EXPECT_NEAR(double(scaled[i]), stays ? f : f / 16, 1e-6 * f) << i;
+  }
 }
 
 }  // namespace

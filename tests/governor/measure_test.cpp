@@ -161,6 +161,20 @@ TEST(Govern, WhatDoesNotFitIsRefusedAndTheFirstAdviceWorks) {
   EXPECT_LE(measure({.config = config, .training = o}, settings_of(o)).peak(), need / 2);
 }
 
+TEST(Govern, SmallerModelsAreOfTheFamilyAndMayFit) {
+  const plan::Settings chat{.bits = 4};
+  const auto names =
+      smaller_presets(config::preset("qwen3-32b"), chat, {int64_t{6'000'000'000}, "six"});
+  ASSERT_FALSE(names.empty());
+  EXPECT_EQ(names.front(), "qwen3-8b") << "14 billion of four bits are more than six";
+  EXPECT_EQ(names.back(), "qwen3-tiny");
+  for (const auto& name : names) EXPECT_EQ(config::preset(name).family, "qwen3") << name;
+  auto own = config::preset("gpt-10m");
+  own.family = "custom";
+  const auto others = smaller_presets(own, chat, {int64_t{6'000'000'000}, "six"});
+  EXPECT_EQ(others.front(), "gpt-10m-lmxlab");
+}
+
 TEST(Govern, GenerationOfASmallModelIsNotRehearsed) {
   GenerateOptions options;
   const auto config = config::preset("gpt-tiny");

@@ -120,6 +120,7 @@ Model smollm3_model(const Decoder& d) {
 }
 
 void olmo2_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f;
   llama_like(k, d);
   k(d.attention_bias, {"attention_bias"});
 }
@@ -262,6 +263,7 @@ Model hunyuan_model(const Decoder& d) {
 }
 
 void internlm3_keys(Keys& k, Decoder& d) {
+  if (k.reading()) d.eps = 1e-5f;
   llama_like(k, d);
   k(d.attention_bias, {"attention_bias", "qkv_bias"});
   k(d.mlp_bias, {"mlp_bias", "bias"});
@@ -322,10 +324,7 @@ Model olmo_model(const Decoder& d) {
 }
 
 void olmo3_keys(Keys& k, Decoder& d) {
-  if (k.reading()) {
-    d.eps = 1e-5f;
-    if (!k.present("sliding_window")) d.window = 4096;
-  }
+  if (k.reading() && !k.present("sliding_window")) d.window = 4096;
   olmo2_keys(k, d);
   pattern_keys(k, d, true);
   if (k.reading()) d.local_rope = Rope{.theta = d.rope.theta};

@@ -126,8 +126,6 @@ std::vector<ReleasedFamily> released_hybrid() {
           "intermediate_size":128,"max_position_embeddings":128,"adapter_rank":8,
           "n_mamba_heads":8,"mamba_d_state":16,"use_mem_rope":true,
           "layers_block_type":["mamba","hybrid","mamba"]})"}},
-        {"zamba2-2.7b", {R"({"vocab_size":32000,"hidden_size":2560,"num_attention_heads":32,
-          "intermediate_size":10240,"n_mamba_heads":80,"num_mem_blocks":2,"adapter_rank":128})"}},
         {"zamba2-7b",
          {R"({"vocab_size":32000,"hidden_size":3584,"num_attention_heads":32,
           "intermediate_size":14336,"n_mamba_heads":112,"mamba_ngroups":2,"num_mem_blocks":2,

@@ -13,7 +13,7 @@ const char* const kMistral = R"({"rms_norm_eps":1e-5,"rope_theta":1000000,"head_
   "sliding_window":null})";
 const char* const kQwen = R"({"rope_theta":1000000})";
 const char* const kQwenTied = R"({"rope_theta":1000000,"tie_word_embeddings":true})";
-const char* const kOlmo2 = R"({"rope_theta":500000})";
+const char* const kOlmo2 = R"({"rms_norm_eps":1e-6,"rope_theta":500000})";
 const char* const kOlmo3 = R"({"rms_norm_eps":1e-6,"rope_theta":500000,"rope_scaling":{
   "rope_type":"yarn","factor":8,"original_max_position_embeddings":8192,"beta_fast":32,
   "beta_slow":1,"attention_factor":1.2079441541679836}})";
