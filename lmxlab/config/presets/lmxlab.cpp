@@ -1,10 +1,9 @@
-// The shapes of the Python library lmxlab (its version 0.3), which are no released models, under
-// names that end in -lmxlab. They have its sizes and parts; what it did not mean is not kept:
-//   a branch that is none     is none, where it added its normed input to the stream; no norm
-//   either windows, biases of choice, groups of experts, state-space chunks, delta nets
-//                             as published
-//   delta nets                with a norm of each head: its width more parameters a layer
-//   latent attention          heads of the released models, where its own do not hold a rotation
+// The shapes of the Python library lmxlab, which are no released models, under names that end in
+// -lmxlab. They have its sizes and parts; what it did not mean is not kept:
+// - a branch that is none adds nothing and has no norm; there it added the normed stream;
+// - windows, selection by biases and groups, scans by chunks and delta nets are as published;
+// - delta nets norm each head, a head's width of parameters more a layer;
+// - latent attention has the heads of the released models where its own cannot hold a rotation.
 #include "lmxlab/config/presets/families.h"
 #include "lmxlab/config/validate.h"
 

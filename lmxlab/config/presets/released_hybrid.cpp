@@ -261,7 +261,8 @@ std::vector<ReleasedFamily> released_hybrid() {
           "num_attention_heads":32,"mamba_num_heads":128,"n_routed_experts":512,
           "num_experts_per_tok":22,"moe_intermediate_size":2688,"moe_latent_size":1024,
           "moe_shared_expert_intermediate_size":5376,"routed_scaling_factor":5})",
-          R"({"hybrid_override_pattern":"MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME"})"}}}},
+          R"({"hybrid_override_pattern":"MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*)"
+          R"(EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME"})"}}}},
       {"falcon_h1",
        "falcon_h1",
        {{"falcon-h1-tiny", {kTinyHeads, R"({"mamba_d_ssm":64,"mamba_n_heads":4,
