@@ -243,7 +243,6 @@ INSTANTIATE_TEST_SUITE_P(Rules, Scan,
                                                                     : "delta_by_row") +
                                   (test.param.fused ? "" : "_in_ops");
                          });
-});
 
 // The selective scan has operands of its own.
 struct Selective {
