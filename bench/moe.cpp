@@ -56,7 +56,7 @@ int main() {
     const auto rows = mx::random::normal({tokens * k, dim});
     mx::eval(x, ids, rows);
     const double one = 2.0 * tokens * k * dim * hidden;
-    const auto& w = moe.up_proj.weight.w.value;
+    const auto& w = moe.experts[0].up_proj.weight.w.value;
     for (const bool ours : {true, false}) {
       kernels::set_fused(ours);
       const auto product = [&](const std::vector<mx::array>& v) {
