@@ -89,19 +89,31 @@ std::optional<config::Model> small_copy(const config::Model& c) {
   sizes.depth = std::min(depth_of(c), static_cast<int>(c.layers.size()));
   sizes.vocab = std::min(c.vocab, 97);
   sizes.context = std::min(c.context, 64);
-  // The widest that is small; heads as they divide it.
+  const auto fitting = [&](int64_t most) -> std::optional<config::Model> {
+    try {
+      auto small = config::resize(c, sizes);
+      config::validate(small);
+      if (config::count(small).total <= most) return small;
+    } catch (const Error&) {  // sizes that do not fit its parts
+    }
+    return std::nullopt;
+  };
+  // The widest that is small; heads as they divide it, of keys in their share, or one for all.
   for (const int dim : {c.dim, 128, 96, 64, 48, 32})
     for (const int heads : {4, 6, 8, 3, 12}) {
       if (dim > c.dim || (dim == c.dim && heads != 4)) continue;
       if (dim < c.dim) sizes.dim = dim, sizes.heads = heads, sizes.hidden = 2 * dim;
-      try {
-        auto small = config::resize(c, sizes);
-        config::validate(small);
-        if (config::count(small).total <= (dim > 32 ? kSmall : kLargest)) return small;
-      } catch (const Error&) {  // sizes that do not fit its parts
+      for (const auto& kv : {std::optional<int>(), std::optional(1)}) {
+        if (kv && dim == c.dim) continue;
+        sizes.kv_heads = kv;
+        if (auto small = fitting(dim > 32 ? kSmall : kLargest)) return small;
       }
     }
-  return std::nullopt;
+  // Parts that no width resizes, as a rotation wider than small heads: its family's tiny model.
+  const auto known = config::families();
+  if (std::find(known.begin(), known.end(), c.family) == known.end()) return std::nullopt;
+  auto tiny = config::tiny(c.family);
+  return config::count(tiny).total <= kLargest ? std::optional(std::move(tiny)) : std::nullopt;
 }
 
 }  // namespace lmxlab::checks

@@ -31,8 +31,8 @@ struct Property {
 const std::vector<Property>& properties();
 
 /// A config of the same parts, for gradients and training: itself if it is small, else with fewer
-/// layers and narrower, so that every kind of layer is still there; none if that is not possible
-/// or still large.
+/// layers and narrower, so that every kind of layer is still there; else the tiny model of its
+/// family; none if that is not possible or still large.
 std::optional<config::Model> small_copy(const config::Model& config);
 
 }  // namespace lmxlab::checks
