@@ -3,7 +3,7 @@
 
     tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--checkpoints DIR] [--jobs 1] [--gpu] [--json FILE]
 
-Models are random config.json files of every family that Hugging Face's layout knows, presets, and with --checkpoints the model
+Models are random config.json files of dense families, the tiny model of every family, presets, and with --checkpoints the model
 folders in DIR, whose weights are mapped. The allocator's counter is compared at every size; above 256 MiB the resident set too,
 less what the process held before the model, with the plan and what is kept for reuse. Exits with 1 where the median is above
 3 % or the worst above 8 %.
@@ -25,7 +25,7 @@ PRESETS = ["gpt-tiny", "gpt-shakespeare", "llama-tiny"]
 BIG = ["gpt-small", "llama-30m", "smollm2-135m"]
 FAMILIES = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "starcoder2", "gemma", "gemma2", "gemma3_text"]
 OWN_HEAD_DIM = {"llama", "mistral", "qwen3", "gemma", "gemma2", "gemma3_text"}  # need not be width / heads
-KINDS = ["family"] * 7 + ["preset"] * 2 + ["big", "checkpoint"]  # as often
+KINDS = ["family"] * 5 + ["tiny"] * 5 + ["preset", "big", "checkpoint"]  # as often
 
 
 def config_of(rng, family):
@@ -100,8 +100,10 @@ class Model:
 
 def models(rng, program, folder, checkpoints):
     """Endlessly one after another: families in turn, so that each takes part as often as the others."""
-    families, presets, big, folders = (itertools.cycle(rng.sample(some, len(some)))
-                                       for some in (FAMILIES, PRESETS, BIG, checkpoints or [None]))
+    listed = subprocess.run([program, "list", "--json"], capture_output=True, text=True, check=True).stdout
+    tiny = [p["name"] for p in json.loads(listed)["presets"] if p["name"].endswith("-tiny")]
+    families, presets, big, folders, tiny = (itertools.cycle(rng.sample(some, len(some)))
+                                             for some in (FAMILIES, PRESETS, BIG, checkpoints or [None], tiny))
     for number in itertools.count():
         kind = rng.choice(KINDS)
         if kind == "checkpoint" and checkpoints:
@@ -110,6 +112,9 @@ def models(rng, program, folder, checkpoints):
         elif kind == "preset":
             name = next(presets)
             yield Model(program, name, name)
+        elif kind == "tiny":
+            name = next(tiny)
+            yield Model(program, name, name, packs=False)
         elif kind == "big":
             name = next(big)
             yield Model(program, name, name, big=True)
