@@ -33,7 +33,7 @@ void mimo_keys(Keys& k, Decoder& d) {
   if (k.reading() && k.is_null("attention_value_scale")) d.v_scale = 1;  // null is none
   k(d.v_scale, {"attention_value_scale"});
   if (k.reading() && !k.present("rope_parameters")) {
-    const int turned = static_cast<int>(0.334 * d.head_dim) / 2 * 2;
+    const int turned = whole(0.334 * d.head_dim) / 2 * 2;
     d.rope.dims = d.local_rope->dims = turned;
     k(d.rope.theta, {"rope_theta"});
     k(d.local_rope->theta, {"swa_rope_theta"});
@@ -42,9 +42,10 @@ void mimo_keys(Keys& k, Decoder& d) {
   }
   k(d.window, {"sliding_window"});
   if (k.reading() && k.present("sliding_window_size")) {
-    int before = *d.window - 1;  // without the query itself
+    int before = d.window ? *d.window - 1 : 0;  // without the query itself
     k(before, {"sliding_window_size"});
-    d.window = before + 1;
+    d.window =
+        static_cast<int>(std::min<int64_t>(int64_t{before} + 1, std::numeric_limits<int>::max()));
   }
   if (k.reading()) d.sliding = layers_where(d, [](int i) { return i != 1 && i % 6 != 0; });
   k.layer_types(d);
@@ -60,7 +61,7 @@ Model mimo_model(const Decoder& d) {
   Model m = with_experts(d, "mimo_v2_flash", b);
   for (auto& layer : m.layers) {
     auto& a = attention_of(layer);
-    if (a.window) a.kv_heads *= 2, a.sinks = true;
+    if (a.window) a.kv_heads = product(2, a.kv_heads), a.sinks = true;
   }
   return m;
 }

@@ -251,11 +251,11 @@ void gemma4_keys(Keys& k, Decoder& d) {
   gemma4_heads(k, d);
   gemma_layer_inputs(k, d);
   bool wide = false;
-  if (!k.reading()) wide = d.kv_shared > 0 && d.layer_hidden.back() == 2 * d.hidden;
+  if (!k.reading()) wide = d.kv_shared > 0 && d.layer_hidden.back() == product(2, d.hidden);
   k(wide, {"use_double_wide_mlp"});
   if (k.reading())
     for (int i = 0; i < d.depth; ++i)
-      d.layer_hidden.push_back(d.hidden * (wide && i >= d.depth - d.kv_shared ? 2 : 1));
+      d.layer_hidden.push_back(product(d.hidden, wide && i >= d.depth - d.kv_shared ? 2 : 1));
   bool sparse = d.moe.has_value();
   k(sparse, {"enable_moe_block"});
   if (sparse) {

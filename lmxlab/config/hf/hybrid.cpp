@@ -199,11 +199,11 @@ void falcon_h1_keys(Keys& k, Decoder& d) {
   if (const auto* own = d.blocks.empty() ? nullptr : std::get_if<Parallel>(&d.blocks[0].mixer))
     p = *own;
   k.constant("mamba_expand", 2);
-  int inner = k.reading() ? 1024 : p.mamba.heads * p.mamba.head_dim;
+  int inner = k.reading() ? 1024 : product(p.mamba.heads, p.mamba.head_dim);
   if (k.reading() && k.is_null("mamba_d_ssm")) {
     int expand = 2;
     k(expand, {"mamba_expand"});
-    inner = expand * d.dim;
+    inner = product(expand, d.dim);
   }
   k(inner, {"mamba_d_ssm"});
   Mamba2 m = recurrent_of(k, d, Mamba2{.heads = 128, .groups = 1, .state = 256, .norm = false});
@@ -277,8 +277,8 @@ void zamba2_keys(Keys& k, Decoder& d) {
   k.require(d.dim, {"hidden_size"});
   k(d.heads, {"num_attention_heads"});
   if (k.reading()) {
-    d.kv_heads = d.heads, d.hidden = 4 * d.dim;
-    d.head_dim = d.heads > 0 ? 2 * d.dim / d.heads : 0;
+    d.kv_heads = d.heads, d.hidden = product(4, d.dim);
+    d.head_dim = d.heads > 0 ? product(2, d.dim) / d.heads : 0;
   }
   k(d.kv_heads, {"num_key_value_heads"});
   k(d.head_dim, {"attention_head_dim", "head_dim"});
@@ -332,10 +332,10 @@ void zamba2_keys(Keys& k, Decoder& d) {
   d.shared_blocks.assign(static_cast<size_t>(blocks), s);
   Mamba2 m = recurrent_of(k, d, Mamba2{.heads = 8, .groups = 1, .state = 64, .conv_bias = true});
   k(m.heads, {"n_mamba_heads"});
-  int expand = d.dim > 0 ? m.heads * m.head_dim / d.dim : 2;
+  int expand = d.dim > 0 ? product(m.heads, m.head_dim) / d.dim : 2;
   if (k.reading()) expand = 2;
   k(expand, {"mamba_expand"});
-  if (k.reading() && m.heads > 0) m.head_dim = expand * d.dim / m.heads;
+  if (k.reading() && m.heads > 0) m.head_dim = product(expand, d.dim) / m.heads;
   k(m.head_dim, {"mamba_headdim"});
   k(m.groups, {"mamba_ngroups"});
   k(m.state, {"mamba_d_state"});

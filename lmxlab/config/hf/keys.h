@@ -5,12 +5,27 @@
 #include "lmxlab/config/model.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <set>
 #include <string>
 #include <vector>
 
 namespace lmxlab::config {
+
+/// A product of numbers from a file, as far as an int goes: what is cut is too large to be valid.
+inline int product(int64_t a, int64_t b) {
+  constexpr int64_t most = std::numeric_limits<int>::max();
+  int64_t out = 0;
+  if (__builtin_mul_overflow(a, b, &out)) return (a < 0) == (b < 0) ? int(most) : -int(most);
+  return static_cast<int>(std::clamp(out, -most, most));
+}
+/// The same of a number with a fraction, cut to a whole one.
+inline int whole(double x) {
+  constexpr double most = std::numeric_limits<int>::max();
+  return x == x ? static_cast<int>(std::clamp(x, -most, most)) : 0;
+}
 
 /// Older and newer spellings of one key; the first is written.
 using Names = std::initializer_list<const char*>;

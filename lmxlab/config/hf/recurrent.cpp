@@ -54,7 +54,7 @@ void mamba_keys(Keys& k, Decoder& d) {
   if (k.reading()) {
     int expand = 2;
     k(expand, {"expand"});
-    m.inner = expand * d.dim;
+    m.inner = product(expand, d.dim);
     k.skip({"intermediate_size"});
   } else {
     k.constant("expand", d.dim > 0 ? m.inner / d.dim : 2);
@@ -83,7 +83,7 @@ void mamba2_keys(Keys& k, Decoder& d) {
                                    {"conv_kernel"},
                                    {"use_bias"},
                                    {"use_conv_bias"}});
-  k.constant("expand", d.dim > 0 ? m.heads * m.head_dim / d.dim : 2);
+  k.constant("expand", d.dim > 0 ? product(m.heads, m.head_dim) / d.dim : 2);
   k.skip({"time_step_rank"});
   k(d.tie, {"tie_word_embeddings"});
   d.recurrent = m;
@@ -103,7 +103,7 @@ void mamba2_in_hybrid(Keys& k, Decoder& d) {
                                 {"mamba_proj_bias"},
                                 {"mamba_conv_bias"}});
   const auto& m = std::get<Mamba2>(*d.recurrent);
-  k.constant("mamba_expand", d.dim > 0 ? m.heads * m.head_dim / d.dim : 2);
+  k.constant("mamba_expand", d.dim > 0 ? product(m.heads, m.head_dim) / d.dim : 2);
 }
 
 void bamba_keys(Keys& k, Decoder& d) {
@@ -139,7 +139,7 @@ void jamba_keys(Keys& k, Decoder& d) {
   if (k.reading()) {
     int expand = 2;
     k(expand, {"mamba_expand"});
-    m.inner = expand * d.dim;
+    m.inner = product(expand, d.dim);
   } else {
     k.constant("mamba_expand", d.dim > 0 ? m.inner / d.dim : 2);
   }
@@ -211,8 +211,8 @@ void lfm2_dense_keys(Keys& k, Decoder& d) {
   k(multiple, {"block_multiple_of"});
   if (!adjust) return;
   if (multiple < 1) k.wrong("block_multiple_of: expected at least 1"), multiple = 1;
-  d.hidden = static_cast<int>(factor * static_cast<float>(2 * d.hidden / 3));
-  d.hidden = (d.hidden + multiple - 1) / multiple * multiple;
+  d.hidden = whole(double(factor * static_cast<float>(product(2, d.hidden) / 3)));
+  d.hidden = product((int64_t{d.hidden} + multiple - 1) / multiple, multiple);
 }
 Block lfm2_block(const Decoder& d) {
   Block b = llama_block(d);
@@ -350,12 +350,12 @@ void olmo_hybrid_keys(Keys& k, Decoder& d) {
   k.rope(d);
   k(d.attention_bias, {"attention_bias"});
   GatedDelta defaults{.heads = d.heads, .key_heads = d.heads, .allow_neg_eigval = true};
-  if (k.reading() && d.heads > 0) defaults.key_dim = 3 * d.dim / (4 * d.heads);
+  if (k.reading() && d.heads > 0) defaults.key_dim = product(3, d.dim) / product(4, d.heads);
   GatedDelta g = recurrent_of(k, d, defaults);
   k(g.heads, {"linear_num_value_heads"});
   k(g.key_heads, {"linear_num_key_heads"});
   k(g.key_dim, {"linear_key_head_dim"});
-  if (k.reading()) g.value_dim = 2 * g.key_dim;
+  if (k.reading()) g.value_dim = product(2, g.key_dim);
   k(g.value_dim, {"linear_value_head_dim"});
   k(g.conv, {"linear_conv_kernel_dim"});
   k(g.allow_neg_eigval, {"linear_allow_neg_eigval"});

@@ -13,7 +13,7 @@ constexpr int kMost = 1 << 28;  // of a width that is multiplied
 double factor_of(int value, int dim) {
   if (dim < 1) return 1;
   double factor = static_cast<double>(value) / dim;
-  while (static_cast<int>(dim * factor) < value) factor = std::nextafter(factor, 2 * factor + 1);
+  while (whole(dim * factor) < value) factor = std::nextafter(factor, 2 * factor + 1);
   return factor;
 }
 /// Reading: what a factor makes of the width, rounded down.
@@ -130,7 +130,8 @@ void xlstm_keys(Keys& k, Decoder& d) {
   double keys = 0.5, values = 1, ffn = 2.667;
   int multiple = 64;
   if (!k.reading()) {
-    keys = factor_of(m.heads * m.key_dim, d.dim), values = factor_of(m.heads * m.value_dim, d.dim);
+    keys = factor_of(product(m.heads, m.key_dim), d.dim),
+    values = factor_of(product(m.heads, m.value_dim), d.dim);
     ffn = factor_of(d.hidden, d.dim), multiple = 1;
   }
   k(keys, {"qk_dim_factor"});
