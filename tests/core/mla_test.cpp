@@ -7,6 +7,7 @@
 #include "lmxlab/core/block.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
+#include "tests/core/mixer_cache.h"
 #include "tests/core/support.h"
 
 #include <algorithm>
@@ -16,8 +17,12 @@
 namespace lmxlab::core {
 namespace {
 
+using test::cache_of;
 using test::doubles;
+using test::positions;
+using test::row;
 using test::some;
+using test::through;
 
 constexpr int kDim = 20;
 
@@ -176,12 +181,6 @@ struct Twin {
   }
 };
 
-mx::array row(const mx::array& x, int i, int from = 0) {
-  return mx::slice(x, {i, from, 0}, {i + 1, x.shape(1), x.shape(2)});
-}
-mx::array positions(const mx::array& x, int from, int to) {
-  return mx::slice(x, {0, from, 0}, {x.shape(0), to, x.shape(2)});
-}
 Row of_rows(const Twin& twin, const mx::array& x, int limit = 1 << 20) {
   Row out;
   for (int i = 0; i < x.shape(0); ++i) {
@@ -191,26 +190,6 @@ Row of_rows(const Twin& twin, const mx::array& x, int limit = 1 << 20) {
   return out;
 }
 
-Cache cache_of(const Mla& mixer, const CacheOptions& options = {}) {
-  std::vector<std::unique_ptr<LayerCache>> layers;
-  layers.push_back(mixer.make_cache(options));
-  Cache out(std::move(layers));
-  out.max_kv = options.max_kv;
-  return out;
-}
-mx::array through(const Mla& mixer, Cache& cache, const mx::array& x, std::vector<int> sizes) {
-  Arrays parts;
-  for (int at = 0, i = 0; at < x.shape(1); ++i) {
-    const int n = std::min(sizes[static_cast<size_t>(i) % sizes.size()], x.shape(1) - at);
-    Pass pass{.offset = cache.length(), .cache = &cache, .pads = cache.pads};
-    parts.push_back(mixer(positions(x, at, at + n), pass));
-    cache.advance(n), at += n;
-    auto all = cache.arrays();
-    all.push_back(parts.back());
-    mx::eval(all);
-  }
-  return mx::concatenate(parts, 1);
-}
 // Sums of float32 over the width and the keys; outputs are of order one.
 constexpr double kBound = 2e-5;
 

@@ -5,6 +5,7 @@
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/validate.h"
 #include "lmxlab/core/runtime.h"
+#include "tests/core/mixer_cache.h"
 #include "tests/core/support.h"
 
 #include <algorithm>
@@ -14,8 +15,12 @@
 namespace lmxlab::core {
 namespace {
 
+using test::cache_of;
 using test::doubles;
+using test::positions;
+using test::row;
 using test::some;
+using test::through;
 
 constexpr int kDim = 12, kAll = 1 << 20;
 
@@ -189,12 +194,6 @@ std::vector<Row> rows_of(const Row& flat) {
                      flat.begin() + static_cast<std::ptrdiff_t>(i) + kDim);
   return out;
 }
-mx::array row(const mx::array& x, int i, int from = 0) {
-  return mx::slice(x, {i, from, 0}, {i + 1, x.shape(1), x.shape(2)});
-}
-mx::array positions(const mx::array& x, int from, int to) {
-  return mx::slice(x, {0, from, 0}, {x.shape(0), to, x.shape(2)});
-}
 Row twin_of(const config::Nsa& c, Nsa& mixer, const mx::array& x, int limit = kAll) {
   Row out;
   for (int i = 0; i < x.shape(0); ++i) {
@@ -202,26 +201,6 @@ Row twin_of(const config::Nsa& c, Nsa& mixer, const mx::array& x, int limit = kA
     out.insert(out.end(), y.begin(), y.end());
   }
   return out;
-}
-Cache cache_of(const Nsa& mixer, const CacheOptions& options = {}) {
-  std::vector<std::unique_ptr<LayerCache>> layers;
-  layers.push_back(mixer.make_cache(options));
-  Cache out(std::move(layers));
-  out.max_kv = options.max_kv;
-  return out;
-}
-mx::array through(const Nsa& mixer, Cache& cache, const mx::array& x, std::vector<int> sizes) {
-  Arrays parts;
-  for (int at = 0, i = 0; at < x.shape(1); ++i) {
-    const int n = std::min(sizes[static_cast<size_t>(i) % sizes.size()], x.shape(1) - at);
-    Pass pass{.offset = cache.length(), .cache = &cache, .pads = cache.pads};
-    parts.push_back(mixer(positions(x, at, at + n), pass));
-    cache.advance(n), at += n;
-    auto all = cache.arrays();
-    all.push_back(parts.back());
-    mx::eval(all);
-  }
-  return mx::concatenate(parts, 1);
 }
 // Sums of float32 over the width and the keys; outputs are of order one.
 constexpr double kBound = 2e-5;

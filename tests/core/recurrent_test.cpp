@@ -9,6 +9,7 @@
 #include "lmxlab/core/mamba3.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
+#include "tests/core/mixer_cache.h"
 #include "tests/core/support.h"
 
 #include <filesystem>
@@ -17,6 +18,7 @@ namespace lmxlab::core {
 namespace {
 
 using test::doubles;
+using test::positions;
 using test::some;
 
 std::vector<std::string> fixtures() {
@@ -26,10 +28,6 @@ std::vector<std::string> fixtures() {
     out.push_back(file.path().stem().string());
   std::sort(out.begin(), out.end());
   return out;
-}
-
-mx::array positions(const mx::array& x, int from, int to) {
-  return mx::slice(x, {0, from, 0}, {x.shape(0), to, x.shape(2)});
 }
 
 class Golden : public testing::TestWithParam<std::string> {

@@ -4,16 +4,6 @@
 namespace lmxlab::config {
 namespace {
 
-const Moe kV3{.experts = 256,
-              .top_k = 8,
-              .hidden = 2048,
-              .scoring = Scoring::sigmoid,
-              .selection_bias = true,
-              .normalize = 1,
-              .norm_eps = 1e-20f};
-const ExpertNames kRouted{
-    {"n_routed_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
-
 /// MiMo-V2-Flash: windows with sinks and twice the key heads, values narrower than keys.
 void mimo_keys(Keys& k, Decoder& d) {
   if (k.reading()) {
@@ -49,7 +39,7 @@ void mimo_keys(Keys& k, Decoder& d) {
   }
   if (k.reading()) d.sliding = layers_where(d, [](int i) { return i != 1 && i % 6 != 0; });
   k.layer_types(d);
-  expert_sizes(k, d, kV3, kRouted);
+  expert_sizes(k, d, kDeepseekV3, kRoutedExperts);
   deepseek_router(k, d);
   if (k.reading()) d.sparse = layers_where(d, [](int i) { return i > 1; });
   k.dense_or_sparse(d, "mlp_layer_types");
@@ -102,7 +92,7 @@ void laguna_keys(Keys& k, Decoder& d) {
   } else {
     k.constant("gating", d.gate_by_head ? "per-head" : "per-element");
   }
-  Moe defaults = kV3;
+  Moe defaults = kDeepseekV3;
   defaults.hidden = 512, defaults.shared = 512, defaults.norm_eps = 0;
   expert_sizes(
       k, d, defaults,

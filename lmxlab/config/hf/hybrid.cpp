@@ -164,20 +164,10 @@ void bailing_hybrid_keys(Keys& k, Decoder& d) {
   if (group < 1) k.wrong("layer_group_size: expected at least 1"), group = 6;
   recurrent_where(k, d, [&](int i) { return (i + 1) % group != 0; });
   k.layer_kinds(d, "linear_attention");
-  Moe experts{.experts = 512, .top_k = 8, .hidden = 768, .scoring = Scoring::sigmoid};
-  experts.selection_bias = true, experts.normalize = 1, experts.norm_eps = 1e-20f;
-  experts.scale = 2.5f, experts.groups = 8, experts.groups_kept = 4;
-  expert_sizes(k, d, experts,
-               {{"num_experts", "num_local_experts"},
-                {"num_experts_per_token", "num_experts_per_tok"},
-                {"moe_intermediate_size"}});
-  shared_experts(k, d, "num_shared_experts", 1);
-  k(d.moe->scale, {"routed_scaling_factor"});
-  k(d.moe->groups, {"num_expert_group", "n_group"});
-  k(d.moe->groups_kept, {"topk_group"});
-  normalized(k, d, "moe_renormalize");
-  first_dense(k, d, "first_k_dense_replace", 2);
-  k.dense_or_sparse(d, "mlp_layer_types");
+  Moe experts = kDeepseekV3;
+  experts.experts = 512, experts.hidden = 768, experts.scale = 2.5f;
+  experts.groups = 8, experts.groups_kept = 4;
+  kimi_experts(k, d, experts, 2);
   k.skip({"num_nextn_predict_layers", "mtp_loss_scaling_factor", "num_mtp_layers"});
 }
 Model bailing_hybrid_model(const Decoder& d) {

@@ -98,9 +98,6 @@ Model youtu_model(const Decoder& d) {
   return assemble(d, "youtu", mla_block(d));
 }
 
-const ExpertNames kRouted{
-    {"n_routed_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
-
 void deepseek_v2_keys(Keys& k, Decoder& d) {
   mla_like(k, d, {.q_rank = 1536}, false);
   k(d.mlp_bias, {"mlp_bias"});
@@ -115,7 +112,7 @@ void deepseek_v2_keys(Keys& k, Decoder& d) {
                     .hidden = 1407,
                     .scoring = Scoring::softmax,
                     .group_score = GroupScore::max},
-                   kRouted, 0, 2);
+                   kRoutedExperts, 0, 2);
   if (k.reading()) {
     // Whatever is said of sums: the class never divides.
     d.moe->normalize = 0;
@@ -126,20 +123,12 @@ Model deepseek_v2_model(const Decoder& d) {
   return with_experts(d, "deepseek_v2", mla_block(d));
 }
 
-const Moe kV3{.experts = 256,
-              .top_k = 8,
-              .hidden = 2048,
-              .scoring = Scoring::sigmoid,
-              .selection_bias = true,
-              .normalize = 1,
-              .norm_eps = 1e-20f};
-
 void deepseek_v3_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.context = 4096;
   mla_like(k, d, {.q_rank = 1536}, true);
-  Moe defaults = kV3;
+  Moe defaults = kDeepseekV3;
   defaults.groups = 8, defaults.groups_kept = 4, defaults.scale = 2.5f;
-  deepseek_experts(k, d, defaults, kRouted, 3, 1);
+  deepseek_experts(k, d, defaults, kRoutedExperts, 3, 1);
 }
 Model deepseek_v3_model(const Decoder& d) {
   return with_experts(d, "deepseek_v3", mla_block(d));
@@ -148,9 +137,9 @@ Model deepseek_v3_model(const Decoder& d) {
 void glm4_moe_lite_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.eps = 1e-5f, d.context = 202'752, d.rope.theta = 1'000'000;
   mla_like(k, d, {.q_rank = 768, .nope_dim = 192, .v_dim = 256}, true);
-  Moe defaults = kV3;
+  Moe defaults = kDeepseekV3;
   defaults.experts = 64, defaults.top_k = 4, defaults.hidden = 1536, defaults.scale = 1.8f;
-  deepseek_experts(k, d, defaults, kRouted, 1, 1);
+  deepseek_experts(k, d, defaults, kRoutedExperts, 1, 1);
   k.dense_or_sparse(d, "mlp_layer_types");
 }
 Model glm4_moe_lite_model(const Decoder& d) {
@@ -211,9 +200,9 @@ void deepseek_v32_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.context = 163'840;
   const Mla defaults{.q_rank = 1536, .indexer = Indexer{}};
   mla_like(k, d, defaults, false);
-  Moe moe = kV3;
+  Moe moe = kDeepseekV3;
   moe.groups = 8, moe.groups_kept = 4, moe.scale = 2.5f;
-  deepseek_experts(k, d, moe, kRouted, 3, 1);
+  deepseek_experts(k, d, moe, kRoutedExperts, 3, 1);
   indexed_keys(k, d, *defaults.indexer);
 }
 Model deepseek_v32_model(const Decoder& d) {
@@ -227,9 +216,9 @@ void glm_moe_dsa_keys(Keys& k, Decoder& d) {
                      .v_dim = 256,
                      .indexer = Indexer{.heads = 32, .interleaved = true}};
   mla_like(k, d, defaults, false);
-  Moe moe = kV3;
+  Moe moe = kDeepseekV3;
   moe.scale = 2.5f;
-  deepseek_experts(k, d, moe, kRouted, 3, 1);
+  deepseek_experts(k, d, moe, kRoutedExperts, 3, 1);
   indexed_keys(k, d, *defaults.indexer);
   k.indexer_types(d);
 }

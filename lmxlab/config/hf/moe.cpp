@@ -37,7 +37,7 @@ void first_dense(Keys& k, Decoder& d, const char* name, int otherwise) {
 void shared_experts(Keys& k, Decoder& d, const char* name, int otherwise) {
   int shared = k.reading() || d.moe->hidden < 1 ? otherwise : d.moe->shared / d.moe->hidden;
   k(shared, {name});
-  d.moe->shared = shared * d.moe->hidden;
+  d.moe->shared = product(shared, d.moe->hidden);
 }
 
 void deepseek_router(Keys& k, Decoder& d) {
@@ -45,6 +45,30 @@ void deepseek_router(Keys& k, Decoder& d) {
   k(d.moe->groups, {"n_group"});
   k(d.moe->groups_kept, {"topk_group"});
   normalized(k, d, "norm_topk_prob");
+}
+
+const Moe kDeepseekV3{.experts = 256,
+                      .top_k = 8,
+                      .hidden = 2048,
+                      .scoring = Scoring::sigmoid,
+                      .selection_bias = true,
+                      .normalize = 1,
+                      .norm_eps = 1e-20f};
+const ExpertNames kRoutedExperts{
+    {"n_routed_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
+
+void kimi_experts(Keys& k, Decoder& d, const Moe& defaults, int dense) {
+  expert_sizes(k, d, defaults,
+               {{"num_experts", "num_local_experts"},
+                {"num_experts_per_token", "num_experts_per_tok"},
+                {"moe_intermediate_size"}});
+  shared_experts(k, d, "num_shared_experts", 1);
+  k(d.moe->scale, {"routed_scaling_factor"});
+  k(d.moe->groups, {"num_expert_group", "n_group"});
+  k(d.moe->groups_kept, {"topk_group"});
+  normalized(k, d, "moe_renormalize");
+  first_dense(k, d, "first_k_dense_replace", dense);
+  k.dense_or_sparse(d, "mlp_layer_types");
 }
 
 void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& names, int dense,
@@ -159,16 +183,6 @@ Model olmoe_model(const Decoder& d) {
   return with_experts(d, "olmoe", b);
 }
 
-const Moe kV3{.experts = 256,
-              .top_k = 8,
-              .hidden = 2048,
-              .scoring = Scoring::sigmoid,
-              .selection_bias = true,
-              .normalize = 1,
-              .norm_eps = 1e-20f};
-const ExpertNames kRouted{
-    {"n_routed_experts", "num_local_experts"}, {"num_experts_per_tok"}, {"moe_intermediate_size"}};
-
 void dots1_keys(Keys& k, Decoder& d) {
   llama_like(k, d);
   k(d.attention_bias, {"attention_bias"});
@@ -181,9 +195,9 @@ void dots1_keys(Keys& k, Decoder& d) {
     k(d.window, {"sliding_window"});
   }
   k.layer_types(d);
-  Moe defaults = kV3;
+  Moe defaults = kDeepseekV3;
   defaults.normalize = 0;
-  deepseek_experts(k, d, defaults, kRouted, 0, 0);
+  deepseek_experts(k, d, defaults, kRoutedExperts, 0, 0);
 }
 Model dots1_model(const Decoder& d) {
   Block b = llama_block(d);
@@ -196,7 +210,7 @@ void glm4_moe_keys(Keys& k, Decoder& d) {
   llama_like(k, d, {.share = 0.5f});
   k(d.attention_bias, {"attention_bias"});
   k(d.qk_norm, {"use_qk_norm"});
-  deepseek_experts(k, d, kV3, kRouted, 1, 1);
+  deepseek_experts(k, d, kDeepseekV3, kRoutedExperts, 1, 1);
 }
 Model glm4_moe_model(const Decoder& d) {
   Block b = llama_block(d);
@@ -376,7 +390,7 @@ void exaone_moe_keys(Keys& k, Decoder& d) {
   }
   llama_like(k, d);
   pattern_keys(k, d, false);
-  Moe defaults = kV3;
+  Moe defaults = kDeepseekV3;
   defaults.experts = 64, defaults.hidden = 1024, defaults.scale = 2.5f;
   expert_sizes(k, d, defaults, kQwen);
   shared_experts(k, d, "num_shared_experts", 1);
@@ -395,9 +409,9 @@ void solar_open_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.eps = 1e-5f, d.context = 131'072, d.head_dim = 128, d.hidden = 10'240;
   llama_like(k, d);
   k(d.attention_bias, {"attention_bias"});
-  Moe defaults = kV3;
+  Moe defaults = kDeepseekV3;
   defaults.experts = 128, defaults.hidden = 1280;
-  expert_sizes(k, d, defaults, kRouted);
+  expert_sizes(k, d, defaults, kRoutedExperts);
   shared_experts(k, d, "n_shared_experts", 1);
   deepseek_router(k, d);
   k.skip({"first_k_dense_replace", "use_qk_norm", "num_nextn_predict_layers"});
@@ -418,7 +432,7 @@ void afmoe_keys(Keys& k, Decoder& d) {
   if (k.reading()) d.sliding = layers_where(d, [&](int i) { return i % every != 0; });
   k.layer_types(d);
   if (k.reading()) d.rotated = d.sliding;
-  Moe defaults = kV3;
+  Moe defaults = kDeepseekV3;
   defaults.experts = 64, defaults.top_k = 6, defaults.hidden = 1408;
   expert_sizes(k, d, defaults, kQwen);
   shared_experts(k, d, "num_shared_experts", 2);

@@ -434,20 +434,9 @@ void kimi_linear_keys(Keys& k, Decoder& d) {
                         : std::find(full.begin(), full.end(), i + 1) == full.end();
   });
   k.layer_kinds(d, "linear_attention");
-  Moe defaults{.experts = 256, .top_k = 8, .hidden = 1024, .scoring = Scoring::sigmoid};
-  defaults.selection_bias = true, defaults.normalize = 1, defaults.norm_eps = 1e-20f;
-  defaults.scale = 2.446f;
-  expert_sizes(k, d, defaults,
-               {{"num_experts", "num_local_experts"},
-                {"num_experts_per_token", "num_experts_per_tok"},
-                {"moe_intermediate_size"}});
-  shared_experts(k, d, "num_shared_experts", 1);
-  k(d.moe->scale, {"routed_scaling_factor"});
-  k(d.moe->groups, {"num_expert_group", "n_group"});
-  k(d.moe->groups_kept, {"topk_group"});
-  normalized(k, d, "moe_renormalize");
-  first_dense(k, d, "first_k_dense_replace", 1);
-  k.dense_or_sparse(d, "mlp_layer_types");
+  Moe defaults = kDeepseekV3;
+  defaults.hidden = 1024, defaults.scale = 2.446f;
+  kimi_experts(k, d, defaults, 1);
   k.skip({"moe_layer_freq", "moe_router_activation_func", "mla_use_nope", "use_grouped_topk",
           "num_nextn_predict_layers", "norm_topk_prob", "rope_theta", "rope_scaling"});
 }

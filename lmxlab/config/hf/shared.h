@@ -36,7 +36,9 @@ void granite_scales(Keys& k, Decoder& d);
 struct ExpertNames {
   Names experts, top_k, hidden;
 };
-extern const ExpertNames kLocalExperts;  // Mixtral's
+extern const ExpertNames kLocalExperts;   // Mixtral's
+extern const ExpertNames kRoutedExperts;  // DeepSeek's
+extern const Moe kDeepseekV3;  // the router of its third version, which others start from
 /// Of a class without dense layers: one width serves the experts.
 void one_width(Decoder& d);
 void expert_sizes(Keys& k, Decoder& d, const Moe& defaults, const ExpertNames& names);
@@ -55,6 +57,8 @@ void deepseek_router(Keys& k, Decoder& d);
 /// DeepSeek's keys, which others have too.
 void deepseek_experts(Keys& k, Decoder& d, Moe defaults, const ExpertNames& names, int dense,
                       int shared);
+/// Kimi's keys; `dense` layers come first if the file says nothing.
+void kimi_experts(Keys& k, Decoder& d, const Moe& defaults, int dense);
 
 /// What yarn's mscale_all_dim makes of the scores of latent attention, and the way back; 0:
 /// nothing.
