@@ -3,6 +3,7 @@
 #include "lmxlab/core/mask.h"
 #include "lmxlab/core/mlp.h"
 #include "lmxlab/core/scan.h"
+#include "lmxlab/kernels/diagonal_scan.h"
 #include "lmxlab/kernels/elementwise.h"
 
 #include <mlx/ops.h>
@@ -26,15 +27,6 @@ Param new_decays(int width, Init& init) {
   const auto square = mx::random::uniform(mx::array(0.9f * 0.9f), mx::array(0.999f * 0.999f),
                                           {width}, mx::float32, init.key());
   return {mx::log(mx::expm1(mx::multiply(mx::log(square), mx::array(-0.5f))))};
-}
-
-// Its slope, without end at 0, stops at 1000, so that a decay of 1 leaves no NaN (as in
-// recurrent_gemma).
-mx::array bounded_sqrt(const mx::array& x) {
-  const auto root = mx::sqrt(x);
-  const auto slope = mx::minimum(mx::divide(mx::array(0.5f), root), mx::array(1000.0f));
-  const auto line = mx::multiply(mx::stop_gradient(slope), x);
-  return mx::add(mx::stop_gradient(mx::subtract(root, line)), line);
 }
 
 }  // namespace
@@ -62,20 +54,19 @@ mx::array RgLru::Gate::operator()(const mx::array& x) const {
 
 mx::array RgLru::mix(const Arrays& projected, Pass& pass) const {
   const auto type = projected[0].dtype();
-  const int L = projected[0].shape(1);
+  const int B = projected[0].shape(0), L = projected[0].shape(1);
   auto* kept = pass.states();
   auto window = kept ? kept->state(0) : std::nullopt;
   const auto x = conv_1d(projected[0], pass, false, window);
   const auto rate = mx::multiply(softplus(unit.recurrent_param.value), mx::array(-8.0f));
   const auto g = mx::multiply(unit.recurrent(x), rate);
-  // 1 - a^2 without the difference of two numbers near 1.
-  auto factor = bounded_sqrt(mx::negative(mx::expm1(mx::multiply(g, mx::array(2.0f)))));
-  if (pass.pads || pass.offset == 0) {
-    const auto first = mx::equal(query_positions(pass, L), mx::array(0));
-    factor = mx::where(mx::expand_dims(first, -1), mx::array(1.0f), factor);
-  }
-  const auto scanned = elementwise_scan(g, mx::multiply(mx::multiply(unit.input(x), x), factor),
-                                        kept ? kept->state(1) : std::nullopt);
+  // A row's first position enters the state whole.
+  auto whole = mx::zeros({B, L}, mx::float32);
+  if (pass.pads || pass.offset == 0)
+    whole = mx::broadcast_to(f32(mx::equal(query_positions(pass, L), mx::array(0))), {B, L});
+  const auto scanned =
+      elementwise_scan(g, kernels::scan_input(f32(g), f32(unit.input(x)), f32(x), whole),
+                       kept ? kept->state(1) : std::nullopt);
   if (kept) kept->put({*window, scanned.state}, L);
   return kernels::cast(gated(config_.act, f32(projected[1]), scanned.out), type);
 }

@@ -3,6 +3,7 @@
 #include "lmxlab/core/mask.h"
 #include "lmxlab/core/stable_scan.h"
 #include "lmxlab/kernels/elementwise.h"
+#include "lmxlab/kernels/mix.h"
 
 #include <mlx/ops.h>
 
@@ -26,13 +27,6 @@ Param new_decay(int inner, const Build& b) {
     return -5 +
            8 * std::pow(static_cast<double>(i) / std::max(1, inner - 1), 0.7 + 1.3 * depth_of(b));
   });
-}
-
-// m x + (1 - m) before, in the type of x.
-mx::array mixed(const mx::array& x, const mx::array& before, const Param& m) {
-  const auto wide = f32(before);
-  const auto change = mx::multiply(mx::subtract(f32(x), wide), f32(m.value));
-  return kernels::cast(mx::add(wide, change), x.dtype());
 }
 
 }  // namespace
@@ -79,9 +73,11 @@ mx::array RwkvTime::mix(const Arrays& projected, Pass& pass) const {
   auto* kept = pass.states();
   auto last = kept ? kept->state(0) : std::nullopt;
   const auto before = token_shift(x, pass, last);
-  auto k = f32(key(mixed(x, before, mix_key)));
-  const auto v = f32(value(mixed(x, before, mix_value)));
-  const auto r = mx::sigmoid(f32(receptance(mixed(x, before, mix_receptance))));
+  const auto mixed =
+      kernels::mix(x, before, {mix_key.value, mix_value.value, mix_receptance.value});
+  auto k = f32(key(mixed[0]));
+  const auto v = f32(value(mixed[1]));
+  const auto r = mx::sigmoid(f32(receptance(mixed[2])));
   if (const auto tokens = token_columns(pass, L)) k = mx::where(*tokens, k, mx::array(kNever));
   std::optional<LogState> state;
   if (kept && kept->state(1)) state = LogState{*kept->state(1), *kept->state(2)};
@@ -110,9 +106,8 @@ mx::array RwkvChannel::mix(const Arrays& projected, Pass& pass) const {
   auto last = kept ? kept->state(0) : std::nullopt;
   const auto before = token_shift(x, pass, last);
   if (kept) kept->put({*last}, x.shape(1));
-  const auto keys = mixed(x, before, mix_key);
-  if (!receptance) return keys;
-  return mx::concatenate({keys, mixed(x, before, *mix_receptance)}, -1);
+  if (!receptance) return kernels::mix(x, before, {mix_key.value})[0];
+  return mx::concatenate(kernels::mix(x, before, {mix_key.value, mix_receptance->value}), -1);
 }
 
 mx::array RwkvChannel::finish(const mx::array& both, Pass&) const {

@@ -4,6 +4,7 @@
 #include "lmxlab/core/rwkv.h"
 #include "lmxlab/core/scan.h"
 #include "lmxlab/kernels/elementwise.h"
+#include "lmxlab/kernels/mix.h"
 #include "lmxlab/kernels/norm.h"
 
 #include <mlx/ops.h>
@@ -104,22 +105,22 @@ mx::array Rwkv7::mix(const Arrays& projected, Pass& pass) const {
                         : projected[0];
   auto* kept = pass.states();
   auto last = kept ? kept->state(0) : std::nullopt;
-  const auto wide = f32(x), change = mx::subtract(f32(token_shift(x, pass, last)), wide);
-  const auto mixed = [&](const Param& m) {
-    return kernels::cast(mx::add(wide, mx::multiply(change, f32(m.value))), x.dtype());
-  };
-  const auto r = f32(r_proj(mixed(x_r))), k = f32(k_proj(mixed(x_k)));
-  const auto of_values = mixed(x_v);
+  // x + (before - x) m: the other way round than RWKV-4's.
+  const auto before = token_shift(x, pass, last);
+  const auto mixed =
+      kernels::mix(before, x, {x_r.value, x_w.value, x_k.value, x_v.value, x_a.value, x_g.value});
+  const auto r = f32(r_proj(mixed[0])), k = f32(k_proj(mixed[2]));
+  const auto& of_values = mixed[3];
   auto v = f32(v_proj(of_values));
   if (lends_) pass.values.insert_or_assign(pass.layer, v);
   if (v_lora) {
     const auto share = mx::sigmoid(f32(v_lora->up(v_lora->down(of_values))));
     v = mx::add(v, mx::multiply(share, mx::subtract(pass.lent_values(*c.values_from), v)));
   }
-  const auto w = f32(w_lora.up(mx::tanh(w_lora.down(mixed(x_w)))));
+  const auto w = f32(w_lora.up(mx::tanh(w_lora.down(mixed[1]))));
   const auto g = mx::multiply(mx::sigmoid(w), mx::array(-std::exp(-0.5f)));
-  const auto a = mx::sigmoid(f32(a_lora.up(a_lora.down(mixed(x_a)))));
-  const auto gate = f32(g_lora.up(mx::sigmoid(g_lora.down(mixed(x_g)))));
+  const auto a = mx::sigmoid(f32(a_lora.up(a_lora.down(mixed[4]))));
+  const auto gate = f32(g_lora.up(mx::sigmoid(g_lora.down(mixed[5]))));
 
   const mx::array one(1.0f);
   const auto heads = [&](const mx::array& y) { return heads_of(y, 0, c.heads, c.head_dim); };

@@ -2,6 +2,7 @@
 
 #include "lmxlab/core/chunks.h"
 #include "lmxlab/kernels/delta_scan.h"
+#include "lmxlab/kernels/diagonal_scan.h"
 #include "lmxlab/kernels/fused.h"
 #include "lmxlab/kernels/selective_scan.h"
 
@@ -340,6 +341,10 @@ Scanned elementwise_scan(const mx::array& g, const mx::array& x,
   const int B = x.shape(0), W = x.shape(2);
   const Cut cut(x.shape(1), kScanPositions);
   auto h = state ? f32(*state) : mx::zeros({B, W}, mx::float32);
+  if (kernels::fused(mx::float32)) {
+    const auto done = kernels::diagonal_scan(f32(g), f32(x), h);
+    return {done.h, done.state};
+  }
   if (cut.length == 1) {
     const auto out = mx::add(mx::multiply(mx::exp(f32(g)), mx::expand_dims(h, 1)), f32(x));
     return {out, mx::squeeze(out, 1)};

@@ -75,11 +75,12 @@ Scanned selective_scan(const mx::array& x, const mx::array& dt, const mx::array&
                        const std::optional<mx::array>& state = {});
 
 /// h_t = exp(g_t) h_(t-1) + x_t, each number by itself    (arXiv:2402.19427, equation 4)
-/// Every factor is the exponential of a sum of log decays, so that none is above 1.
+/// On the CPU by a kernel of its own (kernels/diagonal_scan.h); elsewhere every factor is the
+/// exponential of a sum of log decays, so that none is above 1.
 /// @param g, x  [B, L, W], g at most 0.
 /// @param state  h_0 [B, W]; none: zero.
 /// @return  h [B, L, W], h_L [B, W].
-/// @cost  O(B L W); the graph has a node a chunk and one a position of a chunk.
+/// @cost  O(B L W); without the kernel the graph has a node a chunk and one a position of a chunk.
 Scanned elementwise_scan(const mx::array& g, const mx::array& x,
                          const std::optional<mx::array>& state = {});
 

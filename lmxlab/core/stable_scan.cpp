@@ -2,6 +2,8 @@
 
 #include "lmxlab/core/chunks.h"
 #include "lmxlab/core/scan.h"
+#include "lmxlab/kernels/fused.h"
+#include "lmxlab/kernels/wkv_scan.h"
 
 #include <mlx/ops.h>
 
@@ -48,6 +50,12 @@ Mean of_chunk(const Mean& x, int chunk) {
 LogScanned wkv_scan(const mx::array& k, const mx::array& v, const mx::array& w, const mx::array& u,
                     const std::optional<LogState>& state) {
   const int B = k.shape(0), C = k.shape(2);
+  if (kernels::fused(mx::float32)) {
+    const auto sums = state ? f32(state->sums) : mx::zeros({B, 2, C}, mx::float32);
+    const auto most = state ? f32(state->most) : mx::full({B, C}, kNever, mx::float32);
+    const auto done = kernels::wkv_scan(f32(k), f32(v), f32(w), f32(u), sums, most);
+    return {done.out, {done.sums, done.most}};
+  }
   const Cut cut(k.shape(1), kScanPositions);
   const auto rate = f32(w);
   const auto after = [&](const mx::array& most, int positions) {

@@ -32,7 +32,8 @@ struct LogScanned {
 /// @param state  sums (a, b) [B, 2, C], most [B, C]; none: zero.
 /// @return  o [B, L, C], and the state after the last position. The exponents have no gradient:
 ///   nothing depends on them.
-/// @cost  O(B L C); the graph has a node a chunk and one a position of a chunk.
+/// @cost  O(B L C), on the CPU by a kernel of its own (kernels/wkv_scan.h); elsewhere the graph has
+///   a node a chunk and one a position of a chunk.
 LogScanned wkv_scan(const mx::array& k, const mx::array& v, const mx::array& w, const mx::array& u,
                     const std::optional<LogState>& state = {});
 

@@ -4,6 +4,7 @@
 #include "lmxlab/core/stable_scan.h"
 
 #include "lmxlab/core/scan.h"
+#include "lmxlab/kernels/fused.h"
 #include "tests/core/support.h"
 
 #include <mlx/compile.h>
@@ -319,9 +320,12 @@ double largest(const std::vector<double>& x) {
   return m;
 }
 
-class StableScan : public testing::TestWithParam<size_t> {
+// Both forms: the kernels' and that of ordinary ops, in chunks.
+class StableScan : public testing::TestWithParam<std::tuple<size_t, bool>> {
  protected:
-  const Case& of = kCases[GetParam()];
+  void SetUp() override { kernels::set_fused(std::get<1>(GetParam())); }
+  void TearDown() override { kernels::set_fused(true); }
+  const Case& of = kCases[std::get<0>(GetParam())];
 };
 
 TEST_P(StableScan, EqualsTheSums) {
@@ -440,8 +444,12 @@ TEST(StableScans, KeysOfAnySizeStayFinite) {
   test::expect_close(wkv(in, true).out, wkv_sums(in, true).out, 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Scans, StableScan, testing::Values(0u, 1u, 2u, 3u, 4u),
-                         [](const auto& test) { return kCases[test.param].name; });
+INSTANTIATE_TEST_SUITE_P(Scans, StableScan,
+                         testing::Combine(testing::Values(0u, 1u, 2u, 3u, 4u), testing::Bool()),
+                         [](const auto& test) {
+                           return std::string(kCases[std::get<0>(test.param)].name) +
+                                  (std::get<1>(test.param) ? "" : "_in_ops");
+                         });
 
 }  // namespace
 }  // namespace lmxlab::core
