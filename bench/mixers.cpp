@@ -2,7 +2,7 @@
 // share of attention's in the same round; and what a token of decode takes after 100 and 10,000
 // others.
 //
-// Arguments: [WIDTH [CONTEXT]] (256, 512).
+// Arguments: [WIDTH [CONTEXT [MIXER]]] (256, 512, all of them and experts).
 #include "lmxlab/config/count.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/kernels/memory.h"
@@ -96,10 +96,11 @@ double decode(const config::Model& config, int seen) {
 int main(int argc, char** argv) {
   const int dim = argc > 1 ? std::atoi(argv[1]) : 256,
             context = argc > 2 ? std::atoi(argv[2]) : 512;
+  const std::string only = argc > 3 ? argv[3] : "";
   kernels::set_cache_limit(size_t{2} << 30);
   const int heads = dim / 64;
   const config::Attention attention{.heads = heads, .kv_heads = heads, .head_dim = 64};
-  const std::vector<std::pair<std::string, config::Mixer>> mixers{
+  std::vector<std::pair<std::string, config::Mixer>> mixers{
       {"latent attention",
        config::Mla{
            .heads = heads, .kv_rank = dim / 4, .nope_dim = 32, .rope_dim = 32, .v_dim = 64}},
@@ -112,8 +113,12 @@ int main(int argc, char** argv) {
       {"short convolution", config::ShortConv{}},
       {"rg-lru", config::RgLru{.width = dim, .heads = heads}},
       {"rwkv time", config::RwkvTime{.inner = dim}},
+      {"rwkv-7", config::Rwkv7{.heads = heads, .head_dim = 64}},
+      {"mamba3", config::Mamba3{.heads = 2 * heads, .head_dim = 64, .groups = 1, .state = 64}},
       {"mlstm", config::Mlstm{.heads = heads, .key_dim = 64, .value_dim = 64}},
+      {"sparse attention", config::Nsa{.heads = heads, .kv_heads = heads, .head_dim = 64}},
   };
+  if (!only.empty()) std::erase_if(mixers, [&](const auto& m) { return m.first != only; });
   const config::Mlp mlp{.hidden = 3 * dim};
   Training dense(model_of(attention, mlp, dim), context);
   const auto compare = [&](const std::string& name, const config::Model& config) {
@@ -130,13 +135,16 @@ int main(int argc, char** argv) {
   std::printf("width %d, context %d, %d rows, %d layers\n", dim, context, kRows, kLayers);
   for (const auto& [name, mixer] : mixers) compare(name, model_of(mixer, mlp, dim));
 
-  // Two of eight experts and a dense FFN of their width.
-  Training sparse(
-      model_of(attention, config::Moe{.experts = 8, .top_k = 2, .hidden = 3 * dim}, dim), context),
-      twin(model_of(attention, config::Mlp{.hidden = 6 * dim}, dim), context);
-  std::vector<double> costs;
-  for (int i = 0; i < kRounds; ++i) costs.push_back(sparse.run() / twin.run());
-  std::printf("8 experts, 2 a token: %.2f of the time of their dense twin\n", median(costs));
+  if (only.empty()) {
+    // Two of eight experts and a dense FFN of their width.
+    Training sparse(
+        model_of(attention, config::Moe{.experts = 8, .top_k = 2, .hidden = 3 * dim}, dim),
+        context),
+        twin(model_of(attention, config::Mlp{.hidden = 6 * dim}, dim), context);
+    std::vector<double> costs;
+    for (int i = 0; i < kRounds; ++i) costs.push_back(sparse.run() / twin.run());
+    std::printf("8 experts, 2 a token: %.2f of the time of their dense twin\n", median(costs));
+  }
 
   for (const auto& [name, mixer] : mixers) {
     if (!config::recurrent_size(mixer, dim)) continue;

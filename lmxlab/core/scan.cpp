@@ -1,10 +1,10 @@
 #include "lmxlab/core/scan.h"
 
 #include "lmxlab/core/chunks.h"
-#include "lmxlab/kernels/delta_scan.h"
 #include "lmxlab/kernels/diagonal_scan.h"
 #include "lmxlab/kernels/fused.h"
 #include "lmxlab/kernels/selective_scan.h"
+#include "lmxlab/kernels/state_scan.h"
 
 #include <mlx/ops.h>
 
@@ -59,7 +59,19 @@ mx::array ungrouped(const mx::array& s) {
 mx::array joined(const std::vector<mx::array>& parts) {
   return parts.size() == 1 ? parts[0] : mx::concatenate(parts, 3);
 }
-mx::array start_of(const std::optional<mx::array>& state, const mx::array& q, const mx::array& v) {
+// For the kernels: decays [B, H, L, 1 or N], the state [B, H, N, P], and what comes back.
+mx::array decays(const mx::array& g) {
+  return g.ndim() == 4 ? f32(g) : column(f32(g));
+}
+mx::array start_of(const std::optional<mx::array>& state, const mx::array& v, int rows) {
+  return state ? f32(*state) : mx::zeros({v.shape(0), v.shape(1), rows, v.shape(3)}, mx::float32);
+}
+Scanned scanned(const kernels::StateScan& s) {
+  return {s.out, s.state};
+}
+
+mx::array grouped_start(const std::optional<mx::array>& state, const mx::array& q,
+                        const mx::array& v) {
   return state ? grouped(*state, q.shape(1))
                : mx::zeros(
                      {q.shape(0), q.shape(1), v.shape(1) / q.shape(1), 1, q.shape(3), v.shape(3)},
@@ -137,7 +149,7 @@ Scanned scan_linearly(const mx::array& q, const mx::array& k, const mx::array& v
   const Chunks chunks{q.shape(1), (L + size - 1) / size, size};
   const auto qc = chunks(q), kc = chunks(k), gc = chunks(g);
   auto vc = chunks(v);
-  auto s = start_of(state, q, v);
+  auto s = grouped_start(state, q, v);
   if (L == 1) {
     if (writes) vc = mx::multiply(vc, column(chunks(writes->now)));
     const auto decay = column(mx::exp(gc));
@@ -184,33 +196,41 @@ mx::array moved(const mx::array& x, bool next) {
 
 Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                     const std::optional<mx::array>& state) {
+  if (kernels::fused(mx::float32))
+    return scanned(
+        kernels::linear_scan(f32(q), f32(k), f32(v), decays(g), start_of(state, v, q.shape(3))));
   return scan_linearly(q, k, v, g, state, std::nullopt);
 }
 
 Scanned trapezoid_scan(const mx::array& q, const mx::array& k, const mx::array& v,
                        const mx::array& g, const mx::array& now, const mx::array& before,
                        const std::optional<mx::array>& state) {
-  const auto later = mx::squeeze(moved(column(before), true), -1);
+  const auto later = mx::squeeze(moved(column(f32(before)), true), -1);
+  if (kernels::fused(mx::float32)) {
+    // Each position finds its own write with what later ones find of it, which is taken off.
+    const auto written = mx::multiply(f32(v), column(mx::add(f32(now), later)));
+    const auto done = linear_scan(q, k, written, g, state);
+    const auto own =
+        mx::repeat(mx::sum(mx::multiply(f32(q), f32(k)), -1), v.shape(1) / q.shape(1), 1);
+    const auto more = mx::multiply(f32(v), column(mx::multiply(own, later)));
+    return {mx::subtract(done.out, more), done.state};
+  }
   return scan_linearly(q, k, v, g, state, Writes{now, later});
 }
 
 Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                    const mx::array& beta, const std::optional<mx::array>& state) {
   const int L = q.shape(2);
-  if (kernels::fused(mx::float32)) {
-    const mx::Shape shape{q.shape(0), v.shape(1), q.shape(3), v.shape(3)};
-    const auto done =
-        kernels::delta_scan(f32(q), f32(k), f32(v), g.ndim() == 4 ? f32(g) : column(f32(g)),
-                            f32(beta), state ? f32(*state) : mx::zeros(shape, mx::float32));
-    return {done.out, done.state};
-  }
+  if (kernels::fused(mx::float32))
+    return scanned(kernels::delta_scan(f32(q), f32(k), f32(v), decays(g), f32(beta),
+                                       start_of(state, v, q.shape(3))));
   const int size = std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(L))), kScanChunk);
   const Chunks chunks{q.shape(1), (L + size - 1) / size, size};
   const bool by_row = g.ndim() == 4;
   const auto qc = chunks(q), kc = chunks(k), vc = chunks(v), gc = chunks(g);
   const auto bc = column(chunks(beta));
   const auto rows = by_row ? gc : column(gc);  // [B, G, R, C, Q, N or 1]
-  auto s = start_of(state, q, v);
+  auto s = grouped_start(state, q, v);
   if (L == 1) {
     s = mx::multiply(s, transposed(mx::exp(rows)));
     const auto change = mx::multiply(bc, mx::subtract(vc, mx::matmul(kc, s)));
@@ -249,11 +269,14 @@ Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, c
 Scanned dplr_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                   const mx::array& b, const mx::array& c, const std::optional<mx::array>& state) {
   const int L = q.shape(2);
+  if (kernels::fused(mx::float32))
+    return scanned(kernels::dplr_scan(f32(q), f32(k), f32(v), decays(g), f32(b), f32(c),
+                                      start_of(state, v, q.shape(3))));
   const int size = std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(L))), kScanChunk);
   const Chunks chunks{q.shape(1), (L + size - 1) / size, size};
   const auto qc = chunks(q), kc = chunks(k), vc = chunks(v), gc = chunks(g);
   const auto bc = chunks(b), cc = chunks(c);  // [B, H, 1, C, Q, *]
-  auto s = start_of(state, q, v);
+  auto s = grouped_start(state, q, v);
   if (L == 1) {
     const auto change = mx::subtract(mx::multiply(transposed(kc), vc),
                                      mx::multiply(transposed(bc), mx::matmul(cc, s)));

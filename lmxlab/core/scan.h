@@ -1,5 +1,6 @@
 // Linear recurrences over positions, a chunk of them at a time: matrix products within a chunk, a
-// state from one chunk to the next. All in float32.
+// state from one chunk to the next; on the CPU kernels of their own, a position after the other,
+// with the state in the caches (kernels/state_scan.h). All in float32.
 #pragma once
 
 #include <mlx/array.h>
@@ -21,8 +22,8 @@ struct Scanned {
 /// @param v  [B, H, L, P].
 /// @param g  [B, H, L], at most 0.
 /// @param state  S_0 [B, H, N, P]; none: zero.
-/// @cost  O(B H L (N + Q) P) for chunks of Q; holds the L x Q scores. L = 1 is the recurrence
-/// itself.
+/// @cost  O(B H L N P) on the CPU; elsewhere O(B H L (N + Q) P) for chunks of Q, which holds the
+///   L x Q scores. L = 1 is the recurrence itself.
 Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                     const std::optional<mx::array>& state = {});
 
@@ -33,9 +34,7 @@ Scanned linear_scan(const mx::array& q, const mx::array& k, const mx::array& v, 
 /// @param g  [B, H, L], at most 0; or [B, H, L, N] with G = H, for each row of S its own
 ///   (arXiv:2510.26692).
 /// @param beta  [B, H, L].
-/// @cost  on the CPU a kernel of its own, a position after the other (kernels/delta_scan.h);
-/// elsewhere
-///   as above, and log2(Q) products of Q x Q matrices a chunk.
+/// @cost  as above, and elsewhere than on the CPU log2(Q) products of Q x Q matrices a chunk.
 Scanned delta_scan(const mx::array& q, const mx::array& k, const mx::array& v, const mx::array& g,
                    const mx::array& beta, const std::optional<mx::array>& state = {});
 

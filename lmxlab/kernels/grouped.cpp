@@ -70,28 +70,39 @@ array without_absent(const array& y, const array& ids, int experts, bool absent)
   return mx::where(there, y, array(0.0f, y.dtype()));
 }
 
-// f(run, begin, end) over the rows of each, or over `height` rows of what each makes. Many runs
-// share the pool, each on one thread; few go one after another, and f is cut over it.
+// Rows of a product at most, so that the memory it takes does not hang on how tokens choose: a
+// little more than an expert has where all have as many.
+int64_t most_rows(int64_t n, int64_t experts) {
+  return std::min(n, std::max<int64_t>(64, 5 * n / (4 * experts)));
+}
+
+// f(run, begin, end) over the rows of each, `most` at a time, or over `height` rows of what each
+// makes. Many pieces share the pool, each on one thread; few go one after another, and f is cut
+// over it.
 template <class F>
-void over_runs(const std::vector<Run>& runs, int64_t all, int64_t height, F&& f) {
+void over_runs(const std::vector<Run>& runs, int64_t all, int64_t most, int64_t height, F&& f) {
   struct Piece {
     const Run* run;
     int64_t begin, end;
   };
   std::vector<Piece> pieces;
   const int64_t share = std::max<int64_t>(1, all / (kPiecesEach * threads()));
-  for (const auto& run : runs) {
-    const int64_t rows = height > 0 ? height : run.rows();
-    const int64_t n =
-        std::clamp<int64_t>(run.rows() / share, 1, std::max<int64_t>(1, rows / kPieceRows));
-    for (int64_t i = 0; i < n; i++) pieces.push_back({&run, rows * i / n, rows * (i + 1) / n});
-  }
-  if (static_cast<int64_t>(pieces.size()) >= 2 * threads()) {
-    parallel_parts(static_cast<int64_t>(pieces.size()),
-                   [&](int64_t i) { f(*pieces[i].run, pieces[i].begin, pieces[i].end); });
-  } else {
-    for (const auto& run : runs) f(run, 0, height > 0 ? height : run.rows());
-  }
+  const auto cut = [&](bool shared) {
+    pieces.clear();
+    for (const auto& run : runs) {
+      const int64_t rows = height > 0 ? height : run.rows();
+      int64_t n = height > 0 ? 1 : (rows + most - 1) / most;
+      if (shared)
+        n = std::max(n, std::min(run.rows() / share, std::max<int64_t>(1, rows / kPieceRows)));
+      for (int64_t i = 0; i < n; i++) pieces.push_back({&run, rows * i / n, rows * (i + 1) / n});
+    }
+  };
+  cut(true);
+  if (static_cast<int64_t>(pieces.size()) >= 2 * threads())
+    return parallel_parts(static_cast<int64_t>(pieces.size()),
+                          [&](int64_t i) { f(*pieces[i].run, pieces[i].begin, pieces[i].end); });
+  cut(false);
+  for (const auto& piece : pieces) f(*piece.run, piece.begin, piece.end);
 }
 
 // Of n rows in all, those of a piece, at most.
@@ -156,6 +167,7 @@ class GroupedProduct : public Op {
     const auto &x = in[0], &w = in[1];
     const int64_t n = x.shape(0), experts = w.shape(0), rows = w.shape(1), columns = w.shape(2);
     const int64_t k = across_ ? rows : columns, wide = across_ ? columns : rows;
+    const int64_t most = most_rows(n, experts);
     const Type tx = type_of(x.dtype()), tw = type_of(w.dtype());
     if (n == 0 || wide == 0) return;
     const auto view = [=, across = across_](const char* data) {
@@ -165,10 +177,10 @@ class GroupedProduct : public Op {
     if (rehearsing()) {
       const MatrixView va{x.data<char>(), tx, k, 1}, vb = view(w.data<char>());
       const MatrixOut c{y.data<char>(), tx, wide};
-      expect_workspace(most_of(n, [&](int64_t rows_of_run) {
+      expect_workspace(most_of(most, [&](int64_t rows_of_run) {
         return gemm_workspace(1, rows_of_run, wide, k, va, vb, c);
       }));
-      expect_workspace(most_of(most_of_a_piece(n), [&](int64_t rows_of_piece) {
+      expect_workspace(most_of(std::min(most, most_of_a_piece(n)), [&](int64_t rows_of_piece) {
         return gemm_workspace(2 * threads(), rows_of_piece, wide, k, va, vb, c);
       }));
     }
@@ -177,7 +189,7 @@ class GroupedProduct : public Op {
           const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
           if (absent) clear_between(runs, n, to, static_cast<size_t>(wide) * size_of(tx));
           const void *const from = x.read(), *const weights = w.read();
-          over_runs(runs, n, 0, [&](const Run& run, int64_t begin, int64_t end) {
+          over_runs(runs, n, most, 0, [&](const Run& run, int64_t begin, int64_t end) {
             // The matrix of a few rows is read as it lies: to pack it would cost more than its
             // product.
             const int64_t step = end - begin <= kUnpackedRows ? kFewRows : end - begin;
@@ -266,7 +278,7 @@ class GroupedGradient : public Op {
       };
       // An expert of several runs gets one after another.
       if (std::all_of(met.begin(), met.end(), [](int m) { return m < 2; })) {
-        over_runs(runs, n, rows, [&](const Run& run, int64_t begin, int64_t end) {
+        over_runs(runs, n, n, rows, [&](const Run& run, int64_t begin, int64_t end) {
           product(run, begin, end, false);
         });
         return;
@@ -344,6 +356,7 @@ class GroupedQuantized : public Op {
     give(y);
     const auto& x = in[0];
     const int64_t n = x.shape(0), k = x.shape(1), wide = y.shape(1), height = rows();
+    const int64_t most = most_rows(n, experts_);
     const Type type = type_of(x.dtype());
     if (n == 0 || wide == 0) return;
     const bool coarse = type == Type::bf16 || activations_ == Activations::int8 ||
@@ -352,10 +365,10 @@ class GroupedQuantized : public Op {
     if (rehearsing()) {
       auto one = spec_.view();
       one.out = height;
-      expect_workspace(
-          std::max(many_room(one, across_, format, n, type),
-                   static_cast<size_t>(threads()) *
-                       many_room_in_part(one, across_, format, most_of_a_piece(n), type)));
+      expect_workspace(std::max(
+          many_room(one, across_, format, most, type),
+          static_cast<size_t>(threads()) *
+              many_room_in_part(one, across_, format, std::min(most, most_of_a_piece(n)), type)));
     }
     const auto precision = activations_ == Activations::bf16 ? Activations::int16 : activations_;
     task([=, x = Dense(x), ids = Dense(in[1]), w = Operand(spec_, in, 2), to = y.data<char>(),
@@ -364,7 +377,7 @@ class GroupedQuantized : public Op {
       if (absent) clear_between(runs, n, to, static_cast<size_t>(wide) * size_of(type));
       const auto whole = w.view();
       const void* const from = x.read();
-      over_runs(runs, n, 0, [&](const Run& run, int64_t begin, int64_t end) {
+      over_runs(runs, n, most, 0, [&](const Run& run, int64_t begin, int64_t end) {
         const int64_t first = run.first + begin, m = end - begin;
         const auto one = expert_of(whole, run.expert, height);
         const void* const rows = at(from, first * k, type);

@@ -106,25 +106,36 @@ class Order {
 struct Batch {
   Tasks tasks;
   std::vector<Data> held;
+  int64_t step = 0;
   std::atomic<bool> done{false};
 };
 
-// Batches in the queue. Those that have run are dropped by the thread that filled them.
+// Batches in the queue. The thread that filled them drops those of a step once it has waited for
+// it, and not as soon as they have run: what two steps take together, and so the peak, would be a
+// matter of time.
 class Batches {
  public:
   static Batches& of_thread() {
     static thread_local Batches all;
     return all;
   }
+  // The step before the last is over whether or not it was waited for.
+  void begin_step() { tidy(step_++ - 1); }
+  void ends_with(const mx::Event& event) { events_.emplace_back(id(event), step_); }
+  /// Everything up to the step that this event ends.
+  void tidy(const mx::Event& event) {
+    for (const auto& [of, step] : events_)
+      if (of == id(event)) return tidy(step);
+  }
+  void tidy() { tidy(step_); }
+
   void queue(std::unique_ptr<Batch> batch, const mx::Stream& stream) {
+    batch->step = step_;
     auto* const b = all_.emplace_back(std::move(batch)).get();
     // Whatever is thrown, and in a rehearsal without having run.
     const std::shared_ptr<void> done(
         nullptr, [b](void*) { b->done.store(true, std::memory_order_release); });
     mx::scheduler::enqueue(stream, [b, done] { b->tasks.run(); });
-  }
-  void tidy() {
-    while (!all_.empty() && all_.front()->done.load(std::memory_order_acquire)) all_.pop_front();
   }
   ~Batches() {
     tidy();
@@ -132,7 +143,17 @@ class Batches {
   }
 
  private:
+  static const void* id(const mx::Event& event) { return &event.cast<char>(); }
+  void tidy(int64_t step) {
+    while (!all_.empty() && all_.front()->step <= step &&
+           all_.front()->done.load(std::memory_order_acquire))
+      all_.pop_front();
+    while (!events_.empty() && events_.front().second <= step) events_.pop_front();
+  }
+
   std::deque<std::unique_ptr<Batch>> all_;
+  std::deque<std::pair<const void*, int64_t>> events_;
+  int64_t step_ = 0;
 };
 
 // What the caller keeps until the step is done: its arrays, and their buffers once they are there.
@@ -236,6 +257,7 @@ class Step : public mx::UnaryPrimitive {
   void eval_cpu(const std::vector<array>&, array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     const MemoryFor here(MemoryUse::step);
+    Batches::of_thread().ends_with(out.event());
     Queue queue(stream());
     auto& encoder = mx::cpu::get_command_encoder(stream());
     try {
@@ -260,7 +282,7 @@ class Step : public mx::UnaryPrimitive {
 }  // namespace
 
 void start_step(const std::vector<array>& outputs) {
-  Batches::of_thread().tidy();
+  Batches::of_thread().begin_step();
   Order order;
   if (!order.find(outputs)) return mx::async_eval(outputs);
   if (order.empty()) return;
@@ -271,12 +293,13 @@ void start_step(const std::vector<array>& outputs) {
 
 void wait_for(const array& output) {
   auto a = output;
-  if (const auto event = a.event(); event.valid() && event.stream().device == mx::Device::cpu) {
+  const auto event = a.event();
+  if (event.valid() && event.stream().device == mx::Device::cpu) {
     work_until([&] { return a.is_available(); });
     mx::scheduler::check_error(event.stream());
   }
   a.eval();
-  Batches::of_thread().tidy();
+  if (event.valid()) Batches::of_thread().tidy(event);
   steps_are_over();
 }
 

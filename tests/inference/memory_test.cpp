@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <iostream>
 #include <tuple>
 
@@ -144,29 +145,36 @@ TEST(CacheMemory, TenThousandTokensTakeWhatAThousandTake) {
     const LanguageModel model(long_model({.bits = bits}), 1);
     TokenStream stream(model, {{1, 2, 3}}, {.max_tokens = 10'000, .kv_bits = bits, .max_kv = 128});
     struct Reading {
-      size_t active = 0, peak = 0, resident = 0;
+      size_t active = 0, peak = 0;
+      int64_t resident = 0;
     };
     const auto look = [] {
       kernels::finish_steps();
       kernels::clear_cache();  // what is kept for reuse, up to a bound, is no growth
       Reading r{kernels::active_bytes(), kernels::peak_bytes()};
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-      r.resident = test::resident_bytes();
+      r.resident = static_cast<int64_t>(test::resident_bytes());
 #endif
       return r;
     };
-    Reading early, late;
+    std::vector<Reading> readings;  // behind every 990 tokens
     int taken = 0;
-    while (const auto e = stream.next()) {
-      if (++taken == 1000) early = look();
-      if (taken == 9'990) late = look();
-    }
+    while (const auto e = stream.next())
+      if (++taken % 990 == 0) readings.push_back(look());
     EXPECT_EQ(taken, 10'000);
-    std::cout << late.active << " bytes, peak " << late.peak << ", resident " << early.resident
-              << " and " << late.resident << "\n";
-    EXPECT_LE(late.active, early.active + 4096);
-    EXPECT_LE(late.peak, early.peak + 4096);
-    EXPECT_LE(late.resident, early.resident + (1 << 20));
+    ASSERT_EQ(readings.size(), 10u);
+    std::cout << readings.back().active << " bytes, peak " << readings.back().peak << ", resident";
+    for (const auto& r : readings) std::cout << ' ' << r.resident;
+    std::cout << "\n";
+    EXPECT_LE(readings.back().active, readings[0].active + 4096);
+    EXPECT_LE(readings.back().peak, readings[0].peak + 4096);
+    // Which blocks share a page is a matter of timing: now and then some pages more stay or go.
+    // What every token leaks grows in every stretch.
+    std::vector<int64_t> growth;
+    for (size_t i = 1; i < readings.size(); ++i)
+      growth.push_back(readings[i].resident - readings[i - 1].resident);
+    std::nth_element(growth.begin(), growth.begin() + 4, growth.end());
+    EXPECT_LE(growth[4], 64 << 10) << "the median of the stretches";
   }
 }
 

@@ -181,6 +181,11 @@ class Cache {
   size_t bytes_ = 0;
 };
 
+// Whether this is for a task's own use: a part of one may run on any thread.
+bool of_task() {
+  return MemoryFor::now() == MemoryUse::task || lmxlab::kernels::in_part();
+}
+
 // The streams that the calling thread may put work on. Only those are waited for: another thread's
 // stream may wait for something that this thread has yet to queue, and a stream's own thread (where
 // a kernel may take a workspace) must not wait for itself, nor a thread of the pool for its caller.
@@ -190,10 +195,7 @@ class OwnStreams {
   // @return  false on a stream's own thread, which waits for nobody.
   static bool drain() {
     thread_local OwnStreams own;
-    if (lmxlab::kernels::rehearsing() || on_stream_thread_ || lmxlab::kernels::in_part() ||
-        MemoryFor::now() == MemoryUse::task) {
-      return false;
-    }
+    if (lmxlab::kernels::rehearsing() || on_stream_thread_ || of_task()) return false;
     own.update();
     for (const auto& stream : own.list_) {
       wait(stream);
@@ -254,7 +256,7 @@ class Ledger {
   /// @return  the step that it belongs to if it counts as small, else 0.
   size_t add(size_t n) {
     active_ += n;
-    if (n <= small_ones().block && MemoryFor::now() != MemoryUse::task) {
+    if (n <= small_ones().block && !of_task()) {
       small_ += n;
       window_small_ += n;
       return step_;
