@@ -81,7 +81,7 @@ mx::array RwkvTime::mix(const Arrays& projected, Pass& pass) const {
   const auto before = token_shift(x, pass, last);
   auto k = f32(key(mixed(x, before, mix_key)));
   const auto v = f32(value(mixed(x, before, mix_value)));
-  const auto r = mx::sigmoid(f32(receptance(mixed(x, before, mix_receptance))));
+  const auto r = logistic(receptance(mixed(x, before, mix_receptance)));
   if (const auto tokens = token_columns(pass, L)) k = mx::where(*tokens, k, mx::array(kNever));
   std::optional<LogState> state;
   if (kept && kept->state(1)) state = LogState{*kept->state(1), *kept->state(2)};
@@ -119,7 +119,7 @@ mx::array RwkvChannel::finish(const mx::array& both, Pass&) const {
   const auto keys = receptance ? last_columns(both, 0, dim_) : both;
   const auto out = value(kernels::activate(kernels::Activation::relu2, key(keys)));
   if (!receptance) return out;
-  const auto r = mx::sigmoid(f32((*receptance)(last_columns(both, dim_, 2 * dim_))));
+  const auto r = logistic((*receptance)(last_columns(both, dim_, 2 * dim_)));
   return kernels::cast(mx::multiply(r, f32(out)), both.dtype());
 }
 
