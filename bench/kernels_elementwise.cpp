@@ -90,7 +90,10 @@ std::vector<Case> cases() {
          return c(0.5f, x) * x * (c(1, x) + mx::tanh(u));
        }},
       {"relu2", Activation::relu2,
-       [=](const array& x) { return mx::square(mx::maximum(x, c(0, x))); }}};
+       [=](const array& x) { return mx::square(mx::maximum(x, c(0, x))); }},
+      {"sigmoid", Activation::sigmoid, [](const array& x) { return mx::sigmoid(x); }},
+      {"softplus", Activation::softplus,
+       [=](const array& x) { return mx::logaddexp(x, c(0, x)); }}};
   for (const auto& [name, kind, plain] : acts) {
     all.push_back({name, one([k = kind](auto& v) { return kernels::activate(k, v[0]); }),
                    one([p = plain](auto& v) { return p(v[0]); }), 1, false});

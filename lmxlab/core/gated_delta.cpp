@@ -97,12 +97,12 @@ mx::array GatedDelta::mix(const Arrays& projected, Pass& pass) const {
   auto* kept = pass.states();
   auto window = kept ? kept->state(0) : std::nullopt;
   const auto qkv = conv1d(projected[0], pass, true, window);
-  const auto q = kernels::scale(unit_length(heads_of(qkv, 0, c.key_heads, c.key_dim)),
-                                1 / std::sqrt(static_cast<float>(c.key_dim)));
+  const auto q = unit_length(heads_of(qkv, 0, c.key_heads, c.key_dim),
+                             1 / std::sqrt(static_cast<float>(c.key_dim)));
   const auto k = unit_length(heads_of(qkv, K, c.key_heads, c.key_dim));
   const auto v = heads_of(qkv, 2 * K, c.heads, c.value_dim);
   const auto by_head = [](const mx::array& x) { return mx::swapaxes(x, 1, 2); };
-  auto beta = mx::sigmoid(kernels::cast(b, mx::float32));
+  auto beta = logistic(b);
   if (c.allow_neg_eigval) beta = kernels::scale(beta, 2);
 
   const auto scanned = delta_scan(q, k, v, by_head(log_decay(a, A_log, dt_bias)), by_head(beta),

@@ -82,17 +82,16 @@ mx::array KimiDelta::mix(const Arrays& projected, Pass& pass) const {
   auto window = kept ? kept->state(0) : std::nullopt;
   const auto qkv = conv1d(projected[0], pass, true, window);
   const auto heads = [&](int part) { return heads_of(qkv, part * I, c.heads, c.head_dim); };
-  const auto q =
-      kernels::scale(unit_length(heads(0)), 1 / std::sqrt(static_cast<float>(c.head_dim)));
+  const auto q = unit_length(heads(0), 1 / std::sqrt(static_cast<float>(c.head_dim)));
 
   const auto f32 = [](const mx::array& a) { return kernels::cast(a, mx::float32); };
-  const auto moved = mx::add(f32(projected[2]), f32(dt_bias.value));
+  const auto moved = kernels::add(f32(projected[2]), f32(dt_bias.value));
   const auto by_head = heads_of(moved, 0, c.heads, c.head_dim);
   const auto rate = mx::reshape(mx::exp(f32(A_log.value)), {c.heads, 1, 1});
-  const auto g = c.lower_bound ? mx::multiply(mx::sigmoid(mx::multiply(rate, by_head)),
-                                              mx::array(*c.lower_bound))
-                               : mx::multiply(softplus(by_head), mx::negative(rate));
-  const auto beta = mx::swapaxes(mx::sigmoid(f32(projected[1])), 1, 2);
+  const auto g =
+      c.lower_bound ? mx::multiply(logistic(mx::multiply(rate, by_head)), mx::array(*c.lower_bound))
+                    : mx::multiply(softplus(by_head), mx::negative(rate));
+  const auto beta = mx::swapaxes(logistic(projected[1]), 1, 2);
 
   const auto scanned =
       delta_scan(q, unit_length(heads(1)), heads(2), g, beta, kept ? kept->state(1) : std::nullopt);

@@ -55,8 +55,8 @@ mx::array Lightning::mix(const Arrays& projected, Pass& pass) const {
       linear_scan(parts[0], parts[1], parts[2], g, kept ? kept->state(0) : std::nullopt);
   if (kept) kept->put({scanned.state}, L);
   const auto y = norm(mx::reshape(mx::swapaxes(scanned.out, 1, 2), {B, L, inner(c)}));
-  const auto gate = mx::sigmoid(kernels::cast(projected[1], mx::float32));
-  return kernels::cast(mx::multiply(gate, y), type);
+  const auto gate = kernels::cast(projected[1], mx::float32);
+  return kernels::cast(kernels::gated(kernels::Activation::sigmoid, gate, y), type);
 }
 
 }  // namespace lmxlab::core

@@ -65,7 +65,7 @@ mx::array Mamba2::mix(const Arrays& projected, Pass& pass) const {
 
   const auto raw =
       kernels::cast(last_columns(all, I + channels(c), I + channels(c) + c.heads), mx::float32);
-  auto dt = softplus(mx::add(raw, f32(dt_bias)));
+  auto dt = softplus(kernels::add(raw, f32(dt_bias)));
   if (c.dt_min > 0 || c.dt_max)
     dt = mx::clip(dt, mx::array(c.dt_min),
                   mx::array(c.dt_max.value_or(std::numeric_limits<float>::infinity())));

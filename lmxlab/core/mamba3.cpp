@@ -121,7 +121,7 @@ mx::array Mamba3::mix(const Arrays& projected, Pass& pass) const {
   }
   const auto g =
       mx::multiply(dt, mx::negative(mx::maximum(softplus(part(1)), mx::array(c.decay_min))));
-  const auto share = mx::sigmoid(part(2));
+  const auto share = logistic(part(2));
   const auto now = mx::multiply(share, dt);
   const auto before = mx::multiply(mx::subtract(mx::array(1.0f), share), dt);
 

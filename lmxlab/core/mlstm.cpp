@@ -75,7 +75,7 @@ mx::array Mlstm::mix(const Arrays& projected, Pass& pass) const {
   const auto by_head = kernels::layer_norm(mx::swapaxes(scanned.out, 1, 2), ones({c.value_dim}),
                                            std::nullopt, c.norm_eps);
   const auto y = mx::multiply(mx::reshape(by_head, {B, L, inner}), f32(norm.value));
-  return kernels::cast(mx::multiply(mx::sigmoid(f32(projected[3])), y), type);
+  return kernels::cast(kernels::gated(kernels::Activation::sigmoid, f32(projected[3]), y), type);
 }
 
 }  // namespace lmxlab::core

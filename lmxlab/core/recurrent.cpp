@@ -1,12 +1,14 @@
 #include "lmxlab/core/recurrent.h"
 
 #include "lmxlab/core/mask.h"
+#include "lmxlab/kernels/causal_conv.h"
 #include "lmxlab/kernels/elementwise.h"
 #include "lmxlab/kernels/norm.h"
 
 #include <mlx/ops.h>
 #include <mlx/random.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace lmxlab::core {
@@ -40,27 +42,21 @@ mx::array CausalConv::operator()(const mx::array& input, const Pass& pass, bool 
   const auto x = only_tokens(input);
   const auto before =
       window ? kernels::cast(*window, x.dtype()) : mx::zeros({B, K - 1, C}, x.dtype());
-  const auto seen = mx::concatenate({before, x}, 1);
-  // A copy, or the whole pass would be kept for its last positions.
-  window = mx::contiguous(mx::slice(seen, {0, L, 0}, {B, L + K - 1, C}));
-  const auto wide = f32(seen), w = f32(weight.value);
-  std::optional<mx::array> y;
-  for (int k = 0; k < K; ++k) {
-    const auto shifted = mx::slice(wide, {0, k, 0}, {B, k + L, C});
-    const auto part = mx::multiply(shifted, mx::squeeze(last_columns(w, k, k + 1), -1));
-    y = y ? mx::add(*y, part) : part;
-  }
-  if (bias) y = mx::add(*y, f32(bias->value));
-  return only_tokens(silu ? kernels::activate(kernels::Activation::silu, *y) : *y);
+  // The last K - 1 positions, also of a pass that has fewer. A copy, or the whole pass would be
+  // kept for them.
+  const auto last = mx::slice(x, {0, std::max(0, L - K + 1), 0}, {B, L, C});
+  window = L < K - 1 ? mx::concatenate({mx::slice(before, {0, L, 0}, {B, K - 1, C}), last}, 1)
+                     : mx::contiguous(last);
+  return only_tokens(kernels::causal_conv(x, before, weight.value,
+                                          bias ? std::optional(bias->value) : std::nullopt, silu));
 }
 
 GatedNorm::GatedNorm(int dim, float epsilon) : weight{ones({dim})}, eps(epsilon) {}
 
 mx::array GatedNorm::operator()(const mx::array& y, const mx::array& z) const {
   const auto gated = [&](const mx::array& x) {
-    const auto gate = f32(z);
-    return sigmoid ? mx::multiply(mx::sigmoid(gate), x)
-                   : kernels::gated(kernels::Activation::silu, gate, x);
+    return kernels::gated(sigmoid ? kernels::Activation::sigmoid : kernels::Activation::silu,
+                          f32(z), x);
   };
   const auto normed = [&](const mx::array& x) {
     if (groups == 1) return kernels::rms_norm(x, f32(weight.value), eps);
@@ -73,19 +69,24 @@ mx::array GatedNorm::operator()(const mx::array& y, const mx::array& z) const {
   return kernels::cast(gate_first ? normed(gated(f32(y))) : gated(normed(f32(y))), z.dtype());
 }
 
-mx::array unit_length(const mx::array& x) {
-  const auto wide = f32(x);
-  const auto square = mx::sum(mx::square(wide), -1, true);
-  return mx::multiply(wide, mx::rsqrt(mx::add(square, mx::array(1e-6f))));
+mx::array unit_length(const mx::array& x, float factor) {
+  // The mean of squares instead of their sum: what is divided by n is made up for by the weight.
+  const auto n = static_cast<float>(x.shape(-1));
+  const auto weight = mx::full({x.shape(-1)}, factor / std::sqrt(n), mx::float32);
+  return kernels::rms_norm(f32(x), weight, 1e-6f / n);
 }
 
 mx::array softplus(const mx::array& x) {
-  return mx::logaddexp(f32(x), mx::array(0.0f));
+  return kernels::activate(kernels::Activation::softplus, f32(x));
+}
+
+mx::array logistic(const mx::array& x) {
+  return kernels::activate(kernels::Activation::sigmoid, f32(x));
 }
 
 mx::array log_decay(const mx::array& x, const Param& a_log, const Param& bias) {
   const auto rate = mx::negative(mx::exp(f32(a_log.value)));
-  return mx::multiply(softplus(mx::add(f32(x), f32(bias.value))), rate);
+  return mx::multiply(softplus(kernels::add(f32(x), f32(bias.value))), rate);
 }
 
 Param new_log_rates(int n, float low, float high, Init& init) {

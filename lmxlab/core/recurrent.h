@@ -39,10 +39,12 @@ struct GatedNorm {
   bool sigmoid = false;  // the gate: silu(z), or this
 };
 
-/// x / sqrt(sum of squares + 1e-6) over the last axis, float32.
-mx::array unit_length(const mx::array& x);
+/// factor x / sqrt(sum of squares + 1e-6) over the last axis, float32.
+mx::array unit_length(const mx::array& x, float factor = 1);
 /// log(1 + exp x), float32.
 mx::array softplus(const mx::array& x);
+/// 1 / (1 + exp(-x)), float32.
+mx::array logistic(const mx::array& x);
 /// -exp(a_log) softplus(x + bias): log decays, float32.
 mx::array log_decay(const mx::array& x, const Param& a_log, const Param& bias);
 

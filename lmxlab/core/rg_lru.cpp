@@ -49,7 +49,7 @@ mx::array RgLru::Gate::operator()(const mx::array& x) const {
   const int H = bias.value.shape(0), width = bias.value.shape(1);
   const auto y = mx::matmul(heads_of(x, 0, H, width), f32(weight.value));
   const auto moved = mx::add(y, mx::expand_dims(f32(bias.value), 1));
-  return mx::sigmoid(mx::reshape(mx::swapaxes(moved, 1, 2), x.shape()));
+  return logistic(mx::reshape(mx::swapaxes(moved, 1, 2), x.shape()));
 }
 
 mx::array RgLru::mix(const Arrays& projected, Pass& pass) const {

@@ -77,7 +77,7 @@ mx::array RwkvTime::mix(const Arrays& projected, Pass& pass) const {
       kernels::mix(x, before, {mix_key.value, mix_value.value, mix_receptance.value});
   auto k = f32(key(mixed[0]));
   const auto v = f32(value(mixed[1]));
-  const auto r = mx::sigmoid(f32(receptance(mixed[2])));
+  const auto r = logistic(receptance(mixed[2]));
   if (const auto tokens = token_columns(pass, L)) k = mx::where(*tokens, k, mx::array(kNever));
   std::optional<LogState> state;
   if (kept && kept->state(1)) state = LogState{*kept->state(1), *kept->state(2)};
@@ -114,7 +114,7 @@ mx::array RwkvChannel::finish(const mx::array& both, Pass&) const {
   const auto keys = receptance ? last_columns(both, 0, dim_) : both;
   const auto out = value(kernels::activate(kernels::Activation::relu2, key(keys)));
   if (!receptance) return out;
-  const auto r = mx::sigmoid(f32((*receptance)(last_columns(both, dim_, 2 * dim_))));
+  const auto r = logistic((*receptance)(last_columns(both, dim_, 2 * dim_)));
   return kernels::cast(mx::multiply(r, f32(out)), both.dtype());
 }
 

@@ -114,13 +114,14 @@ mx::array Rwkv7::mix(const Arrays& projected, Pass& pass) const {
   auto v = f32(v_proj(of_values));
   if (lends_) pass.values.insert_or_assign(pass.layer, v);
   if (v_lora) {
-    const auto share = mx::sigmoid(f32(v_lora->up(v_lora->down(of_values))));
+    const auto share = logistic(v_lora->up(v_lora->down(of_values)));
     v = mx::add(v, mx::multiply(share, mx::subtract(pass.lent_values(*c.values_from), v)));
   }
   const auto w = f32(w_lora.up(mx::tanh(w_lora.down(mixed[1]))));
-  const auto g = mx::multiply(mx::sigmoid(w), mx::array(-std::exp(-0.5f)));
-  const auto a = mx::sigmoid(f32(a_lora.up(a_lora.down(mixed[4]))));
-  const auto gate = f32(g_lora.up(mx::sigmoid(g_lora.down(mixed[5]))));
+  const auto g = kernels::scale(logistic(w), -std::exp(-0.5f));
+  const auto a = logistic(a_lora.up(a_lora.down(mixed[4])));
+  const auto gate =
+      f32(g_lora.up(kernels::activate(kernels::Activation::sigmoid, g_lora.down(mixed[5]))));
 
   const mx::array one(1.0f);
   const auto heads = [&](const mx::array& y) { return heads_of(y, 0, c.heads, c.head_dim); };
@@ -137,8 +138,8 @@ mx::array Rwkv7::mix(const Arrays& projected, Pass& pass) const {
   const auto by_head =
       kernels::layer_norm(by_position(scanned.out), ones({c.head_dim}), std::nullopt, c.norm_eps);
   const auto normed =
-      mx::add(mx::multiply(mx::reshape(by_head, {B, L, I}), f32(g_norm.weight.value)),
-              f32(g_norm.bias.value));
+      kernels::add(mx::multiply(mx::reshape(by_head, {B, L, I}), f32(g_norm.weight.value)),
+                   f32(g_norm.bias.value));
   const auto bonus = mx::reshape(f32(r_k.value), {c.heads, 1, c.head_dim});
   const auto own =
       mx::multiply(mx::sum(mx::multiply(mx::multiply(q, key), bonus), -1, true), value);

@@ -21,6 +21,8 @@ void with_activation(Activation kind, F&& f) {
     case Activation::gelu_tanh: return f(ActivationIs<Activation::gelu_tanh>{});
     case Activation::relu: return f(ActivationIs<Activation::relu>{});
     case Activation::relu2: return f(ActivationIs<Activation::relu2>{});
+    case Activation::sigmoid: return f(ActivationIs<Activation::sigmoid>{});
+    case Activation::softplus: return f(ActivationIs<Activation::softplus>{});
   }
 }
 }  // namespace lmxlab::kernels
@@ -30,6 +32,7 @@ void with_activation(Activation kind, F&& f) {
 #define HWY_TARGET_INCLUDE "lmxlab/kernels/activation.cpp"
 #include <hwy/foreach_target.h>
 // Highway's headers come after foreach_target.h.
+#include "lmxlab/kernels/logistic-inl.h"
 #include "lmxlab/kernels/loop-inl.h"
 #include "lmxlab/kernels/math-inl.h"
 
@@ -38,29 +41,6 @@ namespace lmxlab::kernels::HWY_NAMESPACE {
 
 HWY_INLINE VF constant(float v) {
   return hn::Set(DF(), v);
-}
-
-// 1 / v for v in [1, 8].
-HWY_INLINE VF reciprocal(VF v) {
-#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
-  const VF r = hn::ApproximateReciprocal(v);  // 14 bits, and a step of Newton's method
-  return hn::MulAdd(hn::NegMulAdd(v, r, constant(1.0f)), r, r);
-#else
-  return hn::Div(constant(1.0f), v);
-#endif
-}
-
-struct Odds {
-  VF yes, no;  // p and 1 - p, both without cancellation
-};
-
-// The logistic function of u.
-HWY_INLINE Odds logistic(VF u) {
-  const DF d;
-  const VF e = exp_not_large(d, hn::Neg(hn::Abs(u)));
-  const VF large = reciprocal(hn::Add(constant(1.0f), e)), small = hn::Mul(e, large);
-  const auto negative = hn::Lt(u, hn::Zero(d));
-  return {hn::IfThenElse(negative, small, large), hn::IfThenElse(negative, large, small)};
 }
 
 // a a = square + lost: what rounding took off counts in the tail of exp(-a^2 / 2).
@@ -90,7 +70,7 @@ HWY_INLINE Normal normal(VF x) {
   const auto [square, lost] = exact_square(a);
   VF e = exp_not_large(DF(), hn::Mul(constant(-0.5f), square));
   e = hn::NegMulAdd(hn::Mul(constant(0.5f), lost), e, e);
-  const VF t = reciprocal(hn::MulAdd(constant(0.265f), a, constant(1.0f)));
+  const VF t = reciprocal(DF(), hn::MulAdd(constant(0.265f), a, constant(1.0f)));
   VF p = hn::MulAdd(constant(0.03091280721127987f), t, constant(-0.14466309547424316f));
   p = hn::MulAdd(p, t, constant(0.21868844330310822f));
   p = hn::MulAdd(p, t, constant(-0.11733657866716385f));
@@ -112,7 +92,7 @@ HWY_INLINE Both both(VF x, ActivationIs<kind>) {
   const DF d;
   const VF one = constant(1.0f);
   if constexpr (kind == Activation::silu) {
-    const auto [yes, no] = logistic(x);
+    const auto [yes, no] = logistic(d, x);
     const VF value = hn::Mul(x, yes);
     return {value, hn::MulAdd(value, no, yes)};
   } else if constexpr (kind == Activation::gelu) {
@@ -122,10 +102,19 @@ HWY_INLINE Both both(VF x, ActivationIs<kind>) {
     // x logistic(u) with u = 2 sqrt(2 / pi) (x + 0.044715 x^3); the square is kept finite.
     const VF square = hn::Min(hn::Mul(x, x), constant(1e6f)), c = constant(1.5957691216057308f);
     const auto [yes, no] =
-        logistic(hn::Mul(hn::Mul(c, x), hn::MulAdd(square, constant(0.044715f), one)));
+        logistic(d, hn::Mul(hn::Mul(c, x), hn::MulAdd(square, constant(0.044715f), one)));
     const VF du = hn::Mul(c, hn::MulAdd(square, constant(3 * 0.044715f), one));
     const VF value = hn::Mul(x, yes);
     return {value, hn::MulAdd(hn::Mul(value, no), du, yes)};
+  } else if constexpr (kind == Activation::sigmoid) {
+    const auto [yes, no] = logistic(d, x);
+    return {yes, hn::Mul(yes, no)};
+  } else if constexpr (kind == Activation::softplus) {
+    // max(x, 0) + log(1 + exp(-|x|)), whose terms have one sign; one exponential serves both.
+    const auto negative = hn::Lt(x, hn::Zero(d));
+    const VF e = exp_not_large(d, hn::Neg(hn::Abs(x))), large = reciprocal(d, hn::Add(one, e));
+    const VF value = hn::Add(hn::IfThenZeroElse(negative, x), log1p_to_one(d, e));
+    return {value, hn::IfThenElse(negative, hn::Mul(e, large), large)};
   } else if constexpr (kind == Activation::relu) {
     const auto negative = hn::Lt(x, hn::Zero(d));  // NaN is not, and stays
     const VF value = hn::IfThenZeroElse(negative, x);
@@ -211,6 +200,8 @@ array plain_activation(Activation kind, const array& x) {
     }
     case Activation::relu: return mx::maximum(x, c(0));
     case Activation::relu2: return mx::square(mx::maximum(x, c(0)));
+    case Activation::sigmoid: return mx::sigmoid(x);
+    case Activation::softplus: return mx::logaddexp(x, c(0));
   }
   throw Error(Kind::internal, "[activate] unknown kind");
 }

@@ -16,13 +16,15 @@ enum class Activation : uint8_t {
   gelu_tanh,  // x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, section 2 of the same paper
   relu,       // max(x, 0)
   relu2,      // max(x, 0)^2 (arXiv:2109.08668)
+  sigmoid,    // 1 / (1 + exp(-x))
+  softplus,   // log(1 + exp x)
 };
 
 /// @param x  any shape and float dtype, kept. Computed in float32, there within 6 eps of the exact
 /// value, relative, also in the tails.
 mlx::core::array activate(Activation kind, const mlx::core::array& x);
 
-/// act(gate) up: SwiGLU, GeGLU and their kin (arXiv:2002.05202).
+/// act(gate) up: SwiGLU, GeGLU and their kin (arXiv:2002.05202); with `sigmoid`, a gate on `up`.
 /// @param gate, up  of one shape; mixed dtypes promote as in MLX.
 mlx::core::array gated(Activation kind, const mlx::core::array& gate, const mlx::core::array& up);
 
