@@ -228,19 +228,10 @@ void Block::finish(Residual& stream, const Arrays& parts, Pass& pass) const {
          ffn_scales_.stream, after_ffn_);
   }
   if (carried) stream.add(*carried);
-  if (layer_input_ && !altup_) stream.add(of_layer_input(stream.value(), pass));
+  if (layer_input_ && !altup_) stream.add((*layer_input_)(stream.value(), *pass.layer_input));
   if (layer_scalar_)
     stream =
         Residual(mx::multiply(stream.value(), kernels::cast(layer_scalar_->value, stream.dtype())));
-}
-
-mx::array Block::of_layer_input(const mx::array& x, const Pass& pass) const {
-  const auto& all = *pass.layer_inputs;
-  const auto own =
-      mx::squeeze(mx::slice(all, {0, 0, pass.layer, 0},
-                            {all.shape(0), all.shape(1), pass.layer + 1, all.shape(3)}),
-                  2);
-  return (*layer_input_)(x, own);
 }
 
 mx::array Block::over_streams(const mx::array& streams, Pass& pass) const {
@@ -250,7 +241,8 @@ mx::array Block::over_streams(const mx::array& streams, Pass& pass) const {
   const auto corrected = altup_->correct(predicted, active.value(), pass.training());
   if (!layer_input_) return corrected;
   // Every stream but the first gets it, whichever blocks see.
-  const auto more = of_layer_input(altup_->scaled(stream_of(corrected, active_)), pass);
+  const auto more =
+      (*layer_input_)(altup_->scaled(stream_of(corrected, active_)), *pass.layer_input);
   auto parts = mx::split(corrected, mx::Shape{1}, 2);
   parts[1] = mx::add(parts[1], mx::expand_dims(more, 2));
   return mx::concatenate(parts, 2);

@@ -40,8 +40,6 @@ class Block {
   // How a branch meets the stream.
   void join(Residual& stream, const mx::array& branch, float past,
             const std::optional<Norm>& after) const;
-  // What comes behind both branches.
-  mx::array of_layer_input(const mx::array& x, const Pass& pass) const;
   // Of one of the two.
   std::vector<Entry> parameters_of(bool projection) const;
 

@@ -41,7 +41,7 @@ struct Pass {
   std::map<int, Keys> lent = {};               // of layers whose keys later ones have
   std::map<int, mx::array> values = {};        // of layers whose values later ones mix in
   std::optional<mx::array> shortcut = {};      // what the next block adds at its end
-  std::optional<mx::array> layer_inputs = {};  // [B, L, layers, width]
+  std::optional<mx::array> layer_input = {};   // [B, L, width], of the block that runs now
   std::optional<mx::array> embeddings = {};    // [B, L, D], where shared blocks see them
   const SharedBlock* shared_blocks = nullptr;  // of the model
   /// Columns of the cache that each query may look at, as the last indexer before chose them:

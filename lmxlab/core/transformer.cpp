@@ -43,6 +43,27 @@ struct Blocks {
   }
 };
 
+// What a block reads beside the stream, and what it leaves for later ones.
+template <class F>
+void each_read(Pass& pass, const config::Block& b, F f) {
+  if (pass.layer_input) f(*pass.layer_input);
+  if (b.shared) f(*pass.embeddings);
+  if (pass.shortcut) f(*pass.shortcut);
+  if (const auto* a = std::get_if<config::Attention>(&b.mixer); a && a->kv_from) {
+    auto& keys = pass.lent.at(*a->kv_from);
+    f(keys.k), f(keys.v);
+  }
+  if (const auto* r = std::get_if<config::Rwkv7>(&b.mixer); r && r->values_from)
+    f(pass.values.at(*r->values_from));
+}
+template <class F>
+void each_left(Pass& pass, F f) {
+  if (pass.shortcut) f(*pass.shortcut);
+  if (const auto it = pass.lent.find(pass.layer); it != pass.lent.end())
+    f(it->second.k), f(it->second.v);
+  if (const auto it = pass.values.find(pass.layer); it != pass.values.end()) f(it->second);
+}
+
 }  // namespace
 
 Transformer::Transformer(const config::Model& config, uint64_t seed)
@@ -120,21 +141,28 @@ mx::array Transformer::embed(const mx::array& tokens, Pass& pass) const {
 }
 
 mx::array Transformer::hidden(const mx::array& tokens, Pass& pass) const {
-  const bool again = pass.recomputes() && !layers.empty() && one_stream();
-  if (again) return norm(recomputed_blocks(tokens, pass));
-  pass.recompute = false;
-  const auto x = embed(tokens, pass);
+  const bool again = pass.recomputes() && !layers.empty();
+  if (again && one_stream()) return norm(recomputed_blocks(tokens, pass));
+  auto x = embed(tokens, pass);
   if (!shared_blocks.empty()) pass.embeddings = x, pass.shared_blocks = shared_blocks.data();
-  if (layer_inputs) pass.layer_inputs = (*layer_inputs)(tokens, x);
-  if (altup) return norm(blocks_over_streams(x, pass));
+  const auto all = layer_inputs ? std::optional((*layer_inputs)(tokens, x)) : std::nullopt;
+  if (altup) x = altup->open(x);
   Residual stream(x);
   for (size_t i = 0; i < layers.size(); ++i) {
     pass.layer = static_cast<int>(i);
-    layers[i](stream, pass);
-    if (pass.tap) pass.show("output", stream.value());
+    if (all) pass.layer_input = mx::take(*all, pass.layer, 2);
+    if (again)
+      stream = Residual(recomputed_block(stream.value(), pass));
+    else if (altup)
+      stream = Residual(layers[i].over_streams(stream.value(), pass));
+    else
+      layers[i](stream, pass);
+    if (pass.tap)
+      pass.show("output",
+                altup ? stream_of(stream.value(), config_.altup->active) : stream.value());
   }
   if (pass.cache) pass.cache->advance(tokens.shape(1));
-  return norm(stream.value());
+  return norm(altup ? altup->close(stream.value()) : stream.value());
 }
 
 bool Transformer::one_stream() const {
@@ -144,17 +172,6 @@ bool Transformer::one_stream() const {
     const auto* r = std::get_if<config::Rwkv7>(&b.mixer);
     return b.shortcut || (a && a->kv_from) || (r && r->values_from);
   });
-}
-
-mx::array Transformer::blocks_over_streams(const mx::array& x, Pass& pass) const {
-  auto streams = altup->open(x);
-  for (size_t i = 0; i < layers.size(); ++i) {
-    pass.layer = static_cast<int>(i);
-    streams = layers[i].over_streams(streams, pass);
-    if (pass.tap) pass.show("output", stream_of(streams, config_.altup->active));
-  }
-  if (pass.cache) pass.cache->advance(x.shape(1));
-  return altup->close(streams);
 }
 
 // One array lies between two blocks, not one and a branch that waits; the first begins with the
@@ -171,6 +188,49 @@ mx::array Transformer::recomputed_blocks(const mx::array& tokens, Pass& pass) co
     x = blocks(first, last, x, pass);
   }
   return x[0];
+}
+
+// Where blocks leave each other more than the stream. All of that goes in and out of the stage: a
+// gradient of what it captured would be lost.
+mx::array Transformer::recomputed_block(const mx::array& x, Pass& pass) const {
+  const auto i = static_cast<size_t>(pass.layer);
+  const auto& config = config_.layers[i];
+  Arrays in{x};
+  each_read(pass, config, [&](const mx::array& a) { in.push_back(a); });
+  const auto left = std::make_shared<Pass>();  // gone when the backward pass runs the stage again
+  const Stage stage = [this, i, to = std::weak_ptr(left)](const Arrays& from, Pass& p) {
+    size_t n = 1;
+    p.recompute = false, p.layer = static_cast<int>(i);
+    each_read(p, config_.layers[i], [&](mx::array& a) { a = from[n++]; });
+    Residual stream(from[0]);
+    if (altup)
+      stream = Residual(layers[i].over_streams(from[0], p));
+    else
+      layers[i](stream, p);
+    Arrays out{stream.value()};
+    each_left(p, [&](const mx::array& a) { out.push_back(a); });
+    if (const auto seen = to.lock()) *seen = p;
+    return out;
+  };
+  struct Parts {
+    Transformer& model;
+    size_t block;
+    std::optional<int> shared;
+    void visit(Visitor& v) {
+      v("", model.layers[block]);
+      if (shared) v("", model.shared_blocks[static_cast<size_t>(*shared)]);
+    }
+  } parts{const_cast<Transformer&>(*this), i, config.shared};
+  const auto out = recomputed(stage, collect(parts), in, pass);
+  pass.shortcut = left->shortcut;
+  const auto take = [&](auto& all, auto& theirs) {
+    if (const auto it = theirs.find(pass.layer); it != theirs.end())
+      all.insert_or_assign(pass.layer, it->second);
+  };
+  take(pass.lent, left->lent), take(pass.values, left->values);
+  size_t n = 1;
+  each_left(pass, [&](mx::array& a) { a = out[n++]; });
+  return out[0];
 }
 
 mx::array Transformer::head(const mx::array& h) const {

@@ -48,8 +48,8 @@ class Transformer {
  private:
   // Blocks hand something to each other beside the stream, or there are several.
   bool one_stream() const;
-  mx::array blocks_over_streams(const mx::array& x, Pass& pass) const;
   mx::array recomputed_blocks(const mx::array& tokens, Pass& pass) const;
+  mx::array recomputed_block(const mx::array& x, Pass& pass) const;
   mx::array embed(const mx::array& tokens, Pass& pass) const;
   Transformer(const config::Model& config, Init init);
   config::Model config_;

@@ -85,8 +85,7 @@ class Model:
         position = config.get("position") or {}
         self.name, self.shown, self.packs, self.big = name, shown, packs, big
         self.learned = position.get("length") if isinstance(position, dict) else None
-        mixer = config["layers"][0]["mixer"]
-        self.packs_cache = mixer.get("head_dim", 0) % 32 == 0
+        self.packs_cache = all(layer["mixer"].get("head_dim", 32) % 32 == 0 for layer in config["layers"])
         self.groups = [g for g in (32, 64, 128) if packs and self.whole(config, g)]
 
     @staticmethod
