@@ -156,8 +156,8 @@ mx::array Lightning::mix(const Arrays& projected, Pass& pass) const {
 mx::array Lightning::by_exact(const mx::array& qkv, Pass& pass) const {
   const int B = qkv.shape(0), L = qkv.shape(1), H = config_.heads;
   const auto parts = mx::split(by_head(activated(qkv)), 3, -1);
-  const auto g = mx::broadcast_to(
-      column(mx::negative(mx::array(rates_.data(), {H}, mx::float32))), {B, H, L});
+  const auto g =
+      mx::broadcast_to(column(mx::negative(mx::array(rates_.data(), {H}, mx::float32))), {B, H, L});
   auto* kept = pass.states();
   const auto scanned =
       linear_scan(parts[0], parts[1], parts[2], g, kept ? kept->state(0) : std::nullopt);
@@ -187,21 +187,20 @@ mx::array Lightning::by_blocks(const mx::array& qkv, Pass& pass) const {
   const auto rows = C == 1 ? blocks.slots_of_pass() : mx::expand_dims(range(P), 0);  // [1 or B, R]
 
   // Decays by distance, 0 behind the last one: [H, 1 or B, ...] -> [1 or B, H, 1, ...].
-  const auto table = mx::pad(mx::array(table_.data(), {H, P + 1}, mx::float32),
-                             std::vector<int>{1}, mx::Shape{0}, mx::Shape{1});
+  const auto table = mx::pad(mx::array(table_.data(), {H, P + 1}, mx::float32), std::vector<int>{1},
+                             mx::Shape{0}, mx::Shape{1});
   const auto decays = [&](const mx::array& distance) {
     return mx::expand_dims(mx::swapaxes(mx::take(table, distance, 1), 0, 1), 2);
   };
   const auto back = mx::subtract(column(rows), range(Q));  // [1 or B, R, Q]
-  const auto weights =
-      decays(mx::where(mx::less(back, mx::array(0)), mx::array(P + 1), back));
-  const auto within =
-      mx::matmul(mx::multiply(mx::matmul(q, mx::swapaxes(k, -1, -2)), weights), v);
+  const auto weights = decays(mx::where(mx::less(back, mx::array(0)), mx::array(P + 1), back));
+  const auto within = mx::matmul(mx::multiply(mx::matmul(q, mx::swapaxes(k, -1, -2)), weights), v);
 
   // The states that blocks begin with, [B, H, D, D] each.
   std::vector<mx::array> starts{state ? *state : mx::zeros({B, H, D, D}, mx::float32)};
   if (const int needed = kept ? blocks.whole : C - 1; needed > 0) {
-    const auto to_end = column(decays(mx::expand_dims(mx::subtract(mx::array(P - 1), range(Q)), 0)));
+    const auto to_end =
+        column(decays(mx::expand_dims(mx::subtract(mx::array(P - 1), range(Q)), 0)));
     const auto written = apart(mx::matmul(mx::swapaxes(mx::multiply(k, to_end), -1, -2), v), 2);
     std::vector<float> stays;
     for (const float r : rates_)
@@ -211,10 +210,9 @@ mx::array Lightning::by_blocks(const mx::array& qkv, Pass& pass) const {
       starts.push_back(mx::add(mx::multiply(starts.back(), decay), written[size_t(i)]));
   }
   const auto before =
-      C == 1 ? mx::expand_dims(starts[0], 2)
-             : mx::stack({starts.begin(), starts.begin() + C}, 2);
-  const auto carried = mx::multiply(mx::matmul(q, before),
-                                    column(decays(mx::add(rows, mx::array(1)))));
+      C == 1 ? mx::expand_dims(starts[0], 2) : mx::stack({starts.begin(), starts.begin() + C}, 2);
+  const auto carried =
+      mx::multiply(mx::matmul(q, before), column(decays(mx::add(rows, mx::array(1)))));
 
   if (kept) {
     auto last = starts.back();

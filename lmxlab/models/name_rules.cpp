@@ -529,12 +529,12 @@ NameRules minimax() {
     const auto at = mx::arange(P, mx::int32);
     const auto decays = [&](const mx::array& d) { return mx::take(of(table, P + 1), d, 1); };
     const auto back = mx::subtract(mx::expand_dims(at, 1), at);
-    return {{"self_attn.slope_rate", mx::expand_dims(of(rates, 1), -1)},
-            {"self_attn.query_decay", mx::expand_dims(decays(mx::add(at, mx::array(1))), -1)},
-            {"self_attn.key_decay",
-             mx::expand_dims(decays(mx::subtract(mx::array(P - 1), at)), -1)},
-            {"self_attn.diagonal_decay",
-             mx::expand_dims(mx::tril(decays(mx::maximum(back, mx::array(0)))), 0)}};
+    return {
+        {"self_attn.slope_rate", mx::expand_dims(of(rates, 1), -1)},
+        {"self_attn.query_decay", mx::expand_dims(decays(mx::add(at, mx::array(1))), -1)},
+        {"self_attn.key_decay", mx::expand_dims(decays(mx::subtract(mx::array(P - 1), at)), -1)},
+        {"self_attn.diagonal_decay",
+         mx::expand_dims(mx::tril(decays(mx::maximum(back, mx::array(0)))), 0)}};
   };
   return r;
 }

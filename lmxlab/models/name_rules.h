@@ -67,7 +67,7 @@ struct NameRules {
   std::vector<const char*> buffers = {};  // behind "layers.N.": not read
   /// What of them is written of a layer; none: nothing.
   std::function<core::Tensors(const config::Model&, int layer)> made = {};
-  bool turned = false;                    // matrices of blocks are [in, out]
+  bool turned = false;  // matrices of blocks are [in, out]
 };
 
 /// Our names are Llama's: of a class that has them too, nothing.

@@ -243,6 +243,27 @@ TEST_P(SharedCheckpoint, IsTheSameFromAFolderOfOurs) {
   fs::remove_all(ours);
 }
 
+// The decays that we compute are those that the file has.
+TEST(SharedCheckpointOfMinimax, HasOurDecays) {
+  const auto root = test::shared_fixtures("checkpoints");
+  if (!root) return;
+  const auto ours = fs::path(testing::TempDir()) / "ours_minimax_decays";
+  fs::remove_all(ours);
+  const auto model = LanguageModel::load(*root / "minimax");
+  const Enter enter(model.runtime());
+  model.save(ours);
+  const io::SafeTensors theirs(*root / "minimax/model.safetensors"),
+      written(ours / "model.safetensors");
+  for (const char* layer : {"0", "2"})
+    for (const char* name : {"slope_rate", "query_decay", "key_decay", "diagonal_decay"}) {
+      const auto path = "model.layers." + std::string(layer) + ".self_attn." + name;
+      const auto got = written.get(path), want = theirs.get(path);
+      EXPECT_EQ(got.dtype(), want.dtype()) << path;
+      EXPECT_TRUE(mx::array_equal(got, want).item<bool>()) << path;
+    }
+  fs::remove_all(ours);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Models, SharedCheckpoint,
     testing::Values("gpt2", "llama", "llama_dynamic", "llama_linear_bias", "llama_yarn", "mistral",
