@@ -155,7 +155,7 @@ TEST(Recurrent, DecaysAreRoundedAsTheFileIs) {
                       more + "}";
     return from_hf(Json::parse(text), true).model;
   };
-  const auto mixer = [](const Model& m) { return std::get<Lightning>(m.layers[0].mixer); };
+  const auto mixer = [](const Model& m) { return std::get<Lightning>(m.layers[1].mixer); };
   EXPECT_EQ(mixer(read("")).decays, Decays::exact);
   EXPECT_EQ(mixer(read("")).block, 256);
   EXPECT_EQ(mixer(read(R"(, "torch_dtype": "float32")")).decays, Decays::exact);
