@@ -301,11 +301,10 @@ struct Mlstm {
 /// What a recurrent mixer is made of.
 struct RecurrentSize {
   std::vector<std::pair<int64_t, int64_t>> parameters = {};  // rows and columns of each
-  std::pair<int64_t, int64_t> window =
-      {};                             // inputs that it keeps: positions, channels
-  std::array<int64_t, 3> state = {};  // float32: heads, rows, columns
-  int64_t beside = 0;                 // float32: other numbers that it keeps
-  int products = 0;                   // with the state a token: reads and writes
+  std::pair<int64_t, int64_t> window = {};  // inputs that it keeps: positions, channels
+  std::array<int64_t, 3> state = {};        // float32: heads, rows, columns
+  int64_t beside = 0;                       // float32: other numbers that it keeps
+  int products = 0;                         // with the state a token: reads and writes
 };
 /// @throws Error(usage) where a dimension is more than an array's can be.
 RecurrentSize size_of(const Mamba2& mixer, int dim);
