@@ -40,6 +40,13 @@ def delta(family, prefix, ours, **settings):
     return model(family, prefix + "Config", prefix.removesuffix("Text") + "GatedDeltaNet", **sizes, **settings), mixer | ours
 
 
+def with_rounded_buffers(module):
+    """As a file in bfloat16 has them."""
+    for b in module.buffers():
+        b.data.copy_(b.bfloat16())
+    return module
+
+
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
 KIMI = {"linear_num_heads": 2, "linear_head_dim": 5, "linear_conv_kernel_dim": 4}
 BAMBA = {"mamba_n_heads": 4, "mamba_d_head": 4, "mamba_n_groups": 2, "mamba_d_state": 5}
@@ -93,10 +100,15 @@ CASES = {
                              {"kind": "rwkv_channel", "hidden": 20}),
     "xlstm": lambda: (model("xlstm", "xLSTMConfig", "xLSTMLayer", {"layer_idx": None}, num_heads=2, v_dim_factor=1.5, chunk_size=16),
                       {"kind": "mlstm", "heads": 2, "key_dim": 2, "value_dim": 6}),
+    "minimax_rounded": lambda: (with_rounded_buffers(
+        model("minimax", "MiniMaxConfig", "MiniMaxLightningAttention", {"layer_idx": 1}, head_dim=4, num_hidden_layers=3,
+              layer_types=["linear_attention"] * 3, block_size=8, **HEADS)),
+        {"kind": "lightning", "heads": 2, "head_dim": 4, "norm_eps": 1e-6, "decays": "bfloat16", "block": 8}),
 }
 # What a module is called with besides its input.
 MORE = {
     "minimax": {"position_embeddings": None, "attention_mask": None},
+    "minimax_rounded": {"position_embeddings": None, "attention_mask": None},
     "recurrent_gemma": {"position_ids": torch.arange(LENGTH)[None], "attention_mask": None, "use_cache": False},
 }
 

@@ -93,6 +93,9 @@ std::vector<int> boundaries(const config::Model& c) {
   for (const auto& b : c.layers) {
     if (const auto* a = config::attention_in(b.mixer)) attention(*a);
     if (config::recurrent_size(b.mixer, c.dim)) all.insert(core::kScanChunk);
+    if (const auto* l = std::get_if<config::Lightning>(&b.mixer);
+        l && l->decays != config::Decays::exact)
+      all.insert(l->block);
     if (const auto* m = std::get_if<config::Mla>(&b.mixer); m && m->indexer)
       all.insert(m->indexer->top_k);
     if (const auto* n = std::get_if<config::Nsa>(&b.mixer))

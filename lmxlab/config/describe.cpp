@@ -99,7 +99,10 @@ Phrases phrases(const Mamba& m) {
   return out;
 }
 Phrases phrases(const Lightning& m) {
-  return {"lightning " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim)};
+  Phrases out{"lightning " + std::to_string(m.heads) + " x " + std::to_string(m.head_dim)};
+  if (m.decays != Decays::exact)
+    out.push_back(enum_name(m.decays) + " decays in blocks of " + comma(m.block));
+  return out;
 }
 Phrases phrases(const RgLru& m) {
   Phrases out{"rg_lru " + comma(m.width), "gates of " + comma(m.heads) + " blocks",

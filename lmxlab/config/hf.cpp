@@ -86,6 +86,12 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
     const auto* b = std::get_if<Moe>(&theirs.layers[i].ffn);
     if (a && b) a->aux_loss = b->aux_loss, a->z_loss = b->z_loss, a->bias_rate = b->bias_rate;
   }
+  // The type of the decays is that of a file.
+  for (size_t i = 0; i < mine.layers.size() && i < theirs.layers.size(); ++i) {
+    auto* a = std::get_if<Lightning>(&mine.layers[i].mixer);
+    const auto* b = std::get_if<Lightning>(&theirs.layers[i].mixer);
+    if (a && b) a->decays = b->decays;
+  }
   for (Block& b : mine.layers)
     if (auto* a = std::get_if<Attention>(&b.mixer))
       if (auto* r = std::get_if<Rope>(&a->position); r && r->dims == a->head_dim) r->dims = 0;

@@ -98,6 +98,8 @@ RecurrentSize size_of(const Mamba& m, int dim) {
 RecurrentSize size_of(const Lightning& m, int dim) {
   const int64_t inner = dimension(m.heads, m.head_dim);
   RecurrentSize s{.state = {m.heads, m.head_dim, m.head_dim}, .products = 2};
+  // Keys and values of a block that is not full.
+  if (m.decays != Decays::exact) s.window = {m.block - 1, dimension(2, inner)};
   linear(s.parameters, dim, dimension(4, inner), false);  // q, k, v, gate
   s.parameters.emplace_back(1, inner);
   linear(s.parameters, inner, dim, false);

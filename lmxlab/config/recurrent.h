@@ -143,19 +143,30 @@ struct Mamba {
   }
 };
 
+/// Decays as they are, or rounded to the type that a file has them in.
+enum class Decays { exact, bfloat16, float16 };
+
 /// Lightning attention (arXiv:2501.08313): q, k and v through silu; a head's state decays at a
 /// fixed rate, S = exp(-slope) S + k v^T, o = S^T q, slope = 2^(-8 head / heads) (1 - layer /
 /// (layers - 1)). Then sigmoid(gate) norm(o), the RMSNorm over all heads, and the output
 /// projection.
+/// Rounded decays T(d) = round(exp(-slope d)) are no powers of one number, so that the positions at
+/// which they are used are a part of the model: position i in its block of `block` sees position j
+/// there by T(i - j), and what stood before it by T(i + 1); a block leaves behind
+///   S' = exp(-round(slope) block) S + sum_j T(block - 1 - j) k_j v_j^T
 struct Lightning {
   static constexpr const char* kind = "lightning";
   int heads = 1, head_dim = 64;
   float norm_eps = 1e-6f;
+  Decays decays = Decays::exact;
+  int block = 256;
   template <class V>
   void visit(V& v) {
     v("heads", heads, "heads");
     v("head_dim", head_dim, "dimensions of a head");
     v("norm_eps", norm_eps, "added to the norm's mean square");
+    v("decays", decays, "exact, or rounded: bfloat16 or float16");
+    v("block", block, "positions between which rounded decays are used");
   }
 };
 
@@ -290,11 +301,10 @@ struct Mlstm {
 /// What a recurrent mixer is made of.
 struct RecurrentSize {
   std::vector<std::pair<int64_t, int64_t>> parameters = {};  // rows and columns of each
-  std::pair<int64_t, int64_t> window =
-      {};                             // inputs that the convolution keeps: positions, channels
-  std::array<int64_t, 3> state = {};  // float32: heads, rows, columns
-  int64_t beside = 0;                 // float32: other numbers that it keeps
-  int products = 0;                   // with the state a token: reads and writes
+  std::pair<int64_t, int64_t> window = {};  // inputs that it keeps: positions, channels
+  std::array<int64_t, 3> state = {};        // float32: heads, rows, columns
+  int64_t beside = 0;                       // float32: other numbers that it keeps
+  int products = 0;                         // with the state a token: reads and writes
 };
 /// @throws Error(usage) where a dimension is more than an array's can be.
 RecurrentSize size_of(const Mamba2& mixer, int dim);
@@ -318,6 +328,13 @@ struct lmxlab::EnumNames<lmxlab::config::DeltaProjections> {
       {config::DeltaProjections::joint, "joint"},
       {config::DeltaProjections::parts, "parts"},
       {config::DeltaProjections::separate, "separate"}};
+};
+template <>
+struct lmxlab::EnumNames<lmxlab::config::Decays> {
+  static constexpr std::pair<config::Decays, const char*> table[] = {
+      {config::Decays::exact, "exact"},
+      {config::Decays::bfloat16, "bfloat16"},
+      {config::Decays::float16, "float16"}};
 };
 template <>
 struct lmxlab::EnumNames<lmxlab::config::MambaNorms> {

@@ -262,6 +262,7 @@ class Checker {
   }
   void recurrent(const Lightning& m) {
     heads(m.heads, m.head_dim), epsilon("mixer.norm_eps", m.norm_eps);
+    if (m.block < 2) say("mixer.block", "expected at least 2 positions, got " + to_string(m.block));
   }
   void dense(const Mlp& m) {
     positive("ffn.hidden", m.hidden);

@@ -7,6 +7,13 @@
 
 namespace lmxlab::core {
 
+/// Of a layer's heads: how fast their states decay, in the arithmetic of transformers' class.
+std::vector<float> decay_rates(int heads, int layer, int layers);
+/// x as the config has its decays.
+float rounded_decay(const config::Lightning& config, double x);
+/// exp(-rate d) for d = 0 ... block, rounded: [H, block + 1].
+std::vector<float> decay_table(const config::Lightning& config, const std::vector<float>& rates);
+
 class Lightning : public Mixer {
  public:
   Lightning(const config::Lightning& config, const Build& build);
@@ -34,8 +41,12 @@ class Lightning : public Mixer {
   Linear out_proj;
 
  private:
+  mx::array by_exact(const mx::array& qkv, Pass& pass) const;
+  mx::array by_blocks(const mx::array& qkv, Pass& pass) const;
+
   config::Lightning config_;
-  std::vector<float> slopes_;  // of a head: its state decays by exp(-slope) a position
+  std::vector<float> rates_;
+  std::vector<float> table_;  // of rounded decays
 };
 
 }  // namespace lmxlab::core

@@ -1,5 +1,7 @@
 #include "lmxlab/models/name_rules.h"
 
+#include "lmxlab/core/lightning.h"
+
 #include <mlx/ops.h>
 
 #include <algorithm>
@@ -508,6 +510,35 @@ NameRules zamba2(const config::Model& m) {
           .reshaped = {convolution("self_attn.conv1d.weight", "mamba.conv1d.weight")}};
 }
 
+/// Decays as the class has them, where they are rounded: it would make exact ones.
+NameRules minimax() {
+  NameRules r = mixtral();
+  r.buffers = {"self_attn.slope_rate", "self_attn.query_decay", "self_attn.key_decay",
+               "self_attn.diagonal_decay"};
+  r.made = [](const config::Model& m, int layer) -> core::Tensors {
+    const auto* c = std::get_if<config::Lightning>(&m.layers[static_cast<size_t>(layer)].mixer);
+    if (!c || c->decays == config::Decays::exact) return {};
+    const int H = c->heads, P = c->block;
+    auto rates = core::decay_rates(H, layer, static_cast<int>(m.layers.size()));
+    const auto table = core::decay_table(*c, rates);
+    for (float& rate : rates) rate = core::rounded_decay(*c, rate);
+    const auto type = c->decays == config::Decays::bfloat16 ? mx::bfloat16 : mx::float16;
+    const auto of = [&](const std::vector<float>& x, int n) {
+      return mx::astype(mx::array(x.data(), {H, n}, mx::float32), type);
+    };
+    const auto at = mx::arange(P, mx::int32);
+    const auto decays = [&](const mx::array& d) { return mx::take(of(table, P + 1), d, 1); };
+    const auto back = mx::subtract(mx::expand_dims(at, 1), at);
+    return {
+        {"self_attn.slope_rate", mx::expand_dims(of(rates, 1), -1)},
+        {"self_attn.query_decay", mx::expand_dims(decays(mx::add(at, mx::array(1))), -1)},
+        {"self_attn.key_decay", mx::expand_dims(decays(mx::subtract(mx::array(P - 1), at)), -1)},
+        {"self_attn.diagonal_decay",
+         mx::expand_dims(mx::tril(decays(mx::maximum(back, mx::array(0)))), 0)}};
+  };
+  return r;
+}
+
 using Make = std::function<NameRules(const config::Model&)>;
 const std::map<std::string, Make>& all() {
   static const auto all_of_them = [] {
@@ -627,13 +658,7 @@ const std::map<std::string, Make>& all() {
                                 {"mlp.gate.", "mlp.router.gate."}});
          }},
         {"phimoe", [](const auto&) { return mixtral(); }},
-        {"minimax",
-         [](const auto&) {
-           NameRules r = mixtral();
-           r.buffers = {"self_attn.slope_rate", "self_attn.query_decay", "self_attn.key_decay",
-                        "self_attn.diagonal_decay"};
-           return r;
-         }},
+        {"minimax", [](const auto&) { return minimax(); }},
         {"olmo_hybrid", [](const auto&) { return olmo_hybrid(); }},
         {"kimi_linear", [](const auto&) { return kimi_linear(); }},
         {"recurrent_gemma", [](const auto&) { return recurrent_gemma(); }},

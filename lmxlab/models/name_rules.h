@@ -64,8 +64,10 @@ struct NameRules {
   std::vector<Reshaped> reshaped = {};
   std::vector<Branch> branches = {};  // none: a layer is a block
   std::vector<Constant> constants = {};
-  std::vector<const char*> buffers = {};  // behind "layers.N.": neither read nor written
-  bool turned = false;                    // matrices of blocks are [in, out]
+  std::vector<const char*> buffers = {};  // behind "layers.N.": not read
+  /// What of them is written of a layer; none: nothing.
+  std::function<core::Tensors(const config::Model&, int layer)> made = {};
+  bool turned = false;  // matrices of blocks are [in, out]
 };
 
 /// Our names are Llama's: of a class that has them too, nothing.

@@ -270,6 +270,9 @@ Tensors translated(Tensors tensors, const NameRules& rules, const config::Model&
     const std::string path = to + std::to_string(to_ours ? i : i / branches) + ".";
     to_ours ? block.to_ours(path, std::move(blocks[i]), out)
             : block.to_theirs(path, std::move(blocks[i]), out);
+    if (to_ours || !rules.made) continue;
+    for (auto& [name, array] : rules.made(model, static_cast<int>(i)))
+      out.emplace(path + name, array);
   }
   return !to_ours && rules.whole ? renamed_whole(out, rules, to_ours) : out;
 }

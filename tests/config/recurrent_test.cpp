@@ -35,7 +35,8 @@ const std::vector<Mixer> kMixers{
     Mlstm{.heads = 4, .key_dim = 6, .value_dim = 8},
     RwkvChannel{.hidden = 72, .gate = false},
     Rwkv7{.heads = 4, .head_dim = 6, .decay_rank = 5},
-    Mamba3{.heads = 4, .head_dim = 8, .groups = 2, .state = 6, .angles = 3, .norm = true}};
+    Mamba3{.heads = 4, .head_dim = 8, .groups = 2, .state = 6, .angles = 3, .norm = true},
+    Lightning{.heads = 4, .head_dim = 8, .decays = Decays::bfloat16, .block = 16}};
 
 TEST(Recurrent, IsWrittenReadAndDescribed) {
   for (const auto& mixer : kMixers) {
@@ -51,12 +52,13 @@ TEST(Recurrent, IsWrittenReadAndDescribed) {
 
 TEST(Recurrent, StatesTakeTheSameBytesAtEveryLength) {
   const int64_t dim = with(ShortConv{}).dim;
-  const std::vector<int64_t> states{4 * 6 * 8, 4 * 8 * 16, 0,        2 * 8 * 8, 32 * 16,
-                                    4 * 8 * 8, 40,         48,       0,         4 * 6 * 9,
-                                    0,         4 * 6 * 6,  4 * 6 * 8};
-  const std::vector<int64_t> beside{0, 0, 0, 0, 0, 0, 0, 24, 0, 4, 0, 0, 4 * (6 + 8 + 3)};
+  const std::vector<int64_t> states{4 * 6 * 8, 4 * 8 * 16, 0,         2 * 8 * 8, 32 * 16,
+                                    4 * 8 * 8, 40,         48,        0,         4 * 6 * 9,
+                                    0,         4 * 6 * 6,  4 * 6 * 8, 4 * 8 * 8};
+  const std::vector<int64_t> beside{0, 0, 0, 0, 0, 0, 0, 24, 0, 4, 0, 0, 4 * (6 + 8 + 3), 0};
   const std::vector<int64_t> windows{
-      3 * (32 + 24), 3 * (32 + 64), 2 * dim, 3 * 48, 3 * 32, 0, 3 * 40, dim, dim, 0, dim, dim, 0};
+      3 * (32 + 24), 3 * (32 + 64), 2 * dim, 3 * 48, 3 * 32, 0, 3 * 40,
+      dim,           dim,           0,       dim,    dim,    0, 15 * 64};
   for (size_t i = 0; i < kMixers.size(); ++i) {
     Model m = with(kMixers[i]);
     EXPECT_EQ(state_bytes(m, 2), 4 * (states[i] + beside[i]) + 2 * windows[i]) << i;
@@ -88,6 +90,8 @@ TEST(Recurrent, ContradictionsAreSaid) {
               Contains("layers.0.mixer.inner: expected at least 1, got 0"));
   EXPECT_THAT(check(with(Lightning{.heads = 1 << 20, .head_dim = 1 << 20})).list(),
               ElementsAre(HasSubstr("more than an array's dimension can be")));
+  EXPECT_THAT(check(with(Lightning{.block = 1})).list(),
+              ElementsAre("layers.0.mixer.block: expected at least 2 positions, got 1"));
   EXPECT_THAT(check(with(RgLru{.width = 10, .heads = 4, .conv = 1, .act = Act::xielu})).list(),
               ElementsAre("layers.0.mixer.heads: 10 channels are no multiple of 4 heads",
                           "layers.0.mixer.conv: expected at least 2 positions, got 1",
@@ -140,6 +144,28 @@ TEST(Recurrent, PublishedModelsHaveTheirParameters) {
     written.erase("lmxlab");
     EXPECT_TRUE(from_hf(written).model == m.model) << m.form.model_type;
   }
+}
+
+// MiniMax's class rounds its decays to the type of the weights.
+TEST(Recurrent, DecaysAreRoundedAsTheFileIs) {
+  const auto read = [](const std::string& more) {
+    const auto text = R"({"model_type": "minimax", "vocab_size": 64, "hidden_size": 64,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+      "intermediate_size": 64)" +
+                      more + "}";
+    return from_hf(Json::parse(text), true).model;
+  };
+  const auto mixer = [](const Model& m) { return std::get<Lightning>(m.layers[1].mixer); };
+  EXPECT_EQ(mixer(read("")).decays, Decays::exact);
+  EXPECT_EQ(mixer(read("")).block, 256);
+  EXPECT_EQ(mixer(read(R"(, "torch_dtype": "float32")")).decays, Decays::exact);
+  EXPECT_EQ(mixer(read(R"(, "torch_dtype": "float16")")).decays, Decays::float16);
+  const auto m = read(R"(, "dtype": "bfloat16", "block_size": 32)");
+  EXPECT_EQ(mixer(m).decays, Decays::bfloat16);
+  EXPECT_EQ(mixer(m).block, 32);
+  EXPECT_EQ(hf_form(m).model_type, "minimax");
+  for (const char* type : {"float32", "bfloat16"})  // decays stay those of the file it came from
+    EXPECT_TRUE(from_hf(to_hf(m, type)).model == m) << type;
 }
 
 TEST(Recurrent, WhatClassesOfRecurrencesCannotSay) {

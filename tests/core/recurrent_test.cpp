@@ -222,6 +222,29 @@ TEST_P(Golden, RecomputedGradientsAreTheSame) {
   }
 }
 
+// Blocks of padded rows are picked by position, those of others cut.
+TEST(Lightning, GradientsBehindPaddingAreThoseWithout) {
+  const config::Lightning config{
+      .heads = 2, .head_dim = 4, .decays = config::Decays::bfloat16, .block = 8};
+  Init init(1);
+  const auto mixer = make_mixer(config, {8, 1, 3, 0.5f, 0.5f, init});
+  constexpr int kPad = 5, kLength = 21;
+  const auto x = some({1, kLength, 8}, 3);
+  const auto slope = [&](const mx::array& in, const std::optional<mx::array>& pads) {
+    const auto loss = [&](const mx::array& a) {
+      Pass pass{.pads = pads};
+      const auto y = (*mixer)(a, pass);
+      return mx::sum(mx::square(positions(y, y.shape(1) - kLength, y.shape(1))));
+    };
+    return mx::grad(loss)(in);
+  };
+  const auto want = slope(x, std::nullopt);
+  const auto padded = mx::concatenate({some({1, kPad, 8}, 4), x}, 1);
+  const auto got = slope(padded, mx::array({kPad}, mx::int32));
+  const double most = double(mx::max(mx::abs(want)).item<float>());
+  test::expect_close(positions(got, kPad, kPad + kLength), doubles(want), 1e-5 * most);
+}
+
 // Two layers of RWKV-7, the second with a share of the first's values.
 class ValuesOfAnotherLayer : public testing::Test {
  protected:

@@ -131,6 +131,9 @@ std::vector<Case> cases(bool packable = false) {
     recurrent("mamba_" + enum_name(norms),
               config::Mamba{.inner = 20, .state = 5, .dt_rank = 3, .norms = norms});
   recurrent("lightning", config::Lightning{.heads = 3, .head_dim = 6});
+  recurrent(
+      "lightning_rounded",
+      config::Lightning{.heads = 3, .head_dim = 6, .decays = config::Decays::bfloat16, .block = 4});
   recurrent("rg_lru", config::RgLru{.width = 20, .heads = 4});
   recurrent("rwkv_time", config::RwkvTime{.inner = 20});
   recurrent("rwkv_channel", config::RwkvChannel{.hidden = 20});

@@ -188,10 +188,7 @@ TEST_P(SharedCheckpoint, LogitsAndGreedyContinuation) {
   const io::SafeTensors reference(folder / "reference.safetensors");
   const auto facts = Json::parse(read_file(folder / "reference.json"), "reference.json");
   const auto want = reference.get("logits");
-  double bound = facts.at("atol").as_number() + facts.at("rtol").as_number() * largest(want);
-  // This reference has its decays from the file, in bfloat16, and ours are exact: sharply it is
-  // compared in tests/peer/test_checkpoints.py.
-  if (GetParam() == std::string("minimax")) bound = std::ldexp(largest(want), -7);
+  const double bound = facts.at("atol").as_number() + facts.at("rtol").as_number() * largest(want);
   const auto c = checks::compare("logits", model.forward(reference.get("input_ids")), want, bound);
   EXPECT_TRUE(c.ok) << c.detail;
   // Through the cache, in pieces of one and of seven: positions as of the whole text.
@@ -243,6 +240,27 @@ TEST_P(SharedCheckpoint, IsTheSameFromAFolderOfOurs) {
     again("packed");
   else
     EXPECT_THROW(model.save(ours), Error);
+  fs::remove_all(ours);
+}
+
+// The decays that we compute are those that the file has.
+TEST(SharedCheckpointOfMinimax, HasOurDecays) {
+  const auto root = test::shared_fixtures("checkpoints");
+  if (!root) return;
+  const auto ours = fs::path(testing::TempDir()) / "ours_minimax_decays";
+  fs::remove_all(ours);
+  const auto model = LanguageModel::load(*root / "minimax");
+  const Enter enter(model.runtime());
+  model.save(ours);
+  const io::SafeTensors theirs(*root / "minimax/model.safetensors"),
+      written(ours / "model.safetensors");
+  for (const char* layer : {"0", "2"})
+    for (const char* name : {"slope_rate", "query_decay", "key_decay", "diagonal_decay"}) {
+      const auto path = "model.layers." + std::string(layer) + ".self_attn." + name;
+      const auto got = written.get(path), want = theirs.get(path);
+      EXPECT_EQ(got.dtype(), want.dtype()) << path;
+      EXPECT_TRUE(mx::array_equal(got, want).item<bool>()) << path;
+    }
   fs::remove_all(ours);
 }
 

@@ -387,7 +387,15 @@ void minimax_keys(Keys& k, Decoder& d) {
   one_width(d);
   llama_like(k, d);
   k(d.window, {"sliding_window"});
-  d.recurrent = Lightning{.heads = d.heads, .head_dim = d.head_dim};
+  Lightning m = recurrent_of(k, d, Lightning{});
+  m.heads = d.heads, m.head_dim = d.head_dim;
+  k(m.block, {"block_size"});
+  if (k.reading()) {  // decays are buffers, in the type of the weights
+    std::string type;
+    k(type, {"dtype", "torch_dtype"});
+    m.decays = enum_value<Decays>(type).value_or(Decays::exact);
+  }
+  d.recurrent = m;
   recurrent_where(k, d, [](int i) { return i % 2 != 0; });
   k.layer_kinds(d, "linear_attention");
   k(d.attention_scales.stream, {"full_attn_alpha_factor"});
@@ -397,7 +405,7 @@ void minimax_keys(Keys& k, Decoder& d) {
   k(d.ffn_scales.stream, {"mlp_alpha_factor"});
   k(d.ffn_scales.branch, {"mlp_beta_factor"});
   expert_sizes(k, d, {.hidden = d.hidden}, kLocalExperts);
-  k.skip({"block_size", "router_jitter_noise"});
+  k.skip({"router_jitter_noise"});
 }
 Model minimax_model(const Decoder& d) {
   Model m = with_experts(d, "minimax", llama_block(d));
