@@ -168,4 +168,14 @@ void append_utf8(std::string& out, char32_t code) {
   }
 }
 
+bool fits_pattern(std::string_view pattern, std::string_view text) {
+  const auto star = pattern.find('*');
+  if (star == pattern.npos) return pattern == text;
+  if (!text.starts_with(pattern.substr(0, star))) return false;
+  pattern.remove_prefix(star + 1), text.remove_prefix(star);
+  for (size_t i = 0; i <= text.size(); ++i)
+    if (fits_pattern(pattern, text.substr(i))) return true;
+  return false;
+}
+
 }  // namespace lmxlab

@@ -17,6 +17,8 @@ std::string suggestion(std::string_view name, const std::vector<std::string>& ca
 
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
 std::vector<std::string> split(std::string_view text, char separator);
+/// Whether a pattern is the text, where "*" is any text.
+bool fits_pattern(std::string_view pattern, std::string_view text);
 std::string_view trim(std::string_view text);
 
 /// 1536 -> "1.54 KB" (powers of 1000).

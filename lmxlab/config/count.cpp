@@ -266,6 +266,10 @@ BlockNorms block_norms(const Block& block) {
   }
 }
 
+int64_t count_mixer(const Mixer& mixer, int dim) {
+  return mixer_parameters(mixer, dim).value;
+}
+
 int64_t norm_parameters(const Norm& norm, int dim) {
   if (const auto* c = std::get_if<Custom>(&norm))
     return custom_parameters(Part::norm, c->name, c->values, dim);

@@ -29,8 +29,9 @@ struct BlockNorms {
 };
 BlockNorms block_norms(const Block& block);
 
-/// Parameters of a norm over `dim` values.
+/// Parameters of a norm over `dim` values, and of a mixer in a stream of that width.
 int64_t norm_parameters(const Norm& norm, int dim);
+int64_t count_mixer(const Mixer& mixer, int dim);
 
 /// Floating-point operations of a forward pass, a token, averaged over a sequence of `length`
 /// tokens; a multiply-add is two. Matrix products only: projections, scores and weighted values

@@ -152,14 +152,17 @@ std::unique_ptr<LayerCache> Block::make_cache(const CacheOptions& options,
 
 void Block::operator()(Residual& stream, Pass& pass) const {
   const bool again = pass.recomputes();
+  const Dropping here(pass);
   // Both as stages of whole arrays: what each position goes through by itself.
   const Stage first = [this](const Arrays& in, Pass& p) {
+    const Dropping inside(p);
     Residual s(in[0]);
     auto out = project(s, p);
     out.insert(out.begin(), s.value());
     return out;
   };
   const Stage last = [this](const Arrays& in, Pass& p) -> Arrays {
+    const Dropping inside(p);
     Residual s(in[0]);
     finish(s, {in.begin() + 1, in.end()}, p);
     return {s.value()};

@@ -1,6 +1,7 @@
 // Linear, its stack of experts, and Embedding.
 #pragma once
 
+#include "lmxlab/core/adapter.h"
 #include "lmxlab/core/init.h"
 #include "lmxlab/core/weight.h"
 
@@ -12,10 +13,21 @@ class Linear {
   Linear(int in, int out, bool with_bias, float std, Init& init);
   /// [..., in] -> [..., out], dtype of x.
   mx::array operator()(const mx::array& x) const;
-  void visit(Visitor& v) { v("", weight), v("bias", bias); }
+  mx::array without_bias(const mx::array& x) const { return adapted(x, weight.matmul(x)); }
+  /// W [out, in] in `dtype`, with what adapters make of it.
+  mx::array matrix(mx::Dtype dtype) const;
+  /// Whether an adapter is on.
+  bool is_adapted() const;
+  /// What its adapters make of y = W x, one after the other.
+  mx::array adapted(const mx::array& x, mx::array y) const;
+  void visit(Visitor& v) {
+    v("", weight), v("bias", bias);
+    for (auto& a : adapters) v("adapters." + a.name, a);
+  }
 
   Weight weight;
   std::optional<Param> bias;  // [out]
+  std::vector<Adapter> adapters = {};
 };
 
 /// Several layers of one x: packed weights share its quantization and one step of the graph.

@@ -56,7 +56,7 @@ mx::array Mamba::mix(const Arrays& projected, Pass& pass) const {
   const auto low = part(0, c.dt_rank, dt_norm);
   const auto b = part(c.dt_rank, c.state, b_norm);
   const auto read = part(c.dt_rank + c.state, c.state, c_norm);
-  const auto dt = softplus(kernels::add(f32(dt_proj.weight.matmul(low)), f32(dt_proj.bias->value)));
+  const auto dt = softplus(kernels::add(f32(dt_proj.without_bias(low)), f32(dt_proj.bias->value)));
   const auto a = mx::negative(mx::exp(f32(A_log.value)));
 
   const auto scanned = selective_scan(x, dt, a, b, read, kept ? kept->state(1) : std::nullopt);

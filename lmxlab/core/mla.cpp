@@ -152,11 +152,8 @@ mx::array Mla::expanded(const mx::array& q, const Keys& keys, const Chosen& chos
 
 Mla::Matrices Mla::matrices(mx::Dtype dtype) const {
   const auto& c = config_;
-  const auto& w = kv_b_proj.weight;
-  const int rows = c.heads * (c.nope_dim + c.v_dim);
-  const auto matrix = mx::reshape(
-      w.quantized() ? w.rows(mx::arange(rows, mx::int32), dtype) : kernels::cast(w.w.value, dtype),
-      {c.heads, c.nope_dim + c.v_dim, c.kv_rank});
+  const auto matrix =
+      mx::reshape(kv_b_proj.matrix(dtype), {c.heads, c.nope_dim + c.v_dim, c.kv_rank});
   return {mx::slice(matrix, {0, 0, 0}, {c.heads, c.nope_dim, c.kv_rank}),
           mx::slice(matrix, {0, c.nope_dim, 0}, {c.heads, c.nope_dim + c.v_dim, c.kv_rank})};
 }

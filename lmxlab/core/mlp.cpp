@@ -86,7 +86,9 @@ mx::array Mlp::gated_by(const mx::array& gate, const mx::array& up) const {
 
 mx::array Mlp::operator()(const mx::array& x, Pass&) const {
   const auto act = config_.act;
-  const auto packed = [](const Linear& l) { return l.weight.quantized() && !l.bias; };
+  const auto packed = [](const Linear& l) {
+    return l.weight.quantized() && !l.bias && !l.is_adapted();
+  };
   const bool plain = !norm && !xielu && config_.gate_scale == 1 && config_.sparsity == 0;
   if (plain && packed(up_proj) && packed(down_proj) && (!gate_proj || packed(*gate_proj)))
     return kernels::quantized_mlp(

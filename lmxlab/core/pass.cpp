@@ -52,11 +52,11 @@ const mx::array& Pass::lent_values(int from) const {
   return it->second;
 }
 
-mx::array Pass::drop(const mx::array& x) {
-  if (!key || dropout <= 0) return x;
+mx::array Pass::drop(const mx::array& x, float rate) {
+  if (!key || rate <= 0) return x;
   auto [next, mine] = mx::random::split(*key);
   key = next;
-  return kernels::dropout(x, dropout, mine, int64_t{first_row} * x.shape(-1));
+  return kernels::dropout(x, rate, mine, int64_t{first_row} * x.shape(-1));
 }
 
 void Pass::show(std::string_view what, const mx::array& x) const {

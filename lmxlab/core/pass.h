@@ -60,8 +60,9 @@ struct Pass {
   /// @throws Error(internal) if the layer has lent none in this pass.
   const Keys& lent_keys(int from) const;
   const mx::array& lent_values(int from) const;
-  /// Zeroes with probability `dropout`, scales the rest; the identity when not training.
-  mx::array drop(const mx::array& x);
+  /// Zeroes with probability `rate`, or `dropout`, scales the rest; the identity when not training.
+  mx::array drop(const mx::array& x) { return drop(x, dropout); }
+  mx::array drop(const mx::array& x, float rate);
   void show(std::string_view what, const mx::array& x) const;
 
  private:

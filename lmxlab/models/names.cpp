@@ -385,4 +385,85 @@ Tensors names_from_checkpoint(const config::HfForm& form, Tensors tensors,
   return tensors;
 }
 
+// Adapters go the way of weights: B has a matrix's rows, A its columns, lengths are as a bias.
+LowRanks adapters_to_checkpoint(const config::HfForm& form, const LowRanks& adapters,
+                                const config::Model& model) {
+  const auto rules = name_rules(form.model_type, model);
+  LowRanks out, left = adapters;
+  const auto put = [&](const std::vector<std::string>& paths, const std::vector<LowRank>& parts) {
+    Tensors rows;
+    std::vector<mx::array> a;
+    int rank = 0, all = 0;
+    for (const auto& p : parts) all += p.a.shape(0);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const int own = parts[i].a.shape(0);
+      if (own > 0) a.push_back(parts[i].a);
+      rows.emplace(paths[i] + ".weight", mx::pad(parts[i].b, {{0, 0}, {rank, all - own - rank}}));
+      if (parts[i].magnitude) rows.emplace(paths[i] + ".bias", *parts[i].magnitude);
+      rank += own;
+    }
+    std::optional<mx::array> b, magnitude;
+    std::string path;
+    for (auto& [name, array] : translated(rows, rules, model, false)) {
+      if (name.ends_with(".weight"))
+        path = name.substr(0, name.size() - 7), b = turned(array, rules.turned);
+      else if (name.ends_with(".bias"))
+        magnitude = array;
+    }
+    out.emplace(path, LowRank{a.size() == 1 ? a[0] : mx::concatenate(a, 0), *b, magnitude});
+  };
+  for (size_t l = 0; l < model.layers.size(); ++l) {
+    const std::string block = kOurLayers + std::to_string(l) + ".";
+    for (const auto& f : rules.fused) {
+      std::vector<std::string> paths;
+      std::vector<LowRank> parts;
+      size_t found = 0, lengths = 0;
+      for (const std::string ours : f.ours) {
+        paths.push_back(block + ours.substr(0, ours.size() - 1));
+        const auto it = left.find(paths.back());
+        found += it != left.end(), lengths += it != left.end() && it->second.magnitude;
+      }
+      if (found == 0) continue;
+      if (lengths > 0 && found < paths.size())
+        throw Error(Kind::unsupported, "[adapter] " + std::string(f.theirs) +
+                                           " is one matrix in the checkpoint: DoRA must have all "
+                                           "of its parts or none.");
+      int columns = 0;
+      for (const auto& p : paths)
+        if (const auto it = left.find(p); it != left.end()) columns = it->second.a.shape(1);
+      for (size_t i = 0; i < paths.size(); ++i) {
+        auto node = left.extract(paths[i]);
+        if (!node.empty())
+          parts.push_back(std::move(node.mapped()));
+        else
+          parts.push_back(
+              {mx::zeros({0, columns}), mx::zeros({rows_of(f.ours[i], model.layers[l]), 0})});
+      }
+      put(paths, parts);
+    }
+  }
+  for (const auto& [path, low] : left) put({path}, {low});
+  return out;
+}
+
+LowRanks adapters_from_checkpoint(const config::HfForm& form, const LowRanks& adapters,
+                                  const config::Model& model) {
+  const auto rules = name_rules(form.model_type, model);
+  LowRanks out;
+  for (const auto& [path, low] : adapters) {
+    Tensors rows{{path + ".weight", turned(low.b, rules.turned)}};
+    if (low.magnitude) rows.emplace(path + ".bias", *low.magnitude);
+    const auto ours = translated(rows, rules, model, true);
+    for (const auto& [name, array] : ours) {
+      if (!name.ends_with(".weight")) continue;
+      const auto own = name.substr(0, name.size() - 7);
+      const auto length = ours.find(own + ".bias");
+      out.emplace(own,
+                  LowRank{low.a, array,
+                          length == ours.end() ? std::nullopt : std::optional(length->second)});
+    }
+  }
+  return out;
+}
+
 }  // namespace lmxlab

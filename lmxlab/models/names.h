@@ -6,6 +6,10 @@
 #include "lmxlab/config/model.h"
 #include "lmxlab/core/tree.h"
 
+#include <map>
+#include <optional>
+#include <string>
+
 namespace lmxlab {
 
 /// Tensors of the tree as the transformers class names and shapes them (GPT-2: fused and transposed
@@ -19,5 +23,19 @@ core::Tensors names_to_checkpoint(const config::HfForm& form, core::Tensors tens
 /// @throws Error(mismatch) naming a bias that is not zero.
 core::Tensors names_from_checkpoint(const config::HfForm& form, core::Tensors tensors,
                                     const config::Model& model);
+
+/// What an adapter adds to a linear layer, by its path without ".weight": A [rank, in], B [out,
+/// rank], and DoRA's lengths [out].
+struct LowRank {
+  mx::array a, b;
+  std::optional<mx::array> magnitude = {};
+};
+using LowRanks = std::map<std::string, LowRank>;
+/// Where the class has one matrix of several of ours, their ranks are added up: a block for each.
+/// @throws Error(unsupported) for DoRA's of some of them only.
+LowRanks adapters_to_checkpoint(const config::HfForm& form, const LowRanks& adapters,
+                                const config::Model& model);
+LowRanks adapters_from_checkpoint(const config::HfForm& form, const LowRanks& adapters,
+                                  const config::Model& model);
 
 }  // namespace lmxlab

@@ -1,5 +1,7 @@
 #include "lmxlab/models/quantize.h"
 
+#include "lmxlab/base/text.h"
+
 #include "lmxlab/config/hf.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
@@ -63,17 +65,6 @@ struct Packing {
   }
 };
 
-// "*" is any text.
-bool fits(std::string_view pattern, std::string_view text) {
-  const auto star = pattern.find('*');
-  if (star == pattern.npos) return pattern == text;
-  if (!text.starts_with(pattern.substr(0, star))) return false;
-  pattern.remove_prefix(star + 1), text.remove_prefix(star);
-  for (size_t i = 0; i <= text.size(); ++i)
-    if (fits(pattern, text.substr(i))) return true;
-  return false;
-}
-
 // A slice of rows at a time, so that the numbers are never whole in memory.
 LayerError compare(const std::string& path, const mx::array& was_whole, const core::Weight& after) {
   LayerError out{path};
@@ -127,7 +118,7 @@ std::vector<Packing> packings(const std::vector<core::LayerWeight>& all,
     if (p.embedding && options.embedding_bits)
       how = {options.embedding_bits, options.group_size, kernels::FloatFormat::none};
     for (size_t i = 0; i < options.layers.size(); ++i) {
-      if (!fits(options.layers[i].pattern, p.path)) continue;
+      if (!fits_pattern(options.layers[i].pattern, p.path)) continue;
       how = {options.layers[i].bits, options.group_size, kernels::FloatFormat::none};
       used[i] = true;
       break;

@@ -29,6 +29,8 @@ Widths widths_of(const Model& m, const config::Block& b) {
   w.dim = m.dim;
   if (const auto* a = config::attention_in(b.mixer))
     w.q = int64_t{a->heads} * a->head_dim, w.kv = int64_t{a->kv_heads} * a->head_dim;
+  else  // as if its parameters were matrices into it and out of it
+    w.q = config::count_mixer(b.mixer, m.dim) / std::max(1, 2 * m.dim);
   // Of experts what a token meets, and what it becomes before and after them.
   if (const auto* e = config::experts_in(b)) {
     w.gates = e->gated ? 2 : 1;

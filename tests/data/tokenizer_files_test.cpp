@@ -8,7 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <random>
 
 namespace lmxlab::data {
@@ -378,12 +378,16 @@ TEST(TokenizerSpeed, HostileTextsTakeLinearTime) {
                              "\n ", "1", "<s", "</s> "}) {
       const auto seconds = [&](size_t size) {
         const std::string text = repeated(part, size);
-        const auto start = std::chrono::steady_clock::now();
+        const auto start = std::clock();  // of the processor: others may keep it busy
         const auto ids = t.encode_ids(text);
         t.decode(ids);
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
       };
-      const double small = std::max(seconds(1 << 14), 1e-4), large = seconds(1 << 18);
+      // A quadratic one takes 256 times as long, seconds, each time.
+      const double small = std::max(seconds(1 << 14), 1e-3);
+      double large = seconds(1 << 18);
+      for (int again = 0; again < 3 && large >= 100 * small; ++again)
+        large = std::min(large, seconds(1 << 18));
       EXPECT_LT(large, 100 * small) << name << " " << Json(part).dump() << ": " << small
                                     << " s for 16 KiB, " << large << " s for 256 KiB";
     }
