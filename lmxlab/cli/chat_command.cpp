@@ -1,5 +1,6 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/cli/adapter_argument.h"
 #include "lmxlab/cli/chat_arguments.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/line_editor.h"
@@ -39,12 +40,15 @@ class Chat : public Command {
   Generation last_;
   int64_t planned_ = 0;  // bytes of arrays
 
+  AdapterArgument adapters_;
+
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a GGUF file, with a chat template")
         .require();
     o.option("--system", "TEXT", &system_, "what the model is told first");
     o.option("--var", "NAME=JSON", &variables_,
              "a variable of the template: enable_thinking=false");
+    adapters_.declare(o);
     draws_.declare(o);
   }
 
@@ -159,6 +163,7 @@ class Chat : public Command {
     if (context.json)
       throw Error(Kind::usage, "[chat] a conversation has no JSON form. Take `generate --json`.");
     auto m = open_model(model_, uint64_t(draws_.seed), std::nullopt, context);
+    adapters_.load(m.model);
     if (!m.tokenizer)
       throw Error(Kind::usage, "[chat] " + model_ + " has no tokenizer, so nobody can talk to it");
     const auto form = chat_template_of(m.place);

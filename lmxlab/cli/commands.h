@@ -20,6 +20,7 @@ Command* make_count();
 Command* make_fit();
 Command* make_quantize();
 Command* make_convert();
+Command* make_merge();
 Command* make_pull();
 Command* make_bench();
 Command* make_doctor();

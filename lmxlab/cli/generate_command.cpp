@@ -1,5 +1,6 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/cli/adapter_argument.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/long_text.h"
 #include "lmxlab/cli/model_argument.h"
@@ -25,6 +26,8 @@ class Generate : public Command {
   std::optional<std::string> prompt_, prompt_file_, tokens_, prompts_file_;
   SamplingArguments draws_{256};
 
+  AdapterArgument adapters_;
+
   void declare(Options& o) override {
     o.argument("MODEL", &model_,
                "a model or run folder, a GGUF file, or a preset with random weights")
@@ -37,6 +40,7 @@ class Generate : public Command {
              "many prompts, one JSON object a line: {\"prompt\": TEXT} or {\"tokens\": [IDS]}; one "
              "object a line "
              "comes back");
+    adapters_.declare(o);
     draws_.declare(o);
   }
 
@@ -148,6 +152,7 @@ class Generate : public Command {
           "[generate] expected one of --prompt, --prompt-file, --tokens and --prompts-file, got " +
               std::string(given ? "several" : "none"));
     OpenModel m = open_model(model_, uint64_t(draws_.seed), std::nullopt, context);
+    adapters_.load(m.model);
     draws_.set_type(m);
     auto options = draws_.options(m, context);
     if (prompts_file_ && draws_.prompt_cache)

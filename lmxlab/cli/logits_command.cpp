@@ -1,4 +1,5 @@
 #include "lmxlab/base/text.h"
+#include "lmxlab/cli/adapter_argument.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/core/runtime.h"
@@ -21,6 +22,7 @@ class Logits : public Command {
   std::string model_, tokens_file_, out_;
   std::optional<int> cached_;
   int64_t seed_ = 0;
+  AdapterArgument adapters_;
 
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a preset with random weights")
@@ -34,6 +36,7 @@ class Logits : public Command {
         .range(1)
         .otherwise("one pass, no cache");
     o.option("--seed", "N", &seed_, "of a preset's weights").range(0);
+    adapters_.declare(o);
   }
 
   static int rows_of(int B, int T) { return std::clamp(kTokensAPass / T, 1, B); }
@@ -123,7 +126,8 @@ class Logits : public Command {
     std::error_code ignored;
     if (!fs::is_directory(parent, ignored))  // before the work
       throw Error(Kind::not_found, "[logits] --out: there is no folder " + parent.string());
-    const auto opened = open_model(model_, uint64_t(seed_), std::nullopt, context);
+    auto opened = open_model(model_, uint64_t(seed_), std::nullopt, context);
+    adapters_.load(opened.model);
     const auto& model = opened.model;
     const Enter enter(model.runtime());
     // For comparisons: packed weights as they are, activations unrounded.

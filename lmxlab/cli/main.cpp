@@ -77,6 +77,11 @@ const std::vector<Entry>& table() {
        "transformers, with its tokenizer and template beside them; or all of it as one GGUF file, "
        "for llama.cpp and its kin.",
        "convert smollm2.gguf smollm2 --dtype bf16", make_convert},
+      {"merge",
+       "Writes a model with an adapter's additions in its weights, which are packed again where "
+       "they "
+       "were; says the largest error of that.",
+       "merge smollm2 my-adapter smollm2-mine", make_merge},
       {"pull",
        "Fetches a model from the Hugging Face hub into the cache that other tools share. What is "
        "there is not fetched again, what was cut off goes on where it ended, and every file's "

@@ -1,5 +1,6 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
+#include "lmxlab/cli/adapter_argument.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
@@ -18,9 +19,12 @@ class PerplexityCommand : public Command {
   std::optional<int> context_, stride_;
   std::optional<int64_t> max_tokens_;
 
+  AdapterArgument adapters_;
+
   void declare(Options& o) override {
     o.argument("MODEL", &model_, "a model or run folder, or a GGUF file").require();
     o.option("--file", "FILE", &file_, "the text, UTF-8").require();
+    adapters_.declare(o);
     o.option("--context", "N", &context_, "tokens of a window")
         .range(2)
         .otherwise("the model's context, 2048 at most");
@@ -53,6 +57,7 @@ class PerplexityCommand : public Command {
 
   int run(Context& context) override {
     auto m = open_model(model_, 0, std::nullopt, context);
+    adapters_.load(m.model);
     if (!m.tokenizer)
       throw Error(Kind::usage, "[perplexity] " + model_ +
                                    " has no tokenizer, so a text cannot be measured. Give a model "
