@@ -136,17 +136,18 @@ TEST_P(Adapters, GradientsReachAllOfItAndNothingElse) {
     EXPECT_GT(mx::max(mx::abs(gradients[i])).item<float>(), 0) << entries[i].path;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, Adapters,
-    testing::Values(Case{"llama-tiny", false}, Case{"llama-tiny", true}, Case{"phi3-tiny", false},
-                    Case{"phi3-tiny", true}, Case{"gpt-tiny", false}, Case{"deepseek-v3-tiny", false},
-                    Case{"mamba-tiny", false}, Case{"jamba-tiny", false}, Case{"glm4-tiny", false}),
-    [](const auto& test) {
-      std::string name = test.param.preset;
-      for (char& c : name)
-        if (c == '-') c = '_';
-      return name + (test.param.dora ? "_dora" : "");
-    });
+INSTANTIATE_TEST_SUITE_P(Families, Adapters,
+                         testing::Values(Case{"llama-tiny", false}, Case{"llama-tiny", true},
+                                         Case{"phi3-tiny", false}, Case{"phi3-tiny", true},
+                                         Case{"gpt-tiny", false}, Case{"deepseek-v3-tiny", false},
+                                         Case{"mamba-tiny", false}, Case{"jamba-tiny", false},
+                                         Case{"glm4-tiny", false}),
+                         [](const auto& test) {
+                           std::string name = test.param.preset;
+                           for (char& c : name)
+                             if (c == '-') c = '_';
+                           return name + (test.param.dora ? "_dora" : "");
+                         });
 
 TEST(Adapters, AddUpAndSwitchWithoutLoading) {
   auto model = model_of("llama-tiny");
