@@ -165,7 +165,8 @@ def orpo():
     whole = ids.masked_fill(attention == 0, IGNORE)
     batch = {}
     for side, rows in (("chosen", slice(0, PAIRS)), ("rejected", slice(PAIRS, None))):
-        batch |= {f"{side}_input_ids": ids[rows], f"{side}_labels": whole[rows], f"{side}_attention_mask": attention[rows]}
+        batch |= {f"{side}_{key}": values[rows] for key, values in
+                  (("input_ids", ids), ("labels", whole), ("attention_mask", attention))}
     trainer = stand_in(is_encoder_decoder=False, padding_value=0, beta=0.25)
     for method in ("concatenated_inputs", "get_batch_logps"):
         setattr(trainer, method, getattr(ORPOTrainer, method))
@@ -181,14 +182,15 @@ def kto():
     for name, shift in (("kto", 0.0), ("kto.no_kl", 5.0)):  # shifted, the estimate is negative, and cut to 0
         arrays[f"{name}.mismatched"] = (rng.standard_normal(2 * PAIRS) - 4 - shift).astype(np.float32)
         arrays[f"{name}.ref_mismatched"] = (rng.standard_normal(2 * PAIRS) - 4.8).astype(np.float32)
-        kl, ref_kl = (torch.tensor(arrays[f"{name}.{k}"], dtype=torch.float64) for k in ("mismatched", "ref_mismatched"))
+        kl = torch.tensor(arrays[f"{name}.mismatched"], dtype=torch.float64)
+        ref_kl = torch.tensor(arrays[f"{name}.ref_mismatched"], dtype=torch.float64)
         z = leaf(logits)
         options = dict(beta=0.3, desirable_weight=1.0, undesirable_weight=1.4)
         trainer = stand_in(
             calculate_KL=True, _compute_kl_logps=lambda model, batch: kl, precompute_ref_logps=True, loss_type="kto",
             _tp_size=1, **options)
-        batch = {"input_ids": ids, "attention_mask": attention, "completion_mask": completion, "label": desirable.bool(),
-                 "ref_logps": ref_logps, "ref_KL_logps": ref_kl}
+        batch = {"input_ids": ids, "attention_mask": attention, "completion_mask": completion,
+                 "label": desirable.bool(), "ref_logps": ref_logps, "ref_KL_logps": ref_kl}
         case(name, "kto", KTOTrainer._compute_loss(trainer, Model(z), batch, False), {"logits": z}, **options)
 
 
@@ -201,7 +203,8 @@ def reward():
         batch = {"margin": margin} if with_margin else {}
         model = lambda **_: types.SimpleNamespace(logits=r[:, None])  # noqa: E731
         loss = RewardTrainer.compute_loss(trainer, model, batch)
-        case(f"reward.{name}", "reward", loss, {"rewards": r}, margin=with_margin, center_coefficient=coefficient or 0.0)
+        case(f"reward.{name}", "reward", loss, {"rewards": r}, margin=with_margin,
+             center_coefficient=coefficient or 0.0)
 
 
 def advantages():
@@ -242,8 +245,8 @@ def grpo():
         p = leaf(logp)
         o = {"beta": 0.0, "epsilon": 0.2, "importance_sampling_level": "token", "max_completion_length": 0, **options}
         trainer = stand_in(
-            _get_per_token_logps_and_entropies=lambda *_, **__: (p, torch.zeros_like(p), None), top_entropy_quantile=1.0,
-            off_policy_mask_threshold=None, importance_sampling_level=o["importance_sampling_level"], beta=o["beta"],
+            _get_per_token_logps_and_entropies=lambda *_, **__: (p, torch.zeros_like(p), None),
+            top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level=o["importance_sampling_level"], beta=o["beta"],
             epsilon_low=o["epsilon"], epsilon_high=o.get("epsilon_high", o["epsilon"]), loss_type=o["loss_type"],
             use_vllm=False, max_completion_length=o["max_completion_length"], _entropy_bonus_enabled=False,
             args=types.SimpleNamespace(use_bias_correction_kl=False, delta=None))

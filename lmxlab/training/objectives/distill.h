@@ -13,7 +13,8 @@ namespace lmxlab::objectives {
 struct DistillOptions {
   /// 0: KL(teacher || student), forward. 1: KL(student || teacher), reverse. Between: the
   /// generalized Jensen-Shannon divergence, beta KL(t || m) + (1 - beta) KL(s || m) with
-  /// m = beta t + (1 - beta) s: arXiv:2306.13649 eq. 1, whose ends are (nearly) 0.
+  /// m = beta t + (1 - beta) s: arXiv:2306.13649 eq. 1. It goes to 0
+  /// towards both ends, which are KL by convention.
   float beta = 0;
   /// Of both distributions. Gradients shrink with its square: to weigh this against a
   /// cross-entropy, multiply it by the square (arXiv:1503.02531 section 2.1). It is not done here.

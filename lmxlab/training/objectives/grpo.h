@@ -11,7 +11,7 @@ namespace lmxlab::objectives {
 /// What advantages are divided by.
 ///   group  the standard deviation of the group's rewards: GRPO, arXiv:2402.03300 section 4.1.2
 ///   batch  that of all rewards, arXiv:2508.08221
-///   none   nothing: Dr. GRPO, arXiv:2503.20783 section 3.2
+///   none   nothing: Dr. GRPO, arXiv:2503.20783
 enum class AdvantageScale { group, batch, none };
 
 /// A reward less its group's mean, by (standard deviation + 1e-4). Deviations are those of samples

@@ -71,7 +71,7 @@ struct KtoLoss {
 };
 
 /// weight (1 - s(beta (r - kl))) for desirable responses, weight (1 - s(beta (kl - r))) for others:
-/// arXiv:2402.01306 eq. 8.
+/// arXiv:2402.01306 section 4.1.
 /// @param ref  [B];  @param desirable  [B] bool
 /// @param kl  0-d: kto_kl's value; below 0 it is 0
 KtoLoss kto(const Sequences& policy, const mx::array& ref, const mx::array& desirable,
