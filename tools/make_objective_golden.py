@@ -246,7 +246,8 @@ def grpo():
         o = {"beta": 0.0, "epsilon": 0.2, "importance_sampling_level": "token", "max_completion_length": 0, **options}
         trainer = stand_in(
             _get_per_token_logps_and_entropies=lambda *_, **__: (p, torch.zeros_like(p), None),
-            top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level=o["importance_sampling_level"], beta=o["beta"],
+            top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+            importance_sampling_level=o["importance_sampling_level"], beta=o["beta"],
             epsilon_low=o["epsilon"], epsilon_high=o.get("epsilon_high", o["epsilon"]), loss_type=o["loss_type"],
             use_vllm=False, max_completion_length=o["max_completion_length"], _entropy_bonus_enabled=False,
             args=types.SimpleNamespace(use_bias_correction_kl=False, delta=None))

@@ -269,6 +269,7 @@ TEST(ObjectiveEdges, RefuseWhatDoesNotFit) {
   refuses("[sequence_logprobs] mask", [&] { sequence_logprobs(m, a2); });
   refuses("[dpo] rejected: expected [3], got [2]", [&] { dpo(s3, s2, a3, a3); });
   refuses("[dpo] ref_chosen: expected [3], got [2]", [&] { dpo(s3, s3, a2, a3); });
+  refuses("[dpo] ref_rejected: expected [3], got [2]", [&] { dpo(s3, s3, a3, a2); });
   refuses("[dpo] beta", [&] { dpo(s3, s3, a3, a3, {.beta = 0}); });
   refuses("[dpo] label_smoothing", [&] { dpo(s3, s3, a3, a3, {.label_smoothing = 0.5f}); });
   refuses("label_smoothing: ipo has none",

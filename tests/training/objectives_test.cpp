@@ -165,6 +165,9 @@ TEST(Objectives, AdvantagesAreTrls) {
     for (size_t i = 4; i < 8; ++i) EXPECT_EQ(v[i], 0) << name;  // a group of equal rewards
   }
   EXPECT_EQ(values(group_advantages(mx::array({1.0f, 3.0f}), 1)), (std::vector<float>{0, 0}));
+  for (int n = 2; n < 20; ++n) {  // sums of equal rewards are rounded, too
+    for (const float x : values(group_advantages(mx::full({n}, 0.7f), n))) EXPECT_EQ(x, 0) << n;
+  }
 }
 
 // Accumulation: the sums of parts, by the sum of the counts.
@@ -341,6 +344,9 @@ TEST(Objectives, IgnoreLabelsLikeMasks) {
       mx::where(mx::astype(g.mask(), mx::bool_), g.labels(), mx::array(kIgnoreIndex));
   EXPECT_EQ(values(token_logprobs({z}, labels)), values(token_logprobs({z}, g.labels(), g.mask())));
   EXPECT_EQ(values(token_mask(labels)), values(g.mask()));
+  const auto all = token_logprobs({z}, g.labels());
+  EXPECT_EQ(values(sequence_logprobs(all, g.mask()).logprobs),
+            values(g.responses(g("logits")).logprobs));
 }
 
 }  // namespace
