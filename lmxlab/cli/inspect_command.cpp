@@ -138,20 +138,20 @@ class DataInspect : public Command {
     std::string out;
     data::StreamDecoder decoder(tokenizer);
     bool inside = false;  // a learned stretch, where there are no colours
-    int shade = 0;
+    std::string_view now;
     for (size_t i = 0; i < s.ids.size(); ++i) {
-      std::string part = visible(decoder.push(s.ids[i]));
-      if (i + 1 == s.ids.size()) part += visible(decoder.finish());
-      if (colour) {
-        const char* style = !s.loss[i] ? "2" : shade++ % 2 == 0 ? "32" : "36";
-        out += "\x1b[" + std::string(style) + "m" + part + "\x1b[0m";
-        continue;
+      const bool learned = s.loss[i] != 0;
+      if (colour) {  // learned tokens in two colours by turns, to tell them apart
+        const std::string_view style = !learned ? "2" : now == "32" ? "36" : "32";
+        if (style != now) out += "\x1b[0;" + std::string(now = style) + "m";
+      } else if (inside != learned) {
+        out += learned ? "[[" : "]]";
+        inside = learned;
       }
-      if (inside != (s.loss[i] != 0)) out += inside ? "]]" : "[[";
-      inside = s.loss[i] != 0;
-      out += part;
+      out += visible(decoder.push(s.ids[i]));
+      if (i + 1 == s.ids.size()) out += visible(decoder.finish());
     }
-    return out + (inside ? "]]" : "") + "\n";
+    return out + (colour ? "\x1b[0m" : inside ? "]]" : "") + "\n";
   }
 
   int run(Context& context) override {
@@ -242,7 +242,8 @@ class DataInspect : public Command {
     if (c.shortened > 0) row("shortened", with_commas(c.shortened));
     if (c.dropped > 0) row("dropped", with_commas(c.dropped) + ", too long");
     if (packing) {
-      row("packed", with_commas(int64_t(packing->rows.size())) + " rows of " +
+      row("packed", with_commas(int64_t(packing->rows.size())) +
+                        (packing->rows.size() == 1 ? " row of " : " rows of ") +
                         with_commas(packing->context) + ", " + percent(packing->fill()) + " full");
       if (packing->cut > 0) row("cut", with_commas(packing->cut) + " sequences");
     }

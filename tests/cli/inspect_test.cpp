@@ -35,7 +35,7 @@ TEST_F(DataInspect, ShowsWhatIsLearned) {
   EXPECT_EQ(o.err, "");
   for (const char* part :
        {"line 1: ", "line 3: ", "<|im_start|>assistant\\n\n[[b\\x1B[0m<|im_end|>]]\\n\n",
-        "[[there<|im_end|>]]", "samples     2\n", "packed      1 rows of 64, ", "lengths\n"})
+        "[[there<|im_end|>]]", "samples     2\n", "packed      1 row of 64, ", "lengths\n"})
     EXPECT_NE(o.out.find(part), std::string::npos) << part << " in\n" << o.out;
   EXPECT_EQ(o.out.find('\x1b'), std::string::npos);
 }
