@@ -57,6 +57,29 @@ TEST_F(DataInspect, AsJson) {
   EXPECT_EQ(count, 2);
 }
 
+// The folder's configuration says that the user's turn ends the assistant's.
+TEST_F(DataInspect, TakesAModelFolder) {
+  const auto tokenizer = read_file(tokenizer_);
+  const Json json = Json::parse(tokenizer);
+  int64_t user = -1;
+  for (const Json& t : json.at("added_tokens").as_array())
+    if (t.at("content").as_string() == "<|user|>") user = t.at("id").as_integer();
+  file("tokenizer.json", tokenizer);
+  file("config.json", "{\"eos_token_id\": [" + std::to_string(user) + "]}");
+  file("chat_template.jinja",
+       "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+       "{% if add_generation_prompt %}<|assistant|>{% endif %}");
+  const auto chat =
+      file("turns.jsonl", R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant",)"
+                          R"( "content": "b"}, {"role": "user", "content": "c"}, {"role":)"
+                          R"( "assistant", "content": "d"}]})");
+  const auto o = lmxlab_run({"data", "inspect", chat, "--model", folder_.path().string()});
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.out.find("<|user|>a<|assistant|>[[b<|user|>]]c<|assistant|>[[d]]\n"),
+            std::string::npos)
+      << o.out;
+}
+
 TEST_F(DataInspect, Errors) {
   expect_error(command({"--model", "m"}), 2, "usage", {"--model", "both"});
   expect_error({"data", "inspect", chats_}, 2, "usage", {"--tokenizer", "none"});
