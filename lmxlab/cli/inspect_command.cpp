@@ -108,6 +108,7 @@ class DataInspect : public Command {
     if (reformatted_ == "refuse") options.reformatted = data::Reformatted::refuse;
     options.chat.variables = template_variables(variables_, "data");
     options.chat.now = wall_clock();
+    options.stop = context.stop;
     const bool tools = std::any_of(file.samples.begin(), file.samples.end(),
                                    [](const data::Sample& s) { return !s.tools.is_null(); });
     fs::path place;

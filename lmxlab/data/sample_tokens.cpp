@@ -363,6 +363,7 @@ std::vector<TokenSample> SampleTokenizer::sequences(const Sample& sample,
 TokenSamples SampleTokenizer::operator()(const SampleFile& file) const {
   TokenSamples out{file.kind, {}, {}};
   for (size_t i = 0; i < file.samples.size(); ++i) {
+    if (options_.stop.stop_requested()) throw Error(Kind::canceled, "[samples] interrupted");
     const Sample& sample = file.samples[i];
     auto list = with_context(file.name + ", line " + std::to_string(sample.line),
                              [&] { return sequences(sample, out.counts); });

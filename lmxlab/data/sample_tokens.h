@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <stop_token>
 #include <vector>
 
 namespace lmxlab::data {
@@ -36,6 +37,7 @@ struct SampleOptions {
   /// behind the first of them is not learned. None: the special tokens that stand together behind
   /// a turn's last word end it.
   std::vector<int> end_of_turn = {};
+  std::stop_token stop = {};  // asked between the samples of a file
 };
 
 struct TokenSample {
@@ -81,7 +83,8 @@ class SampleTokenizer {
   /// @cost  Two renderings for each turn of the assistant.
   std::vector<TokenSample> sequences(const Sample& sample, SampleCounts& counts) const;
 
-  /// Of a file. @throws the same, with the file and the line; Error(bad_data) if all are too long.
+  /// Of a file. @throws the same, with the file and the line; Error(bad_data) if all are too long;
+  /// Error(canceled).
   TokenSamples operator()(const SampleFile& file) const;
 
   const Tokenizer& tokenizer() const { return tokenizer_; }

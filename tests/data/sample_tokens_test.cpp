@@ -260,6 +260,22 @@ TEST(SampleTokens, StringsAreLearnedFromTheCompletionOn) {
   EXPECT_EQ(answer[0].learned(), 0);
 }
 
+TEST(SampleTokens, StringsBeginAsTheTokenizerBeginsATextAndEndOnce) {
+  Json json = Json::parse(read_file(kFolder / "byte_level.json"));
+  json["post_processor"] = Json::parse(R"({"type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                 {"SpecialToken": {"id": "</s>", "type_id": 0}}], "pair": [],
+      "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]},
+                         "</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}})");
+  const auto t = Tokenizer::from_json(json, Json::parse(R"({"eos_token": "</s>"})"));
+  for (const char* line : {R"({"prompt": "To be", "completion": " or not"})",
+                           R"({"prompt": "To be", "completion": " or not</s>"})"}) {
+    const auto got = SampleTokenizer(t)(parse_samples(line, "f")).sequences;
+    EXPECT_EQ(t.decode(got[0].ids), "<s>To be or not</s>");
+    EXPECT_EQ(learned(t, got[0]), "[ or not</s>]");
+  }
+}
+
 TEST(SampleTokens, OnlyACompletionsTurnsAreLearned) {
   const auto file = parse_samples(
       R"({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},)"
@@ -282,6 +298,14 @@ TEST(SampleTokens, OnlyACompletionsTurnsAreLearned) {
       parse_samples(R"({"messages": [{"role": "user", "content": "a"}], "answer": "b"})", "f");
   EXPECT_EQ(tokenizer().decode(sequences(kChatml, asked.samples[0])[0].ids),
             "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST(SampleTokens, MayBeInterrupted) {
+  std::stop_source stop;
+  stop.request_stop();
+  const SampleTokenizer tokens(Tokenizer::bytes(), {}, {.stop = stop.get_token()});
+  EXPECT_EQ(error_of([&] { tokens(parse_samples("{\"text\": \"a\"}", "f")); }).kind(),
+            Kind::canceled);
 }
 
 TEST(SampleTokens, ErrorsNameTheLine) {
