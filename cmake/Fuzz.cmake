@@ -4,7 +4,7 @@
 file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/lmxlab/base/*.cpp" "${PROJECT_SOURCE_DIR}/lmxlab/config/*.cpp"
   "${PROJECT_SOURCE_DIR}/lmxlab/config/*/*.cpp" "${PROJECT_SOURCE_DIR}/lmxlab/io/*.cpp" "${PROJECT_SOURCE_DIR}/lmxlab/data/*.cpp"
   "${PROJECT_SOURCE_DIR}/lmxlab/data/*/*.cpp")
-list(FILTER sources EXCLUDE REGEX "/(data/(batches|build|conversation|corpus|tokenizer_train)|io/(http|hub|hub_cache|blob_file|digest))\\.cpp$")
+list(FILTER sources EXCLUDE REGEX "/(data/(batches|build|conversation|corpus|packing|tokenizer_train)|io/(http|hub|hub_cache|blob_file|digest))\\.cpp$")
 add_library(lmxlab_readers STATIC EXCLUDE_FROM_ALL ${sources} "${PROJECT_SOURCE_DIR}/lmxlab/models/gguf_config.cpp"
   "${PROJECT_SOURCE_DIR}/lmxlab/models/gguf_names.cpp")
 target_link_libraries(lmxlab_readers PUBLIC lmxlab_options ${LMXLAB_DEP_base} ${LMXLAB_DEP_data} lmxlab::mlx)

@@ -317,6 +317,16 @@ def make_texts():
     put("toml", "values", 'a.b."c.d" = [1, 0x1F, 1_000, -2.5e3, nan, -inf, true, "t\\u00e9\\n", \'l\']\n[[t]]\nd = 1979-05-27T07:32:00Z\n'
         'm = """\nx\n"""\n[[t]]\nn = { x = 1, y.z = [[1], []] }\n[t.u]\ne = {}\n')
 
+    user, answer = '{"role": "user", "content": "a"}', '{"role": "assistant", "content": "b"}'
+    call = '{"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{\\"x\\": 1}"}}]}'
+    put("samples", "chat", '\ufeff{"messages": [{"role": "system", "content": "s"}, ' + f'{user}, {call}, {{"role": "tool", "content": "2"}}, {answer}], '
+        '"tools": "[{}]", "chat_template_kwargs": {"x": 1}}\r\n\r\n')
+    put("samples", "pair", f'{{"chosen": [{user}, {answer}], "rejected": [{user}, {answer}, {user}, {answer}]}}\n')
+    put("samples", "pair-strings", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b", "rejected": "d"}')
+    put("samples", "answer", '{"prompt": "2 + 2", "answer": 4}\n{"prompt": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "answer": "y"}\n')
+    put("samples", "completion", f'{{"prompt": [{user}], "completion": [{answer}]}}\n')
+    put("samples", "mixed", '{"text": "a"}\n{"prompt": "a", "completion": "b"}\n')
+
 
 if __name__ == "__main__":
     make_safetensors()

@@ -13,6 +13,7 @@ Command* make_perplexity();
 Command* make_tokenize();
 Command* make_tokenizer_train();
 Command* make_data_build();
+Command* make_data_inspect();
 Command* make_template();
 Command* make_list();
 Command* make_info();

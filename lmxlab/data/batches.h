@@ -6,19 +6,39 @@
 
 #include <mlx/array.h>
 
+#include <concepts>
 #include <cstdint>
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <utility>
+#include <vector>
 
 namespace lmxlab::data {
 namespace mx = mlx::core;
 
 /// inputs[b, l] is followed by targets[b, l]. Both [B, L], views of one buffer, in the dtype of the
-/// tokens.
+/// tokens. What is not there says: all targets count, a row is one document, positions count from
+/// 0.
 struct Batch {
   mx::array inputs, targets;
+  /// bool [B, L]: whether targets[b, l] is learned. Never across the border of two documents.
+  std::optional<mx::array> loss = {};
+  /// int32 [B, L]: which document of its row a token belongs to, from 0; -1: padding. A token may
+  /// attend to those of its own document alone.
+  std::optional<mx::array> documents = {};
+  /// int32 [B, L]: a token's place in its document.
+  std::optional<mx::array> positions = {};
 };
+/// `auto [inputs, targets] = batch`, whatever else it has.
+template <size_t I, class B>
+requires std::same_as<std::remove_cvref_t<B>, Batch>
+decltype(auto) get(B&& batch) {
+  if constexpr (I == 0)
+    return (std::forward<B>(batch).inputs);
+  else
+    return (std::forward<B>(batch).targets);
+}
 
 struct BatchOptions {
   bool shuffle = true;
@@ -94,3 +114,10 @@ class BatchIterator {
 BatchIterator batch_iterator(mx::array tokens, int batch, int length, BatchOptions options = {});
 
 }  // namespace lmxlab::data
+
+template <>
+struct std::tuple_size<lmxlab::data::Batch> : std::integral_constant<size_t, 2> {};
+template <size_t I>
+struct std::tuple_element<I, lmxlab::data::Batch> {
+  using type = mlx::core::array;
+};

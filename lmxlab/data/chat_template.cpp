@@ -143,6 +143,10 @@ bool ChatTemplate::present(const std::filesystem::path& path) {
 }
 
 std::string ChatTemplate::render(const Json& messages, const ChatOptions& options) const {
+  return render_marked(messages, options).text;
+}
+
+MarkedText ChatTemplate::render_marked(const Json& messages, const ChatOptions& options) const {
   const auto wanted = [](const std::string& what, const Json& found) {
     throw Error(Kind::usage,
                 "[chat template] expected " + what + ", got " + std::string(found.type_name()));
@@ -162,15 +166,21 @@ std::string ChatTemplate::render(const Json& messages, const ChatOptions& option
   if (options.variables.is_object())
     for (const auto& [name, value] : options.variables.as_object())
       if (name != "messages") all[name] = value;
-  return render_variables(all, options.now);
+  return marked(all, options.now);
 }
 
 std::string ChatTemplate::render_variables(const Json& variables,
                                            const std::optional<LocalTime>& now) const {
+  return marked(variables, now).text;
+}
+
+MarkedText ChatTemplate::marked(const Json& variables, const std::optional<LocalTime>& now) const {
   Json all = state_->special_tokens;
   for (const auto& [name, value] : variables.as_object()) all[name] = value;
   jinja::Interpreter interpreter(all, now);
-  return interpreter.render(state_->program);
+  MarkedText out{interpreter.render(state_->program), std::nullopt};
+  if (state_->program.generation) out.generated = interpreter.generated();
+  return out;
 }
 
 const std::string& ChatTemplate::source() const {

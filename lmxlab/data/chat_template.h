@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace lmxlab::data {
 
@@ -32,6 +34,14 @@ struct ChatOptions {
   Json variables = {};
   /// @see LocalTime. Without it, a template that asks is an Error(usage).
   std::optional<LocalTime> now = {};
+};
+
+/// A rendering, and which of its bytes the model itself would write.
+struct MarkedText {
+  std::string text;
+  /// [begin, end) of each {% generation %} block, in order. None if the template has no such
+  /// blocks, or one stands inside a macro, or in a block that is set or filtered.
+  std::optional<std::vector<std::pair<size_t, size_t>>> generated;
 };
 
 /// A value: copies share the parsed template, any thread may render with it.
@@ -63,6 +73,8 @@ class ChatTemplate {
   ///         Error(resource) if it takes too long, too much memory or nests too deeply.
   /// @cost  Linear for ordinary templates; bounded for all: seconds, a few hundred megabytes.
   std::string render(const Json& messages, const ChatOptions& options = {}) const;
+  /// The same with the places of {% generation %} blocks. @throws, @cost as render.
+  MarkedText render_marked(const Json& messages, const ChatOptions& options = {}) const;
   /// The same with these variables and nothing else (but special tokens of load()).
   std::string render_variables(const Json& variables,
                                const std::optional<LocalTime>& now = std::nullopt) const;
@@ -72,6 +84,8 @@ class ChatTemplate {
   const Json& special_tokens() const;
 
  private:
+  MarkedText marked(const Json& variables, const std::optional<LocalTime>& now) const;
+
   struct State;
   explicit ChatTemplate(std::shared_ptr<const State> state) : state_(std::move(state)) {}
   std::shared_ptr<const State> state_;

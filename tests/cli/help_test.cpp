@@ -7,9 +7,10 @@
 namespace lmxlab::test {
 namespace {
 
-const std::vector<std::string> kCommands{
-    "train", "generate", "logits",   "tokenize", "tokenizer train", "template", "list",
-    "info",  "count",    "quantize", "bench",    "doctor",          "pull"};
+const std::vector<std::string> kCommands{"train",           "generate", "logits", "tokenize",
+                                         "tokenizer train", "template", "list",   "data build",
+                                         "data inspect",    "info",     "count",  "quantize",
+                                         "bench",           "doctor",   "pull"};
 
 TEST(Help, ListsEveryCommand) {
   const auto o = lmxlab_run({"--help"});

@@ -132,6 +132,7 @@ struct Program {
   Body body;
   Scope scope;
   int slots = 0;
+  bool generation = false;  // it has {% generation %} blocks
 };
 
 }  // namespace lmxlab::data::jinja

@@ -221,6 +221,7 @@ Interpreter::~Interpreter() {
 std::string Interpreter::render(const Program& program) {
   const auto act = activation(program.slots, nullptr);
   std::string out;
+  text_ = &out;
   enter(program.scope, *act);
   run(program.body, *act, out);
   return out;
@@ -298,7 +299,15 @@ Interpreter::Flow Interpreter::run(const Stmt& s, Activation& act, std::string& 
     case K::with: return with(s, act, out);
     case K::macro: make_macro(s, act); break;
     case K::call_block: call_block(s, act, out); break;
-    case K::generation: append(text(call_macro(*s.macro, "", &act, {})), out); break;
+    case K::generation: {
+      const size_t begin = out.size();
+      append(text(call_macro(*s.macro, "", &act, {})), out);
+      if (&out != text_)
+        generated_.reset();
+      else if (generated_)
+        generated_->emplace_back(begin, out.size());
+      break;
+    }
     case K::filter_block: filter_block(s, act, out); break;
     case K::block: block(s, act, out); break;
     case K::scope: {

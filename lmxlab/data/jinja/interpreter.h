@@ -42,6 +42,11 @@ class Interpreter : public Runtime {
   ~Interpreter() override;
 
   std::string render(const Program& program);
+  /// What {% generation %} blocks wrote: [begin, end) in bytes of the text, in order. None if one
+  /// of them stood where its place is not known: in a macro or a block that is set or filtered.
+  const std::optional<std::vector<std::pair<size_t, size_t>>>& generated() const {
+    return generated_;
+  }
 
  private:
   friend class Macro;
@@ -95,6 +100,8 @@ class Interpreter : public Runtime {
   std::unordered_map<std::string, Value> variables_;      // globals among them
   std::unordered_map<std::string, Value> exported_;       // set at the top level, for blocks
   const std::map<std::string, Value>* around_ = nullptr;  // a scoped block's
+  const std::string* text_ = nullptr;                     // what is rendered
+  std::optional<std::vector<std::pair<size_t, size_t>>> generated_ = {{}};
   const Value* filtered_ = nullptr;  // the text of the filter block whose filter is evaluated
 };
 

@@ -18,6 +18,7 @@ class Parser : private ExpressionParser {
   Program run() {
     Program program;
     program.body = statements({});
+    program.generation = generation_;
     return program;
   }
 
@@ -231,6 +232,7 @@ class Parser : private ExpressionParser {
     return s;
   }
   StmtPtr parse_generation(int line) {
+    generation_ = true;
     auto s = stmt(Stmt::Kind::generation, line);
     s->macro = std::make_unique<MacroParts>();
     s->macro->body = function_body("endgeneration");
@@ -336,6 +338,7 @@ class Parser : private ExpressionParser {
   }
 
   int block_depth_ = 0, loops_ = 0;
+  bool generation_ = false;
   std::vector<std::string> tags_;
   std::set<std::string> blocks_;
 };

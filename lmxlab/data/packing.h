@@ -1,0 +1,75 @@
+// Many samples in a row of tokens, so that little of a batch is padding.
+#pragma once
+
+#include "lmxlab/data/batches.h"
+#include "lmxlab/data/sample_tokens.h"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace lmxlab::data {
+
+/// A sample in its row, or a part of one that was cut: its tokens from `begin` to `end`.
+struct PackedPiece {
+  size_t sample = 0, begin = 0, end = 0;
+  bool operator==(const PackedPiece&) const = default;
+};
+
+struct Packing {
+  int context = 0;
+  std::vector<std::vector<PackedPiece>> rows = {};  // from left to right
+  int64_t tokens = 0;                               // in all rows
+  int64_t dropped = 0;                              // samples longer than a row
+  int64_t cut = 0;                                  // or those that were cut
+  /// The share of all places that hold a token.
+  double fill() const;
+};
+
+struct PackOptions {
+  /// A sample longer than a row is cut into rows of its own and a rest; else it is left out.
+  bool cut = false;
+  /// Many samples a row; else each has a row of its own.
+  bool together = true;
+};
+
+/// Rows of `context` tokens: best fit decreasing, so the longest sample first, each into the row
+/// where it leaves the least room, the earliest of equal ones. The same lengths give the same rows.
+/// No sample is cut that fits; empty ones are left out.
+/// @throws Error(usage) if `context` is not at least 1.
+/// @cost  O(n log n)
+Packing pack(std::span<const size_t> lengths, int context, const PackOptions& options = {});
+Packing pack(const std::vector<TokenSample>& samples, int context, const PackOptions& options = {});
+
+/// Batches [B, context] of rows, with all members of Batch. The last target of a document, and
+/// those of padding, are not learned; padding has the id 0. An epoch visits every row once,
+/// shuffled by the seed and the epoch alone; the last rows of an epoch that fill no batch are left
+/// out.
+class PackedBatches {
+ public:
+  /// @throws Error(usage) if a batch does not fit, Error(mismatch) if the packing is of other
+  ///   samples.
+  PackedBatches(std::vector<TokenSample> samples, Packing packing, int batch,
+                BatchOptions options = {});
+
+  /// The next batch, or nothing after the last epoch.
+  std::optional<Batch> next();
+  int64_t batches_per_epoch() const;
+  BatchPosition position() const { return position_; }
+  /// @throws Error(mismatch) if such a position cannot be.
+  void restore(const BatchPosition& position);
+  const Packing& packing() const { return packing_; }
+
+ private:
+  void start_epoch();
+
+  std::vector<TokenSample> samples_;
+  Packing packing_;
+  int batch_;
+  BatchOptions options_;
+  BatchPosition position_;
+  std::vector<uint32_t> order_;  // of this epoch's rows
+  int64_t order_epoch_ = -1;
+};
+
+}  // namespace lmxlab::data
