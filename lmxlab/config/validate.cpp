@@ -128,7 +128,7 @@ class Checker {
     if (x.shared) return;  // it has no sizes then
     positive("mixer.indexer.heads", x.heads), positive("mixer.indexer.head_dim", x.head_dim);
     dimension("mixer.indexer.heads", x.heads, x.head_dim, "heads * head_dim");
-    norm("mixer.indexer.norm", x.norm);
+    norm("mixer.indexer.norm", x.norm), at_least_zero("mixer.indexer.loss", x.loss);
     if (!m.q_rank)
       say("mixer.indexer", "its queries are made of the latent vector of queries; give q_rank");
     if (std::holds_alternative<Rope>(m.position) && x.head_dim < m.rope_dim)
