@@ -271,7 +271,10 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
   for (const auto& r : routers_)
     if (r.bias) frozen_[*r.bias].param->value = out[next++];
   Result result{out[0], out[1], slice_of(told, 0, routers_.size()), {}};
-  if (indexers_) result.divergence = mx::divide(told.back(), mx::array(static_cast<float>(tokens)));
+  if (indexers_) {
+    result.divergence = mx::divide(told.back(), mx::array(static_cast<float>(tokens)));
+    result.divergence->eval();
+  }
   return result;
 }
 

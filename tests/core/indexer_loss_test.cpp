@@ -46,7 +46,7 @@ TEST(IndexerLoss, AndItsGradientsAreThoseOfTheTwin) {
     auto in = values(entries);
     in.insert(in.begin(), x);
     const auto loss = [&](const Arrays& v) { return Arrays{passed(*mixer, entries, v)[0]}; };
-    const auto [value, grads] = mx::value_and_grad(loss, all_of(in.size()))(in);
+    auto [value, grads] = mx::value_and_grad(loss, all_of(in.size()))(in);
 
     Twin twin(c, *mixer);
     const auto rows = Twin::rows(x);
@@ -109,7 +109,7 @@ TEST(IndexerLoss, LeavesOutPaddingAndChangesNoOutput) {
   auto in = values(entries);
   in.insert(in.begin(), x);
   const mx::array padding(pads, {3}, mx::int32);
-  const auto got = passed(*mixer, entries, in, padding);
+  auto got = passed(*mixer, entries, in, padding);
   double want = 0;
   for (int i = 0; i < 3; ++i) {
     const Twin twin(c, *mixer);
