@@ -15,7 +15,7 @@ namespace lmxlab::core {
 namespace {
 
 // Scores of so many heads at a time that they take no more numbers than this.
-constexpr int64_t kScores = int64_t{1} << 26;
+constexpr int64_t kScores = int64_t{1} << 26, kScoresThatLearn = int64_t{1} << 24;
 
 // A query's score of what it never meets.
 mx::array hidden() {
@@ -111,9 +111,10 @@ mx::array indexer_loss(const config::Model& model, std::span<const Sums> sums, i
   return loss;
 }
 
-int heads_at_a_time(int heads, int rows, int queries, int keys) {
+int heads_at_a_time(int heads, int rows, int queries, int keys, bool learns) {
   const int64_t each = std::max<int64_t>(1, int64_t{rows} * queries * keys);
-  return static_cast<int>(std::clamp<int64_t>(kScores / each, 1, heads));
+  return static_cast<int>(
+      std::clamp<int64_t>((learns ? kScoresThatLearn : kScores) / each, 1, heads));
 }
 
 mx::array Indexer::scores(const mx::array& q, const mx::array& k, const mx::array& weights,
@@ -122,7 +123,7 @@ mx::array Indexer::scores(const mx::array& q, const mx::array& k, const mx::arra
   const auto turned = mx::swapaxes(kernels::cast(k, mx::float32), -1, -2);  // [B, 1, D, S]
   const auto by_head =
       mx::expand_dims(mx::swapaxes(kernels::cast(weights, mx::float32), 1, 2), -1);  // [B, H, L, 1]
-  const int lot = heads_at_a_time(H, B, L, S);
+  const int lot = heads_at_a_time(H, B, L, S, learns);
   const std::function<Arrays(const Arrays&)> summed = [](const Arrays& in) -> Arrays {
     const auto &some = in[0], &keys = in[1];  // [B, n, L, D], [B, 1, D, S]
     const int rows = some.shape(0), n = some.shape(1), length = some.shape(2);

@@ -63,7 +63,8 @@ class Indexer {
 mx::array indexer_loss(const config::Model& model, std::span<const Sums> sums, int64_t tokens);
 
 /// Of so many heads, those whose scores [B, n, L, S] are computed at a time.
-int heads_at_a_time(int heads, int rows, int queries, int keys);
+/// @param learns  several arrays of them are held at once
+int heads_at_a_time(int heads, int rows, int queries, int keys, bool learns);
 /// Whether a query may look at a column: bool [B, 1, L, S] of `chosen` [B, L, k].
 mx::array chosen_mask(const mx::array& chosen, int columns);
 /// Rows of a cache that each query chose: of keys [B, 1, S, D] those of `chosen` [B, L, k], as [B,

@@ -169,7 +169,7 @@ mx::array Mla::expanded(const mx::array& q, const Keys& all, const Chosen& chose
 
 mx::array Mla::attention(const mx::array& q, const mx::array& k, const mx::array& seen) const {
   const int B = q.shape(0), H = q.shape(1), L = q.shape(2), S = k.shape(2);
-  const int lot = heads_at_a_time(H, B, L, S);
+  const int lot = heads_at_a_time(H, B, L, S, true);
   std::optional<mx::array> sum;
   for (int h = 0; h < H; h += lot) {
     const auto some = [&](const mx::array& a) {

@@ -124,9 +124,9 @@ TEST(IndexerLoss, LeavesOutPaddingAndChangesNoOutput) {
 
 // So many rows that heads are computed some at a time; of half as many, all at once.
 TEST(IndexerLoss, SomeHeadsAtATimeAreAll) {
-  const int rows = 88, length = 512;
-  ASSERT_EQ(heads_at_a_time(5, rows, length, length), 2);
-  ASSERT_EQ(heads_at_a_time(5, rows / 2, length, length), 5);
+  const int rows = 22, length = 512;
+  ASSERT_EQ(heads_at_a_time(5, rows, length, length, true), 2);
+  ASSERT_EQ(heads_at_a_time(5, rows / 2, length, length, true), 5);
   const auto mixer = test::built(learning(length));
   const auto entries = collect(*mixer);
   const auto x = some({rows, length, kDim}, 14);
