@@ -1,6 +1,8 @@
 // Properties of training: gradients, gradient checkpointing, compiled steps.
 #include "lmxlab/checks/properties.h"
 #include "lmxlab/checks/support.h"
+#include "lmxlab/core/indexer.h"
+#include "lmxlab/core/moe.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/training/loss.h"
@@ -18,12 +20,17 @@
 namespace lmxlab::checks {
 namespace {
 
+// Its scores are of a ReLU.
+bool learns_to_choose(const config::Block& b) {
+  const auto* mla = std::get_if<config::Mla>(&b.mixer);
+  return mla && mla->indexer && !mla->indexer->shared && mla->indexer->loss > 0;
+}
 bool kinks(const config::Model& c) {
   return std::any_of(c.layers.begin(), c.layers.end(), [](const config::Block& b) {
     const auto* mlp = std::get_if<config::Mlp>(&b.ffn);
     const auto* moe = config::experts_in(b);
     const auto* attention = config::attention_in(b.mixer);
-    return (attention && attention->clip) || (mlp && mlp->sparsity > 0) ||
+    return (attention && attention->clip) || learns_to_choose(b) || (mlp && mlp->sparsity > 0) ||
            (mlp && mlp->act == config::Act::relu) || (moe && moe->act == config::Act::relu);
   });
 }
@@ -53,7 +60,8 @@ core::Arrays large_weights(const std::vector<core::Entry>& entries) {
   return weights;
 }
 
-// The loss of some text, as a function of all parameters.
+// The loss of some text that training lowers, as a function of all parameters; and what is left of
+// it without that of indexers, to which the other parts give no gradient.
 struct Loss {
   core::Transformer& model;
   const std::vector<core::Entry>& entries;
@@ -62,10 +70,14 @@ struct Loss {
 
   core::Arrays operator()(const core::Arrays& w) const {
     const core::Lend lend(entries, w);
-    core::Pass pass{.recompute = recompute};
+    std::vector<core::Sums> sums;
+    core::Pass pass{.recompute = recompute, .sums = &sums};
     const int length = tokens.shape(1) - 1;
-    return {mx::mean(
-        token_nll(model(columns(tokens, 0, length), pass), columns(tokens, 1, length + 1)))};
+    const auto text = mx::mean(
+        token_nll(model(columns(tokens, 0, length), pass), columns(tokens, 1, length + 1)));
+    const int64_t seen = int64_t{tokens.shape(0)} * length;
+    const auto others = mx::add(text, core::router_loss(model.config(), sums, seen));
+    return {mx::add(others, core::indexer_loss(model.config(), sums, seen)), others};
   }
   std::pair<double, core::Arrays> with_gradients(const core::Arrays& w) const {
     std::vector<int> all;
@@ -102,6 +114,7 @@ Check gradients(const config::Model& given, int length) {
     // wrong gradient is wrong in all of them. Where it turns fast, that derivative is large.
     const bool kinked = kinks(config);
     const double h = turns_fast(config) ? 0.002 : kinked ? 0.004 : 0.02;
+    const size_t which = entries[i].path.find(".indexer.") == std::string::npos ? 1 : 0;
     double off = INFINITY, bound = 1, analytic = 0, numeric = 0;
     for (size_t d = 0; d < (kinked ? 4u : 1u) && !(off <= bound); ++d) {
       const auto direction = mx::random::normal(weights[i].shape(), mx::float32, 0, 1,
@@ -110,7 +123,7 @@ Check gradients(const config::Model& given, int length) {
       const auto at = [&](double step) {
         auto moved = weights;
         moved[i] = mx::add(moved[i], mx::multiply(unit, mx::array(static_cast<float>(step))));
-        return static_cast<double>(loss(moved)[0].item<float>());
+        return static_cast<double>(loss(moved)[which].item<float>());
       };
       analytic = static_cast<double>(mx::sum(mx::multiply(grads[i], unit)).item<float>());
       numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);

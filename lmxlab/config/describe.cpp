@@ -213,6 +213,7 @@ Phrases mixer_phrases(const Mixer& mixer) {
       if (!x->shared)
         out.push_back("indexer " + std::to_string(x->heads) + " x " + std::to_string(x->head_dim));
       out.push_back("top " + comma(x->top_k) + (x->shared ? " keys as chosen before" : " keys"));
+      if (x->loss != 0 && !x->shared) out.push_back("indexer loss " + number(x->loss));
     }
     return out;
   }

@@ -86,6 +86,11 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
     const auto* b = std::get_if<Moe>(&theirs.layers[i].ffn);
     if (a && b) a->aux_loss = b->aux_loss, a->z_loss = b->z_loss, a->bias_rate = b->bias_rate;
   }
+  for (size_t i = 0; i < mine.layers.size() && i < theirs.layers.size(); ++i) {
+    auto* a = std::get_if<Mla>(&mine.layers[i].mixer);
+    const auto* b = std::get_if<Mla>(&theirs.layers[i].mixer);
+    if (a && b && a->indexer && b->indexer) a->indexer->loss = b->indexer->loss;
+  }
   // The type of the decays is that of a file.
   for (size_t i = 0; i < mine.layers.size() && i < theirs.layers.size(); ++i) {
     auto* a = std::get_if<Lightning>(&mine.layers[i].mixer);

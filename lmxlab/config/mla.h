@@ -12,7 +12,7 @@ namespace lmxlab::config {
 /// may look at, it meets the top_k with the largest sum over index heads of w relu(q . k) alone. q
 /// is made of the queries' latent vector, k and w of the stream; the first dimensions of q and k
 /// turn, as many as rope_dim. The choice has no gradient, so the language loss never moves the
-/// indexer: its parameters are frozen (the paper trains them by a KL loss of their own).
+/// indexer: it learns by a loss of its own alone (section 2.1), or is frozen.
 struct Indexer {
   int heads = 64, head_dim = 128;
   int top_k = 2048;
@@ -20,6 +20,7 @@ struct Indexer {
   Norm norm = LayerNorm{.eps = 1e-6f};  // of its keys
   bool shared = false;  // takes what the last layer before it chose, and has nothing of its own
                         // (arXiv:2603.12201)
+  float loss = 0;       // weight of its own loss, in training; 0: frozen
   template <class V>
   void visit(V& v) {
     v("heads", heads, "index heads");
@@ -28,6 +29,7 @@ struct Indexer {
     v("interleaved", interleaved, "pairs (2i, 2i+1) turn, instead of halves");
     v("norm", norm, "norm of the index keys");
     v("shared", shared, "the choice is that of the last layer that made one");
+    v("loss", loss, "weight of its divergence from the attention, in training; 0: frozen");
   }
 };
 

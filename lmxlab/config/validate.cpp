@@ -125,10 +125,13 @@ class Checker {
   }
   void indexer(const Indexer& x, const Mla& m) {
     positive("mixer.indexer.top_k", x.top_k);
+    if (x.shared && x.loss != 0)
+      say("mixer.indexer.loss",
+          "a layer that takes another's choice has nothing to learn; leave it out");
     if (x.shared) return;  // it has no sizes then
     positive("mixer.indexer.heads", x.heads), positive("mixer.indexer.head_dim", x.head_dim);
     dimension("mixer.indexer.heads", x.heads, x.head_dim, "heads * head_dim");
-    norm("mixer.indexer.norm", x.norm);
+    norm("mixer.indexer.norm", x.norm), at_least_zero("mixer.indexer.loss", x.loss);
     if (!m.q_rank)
       say("mixer.indexer", "its queries are made of the latent vector of queries; give q_rank");
     if (std::holds_alternative<Rope>(m.position) && x.head_dim < m.rope_dim)

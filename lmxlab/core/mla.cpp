@@ -75,11 +75,14 @@ std::unique_ptr<LayerCache> Mla::make_cache(const CacheOptions& options) const {
   return std::make_unique<CompositeCache>(std::move(parts));
 }
 
-Arrays Mla::project(const mx::array& x, Pass&) const {
+Arrays Mla::project(const mx::array& x, Pass& pass) const {
   const auto& c = config_;
   std::vector<const Linear*> layers{q_proj ? &*q_proj : &*q_a_proj, &kv_a_proj_with_mqa};
   if (gate_proj) layers.push_back(&*gate_proj);
-  if (indexer) layers.push_back(&indexer->wk), layers.push_back(&indexer->weights_proj);
+  const std::vector<const Linear*> own =
+      indexer ? std::vector{&indexer->wk, &indexer->weights_proj} : std::vector<const Linear*>{};
+  const bool learns = indexer && indexer->learns(pass);
+  if (!learns) layers.insert(layers.end(), own.begin(), own.end());
   const auto first = core::project(x, layers);
   const auto query = q_proj ? first[0] : (*q_a_layernorm)(first[0]);
   auto q = q_proj ? query : (*q_b_proj)(query);
@@ -88,9 +91,10 @@ Arrays Mla::project(const mx::array& x, Pass&) const {
   if (c.kv_scale != 1) latent = kernels::scale(latent, c.kv_scale);
   Arrays out{q, mx::concatenate({latent, part(first[1], c.kv_rank, c.kv_rank + c.rope_dim)}, -1)};
   if (gate_proj) out.push_back(first[2]);
-  if (indexer)
-    for (const auto& a : indexer->project(query, first[layers.size() - 2], first.back()))
-      out.push_back(a);
+  if (!indexer) return out;
+  const auto seen = learns ? core::project(mx::stop_gradient(x), own)
+                           : Arrays{first[layers.size() - 2], first.back()};
+  for (const auto& a : indexer->project(query, seen[0], seen[1], pass)) out.push_back(a);
   return out;
 }
 
@@ -107,9 +111,12 @@ mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
   }
   auto* slot = pass.keys();
   const Keys keys = slot ? slot->append(latent, key) : Keys{latent, key, pass.offset, false};
-  if (indexer)
-    pass.chosen = indexer->choose({projected.end() - 3, projected.end()},
-                                  slot ? pass.keys(1) : nullptr, window(pass), pass);
+  Indexer::Choice choice;
+  if (indexer) {
+    choice = indexer->choose({projected.end() - 3, projected.end()}, slot ? pass.keys(1) : nullptr,
+                             window(pass), pass);
+    pass.chosen = choice.columns;
+  }
   const auto chosen = c.indexer ? pass.chosen : std::nullopt;
   // Products of one more query, and of making keys and values of all positions.
   const double L = q.shape(2), S = keys.k.shape(2), wide = c.nope_dim + c.v_dim, r = c.kv_rank;
@@ -119,10 +126,18 @@ mx::array Mla::mix(const Arrays& projected, Pass& pass) const {
   const bool less =
       slot && chosen &&
       (L * k < S || k * (2 * r + c.rope_dim) < S * (c.nope_dim + c.rope_dim + c.v_dim));
-  auto out = less  ? gathered(q, keys, *chosen, pass)
-             : few ? absorbed(q, keys, chosen, pass)
-                   : expanded(q, keys, chosen, pass);
-  out = mx::transpose(out, {0, 2, 1, 3});
+  const auto mixed = [&] {
+    if (less) return gathered(q, keys, *chosen, pass);
+    if (few) return absorbed(q, keys, chosen, pass);
+    const Keys all = expand(keys, q.dtype());
+    if (choice.scores) {
+      const auto seen = allowed(q.shape(2), all, chosen, pass);
+      const auto off = indexer->divergence(attention(q, all.k, seen), *choice.scores, seen, pass);
+      pass.sums->push_back({Sums::Of::indexer, pass.layer, {off}});
+    }
+    return expanded(q, all, chosen, pass);
+  };
+  auto out = mx::transpose(mixed(), {0, 2, 1, 3});
   if (gate_proj) {
     const auto gate = mx::sigmoid(kernels::cast(projected[2], mx::float32));
     out = mx::multiply(out, mx::expand_dims(kernels::cast(gate, out.dtype()), -1));
@@ -135,19 +150,39 @@ mx::array Mla::allowed(int length, const Keys& keys, const Chosen& chosen, const
   return chosen ? mx::logical_and(mask, chosen_mask(*chosen, keys.k.shape(2))) : mask;
 }
 
-mx::array Mla::expanded(const mx::array& q, const Keys& keys, const Chosen& chosen,
-                        Pass& pass) const {
+Keys Mla::expand(const Keys& keys, mx::Dtype dtype) const {
   const auto& c = config_;
-  const int S = keys.k.shape(2);
-  const auto latent = kernels::cast(mx::squeeze(keys.k, 1), q.dtype());  // [B, S, kv_rank]
-  const auto both = heads_of(kv_b_proj(latent), c.heads);                // [B, H, S, nope + v]
-  const auto shared =
-      mx::broadcast_to(kernels::cast(keys.v, q.dtype()), {q.shape(0), c.heads, S, c.rope_dim});
-  Keys all{mx::concatenate({part(both, 0, c.nope_dim), shared}, -1),
-           part(both, c.nope_dim, c.nope_dim + c.v_dim), keys.start, keys.ring};
+  const int B = keys.k.shape(0), S = keys.k.shape(2);
+  const auto latent = kernels::cast(mx::squeeze(keys.k, 1), dtype);  // [B, S, kv_rank]
+  const auto both = heads_of(kv_b_proj(latent), c.heads);            // [B, H, S, nope + v]
+  const auto shared = mx::broadcast_to(kernels::cast(keys.v, dtype), {B, c.heads, S, c.rope_dim});
+  return {mx::concatenate({part(both, 0, c.nope_dim), shared}, -1),
+          part(both, c.nope_dim, c.nope_dim + c.v_dim), keys.start, keys.ring};
+}
+
+mx::array Mla::expanded(const mx::array& q, const Keys& all, const Chosen& chosen,
+                        Pass& pass) const {
   if (!chosen) return attend(q, all, scale(), pass, window(pass));
   return mx::fast::scaled_dot_product_attention(q, all.k, all.v, scale(), "array",
-                                                allowed(q.shape(2), keys, chosen, pass));
+                                                allowed(q.shape(2), all, chosen, pass));
+}
+
+mx::array Mla::attention(const mx::array& q, const mx::array& k, const mx::array& seen) const {
+  const int B = q.shape(0), H = q.shape(1), L = q.shape(2), S = k.shape(2);
+  const int lot = heads_at_a_time(H, B, L, S, true);
+  std::optional<mx::array> sum;
+  for (int h = 0; h < H; h += lot) {
+    const auto some = [&](const mx::array& a) {
+      const auto heads =
+          mx::slice(a, {0, h, 0, 0}, {B, std::min(H, h + lot), a.shape(2), a.shape(3)});
+      return f32(mx::stop_gradient(heads));
+    };
+    const auto met =
+        mx::matmul(mx::multiply(some(q), mx::array(scale())), mx::swapaxes(some(k), -1, -2));
+    const auto given = mx::sum(mx::softmax(mx::where(seen, met, hidden()), -1, true), 1);
+    sum = sum ? mx::add(*sum, given) : given;
+  }
+  return mx::multiply(*sum, mx::array(1 / static_cast<float>(H)));
 }
 
 Mla::Matrices Mla::matrices(mx::Dtype dtype) const {

@@ -53,8 +53,10 @@ class Mla : public Mixer {
  private:
   using Chosen = std::optional<mx::array>;  // as Pass::chosen
 
+  // Keys and values of all heads, made of what `absorbed` takes.
+  Keys expand(const Keys& keys, mx::Dtype dtype) const;
+  mx::array expanded(const mx::array& q, const Keys& all, const Chosen& chosen, Pass& pass) const;
   // q [B, H, L, nope + rope]; keys.k the latent vectors [B, 1, S, kv_rank], keys.v the shared keys
-  mx::array expanded(const mx::array& q, const Keys& keys, const Chosen& chosen, Pass& pass) const;
   mx::array absorbed(const mx::array& q, const Keys& keys, const Chosen& chosen, Pass& pass) const;
   // The same of the chosen rows alone.
   mx::array gathered(const mx::array& q, const Keys& keys, const mx::array& chosen,
@@ -64,6 +66,9 @@ class Mla : public Mixer {
     mx::array of_keys, of_values;
   };
   Matrices matrices(mx::Dtype dtype) const;
+  // What a query gives each key, the mean over heads, without a gradient: float32 [B, L, S].
+  // @param k  of all heads: [B, H, S, nope + rope];  @param seen  as allowed()
+  mx::array attention(const mx::array& q, const mx::array& k, const mx::array& seen) const;
   // bool [L, S] or [B, 1, L, S]
   mx::array allowed(int length, const Keys& keys, const Chosen& chosen, const Pass& pass) const;
 

@@ -75,14 +75,16 @@ mx::array normalized(const mx::array& w, const config::Moe& c) {
 }
 
 // Sums over the tokens for the losses and the load.
-RouterSums sums_of(const Routing& r, const config::Moe& c, int layer) {
+Sums sums_of(const Routing& r, const config::Moe& c, int layer) {
   const int choices = c.choices();
   const auto ids = mx::reshape(r.experts, {-1});
   const auto load = mx::scatter_add(mx::zeros({choices}), ids, mx::ones({ids.shape(0), 1}), 0);
   auto shares = r.scores;
   if (c.scoring == Scoring::softmax_of_top) shares = mx::softmax(r.logits, 1, true);
   if (c.scoring == Scoring::sigmoid) shares = mx::divide(shares, mx::sum(shares, 1, true));
-  return {layer, load, mx::sum(shares, 0), mx::sum(mx::square(mx::logsumexp(r.logits, 1)))};
+  return {Sums::Of::router,
+          layer,
+          {load, mx::sum(shares, 0), mx::sum(mx::square(mx::logsumexp(r.logits, 1)))}};
 }
 
 }  // namespace
@@ -226,7 +228,7 @@ mx::array Moe::routed(const mx::array& x, const Routing& r) const {
 mx::array Moe::routed_by(const mx::array& seen, const mx::array& in, Pass& pass) const {
   const auto x = mx::reshape(in, {-1, in.shape(-1)});
   const auto routing = gate(mx::reshape(seen, {-1, seen.shape(-1)}));
-  if (pass.routers) pass.routers->push_back(sums_of(routing, config_, pass.layer));
+  if (pass.sums) pass.sums->push_back(sums_of(routing, config_, pass.layer));
   auto y = to_latent ? (*from_latent)(routed((*to_latent)(x), routing)) : routed(x, routing);
   if (shared) {
     auto s = (*shared)(x, pass);
@@ -248,19 +250,20 @@ mx::array MlpAndMoe::beside(const mx::array& x, const mx::array& stream, Pass& p
   return moe_norm.onto(dense_norm(dense(x, pass)), experts);
 }
 
-mx::array router_loss(const config::Model& model, std::span<const RouterSums> sums,
-                      int64_t tokens) {
+mx::array router_loss(const config::Model& model, std::span<const Sums> sums, int64_t tokens) {
   auto loss = scalar(0);
   const auto n = static_cast<float>(tokens);
   for (const auto& s : sums) {
+    if (s.of != Sums::Of::router) continue;
     const auto* c = config::experts_in(model.layers.at(static_cast<size_t>(s.layer)));
     if (!c) continue;
+    const auto &load = s.arrays[0], &scores = s.arrays[1], &square = s.arrays[2];
     if (c->aux_loss > 0) {
       const float even = static_cast<float>(c->choices()) / (static_cast<float>(c->top_k) * n * n);
-      const auto both = mx::sum(mx::multiply(mx::stop_gradient(s.load), s.scores));
+      const auto both = mx::sum(mx::multiply(mx::stop_gradient(load), scores));
       loss = mx::add(loss, mx::multiply(both, scalar(c->aux_loss * even)));
     }
-    if (c->z_loss > 0) loss = mx::add(loss, mx::multiply(s.square, scalar(c->z_loss / n)));
+    if (c->z_loss > 0) loss = mx::add(loss, mx::multiply(square, scalar(c->z_loss / n)));
   }
   return loss;
 }

@@ -50,7 +50,7 @@ class Moe : public Ffn {
   static constexpr int kSortFrom = 64;
 
   Moe(const config::Moe& config, const Build& build);
-  /// [B, L, D] -> [B, L, D]. Fills pass.routers where it is there. Nothing is read back: shapes do
+  /// [B, L, D] -> [B, L, D]. Adds to pass.sums where it is there. Nothing is read back: shapes do
   /// not depend on the routing, and no token is dropped.
   /// @cost  arithmetic of top_k experts and of the shared one a token; memory of top_k rows a
   /// token.
@@ -111,12 +111,13 @@ class MlpAndMoe : public Ffn {
   Norm dense_norm, moe_input_norm, moe_norm;
 };
 
-/// The losses of a pass's routers, with the configs' weights, added over layers; 0-d float32.
+/// The losses of a pass's routers (of its `sums`), with the configs' weights, added over layers;
+/// 0-d float32.
 ///   aux_loss * C sum_e f_e P_e, f_e the share of assignments to expert e, P_e its mean score as a
 ///   share of the token's: 1 where all are alike     (arXiv:2101.03961, 4-6; 2412.19437, 17-20)
 ///   z_loss * mean of logsumexp(logits)^2            (arXiv:2202.08906, 5)
 /// @param tokens  that the pass saw
-mx::array router_loss(const config::Model& model, std::span<const RouterSums> sums, int64_t tokens);
+mx::array router_loss(const config::Model& model, std::span<const Sums> sums, int64_t tokens);
 
 /// bias + rate * sign(mean load - load): who had less is chosen more easily (arXiv:2408.15664,
 /// algorithm 1).

@@ -16,13 +16,17 @@ namespace lmxlab::core {
 /// Called with a name and an activation: "layers.3.mixer" [B, L, D], ... The array is lazy.
 using Tap = std::function<void(std::string_view name, const mx::array& value)>;
 
-/// What the router of a block saw: sums over the positions of a pass, lazy. Sums, so that a block
-/// may be computed some positions at a time; losses and shares are made of them (core/moe.h).
-struct RouterSums {
+/// What a part of a block has a loss of its own from: sums over the positions of a pass, lazy.
+/// Sums, so that a block may be computed some positions at a time; losses and metrics are made of
+/// them (core/moe.h, core/indexer.h).
+struct Sums {
+  enum class Of { router, indexer };
+  Of of;
   int layer;
-  mx::array load;    // [C] float32: how many chose each expert, without a gradient
-  mx::array scores;  // [C] float32: of each token's scores, which add up to one
-  mx::array square;  // 0-d float32: of the squared log-partition of the logits
+  /// float32. Of a router: load [C], how many chose each expert, without a gradient; scores [C], of
+  /// each token's, which add up to one; square, of the squared log-partition of the logits. Of an
+  /// indexer: divergence from the attention.
+  std::vector<mx::array> arrays;
 };
 
 class SharedBlock;
@@ -36,7 +40,7 @@ struct Pass {
   std::optional<mx::array> key = {};    // of dropout; split for every use
   bool recompute = false;  // blocks keep their input alone for the backward pass; not with a tap
   Tap tap = {};
-  std::vector<RouterSums>* routers = nullptr;  // filled by the mixtures of experts, in order
+  std::vector<Sums>* sums = nullptr;           // filled by routers and indexers, in order
   int layer = 0;                               // the block that runs now
   std::map<int, Keys> lent = {};               // of layers whose keys later ones have
   std::map<int, mx::array> values = {};        // of layers whose values later ones mix in

@@ -39,10 +39,18 @@ Arrays all_at_once(Arrays gradients) {
 // What a stage leaves behind beside its outputs.
 struct Left {
   std::optional<mx::array> key, chosen;
-  std::vector<int> layers;  // whose routers said something, in order
+  struct Said {
+    Sums::Of of;
+    int layer;
+    size_t arrays;
+  };
+  std::vector<Said> sums = {};  // in order; their arrays are behind the outputs
 
-  /// Arrays behind the outputs: the routers' sums.
-  size_t arrays() const { return 3 * layers.size(); }
+  size_t arrays() const {
+    size_t n = 0;
+    for (const auto& s : sums) n += s.arrays;
+    return n;
+  }
 };
 
 // mx::custom_vjp differentiates by explicit inputs only, and gives a captured weight a gradient of
@@ -51,8 +59,8 @@ struct Left {
 class Part {
  public:
   Part(Stage stage, const std::vector<Entry>& parameters, size_t arrays, const Pass& pass)
-      : stage_(std::move(stage)), pass_(pass), arrays_(arrays), routes_(pass.routers) {
-    pass_.routers = nullptr;
+      : stage_(std::move(stage)), pass_(pass), arrays_(arrays), collects_(pass.sums) {
+    pass_.sums = nullptr;
     for (const auto& e : parameters) {
       const bool varies =
           e.param->trainable && mx::issubdtype(e.param->value.dtype(), mx::floating);
@@ -65,18 +73,18 @@ class Part {
 
   /// @param in  the stage's arrays, then the trainable parameters
   /// @param first  the position of the arrays' first row, among those of the whole
-  /// @return  the stage's outputs, then its routers' sums
+  /// @return  the stage's outputs, then its sums
   Arrays run(const Arrays& in, int first, Left* left = nullptr) const {
     const Lend parameters(varying_, std::span(in).subspan(arrays_)), others(fixed_, held_);
     Pass pass = pass_;
     pass.first_row = first;
-    std::vector<RouterSums> routers;
-    if (routes_) pass.routers = &routers;
+    std::vector<Sums> sums;
+    if (collects_) pass.sums = &sums;
     auto out = stage_(some_of(in, 0, arrays_), pass);
-    if (left) left->key = pass.key, left->chosen = pass.chosen, left->layers.clear();
-    for (const auto& r : routers) {
-      out.insert(out.end(), {r.load, r.scores, r.square});
-      if (left) left->layers.push_back(r.layer);
+    if (left) left->key = pass.key, left->chosen = pass.chosen, left->sums.clear();
+    for (const auto& s : sums) {
+      out.insert(out.end(), s.arrays.begin(), s.arrays.end());
+      if (left) left->sums.push_back({s.of, s.layer, s.arrays.size()});
     }
     return out;
   }
@@ -89,7 +97,7 @@ class Part {
   Stage stage_;
   Pass pass_;  // as it was before the stage
   size_t arrays_;
-  bool routes_;
+  bool collects_;
   std::vector<Entry> varying_, fixed_;
   Arrays held_;
 };
@@ -110,9 +118,11 @@ Arrays with_backward(Arrays in, Pass& pass, Forward forward, Backward backward) 
   pass.key = left->key;
   pass.chosen = std::exchange(left->chosen, std::nullopt);
   const size_t n = out.size() - left->arrays();
-  for (size_t i = 0; i < left->layers.size(); ++i)
-    pass.routers->push_back(
-        {left->layers[i], out[n + 3 * i], out[n + 3 * i + 1], out[n + 3 * i + 2]});
+  size_t at = n;
+  for (const auto& s : left->sums) {
+    pass.sums->push_back({s.of, s.layer, some_of(out, at, at + s.arrays)});
+    at += s.arrays;
+  }
   return some_of(out, 0, n);
 }
 

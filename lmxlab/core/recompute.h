@@ -11,7 +11,7 @@
 namespace lmxlab::core {
 
 /// Arrays [B, L, ...] to others. It is called again in the backward pass: no state but that of
-/// `pass`. What its routers say (pass.routers) comes out once, with a gradient.
+/// `pass`. What it adds to pass.sums comes out once, with a gradient.
 using Stage = std::function<Arrays(const Arrays& in, Pass& pass)>;
 
 /// stage(in, pass), of which nothing but `in` lives until the gradient is computed.

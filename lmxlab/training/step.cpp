@@ -1,5 +1,6 @@
 #include "lmxlab/training/step.h"
 
+#include "lmxlab/core/indexer.h"
 #include "lmxlab/core/moe.h"
 #include "lmxlab/training/clip.h"
 #include "lmxlab/training/loss.h"
@@ -56,6 +57,8 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     throw Error(Kind::usage, "[train] every parameter is frozen: nothing to train");
   const auto& layers = model.config().layers;
   for (size_t i = 0; i < layers.size(); ++i) {
+    const auto* mla = std::get_if<config::Mla>(&layers[i].mixer);
+    if (mla && mla->indexer && !mla->indexer->shared && mla->indexer->loss > 0) ++indexers_;
     const auto* moe = config::experts_in(layers[i]);
     if (!moe) continue;
     Layer layer{moe->choices(), {}, moe->bias_rate};
@@ -78,7 +81,7 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   optimizer_ = make_optimizer(optimizer, std::move(infos));
 
   const size_t P = trainable_.size(), F = frozen_.size(), S = optimizer_->state_names().size();
-  const size_t R = routers_.size();
+  const size_t T = nothing_told().size();
   const auto biases_of = [this](const Arrays& frozen) {
     Arrays out;
     for (const auto& r : routers_)
@@ -90,45 +93,45 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   };
 
   // params, optimizer, frozen, key, lr, step, inputs, targets -> loss, norm, params', optimizer',
-  // biases', loads, key'
-  whole_ = compiled([this, P, F, S, R, biases_of](const Arrays& in) {
+  // biases', told, key'
+  whole_ = compiled([this, P, F, S, T, biases_of](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S);
     const Arrays frozen = slice_of(in, P + S, F);
     const auto* rest = in.data() + P + S + F;
     auto [next, mine] = mx::random::split(rest[0]);
     const data::Batch batch{rest[3], rest[4]};
     const auto got = gradients(params, frozen, batch, mine);
-    const auto loads = slice_of(got, 1 + P, R);
+    const auto told = slice_of(got, 1 + P, T);
     const mx::array tokens(static_cast<float>(batch.targets.size()));
     auto out = update(std::move(params), std::move(state), slice_of(got, 1, P), biases_of(frozen),
-                      loads, got[0], tokens, rest[1], rest[2]);
-    append(out, loads);
+                      told, got[0], tokens, rest[1], rest[2]);
+    append(out, told);
     out.push_back(next);
     return out;
   });
-  // params, frozen, sums, loads, loss, key, inputs, targets -> sums', loads', loss', key'
-  accumulate_ = compiled([this, P, F, R](const Arrays& in) {
+  // params, frozen, sums, told, loss, key, inputs, targets -> sums', told', loss', key'
+  accumulate_ = compiled([this, P, F, T](const Arrays& in) {
     const Arrays params = slice_of(in, 0, P), frozen = slice_of(in, P, F);
     Arrays sums = slice_of(in, P + F, P);
-    const auto loads = slice_of(in, 2 * P + F, R);
-    const auto* rest = in.data() + 2 * P + F + R;
+    const auto told = slice_of(in, 2 * P + F, T);
+    const auto* rest = in.data() + 2 * P + F + T;
     auto [next, mine] = mx::random::split(rest[1]);
     const auto got = gradients(params, frozen, {rest[2], rest[3]}, mine);
     const auto loss = got[0];
     kernels::add_to(sums, slice_of(got, 1, P));
-    for (size_t i = 0; i < R; ++i) sums.push_back(mx::add(loads[i], got[1 + P + i]));
+    for (size_t i = 0; i < T; ++i) sums.push_back(mx::add(told[i], got[1 + P + i]));
     sums.push_back(mx::add(rest[0], loss));
     sums.push_back(next);
     return sums;
   });
   const size_t B = biases_of(core::values(frozen_)).size();
-  // params, optimizer, sums, biases, loads, loss, tokens, lr, step -> loss, norm, params',
+  // params, optimizer, sums, biases, told, loss, tokens, lr, step -> loss, norm, params',
   // optimizer', biases'
-  apply_ = compiled([this, P, S, B, R](const Arrays& in) {
+  apply_ = compiled([this, P, S, B, T](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S), grads = slice_of(in, P + S, P);
-    const auto* rest = in.data() + 2 * P + S + B + R;
+    const auto* rest = in.data() + 2 * P + S + B + T;
     return update(std::move(params), std::move(state), grads, slice_of(in, 2 * P + S, B),
-                  slice_of(in, 2 * P + S + B, R), rest[0], rest[1], rest[2], rest[3]);
+                  slice_of(in, 2 * P + S + B, T), rest[0], rest[1], rest[2], rest[3]);
   });
   // params, frozen, inputs, targets -> sum of the tokens' losses
   evaluate_ = compiled([this, P, F](const Arrays& in) {
@@ -145,9 +148,9 @@ TrainStep::State TrainStep::initial(uint64_t seed) const {
 }
 
 mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key,
-                             std::vector<core::RouterSums>* routers) const {
+                             std::vector<core::Sums>* sums) const {
   core::Pass pass;
-  pass.routers = routers;
+  pass.sums = sums;
   pass.dtype = options_.compute;
   if (key) pass.key = *key, pass.dropout = options_.dropout;
   pass.recompute = key && options_.gradient_checkpointing;
@@ -162,23 +165,39 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
   const auto loss = [&](const Arrays& p) -> Arrays {
     const core::Lend lend(trainable_, p);
-    if (routers_.empty()) return {nll_sum(batch, &key)};
-    std::vector<core::RouterSums> routers;
-    const auto sum = nll_sum(batch, &key, &routers);
+    if (routers_.empty() && !indexers_) return {nll_sum(batch, &key)};
+    std::vector<core::Sums> sums;
+    const auto sum = nll_sum(batch, &key, &sums);
     const auto tokens = static_cast<int64_t>(batch.targets.size());
-    const auto more = core::router_loss(model_.config(), routers, tokens);
+    const auto& c = model_.config();
+    const auto more =
+        mx::add(core::router_loss(c, sums, tokens), core::indexer_loss(c, sums, tokens));
     Arrays out{mx::add(sum, mx::multiply(more, mx::array(static_cast<float>(tokens)))), sum};
-    for (const auto& r : routers) out.push_back(r.load);
+    std::optional<mx::array> divergence;
+    for (const auto& s : sums) {
+      if (s.of == core::Sums::Of::router) out.push_back(s.arrays[0]);
+      if (s.of == core::Sums::Of::indexer)
+        divergence = divergence ? mx::add(*divergence, s.arrays[0]) : s.arrays[0];
+    }
+    if (divergence)
+      out.push_back(mx::divide(*divergence, mx::array(static_cast<float>(indexers_))));
     return out;
   };
   auto [value, grads] = mx::value_and_grad(loss, all)(params);
-  if (routers_.empty()) return joined(value, grads);
+  if (value.size() == 1) return joined(value, grads);
   // Of the losses the tokens' own is told.
-  return joined(joined({value[1]}, grads), slice_of(value, 2, routers_.size()));
+  return joined(joined({value[1]}, grads), slice_of(value, 2, value.size() - 2));
+}
+
+Arrays TrainStep::nothing_told() const {
+  Arrays out;
+  for (const auto& r : routers_) out.push_back(mx::zeros({r.choices}));
+  if (indexers_) out.push_back(mx::array(0.0f));
+  return out;
 }
 
 Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const Arrays& biases,
-                         const Arrays& loads, const mx::array& sum, const mx::array& tokens,
+                         const Arrays& told, const mx::array& sum, const mx::array& tokens,
                          const mx::array& lr, const mx::array& step) const {
   const auto loss = mx::divide(sum, tokens), norm = mx::divide(kernels::global_norm(grads), tokens);
   const auto scale = mx::divide(clip_factor(norm, options_.clip), tokens);
@@ -191,7 +210,7 @@ Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const
   for (size_t i = 0; i < routers_.size(); ++i) {
     if (!routers_[i].bias) continue;
     const auto& bias = biases[next++];
-    out.push_back(mx::where(ok, core::balanced(bias, loads[i], routers_[i].rate), bias));
+    out.push_back(mx::where(ok, core::balanced(bias, told[i], routers_[i].rate), bias));
   }
   return out;
 }
@@ -204,7 +223,9 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
                 "[train] the weights were lost in a step that failed. Load a checkpoint.");
   const mx::array rate(lr), number(static_cast<float>(step));
   const auto frozen = core::values(frozen_);
-  Arrays in = std::exchange(state.params, {}), out, loads, biases;
+  Arrays in = std::exchange(state.params, {}), out, told = nothing_told(), biases;
+  const size_t T = told.size();
+  double tokens = 0;
   for (const auto& r : routers_)
     if (r.bias) biases.push_back(frozen[*r.bias]);
   if (batches.size() == 1) {
@@ -215,31 +236,30 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
     in.clear();
     mx::eval(out);
     state.key = out.back();
-    loads = slice_of(out, 2 + P + S + biases.size(), routers_.size());
+    told = slice_of(out, 2 + P + S + biases.size(), T);
+    tokens = static_cast<double>(batches[0].targets.size());
   } else {
     Arrays params = std::move(in), sums;
     for (const auto& p : params) sums.push_back(mx::zeros(p.shape(), p.dtype()));
-    for (const auto& r : routers_) loads.push_back(mx::zeros({r.choices}));
     mx::array loss(0.0f);
-    double tokens = 0;
     for (const auto& batch : batches) {
       Arrays args = params;
       append(args, frozen), append(args, sums), sums.clear();
-      append(args, loads);
+      append(args, told);
       append(args, {loss, state.key, batch.inputs, batch.targets});
       auto got = accumulate_(args);
       args.clear();
       mx::eval(got);
       state.key = got.back(), got.pop_back();
       loss = got.back(), got.pop_back();
-      loads = slice_of(got, P, routers_.size());
+      told = slice_of(got, P, T);
       sums = slice_of(got, 0, P);
       tokens += static_cast<double>(batch.targets.size());
     }
     Arrays args = std::move(params);
     append(args, state.optimizer), state.optimizer.clear();
     append(args, sums), sums.clear();
-    append(args, biases), append(args, loads);
+    append(args, biases), append(args, told);
     append(args, {loss, mx::array(static_cast<float>(tokens)), rate, number});
     out = apply_(args);
     args.clear();
@@ -250,7 +270,12 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
   size_t next = 2 + P + S;
   for (const auto& r : routers_)
     if (r.bias) frozen_[*r.bias].param->value = out[next++];
-  return {out[0], out[1], loads};
+  Result result{out[0], out[1], slice_of(told, 0, routers_.size()), {}};
+  if (indexers_) {
+    result.divergence = mx::divide(told.back(), mx::array(static_cast<float>(tokens)));
+    result.divergence->eval();
+  }
+  return result;
 }
 
 mx::array TrainStep::evaluate(const data::Batch& batch) {

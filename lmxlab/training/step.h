@@ -32,9 +32,11 @@ class TrainStep {
     mx::array key;
   };
   struct Result {
-    mx::array loss;       // mean over the tokens of the batches, 0-d float32; routers' left out
+    mx::array loss;       // mean over the tokens of the batches, 0-d float32; layers' own left out
     mx::array grad_norm;  // before clipping
     core::Arrays loads;   // tokens of the batches that chose each expert, a layer with experts each
+    /// Of indexers that learn: their divergence, mean over the tokens and the layers.
+    std::optional<mx::array> divergence;
   };
 
   TrainStep(core::Transformer& model, const OptimizerConfig& optimizer, const StepOptions& options);
@@ -49,7 +51,8 @@ class TrainStep {
   /// the loss, the norm and the new state, at the end of each batch. If the loss or the norm is not
   /// finite, weights and optimizer state come out as they went in. If it throws (memory, say), the
   /// state is lost: its buffers were given away.
-  /// The gradient is also that of the routers' losses (core::router_loss), a batch each. Selection
+  /// The gradient is also that of layers' own losses (core::router_loss and indexer_loss), a batch
+  /// each. Selection
   /// biases with a bias_rate then move against the load of all batches; they are frozen parameters
   /// and stay in the model.
   /// @param step  counts from 1.
@@ -65,15 +68,17 @@ class TrainStep {
 
  private:
   using Function = std::function<core::Arrays(const core::Arrays&)>;
-  // The loss sum, one a parameter, one load a router.
+  // The loss sum, one a parameter, what layers tell.
   core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen,
                          const data::Batch& batch, const mx::array& key);
   // From sums over tokens to the loss, the norm, the new state and the new biases.
   core::Arrays update(core::Arrays params, core::Arrays optimizer, const core::Arrays& grads,
-                      const core::Arrays& biases, const core::Arrays& loads, const mx::array& loss,
+                      const core::Arrays& biases, const core::Arrays& told, const mx::array& loss,
                       const mx::array& tokens, const mx::array& lr, const mx::array& step) const;
   mx::array nll_sum(const data::Batch& batch, const mx::array* key,
-                    std::vector<core::RouterSums>* routers = nullptr) const;
+                    std::vector<core::Sums>* sums = nullptr) const;
+  // What layers tell of batches, summed: a load a router, then the divergence of the indexers.
+  core::Arrays nothing_told() const;
 
   core::Transformer& model_;
   StepOptions options_;
@@ -86,6 +91,7 @@ class TrainStep {
 
   std::vector<core::Entry> trainable_, frozen_;
   std::vector<Layer> routers_;
+  int indexers_ = 0;  // that learn
   std::unique_ptr<Optimizer> optimizer_;
   Function whole_, accumulate_, apply_, evaluate_;
 };

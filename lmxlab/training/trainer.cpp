@@ -321,6 +321,9 @@ TrainResult Trainer::run(std::stop_token stop) {
       m.more["router_load_max"] = worst.largest, m.more["router_load_entropy"] = worst.entropy;
     }
 
+    if (done.divergence)
+      m.more["indexer_divergence"] = static_cast<double>(done.divergence->item<float>());
+
     const bool last = s.state.step == run.steps;
     if (run.eval_every > 0 && s.state.step % run.eval_every == 0 && !last) {
       m.val_loss = validate(run.eval_batches, stop);

@@ -28,7 +28,8 @@ struct StepMetrics {
   int64_t active_bytes = 0, peak_bytes = 0, cache_bytes = 0;  // kernels/memory.h
   std::optional<double> val_loss = {}, best_val_loss = {};
   /// Of callbacks; and of a model with experts, of the worst layer: router_load_max, its busiest
-  /// expert's tokens over the mean, and router_load_entropy, over that of an even load.
+  /// expert's tokens over the mean, and router_load_entropy, over that of an even load. Of indexers
+  /// that learn: indexer_divergence, KL in nats a token from the attention, mean of the layers.
   std::map<std::string, double> more = {};
 };
 

@@ -88,6 +88,20 @@ TEST(Indexer, LayersOfGlmThatShareAChoice) {
   EXPECT_THAT(describe(m), HasSubstr("as chosen before"));
 }
 
+TEST(Indexer, ALossIsOursAlone) {
+  Model m = from_hf(sizes("deepseek_v32", 4)).model;
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(mixer(m, i).indexer->loss, 0);
+  for (Block& b : m.layers) std::get<Mla>(b.mixer).indexer->loss = 0.25f;
+  EXPECT_EQ(check(m).list(), std::vector<std::string>());
+  EXPECT_EQ(hf_form(m).model_type, "deepseek_v32");
+  EXPECT_EQ(from_hf(to_hf(m)).model, m);
+  EXPECT_EQ(from_json<Model>(to_json(m), "model"), m);
+  EXPECT_THAT(describe(m), HasSubstr("indexer loss 0.25"));
+  std::get<Mla>(m.layers[2].mixer).indexer->loss = -1;
+  ASSERT_EQ(check(m).list().size(), 1u);
+  EXPECT_THAT(check(m).list()[0], HasSubstr("layers.2.mixer.indexer.loss"));
+}
+
 TEST(Indexer, WhatContradictsItself) {
   const auto refused = [](const Json& j) -> std::string {
     try {

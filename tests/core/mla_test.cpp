@@ -7,191 +7,24 @@
 #include "lmxlab/core/block.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
-#include "tests/core/mixer_cache.h"
-#include "tests/core/support.h"
-
-#include <algorithm>
-#include <map>
-#include <numeric>
+#include "tests/core/mla_twin.h"
 
 namespace lmxlab::core {
 namespace {
 
+using test::built;
 using test::cache_of;
 using test::doubles;
+using test::kBound;
+using test::kDim;
+using test::of_rows;
 using test::positions;
 using test::row;
+using test::Row;
+using test::sizes;
 using test::some;
 using test::through;
-
-constexpr int kDim = 20;
-
-config::Mla sizes(bool interleaved = false) {
-  return {.heads = 3,
-          .q_rank = 14,
-          .kv_rank = 10,
-          .nope_dim = 6,
-          .rope_dim = 4,
-          .v_dim = 5,
-          .bias = true,
-          .indexer =
-              config::Indexer{.heads = 5, .head_dim = 8, .top_k = 4, .interleaved = interleaved}};
-}
-
-std::unique_ptr<Mla> built(const config::Mla& c, uint64_t seed = 1) {
-  Init init(seed);
-  auto out = std::make_unique<Mla>(c, Build{kDim, 0, 1, 0.3f, 0.3f, init});
-  uint64_t i = 100 * seed;  // biases and norms of their own
-  for (const auto& e : collect(*out))
-    if (e.param->value.ndim() == 1)
-      e.param->value = mx::add(e.param->value, some(e.param->value.shape(), ++i, 0.3));
-  mx::eval(values(collect(*out)));
-  return out;
-}
-
-// ---- the twin ----
-
-using Row = std::vector<double>;
-using Choice = std::vector<std::vector<int>>;  // of each query, the keys it meets
-
-struct Twin {
-  config::Mla c;
-  std::map<std::string, std::pair<mx::Shape, Row>> w;
-
-  Twin(const config::Mla& config, Mla& of) : c(config) {
-    for (const auto& e : collect(of)) w[e.path] = {e.param->value.shape(), doubles(e.param->value)};
-  }
-  Row linear(const std::string& name, const Row& x) const {
-    const auto& [shape, m] = w.at(name + ".weight");
-    Row y(static_cast<size_t>(shape[0]));
-    for (size_t o = 0; o < y.size(); ++o) {
-      if (w.count(name + ".bias")) y[o] = w.at(name + ".bias").second[o];
-      for (size_t i = 0; i < x.size(); ++i) y[o] += m[o * x.size() + i] * x[i];
-    }
-    return y;
-  }
-  Row rms(const std::string& name, Row x) const {
-    double square = 0;
-    for (const double v : x) square += v * v;
-    const double by = 1 / std::sqrt(square / static_cast<double>(x.size()) + 1e-6);
-    for (size_t i = 0; i < x.size(); ++i) x[i] *= by * w.at(name + ".weight").second[i];
-    return x;
-  }
-  Row layer_norm(const std::string& name, Row x) const {
-    const double n = static_cast<double>(x.size());
-    const double mean = std::accumulate(x.begin(), x.end(), 0.0) / n;
-    double square = 0;
-    for (const double v : x) square += (v - mean) * (v - mean);
-    for (size_t i = 0; i < x.size(); ++i)
-      x[i] = (x[i] - mean) / std::sqrt(square / n + 1e-6) * w.at(name + ".weight").second[i] +
-             w.at(name + ".bias").second[i];
-    return x;
-  }
-  // The first rope_dim numbers from `at` on.
-  void turn(Row& x, size_t at, int position, bool interleaved) const {
-    const auto half = static_cast<size_t>(c.rope_dim) / 2;
-    for (size_t i = 0; i < half; ++i) {
-      const double angle = position * std::pow(10000.0, -2.0 * static_cast<double>(i) / c.rope_dim);
-      auto& a = x[at + (interleaved ? 2 * i : i)];
-      auto& b = x[at + (interleaved ? 2 * i + 1 : i + half)];
-      const double turned = a * std::cos(angle) - b * std::sin(angle);
-      b = a * std::sin(angle) + b * std::cos(angle), a = turned;
-    }
-  }
-  // What the indexer chooses, of positions that a query may look at.
-  Choice choose(const std::vector<Row>& x, int limit) const {
-    const auto& d = *c.indexer;
-    const auto D = static_cast<size_t>(d.head_dim);
-    std::vector<Row> keys;
-    Choice out;
-    for (int t = 0; t < static_cast<int>(x.size()); ++t) {
-      const auto& in = x[static_cast<size_t>(t)];
-      keys.push_back(layer_norm("indexer.k_norm", linear("indexer.wk", in)));
-      turn(keys.back(), 0, t, d.interleaved);
-      auto q = linear("indexer.wq_b", rms("q_a_layernorm", linear("q_a_proj", in)));
-      const auto weights = linear("indexer.weights_proj", in);
-      for (size_t h = 0; h < weights.size(); ++h) turn(q, h * D, t, d.interleaved);
-      std::vector<std::pair<double, int>> scored;
-      for (int s = std::max(0, t - limit + 1); s <= t; ++s) {
-        double sum = 0;
-        for (size_t h = 0; h < weights.size(); ++h) {
-          double dot = 0;
-          for (size_t i = 0; i < D; ++i) dot += q[h * D + i] * keys[static_cast<size_t>(s)][i];
-          sum += weights[h] * std::max(0.0, dot);
-        }
-        scored.emplace_back(-sum, s);
-      }
-      std::sort(scored.begin(), scored.end());
-      scored.resize(std::min(scored.size(), static_cast<size_t>(d.top_k)));
-      out.emplace_back();
-      for (const auto& [_, s] : scored) out.back().push_back(s);
-    }
-    return out;
-  }
-  Row mixed(const std::vector<Row>& x, const Choice& choice) const {
-    const auto H = static_cast<size_t>(c.heads), N = static_cast<size_t>(c.nope_dim),
-               R = static_cast<size_t>(c.rope_dim), V = static_cast<size_t>(c.v_dim);
-    std::vector<Row> expanded, shared;  // of each position
-    Row out;
-    for (size_t t = 0; t < x.size(); ++t) {
-      const int at = static_cast<int>(t);
-      auto joint = linear("kv_a_proj_with_mqa", x[t]);
-      shared.emplace_back(joint.begin() + c.kv_rank, joint.end());
-      turn(shared.back(), 0, at, true);
-      joint.resize(static_cast<size_t>(c.kv_rank));
-      expanded.push_back(linear("kv_b_proj", rms("kv_a_layernorm", joint)));
-      auto q = linear("q_b_proj", rms("q_a_layernorm", linear("q_a_proj", x[t])));
-      Row heads;
-      for (size_t h = 0; h < H; ++h) {
-        turn(q, h * (N + R) + N, at, true);
-        Row scores;
-        for (const int s : choice[t]) {
-          const auto& k = expanded[static_cast<size_t>(s)];
-          double dot = 0;
-          for (size_t i = 0; i < N; ++i) dot += q[h * (N + R) + i] * k[h * (N + V) + i];
-          for (size_t i = 0; i < R; ++i)
-            dot += q[h * (N + R) + N + i] * shared[static_cast<size_t>(s)][i];
-          scores.push_back(std::exp(dot / std::sqrt(double(c.nope_dim) + c.rope_dim)));
-        }
-        const double all = std::accumulate(scores.begin(), scores.end(), 0.0);
-        Row value(V);
-        for (size_t j = 0; j < scores.size(); ++j)
-          for (size_t i = 0; i < V; ++i)
-            value[i] +=
-                scores[j] / all * expanded[static_cast<size_t>(choice[t][j])][h * (N + V) + N + i];
-        heads.insert(heads.end(), value.begin(), value.end());
-      }
-      const auto y = linear("o_proj", heads);
-      out.insert(out.end(), y.begin(), y.end());
-    }
-    return out;
-  }
-  // x [L, D] of one row
-  static std::vector<Row> rows(const mx::array& x) {
-    const auto flat = doubles(x);
-    std::vector<Row> out;
-    for (size_t i = 0; i < flat.size(); i += kDim)
-      out.emplace_back(flat.begin() + static_cast<std::ptrdiff_t>(i),
-                       flat.begin() + static_cast<std::ptrdiff_t>(i) + kDim);
-    return out;
-  }
-  Row operator()(const mx::array& x, int limit = 1 << 20) const {
-    const auto in = rows(x);
-    return mixed(in, choose(in, limit));
-  }
-};
-
-Row of_rows(const Twin& twin, const mx::array& x, int limit = 1 << 20) {
-  Row out;
-  for (int i = 0; i < x.shape(0); ++i) {
-    const auto y = twin(row(x, i), limit);
-    out.insert(out.end(), y.begin(), y.end());
-  }
-  return out;
-}
-
-// Sums of float32 over the width and the keys; outputs are of order one.
-constexpr double kBound = 2e-5;
+using test::Twin;
 
 TEST(Indexer, OnePassIsTheTwin) {
   for (const bool interleaved : {false, true}) {

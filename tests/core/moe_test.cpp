@@ -320,17 +320,17 @@ TEST_P(Kinds, EqualPlainLoops) {
     for (const int tokens : {3, 50}) {  // unsorted, sorted
       const auto x = some_tokens(tokens, kDim);
       const auto want = Plain(c, kDim, weights)(test::doubles(x));
-      std::vector<RouterSums> sums;
+      std::vector<Sums> sums;
       Pass pass;
-      pass.routers = &sums;
+      pass.sums = &sums;
       const auto y = (*moe)(x, pass);
       EXPECT_EQ(y.shape(), x.shape());
       // Sums of 8 terms behind sums of 8; exp carries errors of the logits on.
       test::expect_close(y, want.y, 128 * test::kEps * std::max(1.0, size_of(want.y)));
       ASSERT_EQ(sums.size(), 1u);
-      test::expect_close(sums[0].load, want.load, 0, "load");
-      test::expect_close(sums[0].scores, want.shares, 64 * test::kEps * tokens, "scores");
-      test::expect_close(sums[0].square, {want.square}, 64 * test::kEps * want.square, "z");
+      test::expect_close(sums[0].arrays[0], want.load, 0, "load");
+      test::expect_close(sums[0].arrays[1], want.shares, 64 * test::kEps * tokens, "scores");
+      test::expect_close(sums[0].arrays[2], {want.square}, 64 * test::kEps * want.square, "z");
       config::Model model;
       model.layers = {config::Block{.ffn = c}};
       test::expect_close(router_loss(model, sums, tokens), {want.loss(c, tokens)},
@@ -351,9 +351,9 @@ TEST_P(Kinds, GradientsEqualDifferences) {
     const auto x = some_tokens(tokens, kDim, 5), slope = test::some(x.shape(), 6);
     const auto loss = [&](const Arrays& in) -> Arrays {
       const Lend lend(entries, std::span(in).subspan(1));
-      std::vector<RouterSums> sums;
+      std::vector<Sums> sums;
       Pass pass;
-      pass.routers = &sums;
+      pass.sums = &sums;
       const auto y = (*moe)(in[0], pass);
       return {mx::add(mx::sum(mx::multiply(y, slope)), router_loss(model, sums, tokens))};
     };
@@ -582,11 +582,11 @@ TEST(Balance, BiasesEvenOutASkewedRouter) {
   const auto load_of = [&](uint64_t seed) {
     auto x = some_tokens(512, kDim, seed);
     x = mx::add(x, mx::reshape(mx::slice(moe->gate.weight.value, {0, 0}, {1, kDim}), {1, 1, kDim}));
-    std::vector<RouterSums> sums;
+    std::vector<Sums> sums;
     Pass pass;
-    pass.routers = &sums;
+    pass.sums = &sums;
     (*moe)(mx::multiply(x, mx::array(2.0f)), pass);
-    return sums[0].load;
+    return sums[0].arrays[0];
   };
   const auto before = load_statistics(test::floats(load_of(1)));
   for (uint64_t step = 0; step < 300; ++step) {

@@ -158,6 +158,8 @@ std::vector<Case> cases(bool packable = false) {
     if (!queries) continue;
     latent.indexer = config::Indexer{.heads = 3, .head_dim = 6, .top_k = 4};
     recurrent("mla_indexer", latent);
+    latent.indexer->loss = 0.7f;
+    recurrent("mla_indexer_that_learns", latent);
     add("mla_indexer_shared", [&](auto& m) {
       m.layers[0].mixer = latent;
       latent.indexer->shared = true;

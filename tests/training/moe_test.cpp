@@ -63,13 +63,13 @@ core::Arrays pass_of(core::Transformer& model, const data::Batch& batch, bool re
   const std::function<core::Arrays(const core::Arrays&)> both = [&](const core::Arrays& in) {
     const auto loss = [&](const core::Arrays& p) -> core::Arrays {
       const core::Lend lend(entries, p);
-      std::vector<core::RouterSums> sums;
+      std::vector<core::Sums> sums;
       core::Pass pass;
-      pass.key = mx::random::key(7), pass.recompute = recompute, pass.routers = &sums;
+      pass.key = mx::random::key(7), pass.recompute = recompute, pass.sums = &sums;
       const auto nll = mx::mean(token_nll(model, batch.inputs, batch.targets, pass));
       const auto more = core::router_loss(model.config(), sums, batch.inputs.size());
       core::Arrays out{mx::add(nll, more), more};
-      for (const auto& s : sums) out.push_back(s.load);
+      for (const auto& s : sums) out.push_back(s.arrays[0]);
       return out;
     };
     auto [value, grads] = mx::value_and_grad(loss, all)(in);
