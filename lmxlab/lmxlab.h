@@ -37,6 +37,7 @@
 #include "lmxlab/inference/sampler.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/models/adapters.h"
 #include "lmxlab/models/language_model.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/models/weight_cache.h"

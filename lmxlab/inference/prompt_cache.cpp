@@ -15,6 +15,25 @@
 namespace lmxlab {
 namespace {
 
+// The adapters that are on, whole: they may be of one base.
+void add_adapters(Fnv& hash, core::Transformer& transformer) {
+  struct Adder : core::Visitor {
+    Fnv& hash;
+    explicit Adder(Fnv& h) : hash(h) {}
+    void linear(const std::string& path, core::Linear& layer) override {
+      for (auto& a : layer.adapters) {
+        if (!a.on) continue;
+        hash.add(path + std::to_string(a.scale));
+        for (const auto& e : core::collect(a)) {
+          const auto values = to_vector<float>(e.param->value);
+          hash.add({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
+        }
+      }
+    }
+  } adder(hash);
+  transformer.visit(adder);
+}
+
 // The config and some of the weights: the last norm's and the first token's, which every step of a
 // training moves.
 std::string fingerprint(const LanguageModel& model) {
@@ -29,6 +48,7 @@ std::string fingerprint(const LanguageModel& model) {
   const auto row = mx::contiguous(mx::slice(table, {0, 0}, {1, table.shape(1)}));
   mx::eval(row);
   hash.add({row.data<char>(), row.nbytes()});
+  add_adapters(hash, transformer);
   return hash.digits();
 }
 

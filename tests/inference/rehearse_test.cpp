@@ -51,9 +51,11 @@ TEST(RehearseGeneration, IsWhatItTakes) {
     while (stream.next()) {
     }
     const auto measured = static_cast<size_t>(stream.stats().peak_bytes) - before;
-    // Small blocks that a queued reader holds are not written over: a matter of its timing.
+    // Small blocks that a queued reader holds are not written over: a matter of its timing. The
+    // plan takes the slowest reader.
+    EXPECT_GE(double(rehearsed), 0.97 * double(measured)) << c.preset;
     EXPECT_NEAR(double(rehearsed), double(measured),
-                std::max(0.03 * double(measured), double(1 << 18)))
+                std::max(0.05 * double(measured), double(1 << 18)))
         << c.preset << " " << c.rows << " x " << c.length << ", " << c.bits << " bits";
   }
 }

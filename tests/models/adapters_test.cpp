@@ -4,6 +4,7 @@
 #include "lmxlab/config/presets.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
+#include "lmxlab/inference/prompt_cache.h"
 #include "lmxlab/models/quantize.h"
 #include "tests/support/temp_folder.h"
 
@@ -43,7 +44,7 @@ void stir(LanguageModel& model, const std::string& name) {
   const Enter enter(model.runtime());
   uint64_t seed = 100;
   for (const auto& e : core::collect(model.transformer())) {
-    if (e.path.find(".adapters." + name + ".") == e.path.npos) continue;
+    if (e.path.find(".lora." + name + ".") == e.path.npos) continue;
     auto& v = e.param->value;
     const auto noise = mx::random::normal(v.shape(), mx::float32, 0, 0.1f, mx::random::key(seed++));
     if (e.path.ends_with(".b")) v = noise;
@@ -217,6 +218,19 @@ TEST(Adapters, BesideAndInPackedWeights) {
     use_adapters(model, {});
     EXPECT_EQ(logits(model), before);
   }
+}
+
+TEST(Adapters, APromptCacheBelongsToTheAdaptersThatWereOn) {
+  auto model = model_of("llama-tiny");
+  attach_adapter(model, {.rank = 2}), stir(model, "default");
+  const test::TemporaryFolder temp;
+  const auto path = temp / "cache.safetensors";
+  auto [logits_of, cache] = model(mx::array({1, 2, 3}));
+  eval(logits_of, cache);
+  save_prompt_cache(path, model, {.tokens = {1, 2, 3}, .cache = std::move(cache), .kv_bits = 0});
+  load_prompt_cache(path, model);
+  use_adapters(model, {});
+  EXPECT_THROW(load_prompt_cache(path, model), Error);
 }
 
 TEST(Adapters, WrongInput) {
