@@ -22,7 +22,7 @@ class Linear {
   mx::array adapted(const mx::array& x, mx::array y) const;
   void visit(Visitor& v) {
     v("", weight), v("bias", bias);
-    for (auto& a : adapters) v("lora." + a.name, a);
+    for (auto& a : adapters) v("adapter." + a.name, a);
   }
 
   Weight weight;

@@ -93,7 +93,7 @@ void add_adapter(Linear& layer, Adapter adapter) {
 }
 void freeze_base(LanguageModel& model) {
   for (const auto& e : core::collect(model.transformer()))
-    if (e.path.find(".lora.") == e.path.npos) e.param->trainable = false;
+    if (e.path.find(".adapter.") == e.path.npos) e.param->trainable = false;
 }
 AdapterInfo adapter_info(LanguageModel& model, const std::string& name) {
   AdapterInfo out{name};

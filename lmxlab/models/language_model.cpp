@@ -214,7 +214,7 @@ int64_t LanguageModel::parameter_bytes() const {
 void LanguageModel::save(const std::filesystem::path& folder) const {
   const Enter enter(runtime_);
   for (const auto& e : core::collect(*transformer_))
-    if (e.path.find(".lora.") != e.path.npos)
+    if (e.path.find(".adapter.") != e.path.npos)
       throw Error(Kind::usage,
                   "[save] the model has adapters, which a folder of weights cannot hold. Merge or "
                   "detach them first, or save them by themselves.");

@@ -44,7 +44,7 @@ void stir(LanguageModel& model, const std::string& name) {
   const Enter enter(model.runtime());
   uint64_t seed = 100;
   for (const auto& e : core::collect(model.transformer())) {
-    if (e.path.find(".lora." + name + ".") == e.path.npos) continue;
+    if (e.path.find(".adapter." + name + ".") == e.path.npos) continue;
     auto& v = e.param->value;
     const auto noise = mx::random::normal(v.shape(), mx::float32, 0, 0.1f, mx::random::key(seed++));
     if (e.path.ends_with(".b")) v = noise;

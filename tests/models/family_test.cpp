@@ -162,7 +162,7 @@ std::vector<Case> cases(bool packable = false) {
     recurrent("mla_indexer_that_learns", latent);
     add("mla_indexer_shared", [&](auto& m) {
       m.layers[0].mixer = latent;
-      latent.indexer->shared = true;
+      latent.indexer->shared = true, latent.indexer->loss = 0;
       m.layers[1].mixer = latent;
     });
   }

@@ -33,7 +33,7 @@ std::vector<std::vector<uint8_t>> base_bytes(LanguageModel& model) {
   const Enter enter(model.runtime());
   std::vector<std::vector<uint8_t>> out;
   for (const auto& e : core::collect(model.transformer())) {
-    if (e.path.find(".lora.") != e.path.npos) continue;
+    if (e.path.find(".adapter.") != e.path.npos) continue;
     auto v = mx::contiguous(e.param->value);
     v.eval();
     const auto* p = v.data<uint8_t>();
@@ -71,10 +71,10 @@ TEST_P(TrainAdapters, LearnAnotherTaskBesideAFrozenBase) {
   // AdamW's two moments of A and B, and of DoRA's lengths; nothing of what is frozen.
   size_t parts = 0, arrays = 0;
   for (const auto& e : core::collect(model.transformer()))
-    parts += e.path.find(".lora.") != e.path.npos;
+    parts += e.path.find(".adapter.") != e.path.npos;
   for (const auto& [name, array] : trainer.state_arrays()) {
     if (!name.starts_with("optimizer.")) continue;
-    EXPECT_NE(name.find(".lora."), name.npos) << name;
+    EXPECT_NE(name.find(".adapter."), name.npos) << name;
     ++arrays;
   }
   EXPECT_EQ(arrays, 2 * parts);
