@@ -166,8 +166,9 @@ TEST(CacheMemory, TenThousandTokensTakeWhatAThousandTake) {
     std::cout << readings.back().active << " bytes, peak " << readings.back().peak << ", resident";
     for (const auto& r : readings) std::cout << ' ' << r.resident;
     std::cout << "\n";
-    EXPECT_LE(readings.back().active, readings[0].active + 4096);
-    EXPECT_LE(readings.back().peak, readings[0].peak + 4096);
+    // A step's arrays more or less; one of a few bytes a token would be half a megabyte.
+    EXPECT_LE(readings.back().active, readings[0].active + (16 << 10));
+    EXPECT_LE(readings.back().peak, readings[0].peak + (16 << 10));
     // Which blocks share a page is a matter of timing: now and then some pages more stay or go.
     // What every token leaks grows in every stretch.
     std::vector<int64_t> growth;
