@@ -1,6 +1,9 @@
 #include "lmxlab/kernels/gemm.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
 
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/isa.h"
@@ -142,6 +145,27 @@ void gemm_panels(const Plan& plan, int64_t m, int64_t n, int64_t k, MatrixView a
   }
 }
 
+// Memory that a thread keeps, as much as its largest product took: some blocks, whatever the sizes.
+class OwnRoom {
+ public:
+  static char* of(int64_t bytes) {
+    static thread_local OwnRoom mine;
+    if (mine.bytes_ < bytes) {
+      mine.bytes_ = round_up(bytes, 4096);
+      mine.data_.reset(static_cast<char*>(std::aligned_alloc(64, size_t(mine.bytes_))));
+      if (!mine.data_) mine.bytes_ = 0, throw std::bad_alloc();
+    }
+    return mine.data_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  std::unique_ptr<char, Free> data_;
+  int64_t bytes_ = 0;
+};
+
 void fill_zero(int64_t m, int64_t n, MatrixOut c) {
   for (int64_t i = 0; i < m; i++) {
     auto* const row = static_cast<char*>(at(c, i, 0).data);
@@ -155,10 +179,11 @@ bool packs_bf16() {
   return panels::format_bf16().mr != 0;
 }
 
-void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut c, bool add) {
+void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut c, bool add,
+          bool counted) {
   if (m <= 0 || n <= 0) return;
   if (n == 1 && m > 1 && c.ld == 1) {  // a matrix times a vector is a vector times its transpose
-    return gemm(1, m, k, b.transposed(), a.transposed(), {c.data, c.type, m}, add);
+    return gemm(1, m, k, b.transposed(), a.transposed(), {c.data, c.type, m}, add, counted);
   }
   if (k <= 0) {
     if (!add) fill_zero(m, n, c);
@@ -167,7 +192,9 @@ void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut
   if (panels::is_small(m, k, b)) return panels::gemm_small(m, n, k, a, b, c, add);
   const auto product = [&](MatrixOut to, bool more) {
     const Plan plan = plan_for(m, n, k, a, b, to.type);
-    const Scratch<char> memory(plan.bytes(in_part() ? 1 : threads()));
+    const int64_t bytes = plan.bytes(in_part() ? 1 : threads());
+    if (!counted) return gemm_panels(plan, m, n, k, a, b, to, more, OwnRoom::of(bytes));
+    const Scratch<char> memory(bytes);
     gemm_panels(plan, m, n, k, a, b, to, more, memory.get());
   };
   if (c.type == Type::f32 || k <= kMostDepth) return product(c, add);

@@ -40,8 +40,10 @@ struct MatrixOut {
 /// From inside a part of the pool it runs on the caller's thread.
 /// @throws Error(resource) if there is no memory for the packed operands (about 2 MB a thread, and
 /// a slice of b).
+/// @param counted  whether that memory is MLX's; else the thread keeps its own, for products that
+///   nobody announces to a rehearsal.
 void gemm(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut c,
-          bool add = false);
+          bool add = false, bool counted = true);
 
 /// The same for `batch` products; strides count elements from one product to the next.
 struct BatchStrides {

@@ -27,14 +27,15 @@ MatrixView view(const float* data, int ld, bool transposed) {
                     : MatrixView{data, Type::f32, stride, 1};
 }
 
+// A rehearsal does not hear of MLX's own products, so their memory is not among MLX's.
 // Row-major c [m, n] = alpha op(a) op(b) + beta c.
 void product(bool ta, bool tb, int m, int n, int k, float alpha, const float* a, int lda,
              const float* b, int ldb, float beta, float* c, int ldc) {
   if (alpha == 1 && (beta == 0 || beta == 1)) {
-    return gemm(m, n, k, view(a, lda, ta), view(b, ldb, tb), {c, Type::f32, ldc}, beta == 1);
+    return gemm(m, n, k, view(a, lda, ta), view(b, ldb, tb), {c, Type::f32, ldc}, beta == 1, false);
   }
   std::vector<float> sums(size_t(m) * n);
-  gemm(m, n, k, view(a, lda, ta), view(b, ldb, tb), {sums.data(), Type::f32, n});
+  gemm(m, n, k, view(a, lda, ta), view(b, ldb, tb), {sums.data(), Type::f32, n}, false, false);
   for (int i = 0; i < m; i++) {
     for (int j = 0; j < n; j++) {
       float& to = c[size_t(i) * ldc + j];
