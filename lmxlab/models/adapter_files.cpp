@@ -77,26 +77,19 @@ std::map<std::string, Stored> stored(LanguageModel& model, const std::string& na
   return out;
 }
 
-Json peft_config(const LowRanks& theirs, const std::map<std::string, float>& scales, float dropout,
-                 const Json& targets, bool dora, bool turned) {
-  // The most frequent rank and alpha are everybody's, others stand by themselves.
+Json peft_config(const LowRanks& theirs, float scale, float dropout, const Json& targets, bool dora,
+                 bool turned) {
+  // The most frequent rank is everybody's, others stand by themselves; alpha / rank is the scale.
   std::map<int, int> ranks;
-  std::map<double, int> alphas;
-  const auto alpha = [&](const std::string& path) {
-    return double(scales.at(path)) * theirs.at(path).a.shape(0);
-  };
-  for (const auto& [path, low] : theirs) ++ranks[low.a.shape(0)], ++alphas[alpha(path)];
-  const auto most = [](const auto& counts) {
-    return std::max_element(counts.begin(), counts.end(),
-                            [](const auto& a, const auto& b) { return a.second < b.second; })
-        ->first;
-  };
-  const int rank = most(ranks);
-  const double own = most(alphas);
+  for (const auto& [path, low] : theirs) ++ranks[low.a.shape(0)];
+  const int rank = std::max_element(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) {
+                     return a.second < b.second;
+                   })->first;
+  const double own = double(scale) * rank;
   Json rank_pattern = Json::object(), alpha_pattern = Json::object();
   for (const auto& [path, low] : theirs) {
-    if (low.a.shape(0) != rank) rank_pattern[path] = low.a.shape(0);
-    if (alpha(path) != own) alpha_pattern[path] = alpha(path);
+    if (low.a.shape(0) == rank) continue;
+    rank_pattern[path] = low.a.shape(0), alpha_pattern[path] = double(scale) * low.a.shape(0);
   }
   return Json::object({{"peft_type", "LORA"},
                        {"task_type", "CAUSAL_LM"},
@@ -116,17 +109,31 @@ Json peft_config(const LowRanks& theirs, const std::map<std::string, float>& sca
                        {"inference_mode", true}});
 }
 
-Json mlx_config(const std::map<std::string, Stored>& all, const Json& keys, int layers) {
-  const auto& first = all.begin()->second;
-  for (const auto& [path, s] : all)
-    if (s.low.a.shape(0) != first.low.a.shape(0) || s.scale != first.scale)
-      throw Error(Kind::unsupported, "[adapter] mlx-lm's files have one rank and one scale; " +
-                                         path + " has others. Save it as PEFT does.");
-  return Json::object({{"fine_tune_type", first.low.magnitude ? "dora" : "lora"},
+// All of one rank, as mlx-lm's files have it: zeros add nothing.
+LowRanks of_one_rank(LowRanks all) {
+  int most = 0;
+  for (const auto& [path, low] : all) most = std::max(most, low.a.shape(0));
+  for (auto& [path, low] : all) {
+    const int missing = most - low.a.shape(0);
+    low.a = mx::pad(low.a, {{0, missing}, {0, 0}}), low.b = mx::pad(low.b, {{0, 0}, {0, missing}});
+  }
+  return all;
+}
+
+Json mlx_config(const LowRanks& theirs, float scale, float dropout, int layers) {
+  std::set<std::string> inside;  // behind "model.layers.N."
+  for (const auto& [path, low] : theirs) {
+    const auto digit = path.find_first_of("0123456789");
+    inside.insert(path.substr(path.find('.', digit) + 1));
+  }
+  Json keys = Json::array();
+  for (const auto& k : inside) keys.push_back(k);
+  const auto& first = theirs.begin()->second;
+  return Json::object({{"fine_tune_type", first.magnitude ? "dora" : "lora"},
                        {"num_layers", layers},
-                       {"lora_parameters", Json::object({{"rank", first.low.a.shape(0)},
-                                                         {"scale", first.scale},
-                                                         {"dropout", first.dropout},
+                       {"lora_parameters", Json::object({{"rank", first.a.shape(0)},
+                                                         {"scale", scale},
+                                                         {"dropout", dropout},
                                                          {"keys", keys}})}});
 }
 
@@ -207,28 +214,20 @@ void save_adapter(LanguageModel& model, const std::string& name, const fs::path&
   if (all.empty()) adapter_must_exist(model, name);
   const Enter enter(model.runtime());
   const auto form = config::hf_form(model.config());
+  // A matrix of several of ours has one scale: where they differ, they go into B.
+  const auto& one = all.begin()->second;
+  const bool same = std::all_of(all.begin(), all.end(),
+                                [&](const auto& p) { return p.second.scale == one.scale; });
+  const float scale = same ? one.scale : 1;
   LowRanks ours;
   for (const auto& [path, s] : all) {
     auto low = s.low;
-    // A matrix of several of ours has one scale: it goes into B where they differ.
+    if (!same) low.b = mx::multiply(low.b, mx::array(s.scale, low.b.dtype()));
     ours.emplace(path, std::move(low));
   }
-  const auto whole = checkpoint_paths(model, form);
   const bool peft = format == AdapterFormat::peft;
-  const auto scale = all.begin()->second.scale;
-  const bool same =
-      std::all_of(all.begin(), all.end(), [&](const auto& p) { return p.second.scale == scale; });
-  std::map<std::string, float> scales;
-  LowRanks theirs;
-  if (same) {
-    theirs = adapters_to_checkpoint(form, ours, model.config());
-    for (const auto& [path, low] : theirs) scales[path] = scale;
-  } else {
-    for (auto& [path, low] : ours)
-      low.b = mx::multiply(low.b, mx::array(all.at(path).scale, low.b.dtype()));
-    theirs = adapters_to_checkpoint(form, ours, model.config());
-    for (const auto& [path, low] : theirs) scales[path] = 1;
-  }
+  auto theirs = adapters_to_checkpoint(form, ours, model.config());
+  if (!peft) theirs = of_one_rank(std::move(theirs));
   std::vector<std::string> paths;
   io::Tensors tensors;
   for (const auto& [path, low] : theirs) {
@@ -244,17 +243,10 @@ void save_adapter(LanguageModel& model, const std::string& name, const fs::path&
       if (low.magnitude) put(".m", *low.magnitude);
     }
   }
-  const auto& one = all.begin()->second;
   const auto config =
-      peft ? peft_config(theirs, scales, one.dropout, names_of(paths, whole),
+      peft ? peft_config(theirs, scale, one.dropout, names_of(paths, checkpoint_paths(model, form)),
                          one.low.magnitude.has_value(), form.model_type == "gpt2")
-           : [&] {
-               std::set<std::string> inside;  // behind "model.layers.N."
-               for (const auto& path : paths) inside.insert(path.substr(path.find('.', 13) + 1));
-               Json keys = Json::array();
-               for (const auto& k : inside) keys.push_back(k);
-               return mlx_config(all, keys, static_cast<int>(model.config().layers.size()));
-             }();
+           : mlx_config(theirs, scale, one.dropout, static_cast<int>(model.config().layers.size()));
   fs::create_directories(folder);
   io::write_safetensors(folder / (peft ? kPeftFile : kMlxFile), tensors, {{"format", "pt"}});
   write_file_atomic(folder / kConfig, config.dump(2) + "\n");
@@ -280,9 +272,8 @@ AdapterInfo load_adapter(LanguageModel& model, const fs::path& folder, const std
     parts[part->path].emplace(part->which, tensors.get(tensor));
   }
   LowRanks theirs;
-  std::map<std::string, float> scales;  // of theirs, by A's buffer
+  std::map<std::string, float> scales;
   std::vector<std::string> problems;
-  std::map<const void*, float> scale_of;
   for (auto& [path, of] : parts) {
     const auto a = of.find(Part::a), b = of.find(Part::b), m = of.find(Part::magnitude);
     if (a == of.end() || b == of.end()) {

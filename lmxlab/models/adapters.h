@@ -69,8 +69,8 @@ void unmerge_adapter(LanguageModel& model, Merged merged);
 
 enum class AdapterFormat { peft, mlx };
 /// adapter_config.json and adapter_model.safetensors with the names of the model's transformers
-/// class (PEFT), or adapters.safetensors with ours (mlx-lm, which has no rsLoRA and one rank).
-/// @throws Error(unsupported) for what the format cannot say, Error(resource)
+/// class; mlx-lm's adapters.safetensors has one rank, so that smaller ones are filled with zeros.
+/// @throws Error(unsupported) for DoRA of a part of one matrix, Error(resource)
 void save_adapter(LanguageModel& model, const std::string& name,
                   const std::filesystem::path& folder, AdapterFormat format = AdapterFormat::peft);
 /// Either format, known by its config; attached and switched on.
