@@ -45,6 +45,10 @@ void set_memory_limits(const plan::Budget& budget, int64_t weights) {
 void limit_queue(const plan::Plan& plan) {
   const auto room = plan.budget.bytes - plan.parts.mapped - plan.parts.largest_op;
   kernels::set_queue_limit(static_cast<size_t>(std::max<int64_t>(0, room)));
+  // CUDA's allocator takes kept buffers for smaller ones, up to 32 KB too large.
+  const auto spare = plan.budget.bytes - plan.parts.peak();
+  if (backend() == Backend::cuda)
+    mx::set_cache_limit(static_cast<size_t>(std::max<int64_t>(0, spare)));
 }
 
 }  // namespace lmxlab

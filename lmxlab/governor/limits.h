@@ -26,7 +26,7 @@ MemoryLimits memory_limits(Backend backend, const plan::Budget& budget, int64_t 
 void set_memory_limits(const plan::Budget& budget, int64_t weights);
 
 /// What is to run, on a card: its queue runs ahead while there is room for an op more in the
-/// budget.
+/// budget, and blocks are kept for reuse in what the plan leaves of it.
 void limit_queue(const plan::Plan& plan);
 
 }  // namespace lmxlab

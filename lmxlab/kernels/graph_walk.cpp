@@ -10,6 +10,7 @@
 #include <numeric>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "lmxlab/base/error.h"
@@ -122,6 +123,13 @@ bool given(array& out, const array& in) {
 
 using Primitive = mx::Primitive;
 
+// What an op holds beside its output while it runs.
+void temporary(Primitive& op, const mx::Shape& shape, mx::Dtype dtype) {
+  array part(shape, dtype, nullptr, {});
+  fresh(part);
+  mx::cpu::get_command_encoder(op.stream()).add_temporary(part);
+}
+
 // Normalizations: over the input, or over the copy of one that is not in rows.
 void normalize(Primitive&, const Arrays& in, Arrays& out) {
   if (!given(out[0], in[0])) fresh(out[0]);
@@ -168,9 +176,7 @@ void attend(Primitive& op, const Arrays& in, Arrays& out) {
   shape.back() *= kParts;
   for (const int last : {shape.back(), kParts, kParts}) {
     shape.back() = last;
-    array part(shape, mx::float32, nullptr, {});
-    fresh(part);
-    mx::cpu::get_command_encoder(op.stream()).add_temporary(part);
+    temporary(op, shape, mx::float32);
   }
 }
 void attend_vjp(Primitive&, const Arrays& in, Arrays& out) {
@@ -188,6 +194,40 @@ void fused(const Arrays& in, Arrays& out) {
 void all_fresh(Primitive&, const Arrays&, Arrays& out) {
   for (auto& o : out) fresh(o);
 }
+// Inputs that are not in rows are copied first: columns of a cache that is not full, say.
+void quantize(Primitive& op, const Arrays& in, Arrays& out) {
+  const bool unpacks = out.size() == 1;
+  for (const auto& x : in) {
+    if (!x.flags().row_contiguous && (unpacks || !x.flags().col_contiguous))
+      temporary(op, x.shape(), x.dtype());
+  }
+  for (auto& o : out) fresh(o);
+}
+// Whether a product can read a matrix as it lies, in rows or in columns.
+bool matrix(const array& x) {
+  const auto rows = x.strides(-2), columns = x.strides(-1);
+  return (columns == 1 && rows == x.shape(-1)) || (rows == 1 && columns == x.shape(-2));
+}
+// The same of matrices that follow each other.
+bool matrices(const array& x) {
+  if (x.flags().row_contiguous) return true;
+  for (int i = 0; i + 3 < int(x.ndim()); i++) {
+    if (x.strides(i + 1) * x.shape(i) != x.strides(i)) return false;
+  }
+  return matrix(x);
+}
+void product(Primitive& op, const Arrays& in, Arrays& out) {
+  fresh(out[0]);
+  for (size_t i = 0; i < 2 && in[0].size() && in[1].size(); i++) {
+    if (!matrix(in[i])) temporary(op, in[i].shape(), in[i].dtype());
+  }
+}
+void gather_product(Primitive& op, const Arrays& in, Arrays& out) {
+  fresh(out[0]);
+  for (size_t i = 0; i < 2; i++) {
+    if (!matrices(in[i])) temporary(op, in[i].shape(), in[i].dtype());
+  }
+}
 
 // What has no evaluation on a CPU, or another one.
 bool on_gpu(Primitive& op, const Arrays& in, Arrays& out) {
@@ -200,7 +240,10 @@ bool on_gpu(Primitive& op, const Arrays& in, Arrays& out) {
       {"RoPE", rotate},
       {"ScaledDotProductAttention", attend},
       {"ScaledDotProductAttentionVJP", attend_vjp},
-      {"Quantize", all_fresh},
+      {"Quantize", quantize},
+      {"Matmul", product},
+      {"AddMM", product},
+      {"GatherMM", gather_product},
       {"CrossEntropy", all_fresh},
       {"CrossEntropyVJP", all_fresh}};
   const std::string_view name = op.name();
@@ -209,6 +252,26 @@ bool on_gpu(Primitive& op, const Arrays& in, Arrays& out) {
   if (at == known.end()) return false;
   at->second(op, in, out);
   return true;
+}
+
+// Outputs that lie in a buffer of the inputs, views left out: where the queue runs ahead it still
+// holds the inputs for ops before, and these get buffers of their own.
+size_t taken_over(const array& a, const Arrays& outputs) {
+  static const std::unordered_set<std::string_view> views{
+      "AsStrided",        "Broadcast", "BroadcastAxes", "Copy",
+      "CustomTransforms", "Depends",   "ExpandDims",    "Flatten",
+      "Reshape",          "Slice",     "Split",         "Squeeze",
+      "StopGradient",     "Transpose", "Unflatten",     "View"};
+  size_t bytes = 0;
+  if (views.count(a.primitive().name())) return bytes;
+  for (const auto& o : outputs) {
+    for (const auto& in : a.inputs()) {
+      if (in.data_shared_ptr() != o.data_shared_ptr()) continue;
+      bytes += o.nbytes();
+      break;
+    }
+  }
+  return bytes;
 }
 
 void run(array& a) {
@@ -222,7 +285,7 @@ void run(array& a) {
     if (!gpu || !on_gpu(a.primitive(), a.inputs(), outputs))
       a.primitive().eval_cpu(a.inputs(), outputs);
   }
-  detail::note_op(std::max(active_bytes(), before) - before);
+  detail::note_op(std::max(active_bytes(), before) - before + taken_over(a, outputs));
   mx::cpu::get_command_encoder(stream).temporaries().clear();
   wait_for_stream(stream);
   for (auto& o : outputs) o.set_status(array::Status::available);

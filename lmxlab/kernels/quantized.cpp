@@ -1,6 +1,7 @@
 #include "lmxlab/kernels/quantized.h"
 
 #include <mlx/allocator.h>
+#include <mlx/backend/cuda/cuda.h>
 #include <mlx/mlx.h>
 
 #include <algorithm>
@@ -178,6 +179,13 @@ class QuantizedProducts : public Op {
     return array::make_arrays(std::move(shapes), dtypes, std::move(op), std::move(in));
   }
 
+  // Tiles of more rows and such groups want more than the 48 KB that a block of a CUDA kernel has
+  // unless it asks, which MLX 0.32 does not.
+  static bool beyond_card(const QuantSpec& spec, const array& x) {
+    return spec.group == 128 && x.dtype() == mx::float32 &&
+           static_cast<int64_t>(x.size()) > int64_t{32} * x.shape(-1) && mx::cu::is_available();
+  }
+
   Arrays plain(const Arrays& in) const override {
     Arrays out;
     const auto dtype = in[0].dtype();
@@ -185,9 +193,14 @@ class QuantizedProducts : public Op {
     for (const auto& spec : specs_) {
       if (is_plain(spec)) {
         const auto parts = plain_arrays(spec, in, at);
-        const auto y = mx::quantized_matmul(in[0], parts[0], parts[1], parts[2], !across_,
-                                            spec.group, spec.bits);
-        out.push_back(mx::astype(y, dtype));
+        if (beyond_card(spec, in[0])) {
+          const auto w = mx::dequantize(parts[0], parts[1], parts[2], spec.group, spec.bits);
+          out.push_back(mx::matmul(in[0], across_ ? w : mx::transpose(w)));
+        } else {
+          const auto y = mx::quantized_matmul(in[0], parts[0], parts[1], parts[2], !across_,
+                                              spec.group, spec.bits);
+          out.push_back(mx::astype(y, dtype));
+        }
       } else {
         Arrays rows{mx::arange(spec.out, mx::int32)};
         for (size_t i = 0; i < spec.inputs(); i++) rows.push_back(in[at + i]);

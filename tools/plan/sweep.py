@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Predicted against measured peak memory, over random settings: `lmxlab fit` beside `lmxlab bench`, each in a process of its own.
 
-    tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--checkpoints DIR] [--jobs 1] [--gpu] [--json FILE]
+    tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--checkpoints DIR] [--only TEXT] [--jobs 1] [--gpu]
+        [--json FILE]
 
 Models are random config.json files of dense families, the tiny model of every family, presets, and with --checkpoints the model
 folders in DIR, whose weights are mapped. The allocator's counter is compared at every size; above 256 MiB the resident set too,
@@ -85,7 +86,8 @@ class Model:
         position = config.get("position") or {}
         self.name, self.shown, self.packs, self.big = name, shown, packs, big
         self.learned = position.get("length") if isinstance(position, dict) else None
-        self.packs_cache = all(layer["mixer"].get("head_dim", 32) % 32 == 0 for layer in config["layers"])
+        self.packs_cache = all(mixer.get("head_dim", 0 if mixer["kind"] == "mla" else 32) % 32 == 0
+                               for mixer in (layer["mixer"] for layer in config["layers"]))
         self.groups = [g for g in (32, 64, 128) if packs and self.whole(config, g)]
 
     @staticmethod
@@ -170,17 +172,20 @@ def compare(program, model, mode, both, gpu):
     within = ["--memory", f"{plan['peak_bytes'] / MIB + 0.001:.3f}MB"] if gpu else []
     real = run(program, ["bench", model.name, "--mode", mode, "--repeat", "1", *both, *within])
     planned, measured = plan["peak_bytes"] - plan["parts"]["mapped"], real["peak_bytes"]
-    row = {"mode": mode, "model": model.shown, "settings": both, "planned": planned, "measured": measured,
-           "counter": planned / measured - 1}
+    row = {"mode": mode, "model": model.shown, "settings": both, "words": words_of(model, mode, both), "planned": planned,
+           "measured": measured, "counter": planned / measured - 1}
     if plan["peak_bytes"] >= 256 * MIB and not gpu:
         row["resident"] = real["peak_resident_bytes"] - real["resident_before_bytes"]
         row["resident set"] = plan["resident_bytes"] / row["resident"] - 1
     return row
 
 
+def words_of(model, mode, both):
+    return f"{mode:8} {model.shown:26} {' '.join(w.removeprefix('--') for w in both):78}"
+
+
 def line(row):
-    words = " ".join(w.removeprefix("--") for w in row["settings"])
-    text = (f"{row['mode']:8} {row['model']:26} {words:78} {row['planned'] / MIB:8.2f} {row['measured'] / MIB:8.2f} MiB "
+    text = (f"{row['words']} {row['planned'] / MIB:8.2f} {row['measured'] / MIB:8.2f} MiB "
             f"{100 * row['counter']:+6.2f} %")
     if "resident" in row:
         text += f"  resident {row['resident'] / MIB:8.1f} {100 * row['resident set']:+6.2f} %"
@@ -195,6 +200,7 @@ def main():
     p.add_argument("--checkpoints", type=pathlib.Path, help="model folders of known families take part too")
     p.add_argument("--gpu", action="store_true", help="of what a GPU needs: the runs get what was planned, since MLX's queue runs ahead "
                    "as far as there is memory. The resident set says nothing there")
+    p.add_argument("--only", metavar="TEXT", help="of the settings, those whose line has this text")
     p.add_argument("--jobs", type=int, default=1, help="settings at a time")
     p.add_argument("--json", dest="out")
     a = p.parse_args()
@@ -207,15 +213,27 @@ def main():
     with tempfile.TemporaryDirectory() as made:
         asked = [(model, *settings(rng, model))
                  for model in itertools.islice(models(rng, a.program, pathlib.Path(made), checkpoints), a.count)]
+        asked = [one for one in asked if not a.only or a.only in words_of(*one)]
+        again = []
+
+        def note(one, result, last):
+            nonlocal failed
+            try:
+                rows.append(result())
+                print(line(rows[-1]), flush=True)
+            except RuntimeError as e:
+                if not last:
+                    return again.append(one)
+                failed += 1
+                print(e, flush=True)
+
         with concurrent.futures.ThreadPoolExecutor(a.jobs) as pool:
-            done = [pool.submit(compare, a.program, *one, a.gpu) for one in asked]
-            for one in concurrent.futures.as_completed(done):
-                try:
-                    rows.append(one.result())
-                    print(line(rows[-1]), flush=True)
-                except RuntimeError as e:
-                    failed += 1
-                    print(e, flush=True)
+            done = {pool.submit(compare, a.program, *one, a.gpu): one for one in asked}
+            for future in concurrent.futures.as_completed(done):
+                note(done[future], future.result, last=a.jobs == 1)
+        # Processes that compile the same kernels at a time can read each other's half-written files.
+        for one in again:
+            note(one, lambda one=one: compare(a.program, *one, a.gpu), last=True)
     print("\nthe worst five")
     for row in sorted(rows, key=lambda r: max(abs(r["counter"]), abs(r.get("resident set", 0))))[:-6:-1]:
         print(line(row))

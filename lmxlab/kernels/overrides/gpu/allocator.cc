@@ -3,11 +3,13 @@
 // these exported functions through its symbol table, so the program's definitions win.
 #include <mlx/allocator.h>
 #include <mlx/memory.h>
+#include <mlx/scheduler.h>
 #include <mlx/stream.h>
 
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -164,8 +166,13 @@ allocator::Allocator& allocator::allocator() {
 size_t get_active_memory() {
   static const auto theirs = next<size_t (*)()>("_ZN3mlx4core17get_active_memoryEv");
   if (Rehearsed::now) return Rehearsed::now->active();
+  const size_t limit = Queue::limit.load(std::memory_order_relaxed);
+  if (limit == SIZE_MAX || !Queue::evaluating()) return theirs();
+  // With more parts of the queue under way MLX waits for one of them and does not ask.
+  constexpr int kUnderWay = 10;
+  while (scheduler::n_active_tasks() >= kUnderWay) scheduler::wait_for_one();
   const size_t held = theirs();
-  if (held <= Queue::limit.load(std::memory_order_relaxed) || !Queue::evaluating()) return held;
+  if (held <= limit) return held;
   synchronize();
   return theirs();
 }
