@@ -6,6 +6,7 @@ namespace lmxlab::core {
 
 mx::array query_positions(const Pass& pass, int length) {
   const auto p = mx::arange(pass.offset, pass.offset + length, mx::int32);
+  if (pass.starts) return mx::subtract(mx::expand_dims(p, 0), *pass.starts);
   if (!pass.pads) return p;
   return mx::subtract(mx::expand_dims(p, 0), mx::expand_dims(*pass.pads, 1));
 }
@@ -43,6 +44,10 @@ mx::array mask_array(const Pass& pass, int length, const Keys& keys, const Reach
     const auto first = mx::reshape(*pass.pads, {-1, 1, 1, 1});
     allowed = mx::logical_and(allowed, mx::greater_equal(mx::expand_dims(k, {0, 1}), first));
   }
+  if (pass.starts) {
+    const auto first = mx::reshape(*pass.starts, {-1, 1, length, 1});
+    allowed = mx::logical_and(allowed, mx::greater_equal(mx::expand_dims(k, {0, 1}), first));
+  }
   return allowed;
 }
 
@@ -74,12 +79,13 @@ Mask attention_mask(const Pass& pass, int length, const Keys& keys, const Reach&
                         pass.offset + length - (keys.ring ? 0 : keys.start) > *window;
   if (reach.chunked && window && pass.offset + length > *window)
     return {.kind = Mask::Kind::array, .allowed = mask_array(pass, length, keys, reach)};
-  if (!pass.pads && !windowed && length == 1) return {};
+  if (!pass.pads && !pass.starts && !windowed && length == 1) return {};
   const bool at_the_end =
       !keys.ring && columns >= length && keys.start + columns == pass.offset + length;
   if (!at_the_end)
     return {.kind = Mask::Kind::array, .allowed = mask_array(pass, length, keys, reach)};
   Mask mask{.kind = Mask::Kind::causal, .window = windowed ? *window : 0};
+  if (pass.starts) mask.padding = pass.starts;
   if (pass.pads)
     mask.padding = mx::maximum(mx::subtract(*pass.pads, mx::array(keys.start)), mx::array(0));
   return mask;

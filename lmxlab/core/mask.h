@@ -15,7 +15,7 @@ namespace lmxlab::core {
 struct Mask {
   enum class Kind { none, causal, array } kind = Kind::none;
   int window = 0;                         // causal: 0 where it hides nothing
-  std::optional<mx::array> padding = {};  // causal: int32 [B], columns at the left
+  std::optional<mx::array> padding = {};  // causal: int32 [B] or [B, L], columns at the left
   std::optional<mx::array> allowed = {};  // array: bool [L, S] or [B, 1, L, S]
 };
 

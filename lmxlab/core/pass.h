@@ -32,9 +32,12 @@ struct Sums {
 class SharedBlock;
 
 struct Pass {
-  int offset = 0;                       // positions before this pass, already in the cache
-  Cache* cache = nullptr;               // grown in place by the mixers; none: this pass alone
-  std::optional<mx::array> pads = {};   // int32 [B]: padding tokens at the left of each row
+  int offset = 0;                      // positions before this pass, already in the cache
+  Cache* cache = nullptr;              // grown in place by the mixers; none: this pass alone
+  std::optional<mx::array> pads = {};  // int32 [B]: padding tokens at the left of each row
+  /// int32 [B, L]: the column where each token's text begins, where rows hold several. Not with a
+  /// cache or pads, and of mixers that config::carries_over allows.
+  std::optional<mx::array> starts = {};
   std::optional<mx::Dtype> dtype = {};  // of the activations; none: the embedding's own
   float dropout = 0;                    // 0 unless training
   std::optional<mx::array> key = {};    // of dropout; split for every use

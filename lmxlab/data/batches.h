@@ -8,6 +8,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -29,6 +30,14 @@ struct Batch {
   std::optional<mx::array> documents = {};
   /// int32 [B, L]: a token's place in its document.
   std::optional<mx::array> positions = {};
+  /// What an objective wants to know of the rows: a reference's log-probabilities, say.
+  std::vector<mx::array> beside = {};
+  /// Tokens that are no padding; none: all.
+  std::optional<int64_t> tokens = {};
+
+  int64_t token_count() const {
+    return tokens.value_or(static_cast<int64_t>(inputs.shape(0)) * inputs.shape(1));
+  }
 };
 /// `auto [inputs, targets] = batch`, whatever else it has.
 template <size_t I, class B>
@@ -56,6 +65,34 @@ struct BatchPosition {
     v("epoch", epoch, "epochs finished"), v("batch", batch, "batches of this epoch taken");
   }
   bool operator==(const BatchPosition&) const = default;
+};
+
+/// What a run learns from: batches without end, whose place can be written down.
+class BatchSource {
+ public:
+  virtual ~BatchSource() = default;
+  virtual Batch next() = 0;
+  virtual BatchPosition position() const = 0;
+  /// @throws Error(mismatch) if such a position cannot be.
+  virtual void restore(const BatchPosition& position) = 0;
+};
+/// Of an iterator over any number of epochs.
+template <class Iterator>
+std::unique_ptr<BatchSource> endless(Iterator iterator) {
+  struct Source : BatchSource {
+    explicit Source(Iterator i) : iterator(std::move(i)) {}
+    Batch next() override { return *iterator.next(); }
+    BatchPosition position() const override { return iterator.position(); }
+    void restore(const BatchPosition& position) override { iterator.restore(position); }
+    Iterator iterator;
+  };
+  return std::make_unique<Source>(std::move(iterator));
+}
+
+/// Batches that can be asked for by number, in order, for a loss over all of them.
+struct HeldOut {
+  int64_t count = 0;
+  std::function<Batch(int64_t)> at = {};
 };
 
 /// Cuts `tokens` into windows of `length` (and the token behind). Shuffled, an epoch visits every

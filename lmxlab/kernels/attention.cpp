@@ -42,7 +42,8 @@ std::optional<array> seen_keys(const Settings& s, int queries, int keys,
     if (s.window > 0) and_also(mx::greater(key, mx::subtract(own, array(s.window))));
   }
   if (padding) {
-    const auto first = mx::reshape(*padding, {-1, 1, 1, 1});
+    const int each = padding->ndim() == 2 ? queries : 1;
+    const auto first = mx::reshape(*padding, {-1, 1, each, 1});
     and_also(
         mx::broadcast_to(mx::greater_equal(key, first), {padding->shape(0), 1, queries, keys}));
   }
@@ -161,7 +162,8 @@ AttentionShape shape_of(const Settings& s, const array& q, const array& k, int v
           s.softcap,
           s.causal,
           s.window,
-          padding ? padding->data<int32_t>() : nullptr};
+          padding ? padding->data<int32_t>() : nullptr,
+          padding && padding->ndim() == 2};
 }
 
 class AttentionOp : public Op {
@@ -385,9 +387,11 @@ void check(const array& q, const array& k, int width, const array& v, const Atte
     refuse("a window must be positive and causal: got " + std::to_string(mask.window) +
            (mask.causal ? "." : ", not causal."));
   }
-  if (mask.padding && (mask.padding->ndim() != 1 || mask.padding->shape(0) != q.shape(0) ||
+  const mx::Shape rows{q.shape(0)}, each{q.shape(0), q.shape(2)};
+  if (mask.padding && ((mask.padding->shape() != rows && mask.padding->shape() != each) ||
                        mask.padding->dtype() != mx::int32)) {
-    refuse("the padding must be int32 [" + std::to_string(q.shape(0)) + "], got " +
+    refuse("the padding must be int32 [" + std::to_string(rows[0]) + "] or [" +
+           std::to_string(rows[0]) + ", " + std::to_string(each[1]) + "], got " +
            of_shape(*mask.padding) + ".");
   }
 }

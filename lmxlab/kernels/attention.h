@@ -13,7 +13,8 @@ struct AttentionMask {
   bool causal = false;  ///< query i of L sees keys 0 ... S - L + i
   int window = 0;       ///< and of those the last so many, itself included; 0: all. Causal only
   float softcap = 0;    ///< scores become softcap tanh(score / softcap); 0: they stay
-  /// int32 [B]: so many keys at the left of a row are padding that nobody sees.
+  /// int32 [B]: so many keys at the left of a row are padding that nobody sees. Or [B, L], of each
+  /// query: a row then holds several texts, and a query sees none before its own.
   std::optional<mlx::core::array> padding = {};
 };
 

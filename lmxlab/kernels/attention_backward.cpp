@@ -336,7 +336,7 @@ void backward_task_of(const AttentionShape& s, const AttentionPlan& plan, const 
   const BackwardSpace space(s, plan, memory);
   const Columns columns(s, f.nr);
   const auto& v = *t.views;
-  const int64_t first_key = s.first_key(t.b), range = t.last_key - t.first_key;
+  const int64_t range = t.last_key - t.first_key;
   const auto* const k_rows = static_cast<const T*>(element_at(v.k, s.type, t.b, t.group, 0));
   const auto* const v_rows = static_cast<const T*>(element_at(v.v, s.type, t.b, t.group, 0));
   std::fill_n(space.dk, range * s.width, 0.0f);
@@ -345,7 +345,7 @@ void backward_task_of(const AttentionShape& s, const AttentionPlan& plan, const 
   for (int64_t segment = 0; segment < columns.strips(); segment += space.segment) {
     const int64_t count = std::min(space.segment, columns.strips() - segment);
     std::vector<Strip> strips;
-    for (int64_t i = 0; i < count; i++) strips.emplace_back(s, columns, segment + i, first_key);
+    for (int64_t i = 0; i < count; i++) strips.emplace_back(s, columns, segment + i, t.b);
     pack_segment<T>(s, plan, t, space, strips);
     float* const dq = t.dq ? t.dq + segment * f.nr * s.width : space.dq;
     std::fill_n(dq, count * f.nr * s.width, 0.0f);
@@ -394,7 +394,7 @@ void add_parts(const AttentionShape& s, const AttentionPlan& plan, const HeadVie
       hn::StoreU(hn::Add(hn::LoadU(d, parts + i), hn::LoadU(d, from + i)), d, parts + i);
     }
   }
-  const Strip strip(s, Columns(s, nr), index, s.first_key(b));
+  const Strip strip(s, Columns(s, nr), index, b);
   const int64_t ld = round_up(s.width, 16);
   std::vector<float> rows(nr * ld);
   with_type(s.type, [&](auto x) {

@@ -230,10 +230,9 @@ void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom&
   std::fill_n(state.top, rows, -kInfinity);
   std::fill_n(state.sum, rows, 0.0f);
   std::fill_n(state.sums, rows * state.ld, 0.0f);
-  const int64_t first_key = s.first_key(t.b);
   int64_t lo = s.keys, hi = 0;
   for (int64_t i = 0; i < queries; i++) {
-    const auto seen = s.visible(first_key, i);
+    const auto seen = s.visible(t.b, i);
     if (seen.begin == seen.end) continue;
     lo = std::min(lo, seen.begin);
     hi = std::max(hi, seen.end);
@@ -274,7 +273,7 @@ void decode_task(const AttentionShape& s, const DecodeTask& t, const DecodeRoom&
     make_ready(s, room.scores, rows * kChunkKeys);
     for (int64_t r = 0; r < rows; r++) {
       float* const row = room.scores + r * kChunkKeys;
-      const auto seen = s.visible(first_key, r % queries);
+      const auto seen = s.visible(t.b, r % queries);
       for (int64_t j = 0; j < std::min(keys, seen.begin - key); j++) row[j] = -kInfinity;
       for (int64_t j = std::max<int64_t>(0, seen.end - key); j < keys; j++) row[j] = -kInfinity;
       weigh_row(row, keys, factor, state.top + r, state.sum + r, room.alpha + r);

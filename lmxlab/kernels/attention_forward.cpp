@@ -238,10 +238,9 @@ void forward_task_of(const AttentionShape& s, const AttentionPlan& plan, const F
                      char* memory) {
   const ForwardSpace space(s, plan, memory);
   const Columns columns(s, plan.rows.nr);
-  const int64_t first_key = s.first_key(t.b);
   int64_t lo = s.keys, hi = 0;
   for (int64_t i = t.first_strip; i < t.last_strip; i++) {
-    const Strip strip(s, columns, i, first_key);
+    const Strip strip(s, columns, i, t.b);
     if (strip.lo == strip.hi) continue;
     lo = std::min(lo, strip.lo);
     hi = std::max(hi, strip.hi);
@@ -253,9 +252,9 @@ void forward_task_of(const AttentionShape& s, const AttentionPlan& plan, const F
               t.v.row, s.type, hi - lo, s.value, space.values);
   }
   const GroupView q(t.q, s, t.b, t.group);
-  Strip strip(s, columns, t.first_strip, first_key);
+  Strip strip(s, columns, t.first_strip, t.b);
   for (int64_t i = t.first_strip; i < t.last_strip; i++) {
-    const Strip next(s, columns, i + 1, first_key);
+    const Strip next(s, columns, i + 1, t.b);
     if (i + 1 < t.last_strip) prefetch_rows<T>(q, next, s.width);
     forward_strip<T>(s, plan, t, space, strip, lo, hi - lo);
     strip = next;

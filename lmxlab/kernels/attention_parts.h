@@ -25,16 +25,21 @@ struct AttentionShape {
   float scale, cap;  // cap 0: none
   bool causal;
   int64_t window;       // 0: none
-  const int32_t* pads;  // [B] or null
+  const int32_t* pads;  // [B], [B, L] or null
+  bool pads_of_queries = false;
 
   int64_t rows() const { return heads / groups * queries; }  // that share a key/value head
 
   struct Range {
     int64_t begin, end;
   };
-  int64_t first_key(int64_t b) const { return pads ? std::clamp<int64_t>(pads[b], 0, keys) : 0; }
-  /// Keys that query i may see, given the row's first key; possibly none.
-  Range visible(int64_t first, int64_t i) const {
+  int64_t first_key(int64_t b, int64_t i) const {
+    const int64_t at = pads_of_queries ? b * queries + i : b;
+    return pads ? std::clamp<int64_t>(pads[at], 0, keys) : 0;
+  }
+  /// Keys that query i of a row may see; possibly none.
+  Range visible(int64_t b, int64_t i) const {
+    const int64_t first = first_key(b, i);
     const int64_t end = causal ? std::max<int64_t>(0, keys - queries + i + 1) : keys;
     const int64_t begin = window > 0 ? std::max(first, end - window) : first;
     return {std::min(begin, end), end};
@@ -97,13 +102,13 @@ struct Strip {
   int64_t lo, hi;            // keys that any query sees
   int64_t all_from, all_to;  // keys that every query sees
 
-  Strip(const AttentionShape& s, const Columns& columns, int64_t index, int64_t first_key)
+  Strip(const AttentionShape& s, const Columns& columns, int64_t index, int64_t b)
       : width(columns.width), lo(s.keys), hi(0), all_from(0), all_to(s.keys) {
     int64_t h = index * width / columns.padded, i = index * width % columns.padded;
     for (int64_t c = 0; c < width; c++, i++) {
       if (i == columns.padded) i = 0, h++;
       const bool lives = h < columns.heads && i < columns.queries;
-      const auto seen = lives ? s.visible(first_key, i) : AttentionShape::Range{0, 0};
+      const auto seen = lives ? s.visible(b, i) : AttentionShape::Range{0, 0};
       head[c] = static_cast<int32_t>(h);
       query[c] = lives ? static_cast<int32_t>(i) : -1;
       begin[c] = static_cast<int32_t>(seen.begin);

@@ -92,31 +92,31 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     return options_.compiled ? compile_by_number(std::move(f)) : f;
   };
 
-  // params, optimizer, frozen, key, lr, step, inputs, targets -> loss, norm, params', optimizer',
-  // biases', told, key'
+  // params, optimizer, frozen, key, lr, step, batch -> loss, norm, params', optimizer', biases',
+  // told, key'
   whole_ = compiled([this, P, F, S, T, biases_of](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S);
     const Arrays frozen = slice_of(in, P + S, F);
     const auto* rest = in.data() + P + S + F;
     auto [next, mine] = mx::random::split(rest[0]);
-    const data::Batch batch{rest[3], rest[4]};
+    const auto batch = batch_of(std::span(in).subspan(P + S + F + 3));
     const auto got = gradients(params, frozen, batch, mine);
     const auto told = slice_of(got, 1 + P, T);
-    const mx::array tokens(static_cast<float>(batch.targets.size()));
     auto out = update(std::move(params), std::move(state), slice_of(got, 1, P), biases_of(frozen),
-                      told, got[0], tokens, rest[1], rest[2]);
+                      told, got[0], rest[1], rest[2]);
     append(out, told);
     out.push_back(next);
     return out;
   });
-  // params, frozen, sums, told, loss, key, inputs, targets -> sums', told', loss', key'
+  // params, frozen, sums, told, loss, key, batch -> sums', told', loss', key'
   accumulate_ = compiled([this, P, F, T](const Arrays& in) {
     const Arrays params = slice_of(in, 0, P), frozen = slice_of(in, P, F);
     Arrays sums = slice_of(in, P + F, P);
     const auto told = slice_of(in, 2 * P + F, T);
     const auto* rest = in.data() + 2 * P + F + T;
     auto [next, mine] = mx::random::split(rest[1]);
-    const auto got = gradients(params, frozen, {rest[2], rest[3]}, mine);
+    const auto batch = batch_of(std::span(in).subspan(2 * P + F + T + 2));
+    const auto got = gradients(params, frozen, batch, mine);
     const auto loss = got[0];
     kernels::add_to(sums, slice_of(got, 1, P));
     for (size_t i = 0; i < T; ++i) sums.push_back(mx::add(told[i], got[1 + P + i]));
@@ -125,19 +125,20 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     return sums;
   });
   const size_t B = biases_of(core::values(frozen_)).size();
-  // params, optimizer, sums, biases, told, loss, tokens, lr, step -> loss, norm, params',
-  // optimizer', biases'
+  // params, optimizer, sums, biases, told, loss, lr, step -> loss, norm, params', optimizer',
+  // biases'
   apply_ = compiled([this, P, S, B, T](const Arrays& in) {
     Arrays params = slice_of(in, 0, P), state = slice_of(in, P, S), grads = slice_of(in, P + S, P);
     const auto* rest = in.data() + 2 * P + S + B + T;
     return update(std::move(params), std::move(state), grads, slice_of(in, 2 * P + S, B),
-                  slice_of(in, 2 * P + S + B, T), rest[0], rest[1], rest[2], rest[3]);
+                  slice_of(in, 2 * P + S + B, T), rest[0], rest[1], rest[2]);
   });
-  // params, frozen, inputs, targets -> sum of the tokens' losses
+  // params, frozen, batch -> loss, units, metrics
   evaluate_ = compiled([this, P, F](const Arrays& in) {
     const core::Lend lend(trainable_, std::span(in).first(P));
     const core::Lend lend_frozen(frozen_, std::span(in).subspan(P, F));
-    return Arrays{nll_sum({in[P + F], in[P + F + 1]}, nullptr)};
+    const auto v = value(batch_of(std::span(in).subspan(P + F)), nullptr);
+    return joined({v.loss, v.units}, v.metrics);
   });
 }
 
@@ -147,14 +148,38 @@ TrainStep::State TrainStep::initial(uint64_t seed) const {
   return state;
 }
 
-mx::array TrainStep::nll_sum(const data::Batch& batch, const mx::array* key,
-                             std::vector<core::Sums>* sums) const {
+Arrays TrainStep::flat(const data::Batch& batch) const {
+  Arrays out{batch.inputs, batch.targets};
+  if (batch.documents && !batch.loss)
+    throw Error(Kind::internal, "[train] documents come with what is learned of them");
+  if (batch.loss) out.push_back(*batch.loss);
+  if (batch.documents) {  // padding has a text of its own a row, behind the others
+    const auto at = mx::arange(batch.inputs.shape(1), mx::int32);
+    out.push_back(mx::where(mx::less(*batch.documents, mx::array(0)), at,
+                            mx::subtract(at, *batch.positions)));
+  }
+  append(out, batch.beside);
+  return out;
+}
+
+data::Batch TrainStep::batch_of(std::span<const mx::array> arrays) const {
+  const size_t own = arrays.size() - options_.objective->beside();
+  data::Batch batch{arrays[0], arrays[1]};
+  if (own > 2) batch.loss = arrays[2];
+  if (own > 3) batch.documents = arrays[3];  // here: the column where each token's text begins
+  batch.beside.assign(arrays.begin() + static_cast<std::ptrdiff_t>(own), arrays.end());
+  return batch;
+}
+
+Objective::Value TrainStep::value(const data::Batch& batch, const mx::array* key,
+                                  std::vector<core::Sums>* sums) const {
   core::Pass pass;
+  pass.starts = batch.documents;
   pass.sums = sums;
   pass.dtype = options_.compute;
   if (key) pass.key = *key, pass.dropout = options_.dropout;
   pass.recompute = key && options_.gradient_checkpointing;
-  return mx::sum(token_nll(model_, batch.inputs, batch.targets, pass));
+  return (*options_.objective)(model_, batch, pass);
 }
 
 // Gradients in the dtype of the parameters.
@@ -165,26 +190,32 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
   const auto loss = [&](const Arrays& p) -> Arrays {
     const core::Lend lend(trainable_, p);
-    if (routers_.empty() && !indexers_) return {nll_sum(batch, &key)};
+    if (routers_.empty() && !indexers_) {
+      const auto v = value(batch, &key);
+      return joined(joined({v.loss, v.loss}, v.metrics), {v.units});
+    }
     std::vector<core::Sums> sums;
-    const auto sum = nll_sum(batch, &key, &sums);
-    const auto tokens = static_cast<int64_t>(batch.targets.size());
+    const auto v = value(batch, &key, &sums);
+    const auto tokens = static_cast<int64_t>(batch.inputs.size());
     const auto& c = model_.config();
     const auto more =
         mx::add(core::router_loss(c, sums, tokens), core::indexer_loss(c, sums, tokens));
-    Arrays out{mx::add(sum, mx::multiply(more, mx::array(static_cast<float>(tokens)))), sum};
+    Arrays out{mx::add(v.loss, mx::multiply(more, v.units)), v.loss};
     std::optional<mx::array> divergence;
     for (const auto& s : sums) {
       if (s.of == core::Sums::Of::router) out.push_back(s.arrays[0]);
       if (s.of == core::Sums::Of::indexer)
         divergence = divergence ? mx::add(*divergence, s.arrays[0]) : s.arrays[0];
     }
-    if (divergence)
-      out.push_back(mx::divide(*divergence, mx::array(static_cast<float>(indexers_))));
+    if (divergence)  // by token, as the units of all batches will divide it
+      out.push_back(
+          mx::multiply(*divergence, mx::divide(v.units, mx::array(static_cast<float>(indexers_) *
+                                                                  static_cast<float>(tokens)))));
+    append(out, v.metrics);
+    out.push_back(v.units);
     return out;
   };
   auto [value, grads] = mx::value_and_grad(loss, all)(params);
-  if (value.size() == 1) return joined(value, grads);
   // Of the losses the tokens' own is told.
   return joined(joined({value[1]}, grads), slice_of(value, 2, value.size() - 2));
 }
@@ -192,15 +223,18 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
 Arrays TrainStep::nothing_told() const {
   Arrays out;
   for (const auto& r : routers_) out.push_back(mx::zeros({r.choices}));
-  if (indexers_) out.push_back(mx::array(0.0f));
+  const size_t more = (indexers_ ? 1 : 0) + options_.objective->metrics().size() + 1;
+  for (size_t i = 0; i < more; ++i) out.push_back(mx::array(0.0f));
   return out;
 }
 
 Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const Arrays& biases,
-                         const Arrays& told, const mx::array& sum, const mx::array& tokens,
-                         const mx::array& lr, const mx::array& step) const {
-  const auto loss = mx::divide(sum, tokens), norm = mx::divide(kernels::global_norm(grads), tokens);
-  const auto scale = mx::divide(clip_factor(norm, options_.clip), tokens);
+                         const Arrays& told, const mx::array& sum, const mx::array& lr,
+                         const mx::array& step) const {
+  const auto units =
+      mx::maximum(told.back(), mx::array(1.0f));  // a batch may have nothing to learn
+  const auto loss = mx::divide(sum, units), norm = mx::divide(kernels::global_norm(grads), units);
+  const auto scale = mx::divide(clip_factor(norm, options_.clip), units);
   const auto ok = mx::logical_and(mx::isfinite(loss), mx::isfinite(norm));
   optimizer_->update(params, grads, state, {lr, step, scale, ok});
   Arrays out{loss, norm};
@@ -225,19 +259,18 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
   const auto frozen = core::values(frozen_);
   Arrays in = std::exchange(state.params, {}), out, told = nothing_told(), biases;
   const size_t T = told.size();
-  double tokens = 0;
   for (const auto& r : routers_)
     if (r.bias) biases.push_back(frozen[*r.bias]);
   if (batches.size() == 1) {
     append(in, state.optimizer), state.optimizer.clear();
     append(in, frozen);
-    append(in, {state.key, rate, number, batches[0].inputs, batches[0].targets});
+    append(in, {state.key, rate, number});
+    append(in, flat(batches[0]));
     out = whole_(in);
     in.clear();
     mx::eval(out);
     state.key = out.back();
     told = slice_of(out, 2 + P + S + biases.size(), T);
-    tokens = static_cast<double>(batches[0].targets.size());
   } else {
     Arrays params = std::move(in), sums;
     for (const auto& p : params) sums.push_back(mx::zeros(p.shape(), p.dtype()));
@@ -246,7 +279,8 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
       Arrays args = params;
       append(args, frozen), append(args, sums), sums.clear();
       append(args, told);
-      append(args, {loss, state.key, batch.inputs, batch.targets});
+      append(args, {loss, state.key});
+      append(args, flat(batch));
       auto got = accumulate_(args);
       args.clear();
       mx::eval(got);
@@ -254,13 +288,12 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
       loss = got.back(), got.pop_back();
       told = slice_of(got, P, T);
       sums = slice_of(got, 0, P);
-      tokens += static_cast<double>(batch.targets.size());
     }
     Arrays args = std::move(params);
     append(args, state.optimizer), state.optimizer.clear();
     append(args, sums), sums.clear();
     append(args, biases), append(args, told);
-    append(args, {loss, mx::array(static_cast<float>(tokens)), rate, number});
+    append(args, {loss, rate, number});
     out = apply_(args);
     args.clear();
     mx::eval(out);
@@ -270,19 +303,28 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
   size_t next = 2 + P + S;
   for (const auto& r : routers_)
     if (r.bias) frozen_[*r.bias].param->value = out[next++];
-  Result result{out[0], out[1], slice_of(told, 0, routers_.size()), {}};
-  if (indexers_) {
-    result.divergence = mx::divide(told.back(), mx::array(static_cast<float>(tokens)));
-    result.divergence->eval();
+  const auto units = told.back();
+  Result result{out[0], units, {}, out[1], slice_of(told, 0, routers_.size()), {}};
+  const auto mean = [&](const mx::array& sum) {
+    return mx::divide(sum, mx::maximum(units, mx::array(1.0f)));
+  };
+  size_t at = routers_.size();
+  Arrays means;
+  if (indexers_) means.push_back(*(result.divergence = mean(told[at++])));
+  for (; at + 1 < told.size(); ++at) {
+    result.metrics.push_back(mean(told[at]));
+    means.push_back(result.metrics.back());
   }
+  if (!means.empty()) mx::eval(means);
   return result;
 }
 
-mx::array TrainStep::evaluate(const data::Batch& batch) {
+Objective::Value TrainStep::evaluate(const data::Batch& batch) {
   Arrays in = core::values(trainable_);
   append(in, core::values(frozen_));
-  append(in, {batch.inputs, batch.targets});
-  return evaluate_(in)[0];
+  append(in, flat(batch));
+  const auto out = evaluate_(in);
+  return {out[0], out[1], slice_of(out, 2, out.size() - 2)};
 }
 
 std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::array& key) {
@@ -298,11 +340,13 @@ std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::arra
     pass.tap = [&](std::string_view name, const mx::array& value) {
       if (where.empty() && !finite(value)) where = name;
     };
-    const auto nll = token_nll(model_(batch.inputs, pass), batch.targets);
-    if (where.empty() && !finite(nll)) where = "the loss";
+    const auto of = batch_of(flat(batch));
+    pass.starts = of.documents;
+    const auto loss = (*options_.objective)(model_, of, pass).loss;
+    if (where.empty() && !finite(loss)) where = "the loss";
   }
   if (!where.empty()) return where;
-  const auto grads = gradients(weights, core::values(frozen_), batch, mine);
+  const auto grads = gradients(weights, core::values(frozen_), batch_of(flat(batch)), mine);
   // Backwards, the first is the one nearest to the loss.
   for (size_t i = trainable_.size(); i-- > 0;)
     if (!finite(grads[i + 1])) return "the gradient of " + trainable_[i].path;

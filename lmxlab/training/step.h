@@ -5,11 +5,13 @@
 
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/data/batches.h"
+#include "lmxlab/training/objective.h"
 #include "lmxlab/training/optimizer.h"
 
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace lmxlab {
@@ -20,6 +22,7 @@ struct StepOptions {
   mx::Dtype compute = mx::float32;  // of activations; parameters keep their own
   bool compiled = true;
   bool gradient_checkpointing = false;  // blocks are computed again in the backward pass
+  std::shared_ptr<const Objective> objective = next_token();
 };
 
 /// Built for one model and its present structure; holds no weights.
@@ -32,9 +35,11 @@ class TrainStep {
     mx::array key;
   };
   struct Result {
-    mx::array loss;       // mean over the tokens of the batches, 0-d float32; layers' own left out
-    mx::array grad_norm;  // before clipping
-    core::Arrays loads;   // tokens of the batches that chose each expert, a layer with experts each
+    mx::array loss;        // mean over the units of the batches, 0-d float32; layers' own left out
+    mx::array units;       // of the objective: tokens that are learned, pairs
+    core::Arrays metrics;  // of the objective, means over the units
+    mx::array grad_norm;   // before clipping
+    core::Arrays loads;  // tokens of the batches that chose each expert, a layer with experts each
     /// Of indexers that learn: their divergence, mean over the tokens and the layers.
     std::optional<mx::array> divergence;
   };
@@ -47,7 +52,7 @@ class TrainStep {
   State initial(uint64_t seed) const;
   std::vector<std::string> optimizer_names() const { return optimizer_->state_names(); }
 
-  /// One update from one or more batches, whose gradients are weighted by their tokens. Evaluates:
+  /// One update from one or more batches, whose gradients are weighted by their units. Evaluates:
   /// the loss, the norm and the new state, at the end of each batch. If the loss or the norm is not
   /// finite, weights and optimizer state come out as they went in. If it throws (memory, say), the
   /// state is lost: its buffers were given away.
@@ -58,9 +63,8 @@ class TrainStep {
   /// @param step  counts from 1.
   Result operator()(State& state, const std::vector<data::Batch>& batches, float lr, int64_t step);
 
-  /// Sum of the tokens' losses, without dropout; 0-d float32, lazy. The model must hold its
-  /// weights.
-  mx::array evaluate(const data::Batch& batch);
+  /// The objective's sums without dropout, lazy. The model must hold its weights.
+  Objective::Value evaluate(const data::Batch& batch);
 
   /// Where a number first stops being finite with these weights: "layers.3.mixer", or "the gradient
   /// of PATH"; empty if everything is finite. Evaluates, slowly.
@@ -68,17 +72,21 @@ class TrainStep {
 
  private:
   using Function = std::function<core::Arrays(const core::Arrays&)>;
-  // The loss sum, one a parameter, what layers tell.
+  // The loss sum, one a parameter, what is told.
   core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen,
                          const data::Batch& batch, const mx::array& key);
   // From sums over tokens to the loss, the norm, the new state and the new biases.
   core::Arrays update(core::Arrays params, core::Arrays optimizer, const core::Arrays& grads,
                       const core::Arrays& biases, const core::Arrays& told, const mx::array& loss,
-                      const mx::array& tokens, const mx::array& lr, const mx::array& step) const;
-  mx::array nll_sum(const data::Batch& batch, const mx::array* key,
-                    std::vector<core::Sums>* sums = nullptr) const;
-  // What layers tell of batches, summed: a load a router, then the divergence of the indexers.
+                      const mx::array& lr, const mx::array& step) const;
+  Objective::Value value(const data::Batch& batch, const mx::array* key,
+                         std::vector<core::Sums>* sums = nullptr) const;
+  // What is told of batches, summed: a load a router, the divergence of the indexers, the
+  // objective's metrics, its units.
   core::Arrays nothing_told() const;
+  // A batch as the arrays of a compiled function, and back.
+  core::Arrays flat(const data::Batch& batch) const;
+  data::Batch batch_of(std::span<const mx::array> arrays) const;
 
   core::Transformer& model_;
   StepOptions options_;

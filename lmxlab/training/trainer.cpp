@@ -109,14 +109,37 @@ StepOptions step_options(const config::Model& config, const TrainOptions& o) {
   s.dropout = config.dropout;
   s.gradient_checkpointing = o.run.gradient_checkpointing;
   s.compute = o.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
+  s.objective = o.objective;
   return s;
+}
+
+TrainData token_data(const mx::array& tokens, const mx::array& validation, const RunConfig& run) {
+  TrainData out{
+      data::endless(data::batch_iterator(tokens, run.batch, run.context,
+                                         {.shuffle = true, .seed = run.seed, .epochs = 0})),
+      {}};
+  const int64_t n = static_cast<int64_t>(validation.size()) - 1;
+  if (n < 1) return out;
+  const int64_t length = std::min<int64_t>(run.context, n), windows = n / length;
+  // The run's own rows, so that memory stays what training takes; more where those are hardly any
+  // work. The last batch has the windows that are left.
+  const int64_t batch = std::min(std::max<int64_t>(run.batch, kLeastEvalTokens / length), windows);
+  out.held_out.count = (windows + batch - 1) / batch;
+  out.held_out.at = [=](int64_t i) -> data::Batch {
+    const int64_t rows = std::min(batch, windows - i * batch);
+    const auto view = [&](int64_t shift) {
+      return mx::as_strided(validation, {static_cast<int>(rows), static_cast<int>(length)},
+                            {length, 1}, static_cast<size_t>(i * batch * length + shift));
+    };
+    return {view(0), view(1)};
+  };
+  return out;
 }
 
 struct Trainer::Impl {
   LanguageModel& model;
   TrainOptions options;
-  data::BatchIterator batches;
-  mx::array validation;
+  TrainData data;
   TrainStep step;
   TrainStep::State arrays;
   std::vector<core::Entry> entries;  // trainable
@@ -125,13 +148,12 @@ struct Trainer::Impl {
   std::vector<std::unique_ptr<Callback>> callbacks;
   std::string stop_reason;
   std::deque<std::pair<double, int64_t>> recent;  // seconds and tokens, for the throughput
+  std::vector<double> held_out_metrics;           // of the last validation
 
-  Impl(LanguageModel& m, const mx::array& tokens, const mx::array& held, TrainOptions o)
+  Impl(LanguageModel& m, TrainData d, TrainOptions o)
       : model(m),
         options(std::move(o)),
-        batches(tokens, options.run.batch, options.run.context,
-                {.shuffle = true, .seed = options.run.seed, .epochs = 0}),
-        validation(held),
+        data(std::move(d)),
         step(m.transformer(), options.optimizer, step_options(m.config(), options)),
         arrays(step.initial(options.run.seed)),
         entries(core::collect_trainable(m.transformer())) {
@@ -166,19 +188,11 @@ struct Trainer::Impl {
   }
 };
 
-Trainer::Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation,
-                 TrainOptions options) {
+namespace {
+
+TrainData checked_data(const LanguageModel& model, const mx::array& tokens,
+                       const mx::array& validation, const RunConfig& run) {
   const Enter enter(model.runtime());
-  const auto& run = options.run;
-  if (const auto* learned = std::get_if<config::Learned>(&model.config().position);
-      learned && run.context > learned->length)
-    throw Error(Kind::usage, "[train] run.context " + std::to_string(run.context) +
-                                 " is longer than the " + std::to_string(learned->length) +
-                                 " positions that the model learns");
-  if (model.dtype() != DType::f32)
-    throw Error(
-        Kind::usage,
-        "[train] master weights are float32; ask for run.dtype = \"bf16\" to compute in bfloat16");
   for (const auto* part : {&tokens, &validation}) {
     if (part->size() == 0) continue;
     const auto largest = mx::astype(mx::max(*part), mx::int64).item<int64_t>();
@@ -189,7 +203,30 @@ Trainer::Trainer(LanguageModel& model, const mx::array& tokens, const mx::array&
                                       ", the model's vocabulary has " +
                                       std::to_string(model.config().vocab) + " tokens");
   }
-  impl_ = std::make_unique<Impl>(model, tokens, validation, std::move(options));
+  return token_data(tokens, validation, run);
+}
+
+}  // namespace
+
+Trainer::Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation,
+                 TrainOptions options)
+    : Trainer(model, checked_data(model, tokens, validation, options.run), options) {}
+
+Trainer::Trainer(LanguageModel& model, TrainData data, TrainOptions options) {
+  const Enter enter(model.runtime());
+  const auto& run = options.run;
+  if (const auto* learned = std::get_if<config::Learned>(&model.config().position);
+      learned && run.context > learned->length)
+    throw Error(Kind::usage, "[train] run.context " + std::to_string(run.context) +
+                                 " is longer than the " + std::to_string(learned->length) +
+                                 " positions that the model learns");
+  for (const auto& e : core::collect_trainable(model.transformer()))
+    if (e.param->value.dtype() != mx::float32)
+      throw Error(Kind::usage,
+                  "[train] " + e.path +
+                      ": master weights are float32; ask for run.dtype = \"bf16\" to compute in "
+                      "bfloat16");
+  impl_ = std::make_unique<Impl>(model, std::move(data), std::move(options));
   core::Arrays all = impl_->arrays.params;
   all.insert(all.end(), impl_->arrays.optimizer.begin(), impl_->arrays.optimizer.end());
   all.push_back(impl_->arrays.key);
@@ -224,35 +261,28 @@ const TrainState& Trainer::state() const {
 std::optional<double> Trainer::validate(int64_t limit, std::stop_token stop) {
   auto& s = *impl_;
   const Enter enter(s.model.runtime());
-  const int64_t n = static_cast<int64_t>(s.validation.size()) - 1;
-  if (n < 1) return std::nullopt;
-  const int64_t length = std::min<int64_t>(s.options.run.context, n);
-  const int64_t windows = n / length;
-  // The run's own rows, so that memory stays what training takes; more where those are hardly any
-  // work.
-  const int64_t rows_wanted = std::max<int64_t>(s.options.run.batch, kLeastEvalTokens / length);
-  const int64_t batch = std::min<int64_t>(rows_wanted, windows);
-  const int64_t all = windows / batch;
-  const int64_t count = limit > 0 ? std::min(limit, all) : all;
-  double sum = 0, tokens = 0;
-  const auto rows = [&](int64_t from, int64_t b) {
-    const auto view = [&](int64_t shift) {
-      return mx::as_strided(s.validation, {static_cast<int>(b), static_cast<int>(length)},
-                            {length, 1}, static_cast<size_t>(from + shift));
-    };
-    sum += static_cast<double>(as_error([&] {
-      return s.step.evaluate({view(0), view(1)}).item<float>();
-    }));
-    tokens += static_cast<double>(b * length);
-  };
+  const auto& held = s.data.held_out;
+  if (held.count == 0) return std::nullopt;
+  const int64_t count = limit > 0 ? std::min(limit, held.count) : held.count;
+  double sum = 0, units = 0;
+  std::vector<double> metrics(s.options.objective->metrics().size());
   for (int64_t i = 0; i < count; ++i) {
     if (stop.stop_requested()) return std::nullopt;
-    rows(i * all / count * batch * length, batch);
+    as_error([&] {
+      auto v = s.step.evaluate(held.at(i * held.count / count));
+      core::Arrays all = v.metrics;
+      all.push_back(v.loss), all.push_back(v.units);
+      mx::eval(all);
+      sum += static_cast<double>(v.loss.item<float>());
+      units += static_cast<double>(v.units.item<float>());
+      for (size_t m = 0; m < metrics.size(); ++m)
+        metrics[m] += static_cast<double>(v.metrics[m].item<float>());
+    });
   }
-  const int64_t left =
-      windows - all * batch;  // the whole part: also the windows that fill no batch
-  if (limit == 0 && left > 0) rows(all * batch * length, left);
-  return sum / tokens;
+  if (units == 0) return std::nullopt;
+  for (auto& m : metrics) m /= units;
+  s.held_out_metrics = std::move(metrics);
+  return sum / units;
 }
 
 TrainResult Trainer::run(std::stop_token stop) {
@@ -276,9 +306,9 @@ TrainResult Trainer::run(std::stop_token stop) {
     const auto start = Clock::now();
     std::vector<data::Batch> group;
     for (int i = 0; i < run.accumulate && !stop.stop_requested(); ++i)
-      group.push_back(*s.batches.next());
+      group.push_back(s.data.train->next());
     if (stop.stop_requested()) {
-      s.batches.restore(s.state.data);  // these were not trained on
+      s.data.train->restore(s.state.data);  // these were not trained on
       continue;
     }
     const float lr = learning_rate(s.options.schedule, static_cast<float>(s.options.optimizer.lr),
@@ -292,10 +322,11 @@ TrainResult Trainer::run(std::stop_token stop) {
     if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm))
       s.not_finite(group, key, m.loss, m.grad_norm);
 
-    const int64_t tokens = static_cast<int64_t>(run.batch) * run.context * run.accumulate;
+    int64_t tokens = 0;
+    for (const auto& b : group) tokens += b.token_count();
     const double seconds = since(start);
     s.state.step += 1, s.state.tokens += tokens, s.state.flops += step_flops;
-    s.state.data = s.batches.position();
+    s.state.data = s.data.train->position();
     s.recent.emplace_back(seconds, tokens);
     if (s.recent.size() > 20) s.recent.pop_front();
     double recent_seconds = 0, recent_tokens = 0;
@@ -321,6 +352,9 @@ TrainResult Trainer::run(std::stop_token stop) {
       m.more["router_load_max"] = worst.largest, m.more["router_load_entropy"] = worst.entropy;
     }
 
+    const auto names = s.options.objective->metrics();
+    for (size_t i = 0; i < names.size(); ++i)
+      m.more[names[i]] = static_cast<double>(done.metrics[i].item<float>());
     if (done.divergence)
       m.more["indexer_divergence"] = static_cast<double>(done.divergence->item<float>());
 
@@ -330,6 +364,8 @@ TrainResult Trainer::run(std::stop_token stop) {
     } else if (last) {
       m.val_loss = validate(0, stop);
     }
+    for (size_t i = 0; m.val_loss && i < names.size(); ++i)
+      m.more["val_" + names[i]] = s.held_out_metrics[i];
     if (m.val_loss) {
       s.state.val_loss = m.val_loss;
       if (!s.state.best_val_loss || *m.val_loss < *s.state.best_val_loss)
@@ -390,7 +426,7 @@ void Trainer::restore(const core::Tensors& arrays, const TrainState& state) {
   auto key = take("rng.key", s.arrays.key);
   if (arrays.size() != names.size() + 1) problems.add("arrays that this optimizer does not have");
   problems.raise(Kind::mismatch, "[train] the training state does not fit the recipe");
-  s.batches.restore(state.data);
+  s.data.train->restore(state.data);
   // Copies: the files they are mapped from are to be replaced, and foreign memory is never written
   // in place. (Times one, since adding zero would turn -0 into 0.)
   const auto own = [](const mx::array& a) { return mx::multiply(a, mx::ones({}, a.dtype())); };

@@ -5,6 +5,7 @@
 #include "lmxlab/core/tree.h"
 #include "lmxlab/data/batches.h"
 #include "lmxlab/models/language_model.h"
+#include "lmxlab/training/objective.h"
 #include "lmxlab/training/recipe.h"
 
 #include <functional>
@@ -30,6 +31,7 @@ struct StepMetrics {
   /// Of callbacks; and of a model with experts, of the worst layer: router_load_max, its busiest
   /// expert's tokens over the mean, and router_load_entropy, over that of an even load. Of indexers
   /// that learn: indexer_divergence, KL in nats a token from the attention, mean of the layers.
+  /// Of the objective, its metrics, and with `val_` before their names those of the held-out part.
   std::map<std::string, double> more = {};
 };
 
@@ -68,7 +70,18 @@ struct TrainOptions {
   OptimizerConfig optimizer = {};
   ScheduleConfig schedule = {};
   RunConfig run = {};
+  std::shared_ptr<const Objective> objective = next_token();
 };
+
+/// What a trainer learns from, and what it is measured on.
+struct TrainData {
+  std::unique_ptr<data::BatchSource> train;
+  data::HeldOut held_out = {};
+};
+/// Windows of a token sequence: shuffled ones of `tokens`, and in order those of `validation`.
+/// @param tokens, validation  integers [n], evaluated; validation may be empty.
+/// @throws Error(usage) if batch and context do not fit the tokens.
+TrainData token_data(const mx::array& tokens, const mx::array& validation, const RunConfig& run);
 
 struct StepOptions;
 /// Of the step that a run takes.
@@ -93,9 +106,9 @@ struct TrainState {
 /// compiled step, so that their buffers are written in place; the model holds them between steps.
 class Trainer {
  public:
-  /// @param tokens, validation  integers [n], evaluated; validation may be empty.
-  /// @throws Error(usage) if batch and context do not fit the tokens or the model, or ids exceed
-  ///   its vocabulary.
+  /// @throws Error(usage) if the context does not fit the model.
+  Trainer(LanguageModel& model, TrainData data, TrainOptions options);
+  /// The same of token_data. @throws Error(mismatch) also if ids exceed the model's vocabulary.
   Trainer(LanguageModel& model, const mx::array& tokens, const mx::array& validation,
           TrainOptions options);
   ~Trainer();
@@ -111,8 +124,8 @@ class Trainer {
   /// Ends the run after this step.
   void stop(std::string reason);
 
-  /// Token-weighted loss over the held-out part, in nats. @param batches  spread evenly over it; 0:
-  /// all. Nothing if there is none.
+  /// Loss over the held-out part, weighted by units (tokens, pairs). @param batches  spread evenly
+  /// over it; 0: all. Nothing if there is none.
   std::optional<double> validate(int64_t batches = 0, std::stop_token stop = {});
 
   LanguageModel& model();

@@ -1,0 +1,51 @@
+#include "lmxlab/training/objective.h"
+
+#include "lmxlab/training/loss.h"
+
+#include <mlx/ops.h>
+
+namespace lmxlab {
+namespace {
+
+class NextToken : public Objective {
+ public:
+  explicit NextToken(const NextTokenOptions& options) : options_(options) {}
+
+  Value operator()(const core::Transformer& model, const data::Batch& batch,
+                   core::Pass& pass) const override {
+    const auto targets = learned_targets(batch);
+    const auto units = learned_tokens(batch);
+    if (options_.label_smoothing == 0 && options_.z_loss == 0)
+      return {mx::sum(token_nll(model, batch.inputs, targets, pass)), units};
+    const auto logits = mx::astype(model(batch.inputs, pass), mx::float32);
+    const auto nll = token_nll(logits, targets);
+    const auto partition = mx::logsumexp(logits, -1);
+    const mx::array e(options_.label_smoothing), z(options_.z_loss);
+    const auto even = mx::subtract(partition, mx::mean(logits, -1));
+    auto loss = mx::add(mx::multiply(mx::subtract(mx::array(1.0f), e), nll), mx::multiply(e, even));
+    loss = mx::add(loss, mx::multiply(z, mx::square(partition)));
+    if (batch.loss) loss = mx::where(*batch.loss, loss, mx::array(0.0f));
+    return {mx::sum(loss), units};
+  }
+
+ private:
+  NextTokenOptions options_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Objective> next_token(const NextTokenOptions& options) {
+  return std::make_shared<NextToken>(options);
+}
+
+mx::array learned_targets(const data::Batch& batch) {
+  if (!batch.loss) return batch.targets;
+  return mx::where(*batch.loss, mx::astype(batch.targets, mx::int32), mx::array(-100));
+}
+
+mx::array learned_tokens(const data::Batch& batch) {
+  if (!batch.loss) return mx::array(static_cast<float>(batch.targets.size()));
+  return mx::sum(mx::astype(*batch.loss, mx::float32));
+}
+
+}  // namespace lmxlab
