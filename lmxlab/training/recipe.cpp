@@ -4,6 +4,7 @@
 #include "lmxlab/config/hf.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/config/validate.h"
+#include "lmxlab/training/mup.h"
 
 #include <algorithm>
 
@@ -130,6 +131,10 @@ void check(const Recipe& recipe) {
                  Json(recipe.data.validation).dump());
   if (r.patience > 0 && (r.eval_every == 0 || recipe.data.validation == 0))
     problems.add("run.patience: needs run.eval_every and data.validation above 0");
+  if (recipe.model.contains("mup") && recipe.optimizer.name != OptimizerName::adamw &&
+      recipe.optimizer.name != OptimizerName::lion)
+    problems.add("model.mup: expected the optimizer adamw or lion, got " +
+                 enum_name(recipe.optimizer.name));
   problems.raise(Kind::usage, "[recipe] impossible values");
 }
 
@@ -180,7 +185,7 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
   const char* kSizes[] = {"depth",    "dim",    "heads", "kv_heads",
                           "head_dim", "hidden", "vocab", "context"};
   Json rest = table;
-  rest.erase("weights");
+  rest.erase("weights"), rest.erase("mup");
   Json base;
   const auto* layers = table.find("layers");
   if (layers && layers->is_array()) {
@@ -232,6 +237,7 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
   merge(base, rest, "");
   auto model = from_json<config::Model>(base, "[recipe] model", Kind::usage);
   config::validate(model, Kind::usage);
+  if (const auto* mup = table.find("mup")) model = with_mup(model, mup_base(model, *mup));
   return model;
 }
 

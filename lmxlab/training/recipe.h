@@ -117,7 +117,8 @@ Recipe read_recipe(std::string_view toml, const std::string& name,
 void check(const Recipe& recipe);
 std::string write_recipe(const Recipe& recipe);
 
-/// The model of a recipe's [model] table; `vocab` is the tokenizer's unless the table gives one.
+/// The model of a recipe's [model] table, with muP's factors if it has `mup` (training/mup.h);
+/// `vocab` is the tokenizer's unless the table gives one.
 /// @param context  learned positions get this length where the preset's is shorter or the table
 ///                 says nothing.
 /// @throws Error(usage) with every contradiction, unknown key and unknown preset.

@@ -8,6 +8,7 @@
 #include "lmxlab/training/optimizer.h"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,6 +21,7 @@ struct StepOptions {
   mx::Dtype compute = mx::float32;  // of activations; parameters keep their own
   bool compiled = true;
   bool gradient_checkpointing = false;  // blocks are computed again in the backward pass
+  std::map<std::string, double> lr_ratios = {};  // by path; absent: 1 (ParamInfo::lr_ratio)
 };
 
 /// Built for one model and its present structure; holds no weights.

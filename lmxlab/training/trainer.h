@@ -68,6 +68,7 @@ struct TrainOptions {
   OptimizerConfig optimizer = {};
   ScheduleConfig schedule = {};
   RunConfig run = {};
+  std::map<std::string, double> lr_ratios = {};  // by parameter; absent: 1 (training/mup.h)
 };
 
 struct StepOptions;
