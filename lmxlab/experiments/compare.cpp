@@ -85,6 +85,10 @@ void flatten(const Json& json, const std::string& path, Flat& out) {
   }
 }
 
+std::string short_key(const std::string& key) {
+  return key.substr(key.rfind('.') + 1);
+}
+
 // The keys that tell groups apart. Sizes of layers, and steps, that follow from others are left out.
 std::vector<std::string> telling(const std::vector<Flat>& groups) {
   std::set<std::string> keys;
@@ -102,6 +106,10 @@ std::vector<std::string> telling(const std::vector<Flat>& groups) {
     const bool follows = key.starts_with("model.layers.") || key == "run.steps";
     (follows ? derived : plain).push_back(key);
   }
+  // Of layers that differ in several ways: heads rather than what becomes of head_dim.
+  std::stable_sort(derived.begin(), derived.end(), [](const auto& a, const auto& b) {
+    return short_key(a).size() < short_key(b).size();
+  });
   for (const auto& key : derived) {
     std::map<std::string, std::set<std::string>> values;
     for (const auto& g : groups) {
@@ -114,10 +122,6 @@ std::vector<std::string> telling(const std::vector<Flat>& groups) {
       plain.push_back(key);
   }
   return plain;
-}
-
-std::string short_key(const std::string& key) {
-  return key.substr(key.rfind('.') + 1);
 }
 
 void name_groups(std::vector<RunGroup>& groups) {

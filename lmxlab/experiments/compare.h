@@ -22,7 +22,7 @@ struct FinishedRun {
 };
 
 struct RunGroup {
-  std::string name;  // what sets it apart from the others, "lr=0.001,dim=32"; alone, the run's name
+  std::string name;  // what sets it apart from the others, "dim=32,lr=0.001"; alone, the run's name
   std::vector<FinishedRun> runs;
   std::optional<Summary> val_loss;  // none where nothing was held out
   Summary metric;

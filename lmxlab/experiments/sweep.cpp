@@ -347,6 +347,9 @@ Sweep read_sweep(std::string_view toml, const std::string& name,
   plain.erase("sweep");
   std::vector<Axis> axes;
   add_axes(config.over, "", axes);
+  std::sort(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) { return a.key < b.key; });
+  for (size_t i = 1; i < axes.size(); ++i)
+    require(axes[i].key != axes[i - 1].key, "sweep.over has " + axes[i].key + " twice");
   Problems problems;
   check(config, axes, problems);
   if (config.budget)

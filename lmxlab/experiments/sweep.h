@@ -8,7 +8,9 @@
 //
 //   runs/NAME-N/sweep.toml        the recipe with its [sweep], paths made absolute
 //               sweep.json        settings; of each run folder its setting, seed, state and error
-//               lr=0.001,dim=32-s1/   a run folder (training/run.h)
+//               dim=32,lr=0.001-s1/   a run folder (training/run.h)
+//
+// Keys of a TOML table have no order: they vary, and are named, alphabetically, the last one fastest.
 #pragma once
 
 #include "lmxlab/training/run.h"
@@ -55,7 +57,7 @@ struct SweepConfig {
   std::optional<uint32_t> draw_seed = {};
   template <class V>
   void visit(V& v) {
-    v("method", method, "grid: every combination; random: `samples` draws");
+    v("method", method, "grid: every combination; random: draws");
     v("over", over, "keys of the recipe, each with a list of values; random: or [low, high]");
     v("seeds", seeds, "of each setting: how many, from run.seed on, or a list");
     v("budget", budget, "of each run: { flops = N }, { tokens = N } or { seconds = N }");
@@ -66,7 +68,7 @@ struct SweepConfig {
 };
 
 struct SweepSetting {
-  std::string name;  // "lr=0.001,dim=32"
+  std::string name;  // "dim=32,lr=0.001"
   Json values;       // key to value
 };
 struct SweepRun {

@@ -54,7 +54,7 @@ TEST(Compare, SeedsOfOneRecipeAreAGroup) {
     const auto n = std::to_string(i);
     // Names, folders and intervals of writing make no other group.
     all.push_back(runs.add("a" + n, low[i],
-                           {seed, "optimizer.lr=0.001", "run.name=x" + n, "run.log_every=" + n + "1"}));
+                           {seed, "optimizer.lr=0.001", "run.name=x" + n, "run.log_every=1" + n}));
     all.push_back(runs.add("b" + n, high[i], {seed, "optimizer.lr=0.01"}));
   }
   const auto c = compare_runs(all);
@@ -83,8 +83,8 @@ TEST(Compare, NamesSayWhatDiffersAndNotWhatFollows) {
                                runs.add("b", 1, {"model.preset=gpt-tiny", "model.dim=64"})});
   EXPECT_EQ(c.groups[0].name, "dim=32") << "heads and FFNs follow";
   const auto heads = compare_runs({runs / "a", runs.add("c", 1, {"model.preset=gpt-tiny", "model.dim=32",
-                                                                 "model.heads=4"})});
-  EXPECT_NE(heads.groups[1].name.find("heads=4"), std::string::npos) << heads.groups[1].name;
+                                                                 "model.heads=8"})});
+  EXPECT_NE(heads.groups[1].name.find("heads=8"), std::string::npos) << heads.groups[1].name;
   const auto depth = compare_runs({runs / "a", runs.add("d", 1, {"model.preset=gpt-tiny", "model.dim=32",
                                                                  "model.depth=5"})});
   EXPECT_EQ(depth.groups[1].name, "depth=5");

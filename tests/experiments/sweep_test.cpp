@@ -38,9 +38,9 @@ TEST(Sweep, AGridIsEveryCombinationTimesEverySeed) {
   const auto s = read("over = { \"optimizer.lr\" = [1e-3, 3e-3], \"model.dim\" = [16, 32] }\nseeds = 3\n");
   ASSERT_EQ(s.settings.size(), 4u);
   ASSERT_EQ(s.runs.size(), 12u);
-  EXPECT_EQ(s.settings[1].name, "lr=0.001,dim=32");
-  EXPECT_EQ(s.runs[3].folder, "lr=0.001,dim=32-s1337");
-  EXPECT_EQ(s.runs[5].folder, "lr=0.001,dim=32-s1339");
+  EXPECT_EQ(s.settings[1].name, "dim=16,lr=0.003");
+  EXPECT_EQ(s.runs[3].folder, "dim=16,lr=0.003-s1337");
+  EXPECT_EQ(s.runs[5].folder, "dim=16,lr=0.003-s1339");
   EXPECT_EQ(s.runs[11].recipe.optimizer.lr, 3e-3);
   EXPECT_EQ(s.runs[11].recipe.model.at("dim"), Json(32));
   EXPECT_EQ(s.runs[11].recipe.run.seed, 1339u);
@@ -105,8 +105,8 @@ TEST(Sweep, ABudgetGivesEachSettingItsSteps) {
 TEST(Sweep, EveryFaultIsFoundBeforeTheFirstRun) {
   const auto both = fault(
       "over = { \"optimizer.lr\" = [1e-3, -1], \"model.dim\" = [16, 17] }\n");
-  EXPECT_NE(both.find("lr=-1,dim=16"), std::string::npos) << both;
-  EXPECT_NE(both.find("lr=0.001,dim=17"), std::string::npos) << both;
+  EXPECT_NE(both.find("dim=16,lr=-1"), std::string::npos) << both;
+  EXPECT_NE(both.find("dim=17,lr=0.001"), std::string::npos) << both;
   EXPECT_NE(fault("over.optimizer.lrr = [1]\n").find("optimizer.lrr"), std::string::npos);
   EXPECT_NE(fault("overs.a = [1]\n").find("over"), std::string::npos);
   EXPECT_NE(fault("over.optimizer.lr = 1\n").find("list"), std::string::npos);
@@ -127,7 +127,7 @@ TEST(Sweep, TrainsEveryRunAndSaysSo) {
   SweepHooks hooks;
   hooks.begin = [&](const SweepRun& run, size_t) { begun.push_back(run.folder); };
   const auto result = run_sweep(sweep, hooks, {}, folder / "runs");
-  EXPECT_EQ(result.out, folder / "runs" / "run-1");
+  EXPECT_EQ(result.out, folder / "runs" / "shakespeare-1");
   EXPECT_EQ(begun.size(), 4u);
   EXPECT_TRUE(result.failures.empty());
   for (size_t i = 0; i < 4; ++i) {
