@@ -1,6 +1,7 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
+#include "lmxlab/cli/text_chart.h"
 #include "lmxlab/cli/text_table.h"
 #include "lmxlab/experiments/compare.h"
 
@@ -8,6 +9,8 @@
 
 namespace lmxlab::cli {
 namespace {
+
+constexpr int kChartColumns = 90, kChartRows = 16, kCurvePoints = 100;
 
 Json number(const std::optional<double>& v) {
   return v ? Json(*v) : Json();
@@ -29,10 +32,17 @@ std::string short_number(double v) {
   return text;
 }
 
+std::string flops_text(double v) {
+  char text[48];
+  std::snprintf(text, sizeof text, "%.3g", v);
+  return text;
+}
+
 class Compare : public Command {
   std::vector<std::string> runs_;
   CompareOptions options_;
   std::string reference_ = "first";
+  std::optional<std::string> plot_;
 
   void declare(Options& o) override {
     o.argument("RUN...", &runs_, "run folders, or sweeps, which stand for all their runs").require();
@@ -43,16 +53,32 @@ class Compare : public Command {
         .one_of(orders);
     o.option("--reference", "GROUP", &reference_, "the group that the others are compared with")
         .one_of({"first", "best"});
+    o.option("--plot", "AXIS", &plot_, "draws the training losses; with --json, a `curve` a group")
+        .one_of(curve_axes());
   }
 
   int run(Context& context) override {
     options_.reference = reference_ == "best" ? Reference::best : Reference::first;
     const auto found = compare_runs({runs_.begin(), runs_.end()}, options_);
-    context.json ? print_json(context, found) : print_table(context, found);
+    if (plot_ && found.groups.size() > kMostChartLines)
+      throw Error(Kind::usage, "[compare] --plot draws at most " +
+                                   std::to_string(kMostChartLines) + " groups, there are " +
+                                   std::to_string(found.groups.size()));
+    if (context.json) {
+      print_json(context, found);
+      return 0;
+    }
+    print_table(context, found);
+    if (plot_) {
+      std::vector<ChartLine> lines;
+      for (const auto& g : found.groups) lines.push_back({g.name, loss_points(g, *plot_)});
+      const int columns = std::min(context.columns(), kChartColumns) - 12;
+      context.print("\n" + text_chart(lines, *plot_, columns, kChartRows));
+    }
     return 0;
   }
 
-  static void print_json(const Context& context, const RunComparison& found) {
+  void print_json(const Context& context, const RunComparison& found) const {
     Json::Array groups, left_out;
     for (const auto& g : found.groups) {
       Json::Array folders, seeds;
@@ -75,6 +101,15 @@ class Compare : public Command {
                                                    {"p", number(d->p)},
                                                    {"cohens_d", number(d->d)},
                                                    {"hedges_g", number(d->g)}});
+      if (plot_) {
+        const auto points = loss_points(g, *plot_);
+        double most = 0;
+        for (const auto& [x, y] : points) most = std::max(most, x);
+        Json::Array curve;
+        for (const auto& [x, y] : averaged(points, most, kCurvePoints))
+          curve.push_back(Json(Json::Array{Json(x), Json(y)}));
+        group["curve"] = Json(std::move(curve));
+      }
       groups.push_back(std::move(group));
     }
     for (const auto& l : found.left_out)
@@ -106,7 +141,7 @@ class Compare : public Command {
                              : "-",
                  g.against ? or_dash(g.against->g, short_number) : "-",
                  g.against ? or_dash(g.against->p, short_number) : "-",
-                 human_count(double(g.parameters)), short_number(g.flops), digits(g.seconds),
+                 human_count(double(g.parameters)), flops_text(g.flops), digits(g.seconds),
                  human_bytes(double(g.peak_bytes))});
     }
     context.print(table.text());

@@ -191,6 +191,31 @@ const std::vector<std::string>& comparable_metrics() {
   return names;
 }
 
+const std::vector<std::string>& curve_axes() {
+  static const std::vector<std::string> names = {"steps", "tokens", "flops", "seconds"};
+  return names;
+}
+
+std::vector<std::pair<double, double>> loss_points(const RunGroup& group, const std::string& axis) {
+  std::vector<std::pair<double, double>> out;
+  for (const auto& run : group.runs) {
+    const auto path = run.folder / "metrics.jsonl";
+    const double step_flops =
+        run.result.at("flops").as_number() / run.result.at("steps").as_number();
+    for (const auto& line : split(read_file(path), '\n')) {
+      if (line.empty()) continue;
+      const auto m = Json::parse(line, path.string());
+      with_context(path.string(), [&] {
+        const double x = axis == "flops"   ? step_flops * m.at("step").as_number()
+                         : axis == "steps" ? m.at("step").as_number()
+                                           : m.at(axis).as_number();
+        out.emplace_back(x, m.at("loss").as_number());
+      });
+    }
+  }
+  return out;
+}
+
 RunComparison compare_runs(const std::vector<fs::path>& folders, const CompareOptions& options) {
   const auto& known = comparable_metrics();
   const auto require = [&](const std::string& what, const std::string& name, bool ok) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lmxlab {
@@ -61,5 +62,11 @@ const std::vector<std::string>& comparable_metrics();
 ///   Error(usage) if no run is finished, for an unknown metric or one that a run has not.
 RunComparison compare_runs(const std::vector<std::filesystem::path>& folders,
                            const CompareOptions& options = {});
+
+/// What a loss can be drawn over.
+const std::vector<std::string>& curve_axes();
+/// Training losses of all runs of a group, each over its own steps, tokens, flops or seconds.
+/// @throws Error(bad_data) for a broken metrics.jsonl.
+std::vector<std::pair<double, double>> loss_points(const RunGroup& group, const std::string& axis);
 
 }  // namespace lmxlab
