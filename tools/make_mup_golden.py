@@ -2,7 +2,7 @@
 """Makes tests/training/mup_golden.h: initial scales, rates and decays of Microsoft's package `mup` (1.0.0).
 
 Run with any Python into which it was put (pip install --no-deps mup). The package wants PyTorch, but what is asked here, shapes
-and groups of parameters, uses none of it: its three modules are loaded by themselves, beside an empty stand-in for PyTorch.
+and groups of parameters, uses none of it: its three modules are loaded by themselves, beside an empty stand-in for PyTorch. Then `make format`.
 """
 import importlib.util
 import pathlib

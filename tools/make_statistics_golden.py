@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/experiments/statistics_golden.h: values of SciPy for lmxlab/experiments/statistics.
 
-Run with any Python that has SciPy (1.10 or newer) and NumPy.
+Run with any Python that has SciPy (1.10 or newer) and NumPy; then `make format`.
 """
 import pathlib
 

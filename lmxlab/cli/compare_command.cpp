@@ -16,8 +16,10 @@ Json number(const std::optional<double>& v) {
   return v ? Json(*v) : Json();
 }
 Json summary(const Summary& s) {
-  return Json::object(
-      {{"mean", Json(s.mean)}, {"sd", number(s.sd)}, {"low", number(s.low)}, {"high", number(s.high)}});
+  return Json::object({{"mean", Json(s.mean)},
+                       {"sd", number(s.sd)},
+                       {"low", number(s.low)},
+                       {"high", number(s.high)}});
 }
 
 // Enough digits to tell runs apart, whatever the metric.
@@ -45,7 +47,8 @@ class Compare : public Command {
   std::optional<std::string> plot_;
 
   void declare(Options& o) override {
-    o.argument("RUN...", &runs_, "run folders, or sweeps, which stand for all their runs").require();
+    o.argument("RUN...", &runs_, "run folders, or sweeps, which stand for all their runs")
+        .require();
     o.option("--metric", "NAME", &options_.metric, "what is compared").one_of(comparable_metrics());
     auto orders = comparable_metrics();
     orders.insert(orders.begin(), {"given", "name"});
@@ -61,9 +64,8 @@ class Compare : public Command {
     options_.reference = reference_ == "best" ? Reference::best : Reference::first;
     const auto found = compare_runs({runs_.begin(), runs_.end()}, options_);
     if (plot_ && found.groups.size() > kMostChartLines)
-      throw Error(Kind::usage, "[compare] --plot draws at most " +
-                                   std::to_string(kMostChartLines) + " groups, there are " +
-                                   std::to_string(found.groups.size()));
+      throw Error(Kind::usage, "[compare] --plot draws at most " + std::to_string(kMostChartLines) +
+                                   " groups, there are " + std::to_string(found.groups.size()));
     if (context.json) {
       print_json(context, found);
       return 0;
@@ -133,8 +135,7 @@ class Compare : public Command {
       };
       wanting = wanting || !m.low;
       const bool reference = i == found.reference && found.groups.size() > 1;
-      table.row({g.name, std::to_string(m.n),
-                 digits(m.mean) + (m.sd ? " ± " + digits(*m.sd) : ""),
+      table.row({g.name, std::to_string(m.n), digits(m.mean) + (m.sd ? " ± " + digits(*m.sd) : ""),
                  m.low ? digits(*m.low) + " to " + digits(*m.high) : "-",
                  reference   ? "reference"
                  : g.against ? (g.against->mean > 0 ? "+" : "") + digits(g.against->mean)
@@ -146,8 +147,9 @@ class Compare : public Command {
     }
     context.print(table.text());
     if (wanting)
-      context.log("No interval where a group has one run, or all of them gave the same: neither "
-                  "says how far another seed would be.");
+      context.log(
+          "No interval where a group has one run, or all of them gave the same: neither "
+          "says how far another seed would be.");
     for (const auto& l : found.left_out)
       context.warn("left out: " + l.folder.string() + ": " + l.reason);
   }

@@ -66,7 +66,8 @@ const std::vector<Entry>& table() {
        "transformers gives.",
        "template runs/run-1 --messages messages.json --add-generation-prompt", make_template},
       {"compare",
-       "Puts runs side by side. Those of one recipe but for the seed are a group: mean and deviation "
+       "Puts runs side by side. Those of one recipe but for the seed are a group: mean and "
+       "deviation "
        "of the loss, the interval of Student's t, how far it is from a reference group (Hedges' g, "
        "Welch's p), parameters, arithmetic, time and memory.",
        "compare runs/rates-1 --sort val_loss", make_compare},

@@ -23,13 +23,15 @@ class MupCheck : public Command {
     o.argument("RECIPE", &recipe_,
                "a recipe with a preset; with model.mup = { dim = N }, or without, to see it grow")
         .require();
-    o.option("--set", "KEY=VALUE", &set_, "another value of a recipe's key, as in model.mup.dim=64");
+    o.option("--set", "KEY=VALUE", &set_,
+             "another value of a recipe's key, as in model.mup.dim=64");
     o.option("--width", "N", &widths_, "a model.dim to train at; given more than once")
         .otherwise("model.mup.dim, else model.dim, and 2, 4 and 8 times it");
     o.option("--steps", "N", &options_.steps, "training steps before activations are measured")
         .range(1, 1000);
     o.option("--seeds", "N", &options_.seeds, "seeds that are averaged over").range(1, 100);
-    o.option("--tolerance", "X", &options_.tolerance, "the steepest slope that still counts as flat")
+    o.option("--tolerance", "X", &options_.tolerance,
+             "the steepest slope that still counts as flat")
         .above(0);
   }
 
@@ -42,10 +44,9 @@ class MupCheck : public Command {
     }
     const auto recipe = read_recipe(read_file(recipe_), recipe_, set_);
     Progress progress(context);
-    const auto check =
-        check_coordinates(recipe, options_, context.stop, [&](int done, int all) {
-          progress.update(done, all, {"models trained"});
-        });
+    const auto check = check_coordinates(recipe, options_, context.stop, [&](int done, int all) {
+      progress.update(done, all, {"models trained"});
+    });
     progress.finish();
     const bool mup = recipe.model.contains("mup");
     const std::string verdict =
@@ -91,8 +92,7 @@ class MupCheck : public Command {
       TextTable table(std::move(header));
       for (const auto& c : check.layers) {
         std::vector<std::string> row{c.layer};
-        for (const double v : change ? c.change : c.size)
-          row.push_back(short_number(v, "%.3g"));
+        for (const double v : change ? c.change : c.size) row.push_back(short_number(v, "%.3g"));
         row.push_back(short_number(change ? c.change_slope : c.size_slope, "%+.2f"));
         table.row(std::move(row));
       }

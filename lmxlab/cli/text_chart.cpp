@@ -57,14 +57,16 @@ std::string text_chart(const std::vector<ChartLine>& lines, const std::string& x
   std::string out;
   for (int r = 0; r < rows; ++r) {
     const bool named = r == 0 || r == rows - 1 || r == rows / 2;
-    auto text = (named ? label(high - (high - low) * r / std::max(1, rows - 1)) : std::string(8, ' ')) +
-                " |" + grid[size_t(r)];
+    auto text =
+        (named ? label(high - (high - low) * r / std::max(1, rows - 1)) : std::string(8, ' ')) +
+        " |" + grid[size_t(r)];
     text.erase(text.find_last_not_of(' ') + 1);
     out += text + "\n";
   }
   const auto end = human_count(most) + " " + x_name;
-  out += std::string(9, ' ') + "+" + std::string(size_t(columns), '-') + "\n" + std::string(10, ' ') +
-         "0" + std::string(size_t(std::max(1, columns - 1 - int(end.size()))), ' ') + end + "\n";
+  out += std::string(9, ' ') + "+" + std::string(size_t(columns), '-') + "\n" +
+         std::string(10, ' ') + "0" +
+         std::string(size_t(std::max(1, columns - 1 - int(end.size()))), ' ') + end + "\n";
   for (size_t i = 0; i < lines.size(); ++i)
     out += std::string(1, char('a' + i)) + "  " + lines[i].name + "\n";
   return out;

@@ -52,7 +52,8 @@ class Train : public Command {
         "[sweep] for many runs");
     o.option("--set", "KEY=VALUE", &set_, "another value of a recipe's key, as in run.batch=16");
     o.option("--out", "DIR", &out_, "the run's folder").otherwise("runs/NAME-N, N counted up");
-    o.option("--resume", "DIR", &resume_, "go on with the run in DIR from its last checkpoint, or with "
+    o.option("--resume", "DIR", &resume_,
+             "go on with the run in DIR from its last checkpoint, or with "
              "the sweep in DIR");
     o.option("--data", "FILE", &data_, "short for --set data.file=FILE")
         .otherwise("the recipe's, else Tiny Shakespeare");
@@ -146,8 +147,8 @@ class Train : public Command {
       facts.push_back(of_planned(m.peak_bytes, planned_));
       facts.push_back(held_text());
       if (seen->seconds > 0)
-        shown->update(int64_t(std::min(m.seconds, seen->seconds)), int64_t(std::ceil(seen->seconds)),
-                      facts, losses);
+        shown->update(int64_t(std::min(m.seconds, seen->seconds)),
+                      int64_t(std::ceil(seen->seconds)), facts, losses);
       else
         shown->update(m.step, steps, facts, losses);
       seen->total = steps;
@@ -236,8 +237,9 @@ class Train : public Command {
       progress->clear();
       if (error) return context.warn("failed: " + std::string(error->what()));
       const auto& t = result->train;
-      context.log("  " + with_commas(t.steps) + " steps in " + human_seconds(t.seconds) + ", loss " +
-                  fixed(t.loss, 4) + (t.val_loss ? ", held out " + fixed(*t.val_loss, 4) : ""));
+      context.log("  " + with_commas(t.steps) + " steps in " + human_seconds(t.seconds) +
+                  ", loss " + fixed(t.loss, 4) +
+                  (t.val_loss ? ", held out " + fixed(*t.val_loss, 4) : ""));
     };
     SweepResult result;
     if (resume_) {
@@ -278,8 +280,8 @@ class Train : public Command {
                                {"skipped", Json(result.skipped)},
                                {"failed", Json(std::move(failed))}});
       if (error)
-        out["error"] = Json::object({{"kind", Json(kind_name(error->kind()))},
-                                     {"message", Json(error->what())}});
+        out["error"] = Json::object(
+            {{"kind", Json(kind_name(error->kind()))}, {"message", Json(error->what())}});
       context.print_json(out);
     }
     if (result.canceled) {

@@ -11,9 +11,8 @@ namespace lmxlab {
 namespace {
 
 // Keys of a recipe that cannot change what comes out.
-constexpr const char* kIdle[] = {"seed",  "out",         "name",
-                                 "keep",  "log_every",   "checkpoint_every",
-                                 "sample_every"};
+constexpr const char* kIdle[] = {
+    "seed", "out", "name", "keep", "log_every", "checkpoint_every", "sample_every"};
 
 struct Found {
   fs::path folder;
@@ -32,7 +31,8 @@ std::vector<Found> find_runs(const std::vector<fs::path>& folders) {
     if (fs::exists(folder / "sweep.json")) {
       const auto path = folder / "sweep.json";
       const auto record = Json::parse(read_file(path), path.string());
-      for (const auto& run : with_context(path.string(), [&] { return record.at("runs").as_array(); })) {
+      for (const auto& run :
+           with_context(path.string(), [&] { return record.at("runs").as_array(); })) {
         const auto* error = run.find("error");
         add(folder / run.at("folder").as_string(),
             error ? "failed: " + error->at("message").as_string() : run.at("state").as_string());
@@ -89,7 +89,8 @@ std::string short_key(const std::string& key) {
   return key.substr(key.rfind('.') + 1);
 }
 
-// The keys that tell groups apart. Sizes of layers, and steps, that follow from others are left out.
+// The keys that tell groups apart. Sizes of layers, and steps, that follow from others are left
+// out.
 std::vector<std::string> telling(const std::vector<Flat>& groups) {
   std::set<std::string> keys;
   for (const auto& g : groups)
@@ -118,7 +119,8 @@ std::vector<std::string> telling(const std::vector<Flat>& groups) {
         if (key == "run.steps" || k.starts_with("model.")) others += at(g, k) + "\n";
       values[others].insert(at(g, key));
     }
-    if (std::any_of(values.begin(), values.end(), [](const auto& v) { return v.second.size() > 1; }))
+    if (std::any_of(values.begin(), values.end(),
+                    [](const auto& v) { return v.second.size() > 1; }))
       plain.push_back(key);
   }
   return plain;
@@ -186,8 +188,8 @@ void sort_groups(std::vector<RunGroup>& groups, const std::string& by) {
 
 const std::vector<std::string>& comparable_metrics() {
   static const std::vector<std::string> names = {
-      "val_loss", "best_val_loss", "loss",         "seconds",    "tokens",
-      "flops",    "tokens_per_s",  "parameters",   "peak_bytes", "steps"};
+      "val_loss", "best_val_loss", "loss",       "seconds",    "tokens",
+      "flops",    "tokens_per_s",  "parameters", "peak_bytes", "steps"};
   return names;
 }
 
@@ -231,14 +233,14 @@ RunComparison compare_runs(const std::vector<fs::path>& folders, const CompareOp
   for (const auto& [folder, state] : found) {
     if (!fs::exists(folder / "result.json")) {
       const bool told = state.starts_with("failed");
-      out.left_out.push_back(
-          {folder, told ? state : state == "waiting" ? "not finished: waiting" : "not finished"});
+      out.left_out.push_back({folder, told                 ? state
+                                      : state == "waiting" ? "not finished: waiting"
+                                                           : "not finished"});
       continue;
     }
     auto run = read_run(folder);
-    auto group = std::find_if(out.groups.begin(), out.groups.end(), [&](const RunGroup& g) {
-      return g.runs[0].recipe == run.recipe;
-    });
+    auto group = std::find_if(out.groups.begin(), out.groups.end(),
+                              [&](const RunGroup& g) { return g.runs[0].recipe == run.recipe; });
     if (group == out.groups.end()) group = out.groups.insert(group, RunGroup{});
     const auto twin = std::find_if(group->runs.begin(), group->runs.end(),
                                    [&](const FinishedRun& r) { return r.seed == run.seed; });

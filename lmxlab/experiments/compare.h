@@ -27,7 +27,7 @@ struct RunGroup {
   std::vector<FinishedRun> runs;
   std::optional<Summary> val_loss;  // none where nothing was held out
   Summary metric;
-  std::optional<Difference> against;  // this metric less the reference's; the reference: none
+  std::optional<Difference> against;       // this metric less the reference's; the reference: none
   int64_t parameters = 0, peak_bytes = 0;  // the largest peak
   double flops = 0, seconds = 0;           // means
 };

@@ -55,8 +55,7 @@ std::map<std::string, Sizes> sizes_after(const Recipe& recipe, const RunParts& p
   {
     auto nothing = mx::zeros({0}, mx::int32);
     nothing.eval();
-    Trainer trainer(model, parts.data.tokens, nothing,
-                    train_options(recipe, parts));
+    Trainer trainer(model, parts.data.tokens, nothing, train_options(recipe, parts));
     trainer.run(stop);
   }
   if (stop.stop_requested()) throw Error(Kind::canceled, "[mup] interrupted");
@@ -94,8 +93,7 @@ CoordinateCheck check_coordinates(const Recipe& asked, const CoordinateOptions& 
   if (out.widths.empty()) {
     const auto* mup = asked.model.find("mup");
     const auto* dim = mup ? mup->find("dim") : nullptr;
-    const int base =
-        dim ? static_cast<int>(dim->as_integer()) : resolve_run(asked).plain.dim;
+    const int base = dim ? static_cast<int>(dim->as_integer()) : resolve_run(asked).plain.dim;
     out.widths = {base, 2 * base, 4 * base, 8 * base};
   }
   if (std::set(out.widths.begin(), out.widths.end()).size() < 2)
@@ -111,8 +109,8 @@ CoordinateCheck check_coordinates(const Recipe& asked, const CoordinateOptions& 
     auto& run = recipe.run;
     run.steps = options.steps, run.eval_every = 0, run.patience = 0;
     run.time_budget = run.flop_budget = 0;
-    const auto parts = with_context("width " + std::to_string(width),
-                                    [&] { return resolve_run(recipe); });
+    const auto parts =
+        with_context("width " + std::to_string(width), [&] { return resolve_run(recipe); });
     std::map<std::string, Sizes> sums;
     for (int s = 0; s < options.seeds; ++s) {
       run.seed = asked.run.seed + static_cast<uint32_t>(s);

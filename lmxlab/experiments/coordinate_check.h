@@ -22,8 +22,8 @@ struct CoordinateOptions {
 /// One kind of activation: "embedding", "mixer", "ffn", "output" (of a block), "logits".
 struct Coordinate {
   std::string layer;
-  std::vector<double> size;    // mean |x| after the last step, a width each
-  std::vector<double> change;  // mean |x - what it was at first|
+  std::vector<double> size;                 // mean |x| after the last step, a width each
+  std::vector<double> change;               // mean |x - what it was at first|
   double size_slope = 0, change_slope = 0;  // of their logarithms over the width's
 };
 

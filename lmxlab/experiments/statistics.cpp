@@ -108,9 +108,8 @@ Difference compare_means(std::span<const double> a, std::span<const double> b) {
   const auto sa = summarize(a), sb = summarize(b);
   Difference out{sb.mean - sa.mean, {}, {}, {}, {}, {}};
   const double na = sa.n, nb = sb.n, shared = na + nb - 2;
-  const double pooled = shared > 0
-                            ? std::sqrt((squares(a, sa.mean) + squares(b, sb.mean)) / shared)
-                            : 0;
+  const double pooled =
+      shared > 0 ? std::sqrt((squares(a, sa.mean) + squares(b, sb.mean)) / shared) : 0;
   if (pooled > 0) {
     out.d = out.mean / pooled;
     // For one degree of freedom the factor is 0: the unbiased estimate does not exist.

@@ -21,7 +21,7 @@ double t_quantile(double p, double dof);
 struct Summary {
   int n = 0;
   double mean = 0;
-  std::optional<double> sd = {};         // of a sample, n - 1; none for one value
+  std::optional<double> sd = {};              // of a sample, n - 1; none for one value
   std::optional<double> low = {}, high = {};  // of the mean; none for one value, or for equal ones
 };
 /// @param confidence  of the interval, in (0, 1).

@@ -74,11 +74,10 @@ std::string scale_of(const SweepConfig& c, const std::string& key) {
 
 Json draw(const Axis& axis, const std::string& scale, HostRandom& random) {
   const auto& v = axis.values;
-  if (v.size() != 2 || !v[0].is_number() || !v[1].is_number())
-    return v[random.below(v.size())];
+  if (v.size() != 2 || !v[0].is_number() || !v[1].is_number()) return v[random.below(v.size())];
   const double low = v[0].as_number(), high = v[1].as_number();
-  require(low < high, "sweep.over." + axis.key + ": expected [low, high], got " +
-                          Json(axis.values).dump());
+  require(low < high,
+          "sweep.over." + axis.key + ": expected [low, high], got " + Json(axis.values).dump());
   require(scale == "linear" || low > 0,
           "sweep.over." + axis.key + ": expected a range above 0, got " + Json(axis.values).dump() +
               ". Or set sweep.scale to \"linear\".");
@@ -92,8 +91,8 @@ Json draw(const Axis& axis, const std::string& scale, HostRandom& random) {
 
 std::vector<Json> draws(const SweepConfig& c, const std::vector<Axis>& axes) {
   const int n = c.samples.value_or(10);
-  require(n >= 1 && n <= static_cast<int>(kMostRuns), "sweep.samples: expected 1 to 100000, got " +
-                                                          std::to_string(n));
+  require(n >= 1 && n <= static_cast<int>(kMostRuns),
+          "sweep.samples: expected 1 to 100000, got " + std::to_string(n));
   HostRandom random(c.draw_seed.value_or(0));
   std::vector<Json> out;
   for (int i = 0; i < n; ++i) {
@@ -211,8 +210,10 @@ void make_absolute(Json& recipe) {
     if (!value.as_string().empty() && fs::exists(value.as_string()))
       value = Json(fs::absolute(value.as_string()).string());
   };
-  for (const auto& [table, key] : {std::pair{"data", "file"}, {"data", "tokenizer"},
-                                   {"model", "preset"}, {"model", "weights"}}) {
+  for (const auto& [table, key] : {std::pair{"data", "file"},
+                                   {"data", "tokenizer"},
+                                   {"model", "preset"},
+                                   {"model", "weights"}}) {
     if (auto* t = recipe.find(table); t && t->is_object())
       if (auto* value = t->find(key)) absolute(*value);
     auto* over = recipe.find("sweep") ? recipe.find("sweep")->find("over") : nullptr;
@@ -254,8 +255,8 @@ class Record {
     r["state"] = Json(state);
     r.erase("error");
     if (error)
-      r["error"] =
-          Json::object({{"kind", Json(kind_name(error->kind()))}, {"message", Json(error->what())}});
+      r["error"] = Json::object(
+          {{"kind", Json(kind_name(error->kind()))}, {"message", Json(error->what())}});
     write();
   }
   // The error of a run that would fail again.
@@ -303,9 +304,8 @@ SweepResult train_all(const Sweep& sweep, const fs::path& out, const SweepHooks&
     try {
       auto recipe = run.recipe;
       recipe.run.out = folder.string();
-      const auto done = fs::exists(folder / "recipe.toml")
-                            ? resume_run(folder, {}, hooks.run, stop)
-                            : train_run(recipe, hooks.run, stop);
+      const auto done = fs::exists(folder / "recipe.toml") ? resume_run(folder, {}, hooks.run, stop)
+                                                           : train_run(recipe, hooks.run, stop);
       result.canceled = stop.stop_requested() && done.train.stopped == "canceled";
       record.state(i, result.canceled ? "waiting" : "done");
       if (hooks.end) hooks.end(run, &done, nullptr);
@@ -377,8 +377,7 @@ Sweep read_sweep(std::string_view toml, const std::string& name,
                                      Json(enum_name(recipe.optimizer.name))})
                             .dump();
       auto found = models.find(what);
-      if (found == models.end())
-        found = models.emplace(what, resolve_run(recipe).config).first;
+      if (found == models.end()) found = models.emplace(what, resolve_run(recipe).config).first;
       if (config.budget) apply(*config.budget, found->second, recipe.run);
       for (const auto seed : seeds) {
         recipe.run.seed = seed;

@@ -10,7 +10,8 @@
 //               sweep.json        settings; of each run folder its setting, seed, state and error
 //               dim=32,lr=0.001-s1/   a run folder (training/run.h)
 //
-// Keys of a TOML table have no order: they vary, and are named, alphabetically, the last one fastest.
+// Keys of a TOML table have no order: they vary, and are named, alphabetically, the last one
+// fastest.
 #pragma once
 
 #include "lmxlab/training/run.h"
@@ -108,9 +109,9 @@ struct SweepFailure {
 };
 struct SweepResult {
   std::filesystem::path out;
-  size_t runs = 0, skipped = 0;         // all; finished before
-  std::vector<SweepFailure> failures;   // also those of before that were not tried again
-  bool canceled = false;                // asked to stop; the rest can be resumed
+  size_t runs = 0, skipped = 0;        // all; finished before
+  std::vector<SweepFailure> failures;  // also those of before that were not tried again
+  bool canceled = false;               // asked to stop; the rest can be resumed
 };
 
 /// Trains every run in a fresh folder: run.out, or runs/NAME-N below `base`. A run that fails (it

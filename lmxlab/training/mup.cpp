@@ -15,9 +15,10 @@ namespace {
 // The parts whose rule is known: the paper's are those of the transformer.
 void require_known(const config::Model& m) {
   const auto refuse = [](const std::string& what) {
-    throw Error(Kind::unsupported,
-                "[mup] " + what +
-                    " has no known rule: expected attention, MLPs and experts. Leave model.mup out.");
+    throw Error(
+        Kind::unsupported,
+        "[mup] " + what +
+            " has no known rule: expected attention, MLPs and experts. Leave model.mup out.");
   };
   if (m.layer_inputs || m.altup || !m.shared_blocks.empty()) refuse("a path beside the stream");
   for (size_t i = 0; i < m.layers.size(); ++i) {
@@ -50,9 +51,9 @@ MupRatio ratio_of(const std::string& path, const mx::Shape& shape, const mx::Sha
 
 config::Model mup_base(const config::Model& model, const Json& sizes) {
   if (!sizes.is_object() || sizes.size() == 0)
-    throw Error(Kind::usage,
-                "[mup] model.mup: expected the sizes of the base, as in { dim = 64 }, got " +
-                    sizes.dump());
+    throw Error(
+        Kind::usage,
+        "[mup] model.mup: expected the sizes of the base, as in { dim = 64 }, got " + sizes.dump());
   for (const char* key : {"depth", "vocab", "context"})
     if (sizes.contains(key))
       throw Error(Kind::usage, std::string("[mup] model.mup.") + key +

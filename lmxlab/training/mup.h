@@ -1,10 +1,11 @@
-// The maximal update parametrization (muP; Yang et al. 2022, "Tensor Programs V", arXiv:2203.03466):
-// initial weights, rates and two factors change with the width so that the best learning rate of a
-// narrow model, the base, is that of a wide one. At the base's width nothing changes.
+// The maximal update parametrization (muP; Yang et al. 2022, "Tensor Programs V",
+// arXiv:2203.03466): initial weights, rates and two factors change with the width so that the best
+// learning rate of a narrow model, the base, is that of a wide one. At the base's width nothing
+// changes.
 //
 // A recipe asks for it with the base's sizes, [model] mup = {dim = 64}. Which dimensions grow is
-// seen by comparing the shapes of both models, as Microsoft's `mup` package does. With r how often a
-// matrix's input is that of the base, for AdamW and Lion (the paper's table 3):
+// seen by comparing the shapes of both models, as Microsoft's `mup` package does. With r how often
+// a matrix's input is that of the base, for AdamW and Lion (the paper's table 3):
 //
 //   grows                            initial std   learning rate
 //   input and output (hidden)        1 / sqrt(r)   1 / r

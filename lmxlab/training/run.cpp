@@ -197,8 +197,8 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   return {std::move(data), std::move(plain), std::move(config), std::move(ratios)};
 }
 
-RunResult train_in(const fs::path& out, Recipe recipe, const RunParts& parts,
-                   const RunHooks& hooks, std::stop_token stop, bool resume) {
+RunResult train_in(const fs::path& out, Recipe recipe, const RunParts& parts, const RunHooks& hooks,
+                   std::stop_token stop, bool resume) {
   const FolderLock lock(out);  // two runs in one folder would write over each other
   const RunFolder folder(out);
   const auto& [data, plain, config, mup, planned] = parts;

@@ -20,7 +20,7 @@ struct StepOptions {
   float dropout = 0;
   mx::Dtype compute = mx::float32;  // of activations; parameters keep their own
   bool compiled = true;
-  bool gradient_checkpointing = false;  // blocks are computed again in the backward pass
+  bool gradient_checkpointing = false;           // blocks are computed again in the backward pass
   std::map<std::string, double> lr_ratios = {};  // by path; absent: 1 (ParamInfo::lr_ratio)
 };
 

@@ -60,6 +60,13 @@ TEST_F(SweepCommand, TrainsComparesAndSkipsWhatIsDone) {
   const auto lines = split(table.out, '\n');
   EXPECT_TRUE(lines.at(1).starts_with("lr=0.01")) << table.out;
   EXPECT_NE(lines[1].find("reference"), std::string::npos) << table.out;
+
+  const auto plot = lmxlab_run({"compare", out(), "--plot", "flops"});
+  EXPECT_NE(plot.out.find(" flops\na  lr=0.001\nb  lr=0.01\n"), std::string::npos) << plot.out;
+  const auto curves = json_of(lmxlab_run({"compare", out(), "--plot", "tokens", "--json"}));
+  const auto& curve = curves.at("groups").as_array()[0].at("curve").as_array();
+  ASSERT_EQ(curve.size(), 2u) << "the first step and the last are logged";
+  EXPECT_EQ(curve[1].as_array()[0], Json(5.0 * 2 * 16));
 }
 
 TEST_F(SweepCommand, ControlCLeavesWhatCanGoOn) {
@@ -77,7 +84,8 @@ TEST_F(SweepCommand, ControlCLeavesWhatCanGoOn) {
   const auto half = lmxlab_run({"compare", out()});
   EXPECT_EQ(half.code, 0) << half.err;
   EXPECT_NE(half.err.find("left out"), std::string::npos) << half.err;
-  const auto rest = lmxlab_run({"train", "--resume", out(), "--quiet"}, {.folder = folder_ / "whole"});
+  const auto rest =
+      lmxlab_run({"train", "--resume", out(), "--quiet"}, {.folder = folder_ / "whole"});
   ASSERT_EQ(rest.code, 0) << rest.err;
   for (const char* run : {"run-s1337", "run-s1338", "run-s1339"})
     EXPECT_EQ(read_file(folder_ / "whole" / run / "model.safetensors"),
@@ -87,8 +95,7 @@ TEST_F(SweepCommand, ControlCLeavesWhatCanGoOn) {
 
 TEST_F(SweepCommand, AFailureIsTheExitCode) {
   const auto path = recipe("over.\"optimizer.lr\" = [1e38, 1e-3]\n", "steps = 20\n");
-  const auto o = lmxlab_run(
-      {"train", path, "--out", out(), "--json", "--set", "optimizer.clip=0"});
+  const auto o = lmxlab_run({"train", path, "--out", out(), "--json", "--set", "optimizer.clip=0"});
   EXPECT_EQ(o.code, 4) << o.err;
   EXPECT_NE(o.err.find("error: [sweep] 1 of 2 runs failed"), std::string::npos) << o.err;
   const auto json = json_of(o);
@@ -113,11 +120,12 @@ TEST_F(SweepCommand, FaultsComeBeforeTheFirstRun) {
 
 TEST_F(SweepCommand, TheCoordinateCheckTellsMupFromNone) {
   const auto path = folder_ / "mup.toml";
-  write_file_atomic(path, "[model]\npreset = \"llama-tiny\"\ndepth = 2\n"
-                          "[optimizer]\nname = \"adamw\"\nlr = 3e-3\n"
-                          "[run]\nbatch = 4\ncontext = 32\n");
-  const std::vector<std::string> widths{"--width", "32", "--width", "64", "--width", "128",
-                                        "--json",  "--quiet"};
+  write_file_atomic(path,
+                    "[model]\npreset = \"llama-tiny\"\ndepth = 2\n"
+                    "[optimizer]\nname = \"adamw\"\nlr = 3e-3\n"
+                    "[run]\nbatch = 4\ncontext = 32\n");
+  const std::vector<std::string> widths{"--width", "32",  "--width", "64",
+                                        "--width", "128", "--json",  "--quiet"};
   std::vector<std::string> plain{"mup-check", path.string()}, mup = plain;
   plain.insert(plain.end(), widths.begin(), widths.end());
   mup.insert(mup.end(), widths.begin(), widths.end());
@@ -130,9 +138,9 @@ TEST_F(SweepCommand, TheCoordinateCheckTellsMupFromNone) {
   EXPECT_EQ(json.at("mup"), Json(true));
   EXPECT_EQ(json.at("layers").as_array()[0].at("size").size(), 3u);
   expect_error({"mup-check", path.string(), "--width", "x"}, 2, "usage", {"--width", "x"});
-  expect_error({"mup-check", path.string(), "--set", "model.mup.dim=32", "--set",
-                "optimizer.name=muon"},
-               2, "usage", {"model.mup", "adamw or lion"});
+  expect_error(
+      {"mup-check", path.string(), "--set", "model.mup.dim=32", "--set", "optimizer.name=muon"}, 2,
+      "usage", {"model.mup", "adamw or lion"});
 }
 
 }  // namespace

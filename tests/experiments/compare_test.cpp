@@ -82,11 +82,11 @@ TEST(Compare, NamesSayWhatDiffersAndNotWhatFollows) {
   const auto c = compare_runs({runs.add("a", 2, {"model.preset=gpt-tiny", "model.dim=32"}),
                                runs.add("b", 1, {"model.preset=gpt-tiny", "model.dim=64"})});
   EXPECT_EQ(c.groups[0].name, "dim=32") << "heads and FFNs follow";
-  const auto heads = compare_runs({runs / "a", runs.add("c", 1, {"model.preset=gpt-tiny", "model.dim=32",
-                                                                 "model.heads=8"})});
+  const auto heads = compare_runs(
+      {runs / "a", runs.add("c", 1, {"model.preset=gpt-tiny", "model.dim=32", "model.heads=8"})});
   EXPECT_NE(heads.groups[1].name.find("heads=8"), std::string::npos) << heads.groups[1].name;
-  const auto depth = compare_runs({runs / "a", runs.add("d", 1, {"model.preset=gpt-tiny", "model.dim=32",
-                                                                 "model.depth=5"})});
+  const auto depth = compare_runs(
+      {runs / "a", runs.add("d", 1, {"model.preset=gpt-tiny", "model.dim=32", "model.depth=5"})});
   EXPECT_EQ(depth.groups[1].name, "depth=5");
   EXPECT_EQ(compare_runs({runs / "a"}).groups[0].name, "shakespeare");
 }
@@ -109,7 +109,8 @@ TEST(Compare, SaysWhatIsLeftOut) {
 
 TEST(Compare, BrokenFoldersAreErrors) {
   Runs runs;
-  const auto good = runs.add("good", 1.5, {"run.seed=1"}), bad = runs.add("bad", 1.5, {"run.seed=2"});
+  const auto good = runs.add("good", 1.5, {"run.seed=1"}),
+             bad = runs.add("bad", 1.5, {"run.seed=2"});
   write_file_atomic(bad / "result.json", "{");
   EXPECT_EQ(test::error_of([&] { compare_runs({good, bad}); }).kind(), Kind::bad_data);
   write_file_atomic(bad / "result.json", "{\"loss\": 1}");

@@ -9,9 +9,9 @@ namespace lmxlab {
 namespace {
 
 Recipe recipe(const std::vector<std::string>& more) {
-  std::vector<std::string> overrides = {"model.depth=2", "model.dim=32",  "run.batch=4",
-                                        "run.context=32", "optimizer.name=adamw",
-                                        "optimizer.lr=3e-3"};
+  std::vector<std::string> overrides = {"model.depth=2",        "model.dim=32",
+                                        "run.batch=4",          "run.context=32",
+                                        "optimizer.name=adamw", "optimizer.lr=3e-3"};
   overrides.insert(overrides.end(), more.begin(), more.end());
   return read_recipe("", "recipe", overrides);
 }
@@ -48,7 +48,9 @@ TEST(CoordinateCheck, RefusesWhatHasNoWidths) {
   auto r = recipe({"model.preset=gpt-tiny"});
   EXPECT_EQ(test::error_of([&] { check_coordinates(r, {.widths = {32}}); }).kind(), Kind::usage);
   r.optimizer.lr = 0;
-  EXPECT_EQ(test::error_of([&] { check_coordinates(r, {.widths = {16, 32}, .seeds = 1}); }).kind(),
+  EXPECT_EQ(test::error_of([&] {
+              check_coordinates(r, {.widths = {16, 32}, .seeds = 1});
+            }).kind(),
             Kind::usage)
       << "nothing changes";
   std::stop_source stop;

@@ -35,7 +35,8 @@ std::string state_of(const fs::path& folder, size_t run) {
 }
 
 TEST(Sweep, AGridIsEveryCombinationTimesEverySeed) {
-  const auto s = read("over = { \"optimizer.lr\" = [1e-3, 3e-3], \"model.dim\" = [16, 32] }\nseeds = 3\n");
+  const auto s =
+      read("over = { \"optimizer.lr\" = [1e-3, 3e-3], \"model.dim\" = [16, 32] }\nseeds = 3\n");
   ASSERT_EQ(s.settings.size(), 4u);
   ASSERT_EQ(s.runs.size(), 12u);
   EXPECT_EQ(s.settings[1].name, "dim=16,lr=0.003");
@@ -103,8 +104,7 @@ TEST(Sweep, ABudgetGivesEachSettingItsSteps) {
 }
 
 TEST(Sweep, EveryFaultIsFoundBeforeTheFirstRun) {
-  const auto both = fault(
-      "over = { \"optimizer.lr\" = [1e-3, -1], \"model.dim\" = [16, 17] }\n");
+  const auto both = fault("over = { \"optimizer.lr\" = [1e-3, -1], \"model.dim\" = [16, 17] }\n");
   EXPECT_NE(both.find("dim=16,lr=-1"), std::string::npos) << both;
   EXPECT_NE(both.find("dim=17,lr=0.001"), std::string::npos) << both;
   EXPECT_NE(fault("over.optimizer.lrr = [1]\n").find("optimizer.lrr"), std::string::npos);
@@ -175,10 +175,9 @@ TEST(Sweep, GoesOnWhereItWasInterrupted) {
 
 TEST(Sweep, AFailureIsRecordedAndTheOthersGoOn) {
   const test::TemporaryFolder folder;
-  const auto sweep =
-      read("over.optimizer.lr = [1e30, 1e-3]\n",
-           "steps = 20\nout = \"" + (folder / "s").string() + "\"\n",
-           {"optimizer.name=sgd", "optimizer.clip=0", "schedule.name=constant"});
+  const auto sweep = read("over.optimizer.lr = [1e30, 1e-3]\n",
+                          "steps = 20\nout = \"" + (folder / "s").string() + "\"\n",
+                          {"optimizer.name=sgd", "optimizer.clip=0", "schedule.name=constant"});
   SweepHooks hooks;
   int refusals = 0;
   const auto result = run_sweep(sweep, hooks);
@@ -211,8 +210,7 @@ TEST(Sweep, WhatDidNotFitIsTriedAgain) {
   EXPECT_EQ(state_of(first.out, 1), "done");
   EXPECT_EQ(test::error_of([&] { run_sweep(sweep, hooks); }).kind(), Kind::usage)
       << "the folder holds a sweep";
-  EXPECT_EQ(test::error_of([&] { resume_sweep(folder / "none", hooks); }).kind(),
-            Kind::not_found);
+  EXPECT_EQ(test::error_of([&] { resume_sweep(folder / "none", hooks); }).kind(), Kind::not_found);
 }
 
 }  // namespace

@@ -75,8 +75,8 @@ TEST(Mup, InitialWeightsAreThoseOfTheBaseScaled) {
     const auto deviation = [](const mx::array& w) {
       return static_cast<double>(mx::sqrt(mx::mean(mx::square(w))).item<float>());
     };
-    EXPECT_NEAR(deviation(a[i].param->value), deviation(b[i].param->value) * ratios.at(a[i].path).init,
-                1e-6)
+    EXPECT_NEAR(deviation(a[i].param->value),
+                deviation(b[i].param->value) * ratios.at(a[i].path).init, 1e-6)
         << a[i].path;
   }
   // The variance of a hidden matrix goes with 1 / fan_in, and not with its square.
@@ -129,10 +129,15 @@ TEST(Mup, RefusesWhatItDoesNotKnow) {
 }
 
 Recipe small_run(const fs::path& out, const std::vector<std::string>& more) {
-  std::vector<std::string> overrides = {
-      "model.preset=gpt-tiny", "model.dim=32",  "model.heads=2",           "run.steps=6",
-      "run.batch=2",           "run.context=16", "run.checkpoint_every=3", "run.eval_every=0",
-      "run.out=" + out.string()};
+  std::vector<std::string> overrides = {"model.preset=gpt-tiny",
+                                        "model.dim=32",
+                                        "model.heads=2",
+                                        "run.steps=6",
+                                        "run.batch=2",
+                                        "run.context=16",
+                                        "run.checkpoint_every=3",
+                                        "run.eval_every=0",
+                                        "run.out=" + out.string()};
   overrides.insert(overrides.end(), more.begin(), more.end());
   return read_recipe("[data]\nvalidation = 0.002\n", "recipe", overrides);
 }
@@ -167,8 +172,8 @@ TEST(Mup, ARunResumesWithTheSameFactors) {
                   std::sqrt(8.f) / 16);
   // A trained model begins with weights of its own.
   auto again = small_run(folder / "again", {});
-  again.model = Json::object({{"preset", Json((folder / "whole").string())},
-                              {"mup", Json::object({{"dim", Json(16)}})}});
+  again.model = Json::object(
+      {{"preset", Json((folder / "whole").string())}, {"mup", Json::object({{"dim", Json(16)}})}});
   EXPECT_THROW(train_run(again, {}), Error);
 }
 
