@@ -15,6 +15,7 @@
 #include "lmxlab/kernels/thread_pool.h"
 #include "lmxlab/training/run.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -291,7 +292,9 @@ class Train : public Command {
     context.log("\nfolder    " + folder + "\nnext      " + shell_word(context.program) +
                 " compare " + shell_word(folder));
     if (!error) return 0;
-    std::fprintf(stderr, "%s %s\n", context.styled("1;31", "error:").c_str(), error->what());
+    std::string line = error->what();  // several problems stand in lines of their own
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    std::fprintf(stderr, "%s %s\n", context.styled("1;31", "error:").c_str(), line.c_str());
     return exit_code(error->kind());
   }
 

@@ -233,9 +233,7 @@ RunComparison compare_runs(const std::vector<fs::path>& folders, const CompareOp
   for (const auto& [folder, state] : found) {
     if (!fs::exists(folder / "result.json")) {
       const bool told = state.starts_with("failed");
-      out.left_out.push_back({folder, told                 ? state
-                                      : state == "waiting" ? "not finished: waiting"
-                                                           : "not finished"});
+      out.left_out.push_back({folder, told ? state : "not finished: it has no result.json yet"});
       continue;
     }
     auto run = read_run(folder);

@@ -145,7 +145,7 @@ TEST(Compare, ASweepStandsForItsRuns) {
   EXPECT_EQ(c.groups[0].metric.n, 1);
   ASSERT_EQ(c.left_out.size(), 2u);
   EXPECT_EQ(c.left_out[0].reason, "failed: it diverged");
-  EXPECT_EQ(c.left_out[1].reason, "not finished: waiting");
+  EXPECT_EQ(c.left_out[1].reason, "not finished: it has no result.json yet");
 }
 
 }  // namespace

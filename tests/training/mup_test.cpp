@@ -64,6 +64,22 @@ TEST(Mup, FactorsOfScoresAndTiedLogits) {
   EXPECT_EQ(with_mup(wide, mup_base(wide, base_of(128))), wide);
 }
 
+TEST(Mup, ARouterIsAHead) {
+  const auto model = config::tiny("mixtral");
+  const auto ratios = mup_ratios(model, mup_base(model, Json::object({{"dim", model.dim / 2}})));
+  int routers = 0, experts = 0;
+  for (const auto& [path, ratio] : ratios) {
+    if (path.ends_with("gate.weight") && path.find("experts") == std::string::npos) {
+      EXPECT_DOUBLE_EQ(ratio.init, 0.5) << path;
+      EXPECT_DOUBLE_EQ(ratio.lr, 0.5) << path;
+      ++routers;
+    }
+    experts += path.find("experts.") != std::string::npos;
+  }
+  EXPECT_EQ(routers, static_cast<int>(model.layers.size()));
+  EXPECT_GT(experts, 0);
+}
+
 TEST(Mup, InitialWeightsAreThoseOfTheBaseScaled) {
   const auto model = llama_of(256);
   const auto ratios = mup_ratios(model, mup_base(model, base_of(64)));
