@@ -198,17 +198,21 @@ class Train : public Command {
   }
   std::string recipe_name() const { return recipe_.value_or("the command line"); }
 
+  void check_resume() const {
+    if (recipe_)
+      throw Error(
+          Kind::usage,
+          "[train] --resume reads the recipe in its folder: expected no other, got " + *recipe_);
+    std::error_code ignored;
+    if (out_ && fs::weakly_canonical(*out_, ignored) != fs::weakly_canonical(*resume_, ignored))
+      throw Error(Kind::mismatch,
+                  "[train] --out " + *out_ + " is not the folder that --resume names, " + *resume_);
+  }
+
   RunResult train(Context& context, const RunHooks& hooks) {
     const auto overrides = this->overrides();
     if (resume_) {
-      if (recipe_)
-        throw Error(
-            Kind::usage,
-            "[train] --resume reads the recipe in its folder: expected no other, got " + *recipe_);
-      std::error_code ignored;
-      if (out_ && fs::weakly_canonical(*out_, ignored) != fs::weakly_canonical(*resume_, ignored))
-        throw Error(Kind::mismatch, "[train] --out " + *out_ +
-                                        " is not the folder that --resume names, " + *resume_);
+      check_resume();
       return resume_run(*resume_, overrides, hooks, context.stop);
     }
     auto recipe = read_recipe(recipe_text(), recipe_name(), overrides);
@@ -227,12 +231,10 @@ class Train : public Command {
     std::unique_ptr<Progress> progress;
     SweepHooks hooks{this->hooks(context, progress), {}, {}};
     const auto change = [&](Recipe& recipe) { make_local(recipe, context); };
-    size_t all = 0;
-    hooks.begin = [&](const SweepRun& run, size_t number) {
+    hooks.begin = [&](const SweepRun& run, size_t number, size_t all) {
       progress = std::make_unique<Progress>(context);
-      context.log(context.styled("1", "run " + std::to_string(number) +
-                                          (all ? " of " + std::to_string(all) : "")) +
-                  "  " + run.folder);
+      const auto which = "run " + std::to_string(number) + " of " + std::to_string(all);
+      context.log(context.styled("1", which) + "  " + run.folder);
     };
     hooks.end = [&](const SweepRun&, const RunResult* result, const Error* error) {
       progress->clear();
@@ -244,17 +246,16 @@ class Train : public Command {
     };
     SweepResult result;
     if (resume_) {
-      if (recipe_ || !overrides().empty() || out_)
-        throw Error(Kind::usage,
-                    "[train] " + *resume_ +
-                        " is a sweep, which goes on as it began: expected no recipe, --set, "
-                        "--steps, --data or --out");
+      check_resume();
+      if (!overrides().empty())
+        throw Error(Kind::usage, "[train] " + *resume_ +
+                                     " is a sweep, which goes on as it began: expected no --set, "
+                                     "--steps or --data");
       result = resume_sweep(*resume_, hooks, context.stop, change);
     } else {
       const auto sweep = read_sweep(recipe_text(), recipe_name(), overrides(), change);
-      all = sweep.runs.size();
-      context.log(std::to_string(sweep.settings.size()) + " settings, " + std::to_string(all) +
-                  " runs");
+      context.log(std::to_string(sweep.settings.size()) + " settings, " +
+                  std::to_string(sweep.runs.size()) + " runs");
       result = run_sweep(sweep, hooks, context.stop);
     }
     return report(context, result);

@@ -190,19 +190,6 @@ void apply(const SweepBudget& budget, const config::Model& model, RunConfig& run
   if (budget.seconds) run.time_budget = *budget.seconds, run.steps = kUntilTheTime;
 }
 
-Json with_overrides(std::string_view toml, const std::string& name,
-                    const std::vector<std::string>& overrides) {
-  Json json = parse_toml(toml, name);
-  for (const auto& text : overrides) {
-    const auto equals = text.find('=');
-    if (equals == std::string::npos || equals == 0)
-      throw Error(Kind::usage,
-                  "[recipe] --set " + text + ": expected key=value, as in run.steps=100");
-    set_path(json, text.substr(0, equals), parse_value(std::string_view(text).substr(equals + 1)));
-  }
-  return json;
-}
-
 // The sweep is resumed from any folder.
 void make_absolute(Json& recipe) {
   const auto absolute = [](Json& value) {
@@ -300,7 +287,7 @@ SweepResult train_all(const Sweep& sweep, const fs::path& out, const SweepHooks&
       break;
     }
     record.state(i, "running");
-    if (hooks.begin) hooks.begin(run, i + 1);
+    if (hooks.begin) hooks.begin(run, i + 1, sweep.runs.size());
     try {
       auto recipe = run.recipe;
       recipe.run.out = folder.string();
@@ -324,9 +311,7 @@ SweepResult train_all(const Sweep& sweep, const fs::path& out, const SweepHooks&
 
 bool is_sweep(std::string_view toml, const std::string& name,
               const std::vector<std::string>& overrides) {
-  return parse_toml(toml, name).contains("sweep") ||
-         std::any_of(overrides.begin(), overrides.end(),
-                     [](const std::string& o) { return o.starts_with("sweep."); });
+  return recipe_json(toml, name, overrides).contains("sweep");
 }
 
 bool holds_sweep(const fs::path& folder) {
@@ -337,7 +322,7 @@ Sweep read_sweep(std::string_view toml, const std::string& name,
                  const std::vector<std::string>& overrides,
                  const std::function<void(Recipe&)>& change) {
   Sweep sweep;
-  sweep.recipe = with_overrides(toml, name, overrides);
+  sweep.recipe = recipe_json(toml, name, overrides);
   require(sweep.recipe.contains("sweep"), name + " has no [sweep]");
   make_absolute(sweep.recipe);
   const auto config =

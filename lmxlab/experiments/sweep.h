@@ -97,8 +97,8 @@ Sweep read_sweep(std::string_view toml, const std::string& name,
 
 struct SweepHooks {
   RunHooks run = {};  // of each run
-  /// Before a run begins or goes on. @param number  from 1
-  std::function<void(const SweepRun&, size_t number)> begin = {};
+  /// Before a run begins or goes on. @param number  from 1, of `all`
+  std::function<void(const SweepRun&, size_t number, size_t all)> begin = {};
   /// After it. @param error  why it failed; null: it did not
   std::function<void(const SweepRun&, const RunResult*, const Error* error)> end = {};
 };

@@ -138,8 +138,8 @@ void check(const Recipe& recipe) {
   problems.raise(Kind::usage, "[recipe] impossible values");
 }
 
-Recipe read_recipe(std::string_view toml, const std::string& name,
-                   const std::vector<std::string>& overrides) {
+Json recipe_json(std::string_view toml, const std::string& name,
+                 const std::vector<std::string>& overrides) {
   Json json = parse_toml(toml, name);
   for (const auto& text : overrides) {
     const auto equals = text.find('=');
@@ -151,6 +151,15 @@ Recipe read_recipe(std::string_view toml, const std::string& name,
                parse_value(std::string_view(text).substr(equals + 1)));
     });
   }
+  return json;
+}
+
+Recipe read_recipe(std::string_view toml, const std::string& name,
+                   const std::vector<std::string>& overrides) {
+  Json json = recipe_json(toml, name, overrides);
+  if (json.contains("sweep"))
+    throw Error(Kind::usage, "[recipe] " + name +
+                                 " has a [sweep]: expected one run. `train` does all of its runs.");
   Recipe recipe = default_recipe();
   const bool own_optimizer = json.contains("optimizer"), own_schedule = json.contains("schedule");
   const bool own_model = json.contains("model");

@@ -108,6 +108,10 @@ struct Recipe {
 /// The recipe of `lmxlab train` alone: nanoGPT's published CPU run.
 Recipe default_recipe();
 
+/// The document, with `overrides` put on top. @throws Error(bad_data), Error(usage) for an override
+/// that is none.
+Json recipe_json(std::string_view toml, const std::string& name,
+                 const std::vector<std::string>& overrides);
 /// Reads TOML, with `overrides` ("run.steps=100", values as JSON or plain text) put on top.
 /// @throws Error(bad_data) for bad TOML, Error(usage) with every unknown key and impossible value.
 Recipe read_recipe(std::string_view toml, const std::string& name,

@@ -105,6 +105,7 @@ TEST_F(SweepCommand, AFailureIsTheExitCode) {
   EXPECT_EQ(json_of(compared).at("left_out").size(), 1u);
   expect_error({"train", "--resume", out(), "--steps", "9"}, 2, "usage", {"sweep", "--steps"});
   expect_error({"train", path, "--out", out()}, 2, "usage", {"--resume"});
+  expect_error({"train", "--resume", out(), "--out", "elsewhere"}, 5, "mismatch", {"elsewhere"});
 }
 
 TEST_F(SweepCommand, FaultsComeBeforeTheFirstRun) {
@@ -115,6 +116,7 @@ TEST_F(SweepCommand, FaultsComeBeforeTheFirstRun) {
                {"run.steps", "sweep.budget"});
   expect_error({"compare", (folder_ / "none").string()}, 3, "not_found", {"recipe.toml"});
   expect_error({"compare"}, 2, "usage", {"RUN"});
+  expect_error({"mup-check", path}, 2, "usage", {"[sweep]", "expected one run"});
   expect_error({"compare", out(), "--metric", "vall_loss"}, 2, "usage", {"val_loss"});
 }
 

@@ -125,7 +125,7 @@ TEST(Sweep, TrainsEveryRunAndSaysSo) {
   const auto sweep = read("over.optimizer.lr = [1e-3, 3e-3]\nseeds = 2\n");
   std::vector<std::string> begun;
   SweepHooks hooks;
-  hooks.begin = [&](const SweepRun& run, size_t) { begun.push_back(run.folder); };
+  hooks.begin = [&](const SweepRun& run, size_t, size_t) { begun.push_back(run.folder); };
   const auto result = run_sweep(sweep, hooks, {}, folder / "runs");
   EXPECT_EQ(result.out, folder / "runs" / "shakespeare-1");
   EXPECT_EQ(begun.size(), 4u);
@@ -185,7 +185,7 @@ TEST(Sweep, AFailureIsRecordedAndTheOthersGoOn) {
   EXPECT_EQ(result.failures[0].error.kind(), Kind::bad_data) << "it diverges";
   EXPECT_EQ(state_of(result.out, 0), "failed");
   EXPECT_EQ(state_of(result.out, 1), "done");
-  hooks.begin = [&](const SweepRun&, size_t) { ++refusals; };
+  hooks.begin = [&](const SweepRun&, size_t, size_t) { ++refusals; };
   const auto again = resume_sweep(result.out, hooks);
   EXPECT_EQ(refusals, 0) << "it would diverge again";
   ASSERT_EQ(again.failures.size(), 1u) << "and is still told";
