@@ -69,28 +69,35 @@ TEST_F(SweepCommand, TrainsComparesAndSkipsWhatIsDone) {
   EXPECT_EQ(curve[1].as_array()[0], Json(5.0 * 2 * 16));
 }
 
-TEST_F(SweepCommand, ControlCLeavesWhatCanGoOn) {
-  const auto path = recipe("seeds = 3\n", "steps = 1500\n");
+TEST_F(SweepCommand, GoesOnAfterControlCAndAfterAKill) {
+  const auto path = recipe("seeds = 3\n", "steps = 1000\n");
   const auto whole = lmxlab_run({"train", path, "--out", (folder_ / "whole").string(), "--quiet"});
   ASSERT_EQ(whole.code, 0) << whole.err;
-  Child child(program(), {"train", path, "--out", out(), "--json"});
-  ASSERT_TRUE(child.wait_until(
-      [](const Outcome& o) { return o.err.find("run 2 of 3") != std::string::npos; }));
-  child.signal(SIGINT);
-  const auto end = child.wait();
-  EXPECT_EQ(end.code, 130) << end.err;
-  EXPECT_EQ(json_of(end).at("error").at("kind"), Json("canceled"));
-  EXPECT_NE(end.err.find("train --resume"), std::string::npos) << end.err;
-  const auto half = lmxlab_run({"compare", out()});
-  EXPECT_EQ(half.code, 0) << half.err;
-  EXPECT_NE(half.err.find("left out"), std::string::npos) << half.err;
-  const auto rest =
-      lmxlab_run({"train", "--resume", out(), "--quiet"}, {.folder = folder_ / "whole"});
-  ASSERT_EQ(rest.code, 0) << rest.err;
-  for (const char* run : {"run-s1337", "run-s1338", "run-s1339"})
-    EXPECT_EQ(read_file(folder_ / "whole" / run / "model.safetensors"),
-              read_file(fs::path(out()) / run / "model.safetensors"))
-        << run;
+  for (const int signal : {SIGINT, SIGKILL}) {
+    const auto parts = folder_ / ("parts-" + std::to_string(signal));
+    Child child(program(), {"train", path, "--out", parts.string(), "--json"});
+    ASSERT_TRUE(child.wait_until(
+        [](const Outcome& o) { return o.err.find("run 2 of 3") != std::string::npos; }));
+    child.signal(signal);
+    const auto end = child.wait();
+    if (signal == SIGINT) {
+      EXPECT_EQ(end.code, 130) << end.err;
+      EXPECT_EQ(json_of(end).at("error").at("kind"), Json("canceled"));
+      EXPECT_NE(end.err.find("train --resume"), std::string::npos) << end.err;
+    }
+    const auto half = lmxlab_run({"compare", parts.string()});
+    EXPECT_EQ(half.code, 0) << half.err;
+    EXPECT_NE(half.err.find("left out"), std::string::npos) << half.err;
+    // From another folder: what the recipe names was made absolute.
+    const auto rest = lmxlab_run({"train", "--resume", parts.string(), "--quiet", "--json"},
+                                 {.folder = folder_ / "whole"});
+    ASSERT_EQ(rest.code, 0) << rest.err;
+    EXPECT_EQ(json_of(rest).at("skipped"), Json(1));
+    for (const char* run : {"run-s1337", "run-s1338", "run-s1339"})
+      EXPECT_EQ(read_file(folder_ / "whole" / run / "model.safetensors"),
+                read_file(parts / run / "model.safetensors"))
+          << run;
+  }
 }
 
 TEST_F(SweepCommand, AFailureIsTheExitCode) {

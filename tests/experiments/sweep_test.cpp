@@ -147,6 +147,39 @@ TEST(Sweep, TrainsEveryRunAndSaysSo) {
   EXPECT_EQ(begun.size(), 4u) << "finished runs are not trained again";
 }
 
+TEST(Sweep, OfTimeEachRunHasAsMuch) {
+  const test::TemporaryFolder folder;
+  const auto sweep = read("over.model.depth = [1, 3]\nbudget = { seconds = 0.5 }\n",
+                          "out = \"" + (folder / "s").string() + "\"\n");
+  const auto result = run_sweep(sweep, {});
+  ASSERT_TRUE(result.failures.empty());
+  std::vector<int64_t> steps;
+  for (const auto& run : sweep.runs) {
+    const auto r = Json::parse(read_file(result.out / run.folder / "result.json"));
+    EXPECT_NE(r.at("stopped").as_string().find("time"), std::string::npos);
+    EXPECT_GT(r.at("seconds").as_number(), 0.2);
+    EXPECT_LT(r.at("seconds").as_number(), 2);
+    steps.push_back(r.at("steps").as_integer());
+  }
+  EXPECT_GT(steps[0], steps[1]) << "a smaller model takes more steps";
+}
+
+TEST(Sweep, KeepsPathsWhereverItIsResumed) {
+  const test::TemporaryFolder folder;
+  write_file_atomic(folder / "text.txt", std::string(4000, 'a') + std::string(4000, 'b'));
+  const auto before = fs::current_path();
+  fs::current_path(folder.path());
+  const auto sweep = read("over.data.file = [\"text.txt\"]\n", "steps = 2\nout = \"s\"\n");
+  EXPECT_EQ(sweep.runs[0].folder, "file=text.txt-s1337");
+  RunHooks refuse;
+  refuse.plan = [](const config::Model&, Recipe&, size_t, bool) -> int64_t {
+    throw Error(Kind::resource, "[plan] does not fit");
+  };
+  EXPECT_EQ(run_sweep(sweep, {.run = refuse}).failures.size(), 1u);
+  fs::current_path(before);
+  EXPECT_TRUE(resume_sweep(folder / "s", {}).failures.empty());
+}
+
 TEST(Sweep, GoesOnWhereItWasInterrupted) {
   const test::TemporaryFolder folder;
   const std::string text = "over.optimizer.lr = [1e-3, 3e-3]\n";
