@@ -15,6 +15,8 @@ Command* make_tokenizer_train();
 Command* make_data_build();
 Command* make_data_inspect();
 Command* make_template();
+Command* make_compare();
+Command* make_mup_check();
 Command* make_list();
 Command* make_info();
 Command* make_count();

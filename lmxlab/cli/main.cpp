@@ -65,6 +65,17 @@ const std::vector<Entry>& table() {
        "Renders a chat template: messages as the text that a model is given. Byte for byte what "
        "transformers gives.",
        "template runs/run-1 --messages messages.json --add-generation-prompt", make_template},
+      {"compare",
+       "Puts runs side by side. Those of one recipe but for the seed are a group: mean and "
+       "deviation "
+       "of the loss, the interval of Student's t, how far it is from a reference group (Hedges' g, "
+       "Welch's p), parameters, arithmetic, time and memory.",
+       "compare runs/rates-1 --sort val_loss", make_compare},
+      {"mup-check",
+       "Trains a recipe for a few steps at several widths and compares the sizes of activations: "
+       "with muP none of them grows with the width, and a learning rate found at a small one is "
+       "that of a large one. Ends with 5 if one does.",
+       "mup-check recipes/mup.toml --width 32 --width 128", make_mup_check},
       {"list", "Lists the presets and their families.", "list qwen3", make_list},
       {"info", "Shows a model's configuration as a table.", "info gpt-small", make_info},
       {"count", "Counts a model's parameters by part.", "count llama-7b", make_count},

@@ -7,6 +7,7 @@
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
+#include "lmxlab/experiments/sweep.h"
 #include "lmxlab/governor/govern.h"
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/kernels/machine.h"
@@ -14,7 +15,9 @@
 #include "lmxlab/kernels/thread_pool.h"
 #include "lmxlab/training/run.h"
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
 
 namespace lmxlab::cli {
 namespace {
@@ -41,14 +44,18 @@ class Train : public Command {
   std::vector<std::string> set_;
   bool auto_fit_ = false;
   int64_t planned_ = 0;  // bytes at the peak
+  bool sweeping_ = false;
 
   void declare(Options& o) override {
     o.argument(
         "RECIPE", &recipe_,
-        "a TOML file with the tables [model] [data] [optimizer] [schedule] [objective] [run]");
+        "a TOML file with the tables [model] [data] [optimizer] [schedule] [objective] [run], and "
+        "[sweep] for many runs");
     o.option("--set", "KEY=VALUE", &set_, "another value of a recipe's key, as in run.batch=16");
     o.option("--out", "DIR", &out_, "the run's folder").otherwise("runs/NAME-N, N counted up");
-    o.option("--resume", "DIR", &resume_, "go on with the run in DIR from its last checkpoint");
+    o.option("--resume", "DIR", &resume_,
+             "go on with the run in DIR from its last checkpoint, or with "
+             "the sweep in DIR");
     o.option("--data", "FILE", &data_, "short for --set data.file=FILE")
         .otherwise("the recipe's, else Tiny Shakespeare");
     o.option("--steps", "N", &steps_, "short for --set run.steps=N")
@@ -97,7 +104,8 @@ class Train : public Command {
     return generate_long(model, opening(tokenizer), options, &tokenizer, {}).text;
   }
 
-  RunResult train(Context& context, Progress& progress) {
+  // What the options say of the recipe.
+  std::vector<std::string> overrides() const {
     const auto once = [&](const std::string& option, const std::string& key) {
       for (const auto& s : set_)
         if (s.starts_with(key + "="))
@@ -112,30 +120,51 @@ class Train : public Command {
     std::vector<std::string> overrides = set_;
     if (data_) overrides.push_back("data.file=" + Json(*data_).dump());
     if (steps_) overrides.push_back("run.steps=" + std::to_string(*steps_));
-    std::optional<double> val_loss;
-    int64_t total = 0;
+    if (out_ && !resume_) overrides.push_back("run.out=" + Json(*out_).dump());
+    return overrides;
+  }
+
+  // @param shown  where the run's progress goes; each run of a sweep has its own
+  RunHooks hooks(Context& context, std::unique_ptr<Progress>& shown) {
+    struct Seen {
+      std::optional<double> val_loss;
+      int64_t total = 0;
+      double seconds = 0;  // of its budget, if that is what ends it
+    };
+    const auto seen = std::make_shared<Seen>();
     RunHooks hooks;
-    hooks.start = [&](const RunHooks::Start& s) { header(context, s); };
-    hooks.step = [&](const StepMetrics& m, int64_t steps) {
-      if (m.val_loss) val_loss = m.val_loss;
+    hooks.start = [this, &context, seen](const RunHooks::Start& s) {
+      const auto& run = s.recipe.run;
+      *seen = {};
+      if (run.time_budget > 0 && run.steps == kUntilTheTime) seen->seconds = run.time_budget;
+      if (!sweeping_) header(context, s);
+    };
+    hooks.step = [this, &shown, seen](const StepMetrics& m, int64_t steps) {
+      if (m.val_loss) seen->val_loss = m.val_loss;
       std::vector<std::string> facts{"loss " + fixed(m.loss, 3)};
-      if (val_loss) facts.push_back("val " + fixed(*val_loss, 3));
+      if (seen->val_loss) facts.push_back("val " + fixed(*seen->val_loss, 3));
       const size_t losses = facts.size();
       facts.push_back(human_count(m.tokens_per_s) + " tok/s");
       facts.push_back(of_planned(m.peak_bytes, planned_));
       facts.push_back(held_text());
-      progress.update(m.step, steps, facts, losses);
-      total = steps;
+      if (seen->seconds > 0)
+        shown->update(int64_t(std::min(m.seconds, seen->seconds)),
+                      int64_t(std::ceil(seen->seconds)), facts, losses);
+      else
+        shown->update(m.step, steps, facts, losses);
+      seen->total = steps;
     };
-    hooks.sample = [&](LanguageModel& model, const data::Tokenizer& tokenizer, int64_t step) {
+    hooks.sample = [&context, &shown, seen](LanguageModel& model, const data::Tokenizer& tokenizer,
+                                            int64_t step) {
       if (context.quiet || context.stop.stop_requested()) return;
-      if (step == total && !context.json) return;  // the sample at the end
+      if (step == seen->total && !context.json) return;  // the sample at the end
       const auto text = sample(model, tokenizer, kSampleOnTheWay, uint64_t(step), context.stop);
-      progress.clear();
+      shown->clear();
       context.log(context.styled("1", "after step " + std::to_string(step) + ":") + "\n" +
                   std::string(trim(text)) + "\n");
     };
-    hooks.plan = [&](const config::Model& config, Recipe& recipe, size_t data_bytes, bool fixed) {
+    hooks.plan = [this, &context](const config::Model& config, Recipe& recipe, size_t data_bytes,
+                                  bool fixed) {
       TrainOptions training{recipe.optimizer, recipe.schedule, recipe.run};
       plan::Plan plan;
       GovernOptions govern;
@@ -145,38 +174,136 @@ class Train : public Command {
       if (!change.empty()) context.warn("--auto-fit: " + change);
       return planned_ = plan.parts.peak();
     };
-    hooks.warn = [&](const std::string& text) {
-      progress.clear();
+    hooks.warn = [&context, &shown](const std::string& text) {
+      shown->clear();
       context.warn(text);
     };
-    if (resume_) {
-      if (recipe_)
-        throw Error(
-            Kind::usage,
-            "[train] --resume reads the recipe in its folder: expected no other, got " + *recipe_);
-      std::error_code ignored;
-      if (out_ && fs::weakly_canonical(*out_, ignored) != fs::weakly_canonical(*resume_, ignored))
-        throw Error(Kind::mismatch, "[train] --out " + *out_ +
-                                        " is not the folder that --resume names, " + *resume_);
-      return resume_run(*resume_, overrides, hooks, context.stop);
-    }
-    if (out_) overrides.push_back("run.out=" + Json(*out_).dump());
+    return hooks;
+  }
+
+  // Names of the hub become folders.
+  static void make_local(Recipe& recipe, const Context& context) {
+    recipe.data.tokenizer = local_path(recipe.data.tokenizer, io::HubPart::texts, context);
+    if (Json* from = recipe.model.find("preset"); from && from->is_string())
+      *from = Json(local_path(from->as_string(), io::HubPart::whole, context));
+  }
+
+  std::string recipe_text() const {
     const std::string toml = recipe_ ? read_file(*recipe_) : "";
     if (recipe_ && trim(toml).empty())
       throw Error(
           Kind::bad_data,
           "[train] " + *recipe_ + " is empty: expected a recipe. Without one, leave RECIPE out.");
-    auto recipe = read_recipe(toml, recipe_.value_or("the command line"), overrides);
-    recipe.data.tokenizer = local_path(recipe.data.tokenizer, io::HubPart::texts, context);
-    if (Json* from = recipe.model.find("preset"); from && from->is_string())
-      *from = Json(local_path(from->as_string(), io::HubPart::whole, context));
+    return toml;
+  }
+  std::string recipe_name() const { return recipe_.value_or("the command line"); }
+
+  void check_resume() const {
+    if (recipe_)
+      throw Error(
+          Kind::usage,
+          "[train] --resume reads the recipe in its folder: expected no other, got " + *recipe_);
+    std::error_code ignored;
+    if (out_ && fs::weakly_canonical(*out_, ignored) != fs::weakly_canonical(*resume_, ignored))
+      throw Error(Kind::mismatch,
+                  "[train] --out " + *out_ + " is not the folder that --resume names, " + *resume_);
+  }
+
+  RunResult train(Context& context, const RunHooks& hooks) {
+    const auto overrides = this->overrides();
+    if (resume_) {
+      check_resume();
+      return resume_run(*resume_, overrides, hooks, context.stop);
+    }
+    auto recipe = read_recipe(recipe_text(), recipe_name(), overrides);
+    make_local(recipe, context);
     return train_run(recipe, hooks, context.stop);
   }
 
+  // Whether many runs were asked for.
+  bool is_sweep() const {
+    if (resume_) return holds_sweep(*resume_);
+    return lmxlab::is_sweep(recipe_text(), recipe_name(), overrides());
+  }
+
+  int sweep(Context& context) {
+    sweeping_ = true;
+    std::unique_ptr<Progress> progress;
+    SweepHooks hooks{this->hooks(context, progress), {}, {}};
+    const auto change = [&](Recipe& recipe) { make_local(recipe, context); };
+    hooks.begin = [&](const SweepRun& run, size_t number, size_t all) {
+      progress = std::make_unique<Progress>(context);
+      const auto which = "run " + std::to_string(number) + " of " + std::to_string(all);
+      context.log(context.styled("1", which) + "  " + run.folder);
+    };
+    hooks.end = [&](const SweepRun&, const RunResult* result, const Error* error) {
+      progress->clear();
+      if (error) return context.warn("failed: " + std::string(error->what()));
+      const auto& t = result->train;
+      context.log("  " + with_commas(t.steps) + " steps in " + human_seconds(t.seconds) +
+                  ", loss " + fixed(t.loss, 4) +
+                  (t.val_loss ? ", held out " + fixed(*t.val_loss, 4) : ""));
+    };
+    SweepResult result;
+    if (resume_) {
+      check_resume();
+      if (!overrides().empty())
+        throw Error(Kind::usage, "[train] " + *resume_ +
+                                     " is a sweep, which goes on as it began: expected no --set, "
+                                     "--steps or --data");
+      result = resume_sweep(*resume_, hooks, context.stop, change);
+    } else {
+      const auto sweep = read_sweep(recipe_text(), recipe_name(), overrides(), change);
+      context.log(std::to_string(sweep.settings.size()) + " settings, " +
+                  std::to_string(sweep.runs.size()) + " runs");
+      result = run_sweep(sweep, hooks, context.stop);
+    }
+    return report(context, result);
+  }
+
+  static int report(const Context& context, const SweepResult& result) {
+    const std::string folder = result.out.string();
+    const std::string again = shell_word(context.program) + " train --resume " + shell_word(folder);
+    std::optional<Error> error;
+    if (!result.failures.empty())
+      error.emplace(result.failures[0].error.kind(),
+                    "[sweep] " + std::to_string(result.failures.size()) + " of " +
+                        std::to_string(result.runs) + " runs failed; the first is " +
+                        result.failures[0].folder + ": " + result.failures[0].error.what());
+    if (result.canceled) error.emplace(Kind::canceled, "interrupted; go on with: " + again);
+    if (context.json) {
+      Json::Array failed;
+      for (const auto& f : result.failures)
+        failed.push_back(Json::object({{"folder", Json(f.folder)},
+                                       {"kind", Json(kind_name(f.error.kind()))},
+                                       {"message", Json(f.error.what())}}));
+      Json out = Json::object({{"out", Json(folder)},
+                               {"runs", Json(result.runs)},
+                               {"skipped", Json(result.skipped)},
+                               {"failed", Json(std::move(failed))}});
+      if (error)
+        out["error"] = Json::object(
+            {{"kind", Json(kind_name(error->kind()))}, {"message", Json(error->what())}});
+      context.print_json(out);
+    }
+    if (result.canceled) {
+      context.log("interrupted; all of it is saved. Go on with:\n  " + again);
+      return exit_code(Kind::canceled);
+    }
+    context.log("\nfolder    " + folder + "\nnext      " + shell_word(context.program) +
+                " compare " + shell_word(folder));
+    if (!error) return 0;
+    std::string line = error->what();  // several problems stand in lines of their own
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    std::fprintf(stderr, "%s %s\n", context.styled("1;31", "error:").c_str(), line.c_str());
+    return exit_code(error->kind());
+  }
+
   int run(Context& context) override {
-    Progress progress(context);
-    const RunResult result = train(context, progress);
-    progress.finish();
+    if (is_sweep()) return sweep(context);
+    auto progress = std::make_unique<Progress>(context);
+    const RunResult result = train(context, hooks(context, progress));
+    progress->finish();
     const bool interrupted = context.stop.stop_requested();
     const auto& t = result.train;
     const std::string folder = result.out.string();

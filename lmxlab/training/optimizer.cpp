@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace lmxlab {
 namespace {
@@ -245,25 +246,27 @@ class Muon : public TensorRule {
   ElementRule momentum_;
 };
 
-std::unique_ptr<Rule> make_adamw(const OptimizerConfig& c, double lr_ratio) {
+std::unique_ptr<Rule> make_adamw(const OptimizerConfig& c, double lr_ratio, double decay) {
   const auto [b1, b2] = *c.betas;
-  const double decay = *c.weight_decay;
   return std::make_unique<ElementRule>(kernels::AdamW{b1, b2, *c.eps, decay, *c.bias_correction},
                                        std::vector{"m", "v"}, c.state_bits, lr_ratio);
 }
 
-std::unique_ptr<Rule> make_rule(const OptimizerConfig& c) {
+std::unique_ptr<Rule> make_rule(const OptimizerConfig& c, double lr_ratio) {
   using Slots = std::vector<const char*>;
-  const double decay = *c.weight_decay;
+  if (lr_ratio != 1 && c.name != OptimizerName::adamw && c.name != OptimizerName::lion)
+    throw Error(Kind::usage, "[optimizer] " + enum_name(c.name) +
+                                 " has one rate for all parameters: expected adamw or lion");
+  const double decay = *c.weight_decay / lr_ratio;
   switch (c.name) {
-    case OptimizerName::adamw: return make_adamw(c, 1);
+    case OptimizerName::adamw: return make_adamw(c, lr_ratio, decay);
     case OptimizerName::sgd:
       return std::make_unique<ElementRule>(kernels::Sgd{*c.momentum, decay, *c.nesterov},
                                            *c.momentum == 0 ? Slots{} : Slots{"momentum"},
                                            c.state_bits);
     case OptimizerName::lion:
       return std::make_unique<ElementRule>(kernels::Lion{(*c.betas)[0], (*c.betas)[1], decay},
-                                           Slots{"m"}, c.state_bits);
+                                           Slots{"m"}, c.state_bits, lr_ratio);
     case OptimizerName::adafactor: return std::make_unique<Adafactor>(c);
     case OptimizerName::muon: return std::make_unique<Muon>(c);
   }
@@ -275,16 +278,26 @@ class RuleOptimizer : public Optimizer {
   RuleOptimizer(const OptimizerConfig& given, std::vector<ParamInfo> params)
       : params_(std::move(params)) {
     const OptimizerConfig config = with_defaults(given);
-    rules_.push_back(make_rule(config));
     const bool muon = config.name == OptimizerName::muon;
-    if (muon) rules_.push_back(make_adamw(config, *config.muon_adamw_lr_ratio));
+    std::map<std::pair<bool, double>, const Rule*> found;  // muon's adamw or not, ratio of rates
+    const auto rule_for = [&](const ParamInfo& info) {
+      const bool beside = muon && !info.matrix;
+      auto& rule = found[{beside, info.lr_ratio}];
+      if (!rule) {
+        rules_.push_back(beside ? make_adamw(config, *config.muon_adamw_lr_ratio * info.lr_ratio,
+                                             *config.weight_decay / info.lr_ratio)
+                                : make_rule(config, info.lr_ratio));
+        rule = rules_.back().get();
+      }
+      return rule;
+    };
     for (const auto& info : params_) {
       if (muon && info.matrix && info.shape.size() != 2 && info.shape.size() != 3)
         throw Error(Kind::mismatch, "[optimizer] " + info.path +
                                         ": muon's matrices have two dimensions, or three of a "
                                         "stack, got " +
                                         text(info.shape) + ". Mark it as no matrix.");
-      rule_of_.push_back(rules_[muon && !info.matrix ? 1 : 0].get());
+      rule_of_.push_back(rule_for(info));
       first_slot_.push_back(slots_.size());
       for (auto& slot : rule_of_.back()->slots(info)) {
         names_.push_back(info.path + "." + slot.name);

@@ -38,6 +38,8 @@ struct ParamInfo {
   bool decay = false;   // weight decay acts on it
   bool matrix = false;  // a hidden 2-D weight [out, in]: Muon's domain
   bool embedding = false;
+  double lr_ratio = 1;  // its rate over the run's; its decay is divided by it, so that lr * decay
+                        // stays (training/mup.h). Of adamw and lion.
 };
 
 /// Fills in `decay` by config.decay, `embedding`, and `matrix`: 2-D and neither embedding nor head.
@@ -84,7 +86,8 @@ class Optimizer {
               std::vector<mx::array>& state, const mx::array& lr, const mx::array& step) const;
 };
 
-/// @throws Error(usage) with everything that check(config) finds.
+/// @throws Error(usage) with everything that check(config) finds, and for a ratio of rates that an
+///   optimizer does not take.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
                                           std::vector<ParamInfo> params);
 

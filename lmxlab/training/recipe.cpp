@@ -4,6 +4,7 @@
 #include "lmxlab/config/hf.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/config/validate.h"
+#include "lmxlab/training/mup.h"
 
 #include <algorithm>
 
@@ -130,11 +131,15 @@ void check(const Recipe& recipe) {
                  Json(recipe.data.validation).dump());
   if (r.patience > 0 && (r.eval_every == 0 || recipe.data.validation == 0))
     problems.add("run.patience: needs run.eval_every and data.validation above 0");
+  if (recipe.model.contains("mup") && recipe.optimizer.name != OptimizerName::adamw &&
+      recipe.optimizer.name != OptimizerName::lion)
+    problems.add("model.mup: expected the optimizer adamw or lion, got " +
+                 enum_name(recipe.optimizer.name));
   problems.raise(Kind::usage, "[recipe] impossible values");
 }
 
-Recipe read_recipe(std::string_view toml, const std::string& name,
-                   const std::vector<std::string>& overrides) {
+Json recipe_json(std::string_view toml, const std::string& name,
+                 const std::vector<std::string>& overrides) {
   Json json = parse_toml(toml, name);
   for (const auto& text : overrides) {
     const auto equals = text.find('=');
@@ -146,6 +151,15 @@ Recipe read_recipe(std::string_view toml, const std::string& name,
                parse_value(std::string_view(text).substr(equals + 1)));
     });
   }
+  return json;
+}
+
+Recipe read_recipe(std::string_view toml, const std::string& name,
+                   const std::vector<std::string>& overrides) {
+  Json json = recipe_json(toml, name, overrides);
+  if (json.contains("sweep"))
+    throw Error(Kind::usage, "[recipe] " + name +
+                                 " has a [sweep]: expected one run. `train` does all of its runs.");
   Recipe recipe = default_recipe();
   const bool own_optimizer = json.contains("optimizer"), own_schedule = json.contains("schedule");
   const bool own_model = json.contains("model");
@@ -180,7 +194,7 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
   const char* kSizes[] = {"depth",    "dim",    "heads", "kv_heads",
                           "head_dim", "hidden", "vocab", "context"};
   Json rest = table;
-  rest.erase("weights");
+  rest.erase("weights"), rest.erase("mup");
   Json base;
   const auto* layers = table.find("layers");
   if (layers && layers->is_array()) {
@@ -232,6 +246,7 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
   merge(base, rest, "");
   auto model = from_json<config::Model>(base, "[recipe] model", Kind::usage);
   config::validate(model, Kind::usage);
+  if (const auto* mup = table.find("mup")) model = with_mup(model, mup_base(model, *mup));
   return model;
 }
 

@@ -108,6 +108,10 @@ struct Recipe {
 /// The recipe of `lmxlab train` alone: nanoGPT's published CPU run.
 Recipe default_recipe();
 
+/// The document, with `overrides` put on top. @throws Error(bad_data), Error(usage) for an override
+/// that is none.
+Json recipe_json(std::string_view toml, const std::string& name,
+                 const std::vector<std::string>& overrides);
 /// Reads TOML, with `overrides` ("run.steps=100", values as JSON or plain text) put on top.
 /// @throws Error(bad_data) for bad TOML, Error(usage) with every unknown key and impossible value.
 Recipe read_recipe(std::string_view toml, const std::string& name,
@@ -117,7 +121,8 @@ Recipe read_recipe(std::string_view toml, const std::string& name,
 void check(const Recipe& recipe);
 std::string write_recipe(const Recipe& recipe);
 
-/// The model of a recipe's [model] table; `vocab` is the tokenizer's unless the table gives one.
+/// The model of a recipe's [model] table, with muP's factors if it has `mup` (training/mup.h);
+/// `vocab` is the tokenizer's unless the table gives one.
 /// @param context  learned positions get this length where the preset's is shorter or the table
 ///                 says nothing.
 /// @throws Error(usage) with every contradiction, unknown key and unknown preset.

@@ -15,11 +15,7 @@
 namespace lmxlab {
 namespace {
 
-struct Data {
-  std::optional<data::Tokenizer> tokenizer;
-  mx::array tokens = mx::array(0);
-  std::string fingerprint;
-};
+constexpr const char* kResult = "result.json";
 
 std::string fingerprint_of(const mx::array& tokens) {
   // The ends and the length, so that a file of any size is known in no time.
@@ -41,8 +37,8 @@ data::Tokenizer load_tokenizer(const std::string& path) {
 }
 
 // @param saved  the run folder's own tokenizer, when resuming.
-Data load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
-  Data out;
+RunData load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
+  RunData out;
   if (!c.file.empty() && !fs::exists(c.file))
     throw Error(Kind::not_found, "[data] there is no file " + c.file);
   const bool tokens_only = !c.file.empty() && data::is_token_file(c.file);
@@ -92,6 +88,7 @@ class Writer : public Callback {
         add_point(
             j.at("step").as_integer(), j.at("loss").as_number(),
             j.contains("val_loss") ? std::optional(j.at("val_loss").as_number()) : std::nullopt);
+        peak_ = std::max(peak_, j.at("peak_bytes").as_integer());
       }
     }
     metrics_ = LineWriter(path);
@@ -132,6 +129,24 @@ class Writer : public Callback {
     if (hooks_.checkpoint) hooks_.checkpoint(path);
   }
 
+  void write_result(Trainer& trainer, const TrainResult& r) {
+    const auto& state = trainer.state();
+    const auto number = [](const std::optional<double>& v) { return v ? Json(*v) : Json(); };
+    const Json result =
+        Json::object({{"steps", Json(r.steps)},
+                      {"loss", Json(curve_.empty() ? r.loss : curve_.back().loss)},
+                      {"val_loss", number(r.val_loss)},
+                      {"best_val_loss", number(state.best_val_loss)},
+                      {"seconds", Json(r.seconds)},
+                      {"tokens", Json(r.tokens)},
+                      {"tokens_per_s", Json(static_cast<double>(r.tokens) / r.seconds)},
+                      {"flops", Json(state.flops)},
+                      {"parameters", Json(trainer.model().parameter_count())},
+                      {"peak_bytes", Json(std::max(peak_, r.peak_bytes))},
+                      {"stopped", Json(r.stopped)}});
+    write_file_atomic(folder_.path() / kResult, result.dump(2) + "\n");
+  }
+
  private:
   void add_point(int64_t step, double loss, std::optional<double> val_loss) {
     curve_.push_back({step, loss, val_loss});
@@ -145,77 +160,55 @@ class Writer : public Callback {
   int64_t planned_;
   LineWriter metrics_;
   std::vector<LossPoint> curve_;
-  int64_t saved_ = -1;
+  int64_t saved_ = -1, peak_ = 0;
 };
 
-fs::path new_folder(const RunConfig& run, const fs::path& base) {
-  if (!run.out.empty()) {
-    if (RunFolder(run.out).exists())
-      throw Error(Kind::usage, "[run] " + run.out +
-                                   " holds a run already. Continue it with --resume " + run.out +
-                                   ", or choose another folder.");
-    if (fs::exists(fs::path(run.out) / "model.safetensors"))
-      throw Error(Kind::usage,
-                  "[run] " + run.out +
-                      " holds a model, which this run would replace. Choose another folder.");
-    make_directory(run.out);
-    return run.out;
-  }
-  make_directory(base);
-  for (int n = 1;; ++n) {
-    const auto path = base / (run.name + "-" + std::to_string(n));
-    std::error_code code;
-    if (fs::create_directory(path, code)) return path;
-    if (code)
-      throw Error(Kind::resource,
-                  "[run] cannot make the folder " + path.string() + ": " + code.message());
-  }
-}
-
-LanguageModel make_model(const Recipe& recipe, const config::Model& config) {
-  if (const auto* weights = recipe.model.find("weights")) {
-    auto model = LanguageModel::load(weights->as_string());
-    if (!(model.config() == config))
-      throw Error(Kind::mismatch,
-                  "[run] the weights in " + weights->as_string() + " are of another model");
-    return model;
-  }
-  return LanguageModel(config, recipe.run.seed);
+// Whether the recipe goes on from a trained model: from `weights`, or a folder as its preset.
+std::optional<std::string> trained_folder(const Json& model) {
+  if (const auto* w = model.find("weights")) return w->as_string();
+  const auto* preset = model.find("preset");
+  if (preset && preset->is_string() && fs::is_directory(preset->as_string()))
+    return preset->as_string();
+  return std::nullopt;
 }
 
 // The data and the model that a recipe names: what can be wrong without a folder is found here.
-struct Prepared {
-  Data data;
-  config::Model config;
-  int64_t planned = 0;  // bytes at the peak
-};
-Prepared prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
+RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   auto data = load_data(recipe.data, saved);
   const int vocab = data.tokenizer ? data.tokenizer->vocab_size() : 0;
-  const auto config = resolve_model(recipe.model, vocab, recipe.run.context);
+  Json without = recipe.model;
+  without.erase("mup");
+  auto plain = resolve_model(without, vocab, recipe.run.context);
+  auto config = plain;
+  std::map<std::string, MupRatio> ratios;
+  if (const auto* mup = recipe.model.find("mup")) {
+    if (const auto folder = trained_folder(recipe.model))
+      throw Error(Kind::usage, "[run] model.mup says how new weights begin, and those of " +
+                                   *folder + " are trained. Leave it out.");
+    const auto base = mup_base(plain, *mup);
+    config = with_mup(plain, base), ratios = mup_ratios(plain, base);
+  }
   if (vocab > config.vocab)
     throw Error(Kind::mismatch, "[run] the tokenizer has " + std::to_string(vocab) +
                                     " tokens, the model's vocabulary " +
                                     std::to_string(config.vocab) +
                                     ". Set model.vocab to at least " + std::to_string(vocab) +
                                     ", or leave it out.");
-  return {std::move(data), config};
+  return {std::move(data), std::move(plain), std::move(config), std::move(ratios)};
 }
 
-RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
-                   const RunHooks& hooks, std::stop_token stop, bool resume) {
+RunResult train_in(const fs::path& out, Recipe recipe, const RunParts& parts, const RunHooks& hooks,
+                   std::stop_token stop, bool resume) {
   const FolderLock lock(out);  // two runs in one folder would write over each other
   const RunFolder folder(out);
-  const auto& [data, config, planned] = prepared;
+  const auto& [data, plain, config, mup, planned] = parts;
   const auto split = data::split_tokens(data.tokens, recipe.data.validation);
 
   if (!resume) {  // everything resolved: the folder alone says what the run is
-    const auto* preset = recipe.model.find("preset");
-    Json table = to_json(config);
-    if (const auto* w = recipe.model.find("weights"))
-      table["weights"] = Json(fs::absolute(w->as_string()).string());
-    if (preset && preset->is_string() && fs::is_directory(preset->as_string()))
-      table["weights"] = Json(fs::absolute(preset->as_string()).string());
+    Json table = to_json(plain);
+    if (const auto* sizes = recipe.model.find("mup")) table["mup"] = *sizes;
+    if (const auto trained = trained_folder(recipe.model))
+      table["weights"] = Json(fs::absolute(*trained).string());
     recipe.model = table;
     if (!recipe.data.file.empty()) recipe.data.file = fs::absolute(recipe.data.file).string();
     if (recipe.data.tokenizer != "char" && recipe.data.tokenizer != "byte")
@@ -225,10 +218,11 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
   }
   const auto done = resume ? folder.checkpoints() : std::vector<CheckpointInfo>();
   // A checkpoint has all weights: those that the run began with may be gone.
-  auto model = done.empty() ? make_model(recipe, config) : LanguageModel(config, recipe.run.seed);
-  Trainer trainer(model, split.train, split.validation,
-                  {recipe.optimizer, recipe.schedule, recipe.run});
+  auto model = done.empty() ? make_model(recipe, parts) : LanguageModel(config, recipe.run.seed);
+  Trainer trainer(model, split.train, split.validation, train_options(recipe, parts));
 
+  std::error_code none;
+  fs::remove(out / kResult, none);
   write_file_atomic(out / "config.json", config::to_hf(config).dump(2) + "\n");
   if (data.tokenizer && !resume) data.tokenizer->save(out);
   write_file_atomic(out / "recipe.toml", write_recipe(recipe));  // last: from now on this is a run
@@ -251,6 +245,7 @@ RunResult train_in(const fs::path& out, Recipe recipe, const Prepared& prepared,
   trainer.add(std::move(writer));
   auto result = trainer.run(stop);
   saver->save(trainer);
+  if (result.stopped != "canceled") saver->write_result(trainer, result);
   return {std::move(result), out};
 }
 
@@ -282,17 +277,63 @@ void compare(const Json& before, const Json& after, const std::string& path, Pro
 
 }  // namespace
 
+fs::path new_run_folder(const RunConfig& run, const fs::path& base) {
+  if (!run.out.empty()) {
+    if (RunFolder(run.out).exists() || fs::exists(fs::path(run.out) / "sweep.toml"))
+      throw Error(Kind::usage, "[run] " + run.out +
+                                   " holds a run already. Continue it with --resume " + run.out +
+                                   ", or choose another folder.");
+    if (fs::exists(fs::path(run.out) / "model.safetensors"))
+      throw Error(Kind::usage,
+                  "[run] " + run.out +
+                      " holds a model, which this run would replace. Choose another folder.");
+    make_directory(run.out);
+    return run.out;
+  }
+  make_directory(base);
+  for (int n = 1;; ++n) {
+    const auto path = base / (run.name + "-" + std::to_string(n));
+    std::error_code code;
+    if (fs::create_directory(path, code)) return path;
+    if (code)
+      throw Error(Kind::resource,
+                  "[run] cannot make the folder " + path.string() + ": " + code.message());
+  }
+}
+
+RunParts resolve_run(const Recipe& recipe) {
+  check(recipe);
+  return prepare(recipe, std::nullopt);
+}
+
+LanguageModel make_model(const Recipe& recipe, const RunParts& parts) {
+  if (const auto weights = trained_folder(recipe.model)) {
+    auto model = LanguageModel::load(*weights);
+    if (!(model.config() == parts.config))
+      throw Error(Kind::mismatch, "[run] the weights in " + *weights + " are of another model");
+    return model;
+  }
+  LanguageModel model(parts.config, recipe.run.seed);
+  if (!parts.mup.empty()) scale_init(model, parts.mup);
+  return model;
+}
+
+TrainOptions train_options(const Recipe& recipe, const RunParts& parts) {
+  TrainOptions options{recipe.optimizer, recipe.schedule, recipe.run, {}};
+  for (const auto& [path, ratio] : parts.mup) options.lr_ratios[path] = ratio.lr;
+  return options;
+}
+
 RunResult train_run(const Recipe& asked, const RunHooks& hooks, std::stop_token stop,
                     const fs::path& base) {
-  check(asked);
-  auto prepared = prepare(asked, std::nullopt);
+  auto parts = resolve_run(asked);
   auto recipe = asked;
   if (hooks.plan)
-    prepared.planned = hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), false);
+    parts.planned = hooks.plan(parts.config, recipe, parts.data.tokens.nbytes(), false);
   const bool theirs = !recipe.run.out.empty() && fs::exists(recipe.run.out);
-  const auto out = new_folder(recipe.run, base);
+  const auto out = new_run_folder(recipe.run, base);
   try {
-    return train_in(out, recipe, prepared, hooks, stop, false);
+    return train_in(out, recipe, parts, hooks, stop, false);
   } catch (...) {
     if (!theirs && !RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
       std::error_code code;
@@ -315,10 +356,10 @@ RunResult resume_run(const fs::path& folder, const std::vector<std::string>& ove
   Problems problems;
   compare(to_json(saved), to_json(recipe), "", problems);
   problems.raise(Kind::mismatch, "[run] --set contradicts the run in " + folder.string());
-  auto prepared = prepare(recipe, folder);
+  auto parts = prepare(recipe, folder);
   if (hooks.plan)
-    prepared.planned = hooks.plan(prepared.config, recipe, prepared.data.tokens.nbytes(), true);
-  return train_in(folder, recipe, prepared, hooks, stop, true);
+    parts.planned = hooks.plan(parts.config, recipe, parts.data.tokens.nbytes(), true);
+  return train_in(folder, recipe, parts, hooks, stop, true);
 }
 
 }  // namespace lmxlab

@@ -1,12 +1,16 @@
 // A run with a folder: resolves a recipe, trains, writes metrics and checkpoints, resumes bit for
-// bit.
+// bit. A run that came to its end, by its steps, a budget or a callback, leaves result.json: steps,
+// loss, val_loss, best_val_loss, seconds, tokens, tokens_per_s, flops, parameters, peak_bytes,
+// stopped.
 #pragma once
 
 #include "lmxlab/data/tokenizer.h"
+#include "lmxlab/training/mup.h"
 #include "lmxlab/training/trainer.h"
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -36,6 +40,30 @@ struct RunHooks {
   /// that it expects, for the metrics; 0: it does not know.
   std::function<int64_t(const config::Model&, Recipe&, size_t data_bytes, bool fixed)> plan;
 };
+
+/// The tokens that a recipe names.
+struct RunData {
+  std::optional<data::Tokenizer> tokenizer;  // none for a token file
+  mx::array tokens = mx::array(0);
+  std::string fingerprint;
+};
+/// What a recipe says before there is a folder.
+struct RunParts {
+  RunData data;
+  config::Model plain;   // [model]
+  config::Model config;  // with muP's factors, if it asks for muP
+  std::map<std::string, MupRatio> mup = {};
+  int64_t planned = 0;  // bytes at the peak
+};
+/// Reads the data. @throws everything that a recipe and its data may lack.
+RunParts resolve_run(const Recipe& recipe);
+/// New weights, scaled as muP wants, or those that the recipe begins with.
+LanguageModel make_model(const Recipe& recipe, const RunParts& parts);
+TrainOptions train_options(const Recipe& recipe, const RunParts& parts);
+
+/// A fresh folder: run.out, or NAME-N below `base`. @throws Error(usage) if it holds a run, a sweep
+/// or a model; Error(resource)
+std::filesystem::path new_run_folder(const RunConfig& run, const std::filesystem::path& base);
 
 struct RunResult {
   TrainResult train;

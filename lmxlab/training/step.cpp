@@ -76,8 +76,11 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     routers_.push_back(layer);
   }
   std::vector<ParamInfo> infos;
-  for (const auto& e : trainable_)
+  for (const auto& e : trainable_) {
     infos.push_back(param_info(e.path, e.param->value.shape(), optimizer));
+    if (const auto r = options.lr_ratios.find(e.path); r != options.lr_ratios.end())
+      infos.back().lr_ratio = r->second;
+  }
   optimizer_ = make_optimizer(optimizer, std::move(infos));
 
   const size_t P = trainable_.size(), F = frozen_.size(), S = optimizer_->state_names().size();

@@ -9,6 +9,7 @@
 #include "lmxlab/training/optimizer.h"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,6 +24,7 @@ struct StepOptions {
   bool compiled = true;
   bool gradient_checkpointing = false;  // blocks are computed again in the backward pass
   std::shared_ptr<const Objective> objective = next_token();
+  std::map<std::string, double> lr_ratios = {};  // by path; absent: 1 (ParamInfo::lr_ratio)
 };
 
 /// Built for one model and its present structure; holds no weights.

@@ -110,6 +110,7 @@ StepOptions step_options(const config::Model& config, const TrainOptions& o) {
   s.gradient_checkpointing = o.run.gradient_checkpointing;
   s.compute = o.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
   s.objective = o.objective;
+  s.lr_ratios = o.lr_ratios;
   return s;
 }
 
@@ -166,6 +167,16 @@ struct Trainer::Impl {
   }
   void take_weights_from_model() {
     for (size_t i = 0; i < entries.size(); ++i) entries[i].param->value = placeholders[i];
+  }
+
+  // The steps that the run will have come to, as far as is known: the schedule ends with them.
+  int64_t steps_within_budgets(double step_flops) const {
+    const auto& run = options.run;
+    double steps = static_cast<double>(run.steps);
+    if (run.flop_budget > 0) steps = std::min(steps, std::floor(run.flop_budget / step_flops));
+    if (run.time_budget > 0 && state.seconds > 0)
+      steps = std::min(steps, static_cast<double>(state.step) * run.time_budget / state.seconds);
+    return std::max(static_cast<int64_t>(steps), state.step + 1);
   }
 
   [[noreturn]] void not_finite(const std::vector<data::Batch>& group, mx::array key, double loss,
@@ -312,7 +323,7 @@ TrainResult Trainer::run(std::stop_token stop) {
       continue;
     }
     const float lr = learning_rate(s.options.schedule, static_cast<float>(s.options.optimizer.lr),
-                                   s.state.step, run.steps);
+                                   s.state.step, s.steps_within_budgets(step_flops));
     const auto key = s.arrays.key;
     s.take_weights_from_model();
     const auto done = as_error([&] { return s.step(s.arrays, group, lr, s.state.step + 1); });

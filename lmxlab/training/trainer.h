@@ -71,6 +71,7 @@ struct TrainOptions {
   ScheduleConfig schedule = {};
   RunConfig run = {};
   std::shared_ptr<const Objective> objective = next_token();
+  std::map<std::string, double> lr_ratios = {};  // by parameter; absent: 1 (training/mup.h)
 };
 
 /// What a trainer learns from, and what it is measured on.

@@ -57,6 +57,12 @@ TEST(Documents, TheTableOfRecipeKeysIsTheCodes) {
   EXPECT_EQ(joined(table("docs/training.md", "recipe keys")), joined(expected));
 }
 
+TEST(Documents, TheTableOfSweepKeysIsTheCodes) {
+  std::vector<std::string> expected{"| key | default | meaning |", "| --- | --- | --- |"};
+  add_keys<SweepConfig>(expected, "sweep");
+  EXPECT_EQ(joined(table("docs/experiments.md", "sweep keys")), joined(expected));
+}
+
 TEST(Documents, TheTablesOfTheConfigAreTheCodes) {
   std::vector<std::string> expected{"| key | default | meaning |", "| --- | --- | --- |"};
   add_keys<config::Model>(expected, "model");

@@ -186,8 +186,11 @@ def extract(top, out):
     print(";".join(names))
 
 
-def small(arguments):
+def small(arguments, folder=pathlib.Path()):
     """The same command with small settings."""
+    # Where a sweep's budget gives the steps, it is made small in their place.
+    recipes = [folder / a for a in arguments if a.endswith(".toml")]
+    budget = any(r.is_file() and re.search(r"^budget *=", r.read_text(), re.M) for r in recipes)
     arguments = [re.sub(r"^(run\.steps=)\d+$", r"\g<1>3", a) for a in arguments]
     for i, word in enumerate(arguments[:-1]):
         if word == "--steps":
@@ -200,7 +203,9 @@ def small(arguments):
         for setting in SETTINGS:
             if not any(a.startswith(setting.split("=")[0] + "=") for a in arguments):
                 arguments += ["--set", setting]
-        if "--steps" not in arguments and not any(a.startswith("run.steps=") for a in arguments):
+        if budget:
+            arguments += ["--set", 'sweep.budget={"tokens": 600}']
+        elif "--steps" not in arguments and not any(a.startswith("run.steps=") for a in arguments):
             arguments += ["--set", "run.steps=3"]
     if arguments[0] == "generate" and "--max-tokens" not in arguments:
         arguments += ["--max-tokens", "4"]
@@ -227,7 +232,7 @@ def run_page(top, program, page, folder):
         if language == "toml":
             path = folder / (name or f"block-{number}.toml")
             path.write_text(text)
-            call(where, path.name, [program, *small(["train", path.name, "--out", f"runs/block-{number}"])])
+            call(where, path.name, [program, *small(["train", path.name, "--out", f"runs/block-{number}"], folder)])
         elif language in ("json", "jinja") and name:
             (folder / name).write_text(text)
         elif language == "sh":
@@ -239,7 +244,7 @@ def run_page(top, program, page, folder):
                 if words[0] == "make":
                     call(where, line, ["make", "-n", "-C", str(top), *words[1:]])
                 else:
-                    call(where, line, [program, *small(words[1:])], env=variables)
+                    call(where, line, [program, *small(words[1:], folder)], env=variables)
     return failures
 
 

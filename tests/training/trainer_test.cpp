@@ -343,6 +343,27 @@ TEST(Trainer, ObeysItsBudgets) {
   EXPECT_NE(by_time.stopped.find("time"), std::string::npos);
 }
 
+TEST(Trainer, TheScheduleEndsWithTheBudget) {
+  const auto rates = [](TrainOptions o) {
+    LanguageModel model(tiny(), 1);
+    Trainer trainer(model, tokens(1000), tokens(0), o);
+    std::vector<double> out;
+    trainer.add(every(1, [&](Trainer&, StepMetrics& m) { out.push_back(m.lr); }));
+    trainer.run();
+    return out;
+  };
+  auto o = options(7);
+  const auto by_steps = rates(o);
+  o.run.steps = 1000;
+  o.run.flop_budget = 7.5 * 3 * config::flops_per_token(tiny(), 8) * 4 * 8;
+  EXPECT_EQ(rates(o), by_steps);
+  o.run.flop_budget = 0, o.run.time_budget = 0.5;
+  const auto by_time = rates(o);
+  ASSERT_GT(by_time.size(), 10u);
+  EXPECT_LT(by_time.back(), 0.1 * o.optimizer.lr) << "nearly all of the cosine";
+  EXPECT_GT(by_time[by_time.size() / 4], 0.5 * o.optimizer.lr);
+}
+
 TEST(Trainer, ABudgetCountsWhatAResumedRunHasSpent) {
   LanguageModel model(tiny(), 1);
   auto o = options(4);
