@@ -319,7 +319,8 @@ LanguageModel make_model(const Recipe& recipe, const RunParts& parts) {
 }
 
 TrainOptions train_options(const Recipe& recipe, const RunParts& parts) {
-  TrainOptions options{recipe.optimizer, recipe.schedule, recipe.run, {}};
+  TrainOptions options{
+      .optimizer = recipe.optimizer, .schedule = recipe.schedule, .run = recipe.run};
   for (const auto& [path, ratio] : parts.mup) options.lr_ratios[path] = ratio.lr;
   return options;
 }
