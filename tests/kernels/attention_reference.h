@@ -26,11 +26,18 @@ struct Case {
   int batch, heads, groups, queries, keys, width, value;
   AttentionMask mask = {};
   float scale = 0.3f;
-  std::vector<int> padding = {};
+  std::vector<int> padding = {};  // of each row, or of each query
 
+  bool by_query() const { return padding.size() == size_t(batch) * size_t(queries) && queries > 1; }
+  int pad(int row, int query) const {
+    if (padding.empty()) return 0;
+    return padding[static_cast<size_t>(by_query() ? row * queries + query : row)];
+  }
   AttentionMask full_mask() const {
     AttentionMask m = mask;
-    if (!padding.empty()) m.padding = array(padding.data(), {batch}, mx::int32);
+    if (padding.empty()) return m;
+    const auto shape = by_query() ? mx::Shape{batch, queries} : mx::Shape{batch};
+    m.padding = array(padding.data(), shape, mx::int32);
     return m;
   }
   std::string what() const {
@@ -100,7 +107,7 @@ struct Reference {
       const int i = static_cast<int>(row) % c.queries, h = static_cast<int>(row) / c.queries;
       const size_t head =
           static_cast<size_t>(h / c.heads * c.groups + h % c.heads / (c.heads / c.groups));
-      const int pad = c.padding.empty() ? 0 : c.padding[h / c.heads];
+      const int pad = c.pad(h / c.heads, i);
       const double *qi = &q[row * D], *gi = &g[row * V];
       std::vector<double> p(S, 0), bend(S, 1);
       double top = -INFINITY, total = 0;

@@ -26,6 +26,16 @@ Arrays own_results(const Case& c, const Arrays& in) {
   return all;
 }
 
+// Where each query's text begins, of rows that hold texts of such lengths.
+std::vector<int> texts(const std::vector<std::vector<int>>& rows) {
+  std::vector<int> first;
+  for (const auto& row : rows) {
+    int at = 0;
+    for (const int n : row) first.insert(first.end(), static_cast<size_t>(n), at), at += n;
+  }
+  return first;
+}
+
 const std::vector<Case>& cases() {
   const AttentionMask causal{.causal = true};
   static const std::vector<Case> all{
@@ -42,6 +52,10 @@ const std::vector<Case>& cases() {
       {3, 2, 1, 40, 50, 16, 8, causal, 0.3f, {0, 7, 50}},  // a row that is padding throughout
       {3, 2, 1, 2, 50, 16, 8, causal, 0.3f, {0, 7, 50}},
       {2, 1, 1, 20, 30, 16, 8, {}, -0.4f, {3, 29}},  // a negative scale
+      {2, 4, 2, 37, 37, 20, 12, causal, 0.3f, texts({{5, 1, 20, 11}, {37}})},
+      {1, 2, 1, 600, 600, 8, 8, causal, 0.3f, texts({{130, 70, 1, 399}})},
+      {1, 1, 1, 300, 300, 4, 4, {.causal = true, .window = 40}, 0.3f, texts({{90, 20, 190}})},
+      {2, 2, 1, 3, 3, 16, 8, causal, 0.3f, texts({{1, 2}, {1, 1, 1}})},
       {1, 1, 1, 1, 1, 1, 1},
   };
   return all;
