@@ -35,6 +35,7 @@
 #include "lmxlab/inference/generation_config.h"
 #include "lmxlab/inference/prompt_cache.h"
 #include "lmxlab/inference/sampler.h"
+#include "lmxlab/inference/speculative.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/models/adapters.h"

@@ -153,12 +153,15 @@ class Generate : public Command {
               std::string(given ? "several" : "none"));
     OpenModel m = open_model(model_, uint64_t(draws_.seed), std::nullopt, context);
     adapters_.load(m.model);
-    draws_.set_type(m);
+    draws_.prepare(m, context);
     auto options = draws_.options(m, context);
     if (prompts_file_ && draws_.prompt_cache)
       throw Error(
           Kind::usage,
           "[generate] --prompt-cache keeps one prompt: it does not go with --prompts-file.");
+    if (prompts_file_ && draws_.draft.given())
+      throw Error(Kind::usage,
+                  "[generate] --draft is for one prompt: it does not go with --prompts-file.");
     if (prompts_file_) return run_file(context, m, options);
     auto kept = draws_.read_cache(m.model);
     if (draws_.prompt_cache) options.reuse = &kept;
@@ -209,6 +212,10 @@ class Generate : public Command {
       out["start_to_first_token_s"] = Json(loading.count() + stats.time_to_first_token_s);
       out["resident_bytes"] = Json(kernels::peak_resident());
       if (draws_.prompt_cache) out["reused_tokens"] = Json(stats.reused_tokens);
+      if (draws_.draft.given()) {
+        out["draft_tokens"] = Json(stats.draft_tokens);
+        out["accepted_tokens"] = Json(stats.accepted_tokens);
+      }
       if (g.reason == StopReason::canceled)
         out["error"] = Json::object({{"kind", Json("canceled")}, {"message", Json("interrupted")}});
       context.print_json(out);
@@ -225,7 +232,7 @@ class Generate : public Command {
       const auto resident = kernels::peak_resident();  // 0 where the system does not tell
       context.log(context.styled(
           "2", line + (resident > 0 ? ", " + human_bytes(double(resident)) + " resident" : "") +
-                   "; ended by " + enum_name(g.reason)));
+                   draft_text(stats) + "; ended by " + enum_name(g.reason)));
     }
     if (g.reason == StopReason::canceled) return interrupted(context);
     return 0;

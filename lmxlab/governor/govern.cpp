@@ -124,7 +124,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   auto whole = s;
   whole.context = s.context + all.new_tokens;
   if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
-  auto rough = plan::estimate(all.config, whole, 4);
+  auto rough = estimate(all, whole, 4);
   rough.weights = bytes;
   const auto settled = [&](const plan::Plan& plan, const std::string& change = "") {
     limit_queue(plan);

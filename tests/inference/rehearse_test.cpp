@@ -41,7 +41,7 @@ TEST(RehearseGeneration, IsWhatItTakes) {
       const auto model = made(c);
       before = kernels::active_bytes();
       kernels::reset_peak();
-      rehearsed = rehearse_generation(model, c.rows, c.length, options).peak - before;
+      rehearsed = rehearse_generation(model, c.rows, c.length, options, true).peak - before;
     }
     const auto model = made(c);
     before = kernels::active_bytes();
