@@ -421,7 +421,8 @@ Regex::Regex(std::string_view pattern) : pattern_(pattern) {
   code_ = std::move(compiled);
 }
 
-// Begin and end of the match, then of its first group; null: there is none.
+// Begin and end of the match, then of its first group, which may be PCRE2_UNSET; null: there is no
+// match.
 const size_t* Regex::search(std::string_view text, size_t from, uint64_t& effort) const {
   thread_local Scratch scratch;
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data() ? text.data() : "");
@@ -450,7 +451,9 @@ const size_t* Regex::search(std::string_view text, size_t from, uint64_t& effort
                 "[regex] searching for " + quote(pattern_) + " from byte " + std::to_string(from) +
                     " failed: " + message_of(found) +
                     ". The pattern backtracks too much on this text; simplify it or cut the text.");
-  return pcre2_get_ovector_pointer(scratch.data);
+  auto* bounds = pcre2_get_ovector_pointer(scratch.data);
+  if (found == 1) bounds[2] = PCRE2_UNSET;  // left as it was where the pattern has no group
+  return bounds;
 }
 
 bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end,
