@@ -10,6 +10,7 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace lmxlab {
@@ -31,8 +32,8 @@ std::vector<int> PromptLookup::draft(const DraftRequest& r) {
 }
 
 DraftModel::DraftModel(const LanguageModel& draft, const LanguageModel& target,
-                       const CacheOptions& options)
-    : model_(draft), options_(options) {
+                       const std::optional<CacheOptions>& options)
+    : model_(draft), options_(options.value_or(CacheOptions{.kv_bits = draft.kv_bits()})) {
   const int ours = draft.config().vocab, theirs = target.config().vocab;
   if (ours != theirs)
     throw Error(Kind::mismatch, "[speculative] the draft model has a vocabulary of " +
@@ -71,10 +72,7 @@ std::vector<int> DraftModel::draft(const DraftRequest& r) {
     const auto common = std::mismatch(read_.begin(), read_.end(), r.text.begin(), r.text.end());
     // Of the text's last token the logits are needed.
     const int known = std::min(static_cast<int>(common.first - read_.begin()), length - 1);
-    if (cache_.empty() || !cache_.rewind(known)) {
-      cache_ = model_.make_cache({}, options_);
-      cache_.reserve(length + core::kGrowth);
-    }
+    if (cache_.empty() || !cache_.rewind(known)) cache_ = model_.make_cache({}, options_);
     read_.resize(static_cast<size_t>(cache_.length()));
     std::optional<mx::array> logits;
     read(r.text.subspan(read_.size()), &logits);
@@ -123,28 +121,51 @@ int Pace::drafts() const {
   return plain_left_ > 0 ? 0 : next_;
 }
 
+namespace {
+// A mean that forgets; the first value is taken whole.
+void mix_in(double& mean, double value) {
+  mean = mean > 0 ? 0.8 * mean + 0.2 * value : value;
+}
+}  // namespace
+
 void Pace::plain(double seconds) {
   if (fixed_ > 0) return;
-  const bool first = !plain_s_ && plain_left_ > kPlain;
-  if (!first) plain_s_ = plain_s_ ? 0.8 * *plain_s_ + 0.2 * seconds : seconds;
+  if (plain_left_ <= kPlain || plain_s_ > 0) mix_in(plain_s_, seconds);
   plain_left_ = std::max(0, plain_left_ - 1);
+}
+
+// One more or fewer than now: what is not known yet costs what its neighbour does, so it is tried.
+int Pace::best() const {
+  const auto speed = [&](int n) {
+    const double known = round_s_[static_cast<size_t>(n)];
+    const double tokens = (1 - std::pow(stays_, n + 1)) / (1 - stays_);
+    return tokens / (known > 0 ? known : round_s_[static_cast<size_t>(next_)]);
+  };
+  int best = next_;
+  for (const int n : {next_ - 1, next_ + 1})
+    if (n >= 1 && n <= kMost && speed(n) > speed(best)) best = n;
+  return best;
 }
 
 void Pace::round(int drafted, int accepted, double seconds) {
   if (fixed_ > 0) return;
-  if (drafted > 0)
-    next_ = accepted == drafted ? std::min(kMost, next_ + 2) : std::max(1, next_ - 1);
+  if (drafted > 0) {
+    for (int i = 0; i < std::min(accepted + 1, drafted); ++i)
+      stays_ = std::clamp(0.9 * stays_ + (i < accepted ? 0.1 : 0), 0.01, 0.99);
+    if (rounds_ >= 0) mix_in(round_s_[static_cast<size_t>(drafted)], seconds);
+    if (drafted == next_ && rounds_ >= 0) next_ = best();
+  }
   if (rounds_ >= 0) tokens_ += accepted + 1, seconds_ += seconds;
   if (++rounds_ < kRounds) return;
   // Noise shall not turn it on and off: what has paid may fall behind a little.
   const double margin = paid_ ? 1.05 : 0.95;
-  paid_ = !plain_s_ || seconds_ / tokens_ < margin * *plain_s_;
+  paid_ = plain_s_ == 0 || seconds_ / tokens_ < margin * plain_s_;
   rounds_ = tokens_ = 0, seconds_ = 0;
   if (paid_) {
     pause_ = kPause;
     return;
   }
-  rounds_ = -1;
+  round_s_ = {}, next_ = 3, rounds_ = -1;
   plain_left_ = pause_;
   pause_ = std::min(2 * pause_, kLongest);
 }

@@ -13,6 +13,7 @@
 #include "lmxlab/inference/sampler.h"
 #include "lmxlab/models/language_model.h"
 
+#include <array>
 #include <optional>
 #include <span>
 #include <vector>
@@ -54,9 +55,10 @@ class PromptLookup : public DraftSource {
 class DraftModel : public DraftSource {
  public:
   /// @param draft  outlives this.
+  /// @param options  of its cache; none: as the draft model says.
   /// @throws Error(mismatch) for models of different vocabularies.
   DraftModel(const LanguageModel& draft, const LanguageModel& target,
-             const CacheOptions& options = {});
+             const std::optional<CacheOptions>& options = {});
   std::vector<int> draft(const DraftRequest& request) override;
   const Cache& cache() const { return cache_; }
 
@@ -74,9 +76,10 @@ class DraftModel : public DraftSource {
 Sampler sampler_behind(const SamplingOptions& sampling, int vocab, std::span<const int> text,
                        std::span<const int> drafted, uint64_t step, int logprobs);
 
-/// How many tokens to draft next, from what was measured: more while all stay, fewer where some do
-/// not; none for a while where a token costs more than without. Each such pause is twice the one
-/// before, until drafting pays again.
+/// How many tokens to draft next, from what was measured: as many as give most tokens a second by
+/// the share that stays and by what a round of so many takes; one more is tried from time to time.
+/// None for a while where a token costs more than without; each such pause is twice the one before,
+/// until drafting pays again.
 class Pace {
  public:
   /// @param fixed  always so many; 0: as many as pay
@@ -88,15 +91,19 @@ class Pace {
   /// What a round took, drafting included, which gave accepted + 1 tokens.
   void round(int drafted, int accepted, double seconds);
 
-  static constexpr int kMost = 8;
+  static constexpr int kMost = 16;
 
  private:
   static constexpr int kPlain = 4, kRounds = 8, kPause = 64, kLongest = 1024;
-  int fixed_, next_ = 4;
+  int best() const;
+
+  int fixed_, next_ = 3;
   int plain_left_ = kPlain + 1;  // the first token pays for what is made once
   int pause_ = kPause;
-  bool paid_ = false;  // the last rounds that were judged
-  std::optional<double> plain_s_ = {};
+  bool paid_ = false;     // the last rounds that were judged
+  double stays_ = 0.8;    // share of the drafted tokens that were looked at
+  double plain_s_ = 0;    // 0: not known
+  std::array<double, kMost + 1> round_s_ = {};  // of n drafted tokens; 0: not known
   int rounds_ = -1, tokens_ = 0;  // the first round also reads what the source has missed
   double seconds_ = 0;
 };

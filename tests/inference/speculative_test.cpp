@@ -368,7 +368,8 @@ TEST(PromptLookup, FindsTheLatestPlaceOfTheLongestRun) {
 }
 
 // Plain tokens take 1; n drafted ones and the pass over them so much.
-int share_of_rounds(Pace& pace, double cost_of_round, int accepted, int tokens) {
+template <class F>
+int rounds_of(Pace& pace, F cost, int accepted, int tokens) {
   int rounds = 0;
   for (int made = 0; made < tokens;) {
     const int n = pace.drafts();
@@ -376,7 +377,7 @@ int share_of_rounds(Pace& pace, double cost_of_round, int accepted, int tokens) 
       pace.plain(1), ++made;
     } else {
       const int stay = std::min(n, accepted);
-      pace.round(n, stay, cost_of_round), ++rounds, made += stay + 1;
+      pace.round(n, stay, cost(n)), ++rounds, made += stay + 1;
     }
   }
   return rounds;
@@ -385,27 +386,30 @@ int share_of_rounds(Pace& pace, double cost_of_round, int accepted, int tokens) 
 TEST(Pace, DraftsWhereItPaysAndAsMany) {
   Pace all;
   EXPECT_EQ(all.drafts(), 0) << "what a plain token costs must be known first";
-  share_of_rounds(all, 2, 100, 200);
+  rounds_of(all, [](int) { return 2.0; }, 100, 300);
   EXPECT_EQ(all.drafts(), Pace::kMost);
+  Pace cliff;  // passes over more than six tokens are made another way
+  rounds_of(cliff, [](int n) { return n > 6 ? 8.0 : 2.0; }, 100, 300);
+  EXPECT_EQ(cliff.drafts(), 6);
   Pace few;
-  share_of_rounds(few, 1.5, 1, 200);
+  rounds_of(few, [](int n) { return 1 + 0.2 * n; }, 1, 400);
   EXPECT_LE(few.drafts(), 3);
   EXPECT_GE(few.drafts(), 1);
 }
 
 TEST(Pace, StopsWhereItDoesNotPay) {
   Pace pace;
-  const int rounds = share_of_rounds(pace, 3, 1, 4000);
+  const int rounds = rounds_of(pace, [](int) { return 3.0; }, 1, 4000);
   EXPECT_GT(rounds, 10) << "it tries again";
   EXPECT_LT(rounds, 80) << "ever less often";
   // What pays at last is taken up again.
-  share_of_rounds(pace, 2, 100, 4000);
+  rounds_of(pace, [](int) { return 2.0; }, 100, 4000);
   EXPECT_GT(pace.drafts(), 0);
 }
 
 TEST(Pace, NoiseDoesNotTurnItOnAndOff) {
   Pace pace;
-  share_of_rounds(pace, 1.5, 100, 400);
+  rounds_of(pace, [](int) { return 1.5; }, 100, 400);
   ASSERT_GT(pace.drafts(), 0);
   // A round of nine tokens takes hardly more than nine plain ones: it has paid, so it goes on.
   int turns = 0;
@@ -417,7 +421,7 @@ TEST(Pace, NoiseDoesNotTurnItOnAndOff) {
   EXPECT_EQ(turns, 0);
   // And what has not paid has to do so clearly.
   Pace late;
-  share_of_rounds(late, 30, 100, 100);
+  rounds_of(late, [](int) { return 30.0; }, 100, 100);
   ASSERT_EQ(late.drafts(), 0);
   int rounds = 0;
   for (int i = 0; i < 1000; ++i) {
@@ -430,7 +434,7 @@ TEST(Pace, NoiseDoesNotTurnItOnAndOff) {
 
 TEST(Pace, AFixedNumberStays) {
   Pace pace(3);
-  share_of_rounds(pace, 100, 0, 100);
+  rounds_of(pace, [](int) { return 100.0; }, 0, 100);
   EXPECT_EQ(pace.drafts(), 3);
 }
 
