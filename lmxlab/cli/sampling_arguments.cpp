@@ -80,9 +80,9 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
 }
 
 int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOptions& options,
-                                  const Context& context) const {
+                                  const Context& context, bool one_prompt) const {
   Subject subject{m.model.config(), m.place.path};
-  subject.max_kv = options.max_kv;
+  subject.max_kv = options.max_kv, subject.one_prompt = one_prompt;
   auto bytes = m.model.parameter_bytes();
   if (options.draft) subject.num_draft_tokens = draft.tokens.value_or(Pace::kMost);
   auto* small = options.draft ? draft.model() : nullptr;
