@@ -22,8 +22,7 @@ void expect_same_tokens(const OpenModel& target, const OpenModel& draft, const s
     }
   };
   for (int id = 0; id < a.vocab_size(); ++id)
-    if (token(a, id) != token(b, id))
-      refuse("token " + std::to_string(id) + " is not the same");
+    if (token(a, id) != token(b, id)) refuse("token " + std::to_string(id) + " is not the same");
 }
 
 }  // namespace

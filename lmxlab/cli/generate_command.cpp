@@ -40,10 +40,11 @@ class Generate : public Command {
     o.option("--prompt-file", "FILE", &prompt_file_, "the prompt is the content of a file");
     o.option("--tokens", "IDS", &tokens_,
              "the prompt as token ids, 1,2,3; nothing is added to them");
-    o.option("--prompts-file", "FILE", &prompts_file_,
-             "many prompts, one JSON object a line: {\"prompt\": TEXT} or {\"tokens\": [IDS]}; one "
-             "object a line comes back. Where lines have an \"answer\", theirs say how many samples "
-             "were correct, and a last one has the shares: pass@1, pass@2, ..., majority");
+    o.option(
+        "--prompts-file", "FILE", &prompts_file_,
+        "many prompts, one JSON object a line: {\"prompt\": TEXT} or {\"tokens\": [IDS]}; one "
+        "object a line comes back. Where lines have an \"answer\", theirs say how many samples "
+        "were correct, and a last one has the shares: pass@1, pass@2, ..., majority");
     adapters_.declare(o);
     draws_.declare(o);
     several_.declare(o);
@@ -94,8 +95,8 @@ class Generate : public Command {
       size_t longest = 0;
       for (size_t i = 0; i < n; ++i) longest = std::max(longest, prompts[i].size());
       try {
-        planned =
-            draws.govern(m, int(n * samples), int(longest), options, context, n == 1 && samples > 1);
+        planned = draws.govern(m, int(n * samples), int(longest), options, context,
+                               n == 1 && samples > 1);
         return n;
       } catch (const Error& e) {
         if (e.kind() != Kind::resource || n == 1) throw;
@@ -164,8 +165,9 @@ class Generate : public Command {
         auto& to = out.emplace_back();
         if (const Json* answer = json.find("answer")) {
           if (!m.tokenizer)
-            throw Error(Kind::usage, "[generate] an answer is a text, and the model has no "
-                                     "tokenizer: leave \"answer\" out");
+            throw Error(Kind::usage,
+                        "[generate] an answer is a text, and the model has no "
+                        "tokenizer: leave \"answer\" out");
           to.answer = answer->is_string() ? answer->as_string() : answer->dump();
           // As a model's text would be read: 1,200.0 is 1200.
           if (!several_.answer) to.answer = several_.finder()(*to.answer).value_or(*to.answer);
@@ -206,13 +208,13 @@ class Generate : public Command {
         const auto& line = lines[first + i];
         const std::vector<Generation> some(all.begin() + ptrdiff_t(i * samples),
                                            all.begin() + ptrdiff_t((i + 1) * samples));
-        const auto choice =
-            several_.choose(m, line.prompt, some, line.answer.has_value(), context);
+        const auto choice = several_.choose(m, line.prompt, some, line.answer.has_value(), context);
         Json out = result(some[choice.index], stats, m.tokenizer.has_value(), planned);
         if (several_.vote || line.answer) add_vote(out, choice);
         if (samples > 1) add_samples(out, some, choice, m.tokenizer.has_value());
         if (line.answer) {
-          right.push_back(int(std::count(choice.answers.begin(), choice.answers.end(), line.answer)));
+          right.push_back(
+              int(std::count(choice.answers.begin(), choice.answers.end(), line.answer)));
           majority_right += choice.vote && choice.vote->answer == *line.answer;
           out["correct"] = Json(right.back());
         }
@@ -337,8 +339,9 @@ class Generate : public Command {
     several_.check(options, prompts_file_.has_value());
     several_.open(uint64_t(draws_.seed), context);
     if (several_.any() && draws_.prompt_cache)
-      throw Error(Kind::usage, "[generate] --prompt-cache keeps one text: it does not go with "
-                               "several of them.");
+      throw Error(Kind::usage,
+                  "[generate] --prompt-cache keeps one text: it does not go with "
+                  "several of them.");
     if (prompts_file_ && draws_.prompt_cache)
       throw Error(
           Kind::usage,

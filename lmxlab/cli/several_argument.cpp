@@ -15,7 +15,8 @@ void SeveralArgument::declare(Options& o) {
            "of N samples the one with the highest mean log-probability of a token")
       .range(1, 4096)
       .otherwise("none");
-  o.option("--judge", "MODEL", &judge, "another model says how probable the samples of --best-of are")
+  o.option("--judge", "MODEL", &judge,
+           "another model says how probable the samples of --best-of are")
       .otherwise("the model itself");
   o.flag("--vote", &vote, "of --n samples the first that gives the answer which most of them give");
   o.option("--answer", "REGEX", &answer,
@@ -62,9 +63,10 @@ std::vector<double> SeveralArgument::judged(const OpenModel& m, std::span<const 
     for (const auto& g : samples) texts.push_back(j.tokenizer->encode_ids(g.text));
   } else {
     if (j.model.config().vocab != m.model.config().vocab)
-      throw Error(Kind::mismatch, "[generate] --judge: without tokenizers expected a vocabulary of " +
-                                      std::to_string(m.model.config().vocab) + " tokens, got " +
-                                      std::to_string(j.model.config().vocab));
+      throw Error(Kind::mismatch,
+                  "[generate] --judge: without tokenizers expected a vocabulary of " +
+                      std::to_string(m.model.config().vocab) + " tokens, got " +
+                      std::to_string(j.model.config().vocab));
     for (const auto& g : samples) texts.push_back(g.tokens);
   }
   size_t longest = 1;

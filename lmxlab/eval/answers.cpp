@@ -116,8 +116,8 @@ std::optional<Vote> majority(const std::vector<std::optional<std::string>>& answ
 double pass_at_k(int n, int c, int k) {
   if (c < 0 || c > n || k < 1 || k > n)
     throw Error(Kind::usage, "[pass@k] expected 0 to n right ones of n and k from 1 to n, got " +
-                                 std::to_string(c) + " of " + std::to_string(n) + ", k = " +
-                                 std::to_string(k));
+                                 std::to_string(c) + " of " + std::to_string(n) +
+                                 ", k = " + std::to_string(k));
   double none = 1;  // a product, since the binomials overflow
   for (int i = n - c + 1; i <= n; ++i) none *= std::max(0.0, 1.0 - double(k) / i);
   return 1 - none;

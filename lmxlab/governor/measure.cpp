@@ -86,8 +86,8 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     if (draft) small.emplace(*draft, model);
     if (subject.num_draft_tokens > 0)
       options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
-    p.kv_cache = whole(rehearse_generation(model, s.batch, s.context, options, subject.one_prompt)
-                           .cache_bytes);
+    p.kv_cache = whole(
+        rehearse_generation(model, s.batch, s.context, options, subject.one_prompt).cache_bytes);
     if (small) p.kv_cache += whole(small->cache().bytes());
   }
   p.workspace = whole(rehearsal.workspace_at_peak()), p.largest_op = whole(rehearsal.largest_op());

@@ -33,8 +33,8 @@ struct Subject {
   int group_size = 64, embedding_bits = 0;  // of those (QuantizeOptions)
   /// What is done with it in the place of a generation; the settings say with how many tokens.
   std::function<void(const LanguageModel&, const plan::Settings&)> pass = {};
-  bool packs = false;  // packing makes no folder here
-  size_t held = 0;     // bytes besides: tokens of a run's data, results of a pass
+  bool packs = false;       // packing makes no folder here
+  size_t held = 0;          // bytes besides: tokens of a run's data, results of a pass
   bool one_prompt = false;  // rows of a generation are samples of one
   /// Of speculative decoding: so many tokens at a time, of this model or of none.
   int num_draft_tokens = 0;

@@ -25,9 +25,9 @@ std::vector<Candidate> best_of(const mx::array& logits, const std::vector<Beam>&
   std::vector<float> sums;
   for (const auto& b : beams) sums.push_back(static_cast<float>(b.logprob));
   const auto raw = mx::astype(logits, mx::float32);
-  const auto all = mx::reshape(mx::add(mx::subtract(raw, mx::logsumexp(raw, 1, true)),
-                                       mx::array(sums.begin(), {rows, 1})),
-                               {rows * vocab});
+  const auto all = mx::reshape(
+      mx::add(mx::subtract(raw, mx::logsumexp(raw, 1, true)), mx::array(sums.begin(), {rows, 1})),
+      {rows * vocab});
   n = std::min(n, rows * vocab);
   const auto places = mx::astype(
       n == rows * vocab ? mx::arange(n, mx::int32)
@@ -65,8 +65,7 @@ std::vector<Beam> beam_search(const LanguageModel& model, std::span<const int> p
                .max_kv = o.max_kv});
   const auto* learned = std::get_if<config::Learned>(&model.config().position);
   const int length = static_cast<int>(prompt.size());
-  const int most =
-      learned ? std::min(o.max_tokens, learned->length - length + 1) : o.max_tokens;
+  const int most = learned ? std::min(o.max_tokens, learned->length - length + 1) : o.max_tokens;
   const auto& stops = o.stop_tokens;
   const auto ends = [&](int token) {
     return !o.ignore_eos && std::find(stops.begin(), stops.end(), token) != stops.end();
@@ -78,8 +77,8 @@ std::vector<Beam> beam_search(const LanguageModel& model, std::span<const int> p
   const Enter enter(model.runtime());
   kernels::reset_peak();
   GenerateStats counted;
-  Cache cache = model.make_cache({}, {.kv_bits = o.kv_bits.value_or(model.kv_bits()),
-                                      .max_kv = o.max_kv});
+  Cache cache =
+      model.make_cache({}, {.kv_bits = o.kv_bits.value_or(model.kv_bits()), .max_kv = o.max_kv});
   cache.text_length = length;
   mx::array logits(0.0f);
   for (int from = 0; from < length; from += o.prefill_chunk) {

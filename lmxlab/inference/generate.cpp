@@ -101,9 +101,10 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
   }
   problems.raise(Kind::usage, "[generate] cannot start");
   if (o.draft && config::depends_on_length(config))
-    throw Error(Kind::unsupported,
-                "[speculative] this model's rotary frequencies depend on the length of the text, so "
-                "that tokens read together are not what they are one by one. Leave the draft out.");
+    throw Error(
+        Kind::unsupported,
+        "[speculative] this model's rotary frequencies depend on the length of the text, so "
+        "that tokens read together are not what they are one by one. Leave the draft out.");
 }
 
 }  // namespace
@@ -383,9 +384,9 @@ struct TokenStream::Impl {
   }
 
   // Drafts, reads the drafted tokens in one pass, and keeps those that it would have drawn: up to
-  // the first other one, which is drawn as well. What the cache has seen beyond is taken back; where
-  // that reaches back to the mark, the tokens since are read again with the next ones, or alone if
-  // they have become many.
+  // the first other one, which is drawn as well. What the cache has seen beyond is taken back;
+  // where that reaches back to the mark, the tokens since are read again with the next ones, or
+  // alone if they have become many.
   void speculate(Clock::time_point start) {
     constexpr size_t kAgain = 8;
     if (options.stop.stop_requested()) return finish_all(StopReason::canceled);
@@ -396,8 +397,8 @@ struct TokenStream::Impl {
     if (wanted > 0)
       drafted = options.draft->draft({text, wanted, options.sampling, results[0].tokens.size()});
     const int vocab = model.config().vocab, n = static_cast<int>(drafted.size());
-    if (n > std::max(wanted, 0) || std::any_of(drafted.begin(), drafted.end(),
-                                               [&](int id) { return id < 0 || id >= vocab; }))
+    if (n > std::max(wanted, 0) ||
+        std::any_of(drafted.begin(), drafted.end(), [&](int id) { return id < 0 || id >= vocab; }))
       throw Error(Kind::usage, "[speculative] a draft of " + std::to_string(n) +
                                    " tokens: expected at most " + std::to_string(wanted) +
                                    ", ids from 0 to " + std::to_string(vocab - 1));
@@ -407,15 +408,16 @@ struct TokenStream::Impl {
     reading = std::exchange(pending, {});
     const auto drawn = read_draw();
     int accepted = 0;
-    while (accepted < n && drawn[static_cast<size_t>(accepted)].token ==
-                               drafted[static_cast<size_t>(accepted)])
+    while (accepted < n &&
+           drawn[static_cast<size_t>(accepted)].token == drafted[static_cast<size_t>(accepted)])
       ++accepted;
     int made = 0;
     for (; made <= accepted && live[0]; ++made) accept(0, drawn[static_cast<size_t>(made)]);
     if (!cache.rewind(static_cast<int>(text.size()) - 1))
-      throw Error(Kind::unsupported,
-                  "[speculative] a layer's cache takes back nothing, not to a mark either. Leave the "
-                  "draft out.");
+      throw Error(
+          Kind::unsupported,
+          "[speculative] a layer's cache takes back nothing, not to a mark either. Leave the "
+          "draft out.");
     stats.draft_tokens += n, stats.accepted_tokens += accepted;
     count(made, seconds_since(start));
     pace->round(n, accepted, seconds_since(start));

@@ -40,11 +40,11 @@ struct GenerateOptions {
   std::optional<int> kv_bits = {};  // of keys and values (core::CacheOptions); none: the model's
   int max_kv = 0;  // positions that are kept, the last ones (core::CacheOptions); 0: all
   PromptCache* reuse =
-      nullptr;                // of one row: what it shares with the prompt is not read again, and
-                              // it holds what was read in the end; emptied if that is broken off
+      nullptr;  // of one row: what it shares with the prompt is not read again, and
+                // it holds what was read in the end; emptied if that is broken off
   DraftSource* draft = nullptr;  // of one row: speculative decoding (inference/speculative.h)
   int num_draft_tokens = 0;      // at a time, at most; 0: as many as pay, which is measured
-  bool skip_special = true;   // leave special tokens out of `text`
+  bool skip_special = true;      // leave special tokens out of `text`
   std::stop_token stop = {};  // a request ends it between two steps: canceled, what was made stays
 };
 

@@ -20,8 +20,9 @@ constexpr double kNever = -std::numeric_limits<double>::infinity();
 double mean_logprob(const Generation& text) {
   if (text.tokens.empty()) return kNever;
   if (text.logprobs.size() != text.tokens.size())
-    throw Error(Kind::usage, "[samples] the text has no log-probabilities. Generate it with "
-                             "`logprobs` 0 or more.");
+    throw Error(Kind::usage,
+                "[samples] the text has no log-probabilities. Generate it with "
+                "`logprobs` 0 or more.");
   return std::accumulate(text.logprobs.begin(), text.logprobs.end(), 0.0) /
          double(text.logprobs.size());
 }
@@ -60,11 +61,13 @@ std::vector<double> judge(const LanguageModel& model, std::span<const int> promp
       const auto piece = std::span(text).subspan(from, std::min(kPiece, text.size() - from));
       const int n = static_cast<int>(piece.size());
       const auto h = hidden(piece, cache);
-      const auto shifted = mx::concatenate({before, mx::slice(h, {0, 0, 0}, {1, n - 1, h.shape(2)})}, 1);
-      const auto logits = mx::astype(mx::squeeze(model.transformer().head(shifted), 0), mx::float32);
+      const auto shifted =
+          mx::concatenate({before, mx::slice(h, {0, 0, 0}, {1, n - 1, h.shape(2)})}, 1);
+      const auto logits =
+          mx::astype(mx::squeeze(model.transformer().head(shifted), 0), mx::float32);
       const auto ids = mx::array(piece.begin(), {n, 1}, mx::int32);
-      const auto log_p = mx::subtract(mx::take_along_axis(logits, ids, 1),
-                                      mx::logsumexp(logits, 1, true));
+      const auto log_p =
+          mx::subtract(mx::take_along_axis(logits, ids, 1), mx::logsumexp(logits, 1, true));
       before = last_of(h);
       const auto total = mx::sum(log_p);
       auto all = cache.arrays();

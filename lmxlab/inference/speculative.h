@@ -100,9 +100,9 @@ class Pace {
   int fixed_, next_ = 3;
   int plain_left_ = kPlain + 1;  // the first token pays for what is made once
   int pause_ = kPause;
-  bool paid_ = false;     // the last rounds that were judged
-  double stays_ = 0.8;    // share of the drafted tokens that were looked at
-  double plain_s_ = 0;    // 0: not known
+  bool paid_ = false;                           // the last rounds that were judged
+  double stays_ = 0.8;                          // share of the drafted tokens that were looked at
+  double plain_s_ = 0;                          // 0: not known
   std::array<double, kMost + 1> round_s_ = {};  // of n drafted tokens; 0: not known
   int rounds_ = -1, tokens_ = 0;  // the first round also reads what the source has missed
   double seconds_ = 0;

@@ -33,7 +33,8 @@ TEST(GenerateDraft, GivesTheSameTextAndSaysWhatWasKept) {
       EXPECT_LE(o.at("accepted_tokens").as_integer(), o.at("draft_tokens").as_integer());
       if (draft[1] == "llama-tiny") {
         EXPECT_GT(o.at("accepted_tokens").as_integer(), 20) << "the same model drafts";
-        EXPECT_GT(o.at("planned_bytes").as_integer(), 3 * plain.at("planned_bytes").as_integer() / 2);
+        EXPECT_GT(o.at("planned_bytes").as_integer(),
+                  3 * plain.at("planned_bytes").as_integer() / 2);
       }
     }
   }
@@ -51,8 +52,8 @@ TEST(GenerateDraft, RefusesWhatDoesNotFit) {
 }
 
 TEST(GenerateSamples, AreThoseOfTheirSeeds) {
-  const Json o = json_of(lmxlab_run(
-      generate("llama-tiny", {"--tokens", "1,2,3", "--n", "3", "--seed", "5"})));
+  const Json o =
+      json_of(lmxlab_run(generate("llama-tiny", {"--tokens", "1,2,3", "--n", "3", "--seed", "5"})));
   ASSERT_EQ(o.at("samples").size(), 3u);
   EXPECT_EQ(o.at("tokens"), o.at("samples").as_array()[0].at("tokens"));
   double best = -1e9;
@@ -62,20 +63,20 @@ TEST(GenerateSamples, AreThoseOfTheirSeeds) {
     const double score = sample.at("mean_logprob").as_number();
     if (score > best) best = score, chosen = sample;
   }
-  const Json b = json_of(lmxlab_run(
-      generate("llama-tiny", {"--tokens", "1,2,3", "--best-of", "3", "--seed", "5"})));
+  const Json b = json_of(
+      lmxlab_run(generate("llama-tiny", {"--tokens", "1,2,3", "--best-of", "3", "--seed", "5"})));
   EXPECT_EQ(b.at("tokens"), chosen.at("tokens"));
   EXPECT_EQ(b.at("samples").as_array()[0].at("score"),
             b.at("samples").as_array()[0].at("mean_logprob"));
   // Another model's opinion is another one, and the same weights have the same.
-  const Json same = json_of(lmxlab_run(generate(
-      "llama-tiny",
-      {"--tokens", "1,2,3", "--best-of", "3", "--seed", "5", "--judge", "llama-tiny"})));
+  const Json same =
+      json_of(lmxlab_run(generate("llama-tiny", {"--tokens", "1,2,3", "--best-of", "3", "--seed",
+                                                 "5", "--judge", "llama-tiny"})));
   EXPECT_EQ(same.at("tokens"), b.at("tokens"));
   for (const Json& sample : same.at("samples").as_array())
     EXPECT_NEAR(sample.at("score").as_number(), sample.at("mean_logprob").as_number(), 1e-3);
-  const auto text = lmxlab_run({"generate", "llama-tiny", "--tokens", "1,2,3", "--n", "2",
-                                "--max-tokens", "3"});
+  const auto text =
+      lmxlab_run({"generate", "llama-tiny", "--tokens", "1,2,3", "--n", "2", "--max-tokens", "3"});
   EXPECT_NE(text.out.find("--- 2 of 2\n"), std::string::npos) << text.out;
   expect_error({"generate", "llama-tiny", "--tokens", "1", "--n", "2", "--temperature", "0"}, 2,
                "usage", {"temperature"});
@@ -91,8 +92,8 @@ TEST(GenerateSamples, VotesAndSharesAreCounted) {
   TemporaryFolder folder;
   const auto run = (folder / "run").string();
   ASSERT_EQ(lmxlab_run({"train", "--steps", "2", "--out", run, "--quiet"}).code, 0);
-  const Json o = json_of(lmxlab_run(
-      generate(run, {"--prompt", "A", "--n", "8", "--vote", "--answer", "[a-e]"})));
+  const Json o = json_of(
+      lmxlab_run(generate(run, {"--prompt", "A", "--n", "8", "--vote", "--answer", "[a-e]"})));
   std::map<std::string, int> votes;
   for (const Json& s : o.at("samples").as_array())
     if (s.at("answer").is_string()) ++votes[s.at("answer").as_string()];
@@ -103,11 +104,12 @@ TEST(GenerateSamples, VotesAndSharesAreCounted) {
   const AnswerFinder find("[a-e]");
   EXPECT_EQ(find(o.at("text").as_string()), winner) << "the text shown is one that gives it";
 
-  write_file_atomic(folder / "p.jsonl",
-                    "{\"prompt\": \"A\", \"answer\": \"a\"}\n{\"prompt\": \"B\"}\n"
-                    "{\"prompt\": \"Cd\", \"answer\": \"b\"}\n{\"prompt\": \"e\", \"answer\": \"zz\"}\n");
-  const auto all = lmxlab_run(generate(run, {"--prompts-file", (folder / "p.jsonl").string(),
-                                             "--n", "4", "--answer", "[a-e]", "--seed", "3"}));
+  write_file_atomic(
+      folder / "p.jsonl",
+      "{\"prompt\": \"A\", \"answer\": \"a\"}\n{\"prompt\": \"B\"}\n"
+      "{\"prompt\": \"Cd\", \"answer\": \"b\"}\n{\"prompt\": \"e\", \"answer\": \"zz\"}\n");
+  const auto all = lmxlab_run(generate(run, {"--prompts-file", (folder / "p.jsonl").string(), "--n",
+                                             "4", "--answer", "[a-e]", "--seed", "3"}));
   EXPECT_EQ(all.code, 0) << all.err;
   const auto rows = split(std::string(trim(all.out)), '\n');
   ASSERT_EQ(rows.size(), 5u);
@@ -116,8 +118,9 @@ TEST(GenerateSamples, VotesAndSharesAreCounted) {
     const Json row = Json::parse(rows[i]);
     int right = 0;
     for (const Json& s : row.at("samples").as_array())
-      right += s.at("answer").is_string() &&
-               s.at("answer").as_string() == (i == 0 ? "a" : i == 2 ? "b" : "zz");
+      right += s.at("answer").is_string() && s.at("answer").as_string() == (i == 0   ? "a"
+                                                                            : i == 2 ? "b"
+                                                                                     : "zz");
     EXPECT_EQ(row.at("correct").as_integer(), right);
     pass1 += right / 4.0 / 3, pass4 += (right > 0) / 3.0;
   }
@@ -132,8 +135,8 @@ TEST(GenerateSamples, VotesAndSharesAreCounted) {
 }
 
 TEST(GenerateBeams, AreSortedAndTheFirstIsShown) {
-  const Json o = json_of(lmxlab_run(generate(
-      "llama-tiny", {"--tokens", "1,2,3", "--beams", "3", "--length-penalty", "0.5"})));
+  const Json o = json_of(lmxlab_run(
+      generate("llama-tiny", {"--tokens", "1,2,3", "--beams", "3", "--length-penalty", "0.5"})));
   ASSERT_EQ(o.at("beams").size(), 3u);
   EXPECT_EQ(o.at("tokens"), o.at("beams").as_array()[0].at("tokens"));
   double last = 0;

@@ -34,7 +34,7 @@ TEST(Answers, AreWhatAPatternSays) {
   EXPECT_EQ(AnswerFinder("[A-D]")("A or B"), Answer("B"));
   EXPECT_EQ(AnswerFinder("b(x)?")("ab"), Answer("b")) << "the group took no part";
   EXPECT_EQ(AnswerFinder("x*")("ä"), Answer("")) << "empty matches end";
-  EXPECT_EQ(test::error_of([] { AnswerFinder("(") ; }).kind(), Kind::usage);
+  EXPECT_EQ(test::error_of([] { AnswerFinder("("); }).kind(), Kind::usage);
 }
 
 TEST(Answers, TheMajorityWinsAndOfEqualOnesTheFirst) {

@@ -31,10 +31,10 @@ LanguageModel made(const Case& c) {
 }
 
 TEST(RehearseGeneration, IsWhatItTakes) {
-  for (const Case& c : {Case{"gpt-shakespeare-small", 1, 2, 0},
-                        Case{"gpt-shakespeare-small", 1, 2, 4}, Case{"llama-tiny", 16, 2, 0},
-                        Case{"llama-10m", 2, 200, 0}, Case{"llama-10m", 4, 200, 0, true},
-        Case{"gpt-shakespeare", 3, 100, 4}}) {
+  for (const Case& c :
+       {Case{"gpt-shakespeare-small", 1, 2, 0}, Case{"gpt-shakespeare-small", 1, 2, 4},
+        Case{"llama-tiny", 16, 2, 0}, Case{"llama-10m", 2, 200, 0},
+        Case{"llama-10m", 4, 200, 0, true}, Case{"gpt-shakespeare", 3, 100, 4}}) {
     GenerateOptions options;
     options.sampling.temperature = 0, options.max_tokens = 40, options.ignore_eos = true;
     size_t rehearsed = 0, before = 0;

@@ -83,8 +83,8 @@ TEST(Samples, TheirPrefillCostsOne) {
 TEST(Samples, AJudgeFindsThemAsProbableAsAForwardPassDoes) {
   const auto model = model_of(61), other = model_of(61, 7);
   const std::vector<int> prompt{3, 1, 4, 1, 5};
-  GenerateOptions options{.sampling = {.temperature = 1, .top_p = 1}, .max_tokens = 9,
-                          .logprobs = 0};
+  GenerateOptions options{
+      .sampling = {.temperature = 1, .top_p = 1}, .max_tokens = 9, .logprobs = 0};
   std::vector<std::vector<int>> texts;
   std::vector<double> own;
   for (const auto& g : generate_batch(model, {4, prompt}, options)) {

@@ -119,8 +119,7 @@ void expect_plain_text(const std::string& name, const LanguageModel& model,
 }
 
 TEST(Speculative, IsThePlainTextInEveryFamily) {
-  for (const auto& [name, config] : families())
-    expect_plain_text(name, LanguageModel(config, 1));
+  for (const auto& [name, config] : families()) expect_plain_text(name, LanguageModel(config, 1));
 }
 
 TEST(Speculative, IsThePlainTextOfPackedWeightsAndCaches) {
@@ -154,8 +153,7 @@ double surprise(const std::map<std::vector<int>, int>& seen,
     const int s = at == seen.end() ? 0 : at->second;
     chi += (s - e) * (s - e) / e, rare_seen -= s, ++cells;
   }
-  if (rare_expected > 1)
-    chi += std::pow(rare_seen - rare_expected, 2) / rare_expected, ++cells;
+  if (rare_expected > 1) chi += std::pow(rare_seen - rare_expected, 2) / rare_expected, ++cells;
   const double f = cells - 1;
   return (std::cbrt(chi / f) - (1 - 2 / (9 * f))) / std::sqrt(2 / (9 * f));
 }
@@ -341,9 +339,12 @@ TEST(Speculative, RefusesWhatCannotBe) {
               testing::AllOf(HasSubstr("62"), HasSubstr("61")));
   PromptLookup lookup;
   GenerateOptions options{.draft = &lookup};
-  EXPECT_THAT(
-      message_of([&] { generate_batch(model, {{1}, {2}}, options); }, Kind::usage),
-      HasSubstr("one prompt"));
+  EXPECT_THAT(message_of(
+                  [&] {
+                    generate_batch(model, {{1}, {2}}, options);
+                  },
+                  Kind::usage),
+              HasSubstr("one prompt"));
   options.num_draft_tokens = 33;
   EXPECT_THAT(message_of([&] { generate(model, std::vector{1}, options); }, Kind::usage),
               HasSubstr("num_draft_tokens"));
@@ -353,7 +354,7 @@ TEST(Speculative, RefusesWhatCannotBe) {
         config::Rope{.scaling = config::DynamicNtk{.factor = 2, .original = 8}};
   options.num_draft_tokens = 3;
   EXPECT_THAT(message_of([&] { generate(LanguageModel(longer), std::vector{1}, options); },
-                             Kind::unsupported),
+                         Kind::unsupported),
               HasSubstr("depend on the length"));
   class Wrong : public DraftSource {
     std::vector<int> draft(const DraftRequest&) override { return {61}; }
@@ -395,30 +396,36 @@ int rounds_of(Pace& pace, F cost, int accepted, int tokens) {
 TEST(Pace, DraftsWhereItPaysAndAsMany) {
   Pace all;
   EXPECT_EQ(all.drafts(), 0) << "what a plain token costs must be known first";
-  rounds_of(all, [](int) { return 2.0; }, 100, 300);
+  rounds_of(
+      all, [](int) { return 2.0; }, 100, 300);
   EXPECT_EQ(all.drafts(), Pace::kMost);
   Pace cliff;  // passes over more than six tokens are made another way
-  rounds_of(cliff, [](int n) { return n > 6 ? 8.0 : 2.0; }, 100, 300);
+  rounds_of(
+      cliff, [](int n) { return n > 6 ? 8.0 : 2.0; }, 100, 300);
   EXPECT_EQ(cliff.drafts(), 6);
   Pace few;
-  rounds_of(few, [](int n) { return 1 + 0.2 * n; }, 1, 400);
+  rounds_of(
+      few, [](int n) { return 1 + 0.2 * n; }, 1, 400);
   EXPECT_LE(few.drafts(), 3);
   EXPECT_GE(few.drafts(), 1);
 }
 
 TEST(Pace, StopsWhereItDoesNotPay) {
   Pace pace;
-  const int rounds = rounds_of(pace, [](int) { return 3.0; }, 1, 4000);
+  const int rounds = rounds_of(
+      pace, [](int) { return 3.0; }, 1, 4000);
   EXPECT_GT(rounds, 10) << "it tries again";
   EXPECT_LT(rounds, 80) << "ever less often";
   // What pays at last is taken up again.
-  rounds_of(pace, [](int) { return 2.0; }, 100, 4000);
+  rounds_of(
+      pace, [](int) { return 2.0; }, 100, 4000);
   EXPECT_GT(pace.drafts(), 0);
 }
 
 TEST(Pace, NoiseDoesNotTurnItOnAndOff) {
   Pace pace;
-  rounds_of(pace, [](int) { return 1.5; }, 100, 400);
+  rounds_of(
+      pace, [](int) { return 1.5; }, 100, 400);
   ASSERT_GT(pace.drafts(), 0);
   // A round of nine tokens takes hardly more than nine plain ones: it has paid, so it goes on.
   int turns = 0;
@@ -430,7 +437,8 @@ TEST(Pace, NoiseDoesNotTurnItOnAndOff) {
   EXPECT_EQ(turns, 0);
   // And what has not paid has to do so clearly.
   Pace late;
-  rounds_of(late, [](int) { return 30.0; }, 100, 100);
+  rounds_of(
+      late, [](int) { return 30.0; }, 100, 100);
   ASSERT_EQ(late.drafts(), 0);
   int rounds = 0;
   for (int i = 0; i < 1000; ++i) {
@@ -443,7 +451,8 @@ TEST(Pace, NoiseDoesNotTurnItOnAndOff) {
 
 TEST(Pace, AFixedNumberStays) {
   Pace pace(3);
-  rounds_of(pace, [](int) { return 100.0; }, 0, 100);
+  rounds_of(
+      pace, [](int) { return 100.0; }, 0, 100);
   EXPECT_EQ(pace.drafts(), 3);
 }
 
