@@ -84,7 +84,8 @@ int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOp
   Subject subject{m.model.config(), m.place.path};
   subject.max_kv = options.max_kv, subject.one_prompt = one_prompt;
   auto bytes = m.model.parameter_bytes();
-  if (options.draft) subject.num_draft_tokens = draft.tokens.value_or(Pace::kMost);
+  if (options.draft) subject.num_draft_tokens = draft.tokens.value_or(0);
+  subject.drafts = options.draft != nullptr;
   auto* small = options.draft ? draft.model() : nullptr;
   if (small) {
     subject.draft = small->model.config(), subject.draft_weights = small->place.path;

@@ -50,6 +50,13 @@ TrainOptions training_of(const Subject& subject, const plan::Settings& s) {
   return o;
 }
 
+// Drafts as much as prompt lookup may.
+class Most : public DraftSource {
+  std::vector<int> draft(const DraftRequest& r) override {
+    return std::vector<int>(static_cast<size_t>(r.most), 0);
+  }
+};
+
 plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) {
   // Mapped weights are read, not made; what is left to make of them is made in the rehearsal.
   std::optional<LanguageModel> loaded, draft;
@@ -81,10 +88,10 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     subject.pass(model, s);
   } else {
     auto options = generation_of(subject, s);
-    PromptLookup lookup;
+    Most lookup;
     std::optional<DraftModel> small;
     if (draft) small.emplace(*draft, model);
-    if (subject.num_draft_tokens > 0)
+    if (subject.drafts)
       options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
     p.kv_cache = whole(
         rehearse_generation(model, s.batch, s.context, options, subject.one_prompt).cache_bytes);

@@ -390,7 +390,6 @@ struct TokenStream::Impl {
   void speculate(Clock::time_point start) {
     constexpr size_t kAgain = 8;
     if (options.stop.stop_requested()) return finish_all(StopReason::canceled);
-    const kernels::MemoryFor here(kernels::MemoryUse::step);
     const bool many = text.size() - static_cast<size_t>(cache.length()) > kAgain;
     const int wanted = many ? 0 : std::min(pace->drafts(), columns[0].remaining - 1);
     std::vector<int> drafted;

@@ -67,7 +67,6 @@ std::vector<int> DraftModel::draft(const DraftRequest& r) {
   const int most = learned ? std::min(r.most, learned->length - length + 1) : r.most;
   if (most <= 0) return {};
   const Enter enter(model_.runtime());
-  const kernels::MemoryFor here(kernels::MemoryUse::step);
   try {
     const auto common = std::mismatch(read_.begin(), read_.end(), r.text.begin(), r.text.end());
     // Of the text's last token the logits are needed.

@@ -147,7 +147,7 @@ TEST(Measure, ADraftModelCountsAsItIs) {
   Subject subject{.config = config};
   subject.new_tokens = kNew;
   const auto alone = measure(subject, s);
-  subject.num_draft_tokens = kDrafted, subject.draft = small;
+  subject.drafts = true, subject.num_draft_tokens = kDrafted, subject.draft = small;
   const auto planned = measure(subject, s);
 
   LanguageModel model(config), other(small);
@@ -168,7 +168,7 @@ TEST(Measure, ADraftModelCountsAsItIs) {
   GovernOptions with{{(alone.peak() + planned.peak()) / 2, "room for one"}};
   options.draft = nullptr;
   Subject one = subject;
-  one.draft.reset(), one.num_draft_tokens = 0;
+  one.draft.reset(), one.drafts = false;
   EXPECT_NO_THROW(govern_generation(one, model.parameter_bytes(), 1, kPrompt, options, with));
   EXPECT_THROW(govern_generation(subject, planned.weights, 1, kPrompt, options, with), Error);
 }
