@@ -133,8 +133,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   };
   // Two models and a pass over several tokens are worth a rehearsal: what is estimated of one is
   // too little for both.
-  if (!all.drafts && clear(rough, options.budget))
-    return settled({s, rough, options.budget});
+  if (!all.drafts && clear(rough, options.budget)) return settled({s, rough, options.budget});
   const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
   auto plan = plan::make_plan(
       s, options.budget, measured,

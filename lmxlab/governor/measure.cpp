@@ -83,6 +83,7 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   const auto made = whole(kernels::active_bytes());
   p.mapped = std::max<int64_t>(0, p.weights - made);
   kernels::reset_peak();
+  size_t peak = 0;
   if (subject.pass) {
     const Enter enter(model.runtime());
     subject.pass(model, s);
@@ -91,16 +92,16 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     Most lookup;
     std::optional<DraftModel> small;
     if (draft) small.emplace(*draft, model);
-    if (subject.drafts)
-      options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
-    p.kv_cache = whole(
-        rehearse_generation(model, s.batch, s.context, options, subject.one_prompt).cache_bytes);
+    if (subject.drafts) options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
+    const auto m = rehearse_generation(model, s.batch, s.context, options, subject.one_prompt);
+    p.kv_cache = whole(m.cache_bytes);
+    if (subject.drafts) peak = m.peak;  // a draft reads the prompt with the first of its texts
     if (small) p.kv_cache += whole(small->cache().bytes());
   }
   p.workspace = whole(rehearsal.workspace_at_peak()), p.largest_op = whole(rehearsal.largest_op());
   // What a card's allocator rounds up is in it.
-  p.activations = std::max<int64_t>(
-      0, whole(kernels::peak_bytes()) - (p.weights - p.mapped) - p.kv_cache - p.workspace);
+  p.activations = std::max<int64_t>(0, whole(std::max(peak, kernels::peak_bytes())) -
+                                           (p.weights - p.mapped) - p.kv_cache - p.workspace);
   return p;
 }
 

@@ -36,7 +36,8 @@ struct Subject {
   bool packs = false;       // packing makes no folder here
   size_t held = 0;          // bytes besides: tokens of a run's data, results of a pass
   bool one_prompt = false;  // rows of a generation are samples of one
-  /// Of speculative decoding: so many tokens at a time (0: as many as pay), of this model or of none.
+  /// Of speculative decoding: so many tokens at a time (0: as many as pay), of this model or of
+  /// none.
   bool drafts = false;
   int num_draft_tokens = 0;
   std::optional<config::Model> draft = {};

@@ -57,6 +57,11 @@ void DraftModel::read(std::span<const int> tokens, std::optional<mx::array>* log
     }
     const auto last = mx::slice(hidden, {0, n - 1, 0}, {1, n, hidden.shape(2)});
     *logits = mx::squeeze(model_.transformer().head(last), 1);
+    if (n <= Pace::kMost) continue;
+    // Of many rows each array is given up after its last use, as a step that is queued does not.
+    auto all = cache_.arrays();
+    all.push_back(**logits);
+    mx::eval(all);
   }
   read_.insert(read_.end(), tokens.begin(), tokens.end());
 }
