@@ -406,8 +406,11 @@ struct TokenStream::Impl {
     queue();
     reading = std::exchange(pending, {});
     const auto drawn = read_draw();
+    // A rehearsal has no tokens to compare: it meets the largest pass, behind refused ones, first.
+    const bool refused =
+        kernels::rehearsing() && stats.draft_tokens <= static_cast<int>(kAgain + 1) * n;
     int accepted = 0;
-    while (accepted < n &&
+    while (!refused && accepted < n &&
            drawn[static_cast<size_t>(accepted)].token == drafted[static_cast<size_t>(accepted)])
       ++accepted;
     int made = 0;
