@@ -96,7 +96,7 @@ class Chat : public Command {
                   last_.prompt_tokens, stats_.reused_tokens, stats_.prefill_tokens_per_s,
                   last_.tokens.size(), stats_.decode_tokens_per_s, stats_.time_to_first_token_s,
                   of_planned(stats_.peak_bytes, planned_).c_str(), held_text().c_str());
-    return text;
+    return text + draft_text(stats_);
   }
   /// @return  false to leave
   bool command(const std::string& line, Context& context) {
@@ -172,7 +172,7 @@ class Chat : public Command {
                                    " has no chat template: it was not trained to talk. Take "
                                    "`generate`.");
     const auto values = template_variables(variables_, "chat");
-    draws_.set_type(m);
+    draws_.prepare(m, context);
     auto options = draws_.options(m, context);  // faults before the first question
     constexpr int kConversation = 1024;         // tokens that there should be room for
     planned_ =

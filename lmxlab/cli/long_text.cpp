@@ -71,8 +71,11 @@ Generation generate_long(const LanguageModel& model, std::span<const int> prompt
     }
     const auto& s = stream.stats();
     const int64_t peak = std::max(total.peak_bytes, s.peak_bytes);
+    const int drafted = total.draft_tokens + s.draft_tokens;
+    const int accepted = total.accepted_tokens + s.accepted_tokens;
     if (round == 0) total = s;
     total.peak_bytes = peak;
+    total.draft_tokens = drafted, total.accepted_tokens = accepted;
     if (!any) break;
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - first_token).count();

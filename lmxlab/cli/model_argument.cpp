@@ -162,10 +162,11 @@ OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype
   return {std::move(model), std::move(tokenizer), std::move(place)};
 }
 
-plan::Budget budget_beside(const OpenModel& m) {
-  const int64_t weights = m.model.parameter_bytes();
-  if (!m.place.path.empty()) return machine_budget(weights);
-  return machine_budget(0, std::min(weights, static_cast<int64_t>(kernels::active_bytes())));
+plan::Budget budget_beside(const OpenModel& m, const OpenModel* draft) {
+  int64_t mapped = 0, made = 0;
+  for (const auto* one : {&m, draft})
+    if (one) (one->place.path.empty() ? made : mapped) += one->model.parameter_bytes();
+  return machine_budget(mapped, std::min(made, static_cast<int64_t>(kernels::active_bytes())));
 }
 
 std::optional<DType> dtype_argument(const std::string& text) {

@@ -49,8 +49,8 @@ OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype
 /// New weights, also for a folder of config.json alone: where nobody looks at the answers.
 OpenModel new_model(ModelPlace place, uint64_t seed, DType dtype, const Context& context);
 
-/// What this process may still take, its weights included.
-plan::Budget budget_beside(const OpenModel& m);
+/// What this process may still take, the weights included, those of a draft model too.
+plan::Budget budget_beside(const OpenModel& m, const OpenModel* draft = nullptr);
 
 /// "f32", "bf16" or empty. (The option's choices have checked it.)
 std::optional<DType> dtype_argument(const std::string& text);

@@ -49,6 +49,7 @@ void SamplingArguments::declare(Options& o) {
   o.option("--prompt-cache", "FILE", &prompt_cache,
            "go on from what this file has read of the prompt, and write what was read in the "
            "end");
+  draft.declare(o);
 }
 
 GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& context) const {
@@ -74,26 +75,36 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
   o.kv_bits = cache_bits(kv_bits);
   o.max_kv = max_kv.value_or(0);
   o.stop = context.stop;
+  draft.set(o);
   return o;
 }
 
 int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOptions& options,
-                                  const Context& context) const {
+                                  const Context& context, bool one_prompt) const {
   Subject subject{m.model.config(), m.place.path};
-  subject.max_kv = options.max_kv;
-  GovernOptions with{budget_beside(m)};
+  subject.max_kv = options.max_kv, subject.one_prompt = one_prompt;
+  auto bytes = m.model.parameter_bytes();
+  if (options.draft) subject.num_draft_tokens = draft.tokens.value_or(0);
+  subject.drafts = options.draft != nullptr;
+  auto* small = options.draft ? draft.model() : nullptr;
+  if (small) {
+    subject.draft = small->model.config(), subject.draft_weights = small->place.path;
+    bytes += small->model.parameter_bytes();
+  }
+  GovernOptions with{budget_beside(m, small)};
   with.auto_fit = auto_fit;
   plan::Plan plan;
-  const auto mapped = mapped_bytes(m.model);
-  const auto change =
-      govern_generation(subject, m.model.parameter_bytes(), rows, length, options, with, &plan);
+  const auto mapped = mapped_bytes(m.model, small ? &small->model : nullptr);
+  const auto change = govern_generation(subject, bytes, rows, length, options, with, &plan);
   if (!change.empty()) context.warn("--auto-fit: " + change);
   plan.parts.mapped = mapped;
   return plan.parts.arrays();
 }
 
-void SamplingArguments::set_type(OpenModel& m) const {
-  if (const auto type = dtype_argument(dtype)) m.model.set_activations(*type);
+void SamplingArguments::prepare(OpenModel& m, const Context& context) {
+  const auto type = dtype_argument(dtype);
+  if (type) m.model.set_activations(*type);
+  draft.open(m, uint64_t(seed), type, context);
 }
 
 PromptCache SamplingArguments::read_cache(const LanguageModel& model) const {

@@ -1,6 +1,7 @@
 // How tokens are drawn and the cache is kept: options that `generate` and `chat` share.
 #pragma once
 
+#include "lmxlab/cli/draft_argument.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/options.h"
 #include "lmxlab/inference/generate.h"
@@ -20,18 +21,20 @@ struct SamplingArguments {
   int max_tokens;
   bool ignore_eos = false, auto_fit = false;
   std::string dtype;
+  DraftArgument draft;
 
   explicit SamplingArguments(int tokens) : max_tokens(tokens) {}
   void declare(Options& o);
   /// The model's own settings, then these. @throws Error(usage) for an empty --stop
   GenerateOptions options(const OpenModel& m, const Context& context) const;
   /// Refuses what does not fit in memory, before it is allocated; with --auto-fit changes options.
+  /// @param one_prompt  the rows are samples of one
   /// @return  the bytes of arrays that are planned
   /// @throws Error(resource) with the ways out.
   int64_t govern(OpenModel& m, int rows, int length, GenerateOptions& options,
-                 const Context& context) const;
-  /// The type of the computation, if it was given.
-  void set_type(OpenModel& m) const;
+                 const Context& context, bool one_prompt = false) const;
+  /// The type of the computation, if it was given, and the draft's model.
+  void prepare(OpenModel& m, const Context& context);
   /// What --prompt-cache holds; empty if it is not given or there is no such file yet.
   PromptCache read_cache(const LanguageModel& model) const;
   void write_cache(const LanguageModel& model, const PromptCache& kept) const;

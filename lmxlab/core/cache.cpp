@@ -117,6 +117,10 @@ void CompositeCache::mark() {
   for (auto& p : parts_) p->mark();
 }
 
+void CompositeCache::unmark() {
+  for (auto& p : parts_) p->unmark();
+}
+
 void CompositeCache::reorder(const mx::array& rows) {
   for (auto& p : parts_) p->reorder(rows);
 }
@@ -184,7 +188,8 @@ Cache::Cache(const Cache& other)
       text_length(other.text_length),
       max_kv(other.max_kv),
       runtime_(other.runtime_),
-      length_(other.length_) {
+      length_(other.length_),
+      marked_(other.marked_) {
   for (const auto& l : other.layers_) layers_.push_back(l ? l->clone() : nullptr);
 }
 Cache& Cache::operator=(const Cache& other) {
@@ -220,6 +225,22 @@ void Cache::trim(int n) {
 void Cache::mark() {
   for (auto& l : layers_)
     if (l) l->mark();
+  marked_ = length_;
+}
+
+void Cache::unmark() {
+  for (auto& l : layers_)
+    if (l) l->unmark();
+  marked_.reset();
+}
+
+bool Cache::rewind(int length) {
+  for (const int to : {length, std::min(length, marked_.value_or(length))})
+    if (can_trim(length_ - to)) {
+      trim(length_ - to);
+      return true;
+    }
+  return false;
 }
 
 void Cache::reorder(const mx::array& rows) {

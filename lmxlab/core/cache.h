@@ -62,8 +62,10 @@ class LayerCache {
   /// Takes back the last n positions. @throws Error(unsupported) unless can_trim(n).
   virtual void trim(int n) = 0;
   /// From now on until the next mark, `trim` can come back to this length: states keep what they
-  /// are, at the price of their bytes. A full window forgets all the same.
+  /// are, a window what the first pass would write over, at the price of their bytes.
   virtual void mark() {}
+  /// Gives up what was kept for a mark.
+  virtual void unmark() {}
   /// Row i becomes row rows[i]; the batch may shrink or grow. Lazy.
   virtual void reorder(const mx::array& rows) = 0;
   /// Every position moves by n: n > 0 puts as many columns of padding before the first, n < 0 takes
@@ -127,6 +129,7 @@ class StateCache : public LayerCache {
   bool can_trim(int n) const override;
   void trim(int n) override;
   void mark() override { marked_ = now_; }
+  void unmark() override { marked_.reset(); }
   void reorder(const mx::array& rows) override;
   void shift(int n) override;
   void append_rows(const LayerCache& other) override;
@@ -166,6 +169,7 @@ class CompositeCache : public LayerCache {
   bool can_trim(int n) const override;
   void trim(int n) override;
   void mark() override;
+  void unmark() override;
   void reorder(const mx::array& rows) override;
   void shift(int n) override;
   void append_rows(const LayerCache& other) override;
@@ -233,6 +237,10 @@ class Cache {
   ///   changed then.
   void trim(int n);
   void mark();
+  void unmark();
+  /// Takes back what lies behind `length`, or behind the mark where it cannot stop between the two.
+  /// @return  whether it could; if not, nothing is changed.
+  bool rewind(int length);
   void reorder(const mx::array& rows);
   /// Rows of a running batch come and go. The rows of another cache of the same model come behind
   /// these; those that have seen fewer positions get padding at their left, so that all end at the
@@ -261,6 +269,7 @@ class Cache {
   std::vector<std::unique_ptr<LayerCache>> layers_;
   std::shared_ptr<Runtime> runtime_;
   int length_ = 0;
+  std::optional<int> marked_ = {};  // a length
 };
 
 }  // namespace core

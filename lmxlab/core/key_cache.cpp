@@ -278,14 +278,25 @@ class Rotating : public KeyCache {
   void reserve(int positions) override { reserved_ = std::min(rounded(positions), window_); }
   int length() const override { return length_; }
   int trimmable() const override { return length_ <= window_ ? length_ : 0; }
+  bool can_trim(int n) const override {
+    return KeyCache::can_trim(n) || (n > 0 && before_ && length_ - n == *marked_);
+  }
   void trim(int n) override {
-    if (n < 0 || n > trimmable()) cannot_trim(n, trimmable());
+    if (!can_trim(n)) cannot_trim(n, trimmable());
+    if (n > trimmable()) buffers_.all = *std::exchange(before_, std::nullopt);
     length_ -= n;
   }
-  void reorder(const mx::array& rows) override { buffers_.reorder(rows); }
+  void mark() override { marked_ = length_, before_.reset(); }
+  void unmark() override { marked_.reset(), before_.reset(); }
+  void reorder(const mx::array& rows) override {
+    buffers_.reorder(rows);
+    if (!before_) return;
+    for (auto& part : *before_) part = mx::take(part, rows, 0);
+  }
   // What a full ring has forgotten does not come back: its oldest columns are the first it has.
   void shift(int n) override {
     if (n < -length_) cannot_shift(n, length_);
+    unmark();
     const int before = kept();
     const int now = std::min(length_ + n, window_), some = std::min(before, now);
     Parts tail;
@@ -299,6 +310,7 @@ class Rotating : public KeyCache {
     if (!more || more->window_ != window_ || !buffers_.joins(more->buffers_))
       cannot_join("keys of the same kind and shape, in a window of " + std::to_string(window_));
     if (more->length_ != length_) cannot_join(std::to_string(length_) + " positions");
+    unmark();
     buffers_.append_rows(more->buffers_, kept());
   }
   std::vector<mx::array> arrays() const override { return buffers_.all; }
@@ -311,15 +323,28 @@ class Rotating : public KeyCache {
                                       std::to_string(window_));
     buffers_.restore(std::move(arrays), std::min(length, window_));
     length_ = length;
+    unmark();
   }
-  size_t bytes() const override { return buffers_.bytes(); }
+  size_t bytes() const override {
+    size_t n = buffers_.bytes();
+    if (before_)
+      for (const auto& part : *before_) n += part.nbytes();
+    return n;
+  }
 
  private:
   int kept() const { return std::min(length_, window_); }
+  // Columns that the mark needs are about to go: the buffers stay what they are.
+  void keep_marked() {
+    if (marked_ && !before_) before_ = buffers_.all;
+  }
 
   // The position p lies in column p mod window.
   Keys append_one(const mx::array& k, const mx::array& v) {
-    if (length_ < window_) make_room(1, [&] { return buffers_.format.encode(k, v); });
+    if (length_ < window_)
+      make_room(1, [&] { return buffers_.format.encode(k, v); });
+    else
+      keep_marked();
     buffers_.append(k, v, length_ % window_);
     ++length_;
     return held();
@@ -335,6 +360,7 @@ class Rotating : public KeyCache {
       length_ = total;
       return buffers_.view(total, 0, false);
     }
+    keep_marked();
     const int before = std::min(length_, window_ - 1);
     const int width = before + n;
     const auto parts = buffers_.format.encode(k, v);
@@ -379,6 +405,8 @@ class Rotating : public KeyCache {
 
   Buffers buffers_;
   int window_, length_ = 0, reserved_ = 0;
+  std::optional<int> marked_ = {};    // a length
+  std::optional<Parts> before_ = {};  // the buffers, until columns of that length were lost
 };
 
 }  // namespace

@@ -124,14 +124,16 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   auto whole = s;
   whole.context = s.context + all.new_tokens;
   if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
-  auto rough = plan::estimate(all.config, whole, 4);
+  auto rough = estimate(all, whole, 4);
   rough.weights = bytes;
   const auto settled = [&](const plan::Plan& plan, const std::string& change = "") {
     limit_queue(plan);
     if (made) *made = plan;
     return change;
   };
-  if (clear(rough, options.budget)) return settled({s, rough, options.budget});
+  // Two models and a pass over several tokens are worth a rehearsal: what is estimated of one is
+  // too little for both.
+  if (!all.drafts && clear(rough, options.budget)) return settled({s, rough, options.budget});
   const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
   auto plan = plan::make_plan(
       s, options.budget, measured,

@@ -30,8 +30,8 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
 
 /// The same of `rows` prompts of `length` tokens each. A model that is clearly small enough costs
 /// microseconds. Of changes a cache of fewer bits can be applied.
-/// @param subject  its config and weights
-/// @param bytes  of the weights as they are
+/// @param subject  its config and weights, and a draft model's
+/// @param bytes  of the weights as they are, a draft model's included
 /// @param plan  if given, the plan of what runs in the end; of a model that is clearly small enough
 ///   an estimate.
 std::string govern_generation(const Subject& subject, int64_t bytes, int rows, int length,

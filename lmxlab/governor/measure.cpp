@@ -32,6 +32,7 @@ GenerateOptions generation_of(const Subject& subject, const plan::Settings& s) {
   o.max_tokens = subject.new_tokens;
   o.kv_bits = s.kv_bits;
   o.max_kv = subject.max_kv;
+  o.num_draft_tokens = subject.num_draft_tokens;
   return o;
 }
 
@@ -49,10 +50,18 @@ TrainOptions training_of(const Subject& subject, const plan::Settings& s) {
   return o;
 }
 
+// Drafts as much as prompt lookup may.
+class Most : public DraftSource {
+  std::vector<int> draft(const DraftRequest& r) override {
+    return std::vector<int>(static_cast<size_t>(r.most), 0);
+  }
+};
+
 plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) {
   // Mapped weights are read, not made; what is left to make of them is made in the rehearsal.
-  std::optional<LanguageModel> loaded;
+  std::optional<LanguageModel> loaded, draft;
   if (!subject.weights.empty()) loaded = LanguageModel::load(subject.weights);
+  if (!subject.draft_weights.empty()) draft = LanguageModel::load(subject.draft_weights);
   const kernels::Rehearsal rehearsal;
   auto model = loaded ? std::move(*loaded)
                       : LanguageModel(subject.config, 0, subject.dtype.value_or(DType::f32));
@@ -63,23 +72,36 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     interleave_model(model);
   }
   if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
+  if (subject.draft && !draft) draft.emplace(*subject.draft);
   plan::Parts p;
   p.weights = model.parameter_bytes();
   evaluate_weights(model);  // in memory before anything is generated
+  if (draft) {
+    evaluate_weights(*draft);
+    p.weights += draft->parameter_bytes();
+  }
   const auto made = whole(kernels::active_bytes());
   p.mapped = std::max<int64_t>(0, p.weights - made);
   kernels::reset_peak();
+  size_t peak = 0;
   if (subject.pass) {
     const Enter enter(model.runtime());
     subject.pass(model, s);
   } else {
-    p.kv_cache = whole(
-        rehearse_generation(model, s.batch, s.context, generation_of(subject, s)).cache_bytes);
+    auto options = generation_of(subject, s);
+    Most lookup;
+    std::optional<DraftModel> small;
+    if (draft) small.emplace(*draft, model);
+    if (subject.drafts) options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
+    const auto m = rehearse_generation(model, s.batch, s.context, options, subject.one_prompt);
+    p.kv_cache = whole(m.cache_bytes);
+    if (subject.drafts) peak = m.peak;  // a draft reads the prompt with the first of its texts
+    if (small) p.kv_cache += whole(small->cache().bytes());
   }
   p.workspace = whole(rehearsal.workspace_at_peak()), p.largest_op = whole(rehearsal.largest_op());
   // What a card's allocator rounds up is in it.
-  p.activations = std::max<int64_t>(
-      0, whole(kernels::peak_bytes()) - (p.weights - p.mapped) - p.kv_cache - p.workspace);
+  p.activations = std::max<int64_t>(0, whole(std::max(peak, kernels::peak_bytes())) -
+                                           (p.weights - p.mapped) - p.kv_cache - p.workspace);
   return p;
 }
 
@@ -136,10 +158,12 @@ void evaluate_weights(LanguageModel& model) {
   as_error([&] { mx::eval(core::values(core::collect(model.transformer()))); });
 }
 
-int64_t mapped_bytes(LanguageModel& model) {
+int64_t mapped_bytes(LanguageModel& model, LanguageModel* draft) {
   int64_t there = 0;  // what is not has yet to be made, transposed for instance
-  for (const auto& e : core::collect(model.transformer()))
-    if (e.param->value.is_available()) there += whole(e.param->value.nbytes());
+  for (auto* m : {&model, draft})
+    if (m)
+      for (const auto& e : core::collect(m->transformer()))
+        if (e.param->value.is_available()) there += whole(e.param->value.nbytes());
   return std::max<int64_t>(0, there - whole(kernels::active_bytes()));
 }
 
@@ -147,15 +171,27 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
   if (!settings.preset.empty())
     subject.config = config::preset(settings.preset), subject.weights.clear();
+  if (!settings.preset.empty()) subject.draft.reset(), subject.draft_weights.clear();
   const bool rehearsed = kernels::can_rehearse() && (settings.mode == plan::Mode::generate ||
                                                      settings.mode == plan::Mode::train);
   if (!rehearsed) {
     const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
     return subject.pass ? estimate_pass(subject, settings, element)
-                        : plan::estimate(subject.config, settings, element);
+                        : estimate(subject, settings, element);
   }
   return settings.mode == plan::Mode::generate ? measure_generation(subject, settings)
                                                : measure_training(subject, settings);
+}
+
+plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element) {
+  auto p = plan::estimate(subject.config, settings, element);
+  if (!subject.draft) return p;
+  auto other = settings;
+  other.bits.reset(), other.kv_bits.reset();
+  const auto draft = plan::estimate(*subject.draft, other, element);
+  p.weights += draft.weights, p.kv_cache += draft.kv_cache;
+  p.activations = std::max(p.activations, draft.activations);
+  return p;
 }
 
 plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element) {
@@ -177,8 +213,7 @@ plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Setti
     parts = measure(subject, settings);
   } catch (const Error& e) {
     if (e.kind() != Kind::resource || !mapped) throw;
-    parts = subject.pass ? estimate_pass(subject, settings, 4)
-                         : plan::estimate(subject.config, settings, 4);
+    parts = subject.pass ? estimate_pass(subject, settings, 4) : estimate(subject, settings, 4);
     if (!settings.bits) parts.weights = bytes;
   }
   if (folder && mapped && settings.bits) {

@@ -33,15 +33,23 @@ struct Subject {
   int group_size = 64, embedding_bits = 0;  // of those (QuantizeOptions)
   /// What is done with it in the place of a generation; the settings say with how many tokens.
   std::function<void(const LanguageModel&, const plan::Settings&)> pass = {};
-  bool packs = false;  // packing makes no folder here
-  size_t held = 0;     // bytes besides: tokens of a run's data, results of a pass
+  bool packs = false;       // packing makes no folder here
+  size_t held = 0;          // bytes besides: tokens of a run's data, results of a pass
+  bool one_prompt = false;  // rows of a generation are samples of one
+  /// Of speculative decoding: so many tokens at a time (0: as many as pay), of this model or of
+  /// none.
+  bool drafts = false;
+  int num_draft_tokens = 0;
+  std::optional<config::Model> draft = {};
+  std::filesystem::path draft_weights = {};
 };
 
 /// New weights are made now, and not with the first result that needs them: plans count them whole.
 void evaluate_weights(LanguageModel& model);
 
 /// Of its weights, those in a file's mapping and as they lie there: before anything is computed.
-int64_t mapped_bytes(LanguageModel& model);
+/// Of two models together, if there is a draft.
+int64_t mapped_bytes(LanguageModel& model, LanguageModel* draft = nullptr);
 
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
@@ -55,6 +63,9 @@ int64_t file_bytes(const std::filesystem::path& weights);
 /// @throws Error(resource) if RLIMIT_AS leaves no room to map them.
 void expect_mappable(const std::filesystem::path& weights);
 
+/// A generation by arithmetic, with its draft model. @param element  bytes of a weight that is not
+/// packed
+plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element);
 /// The same of a pass, by arithmetic. @param element  bytes of a weight that is not packed
 plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings, int element);
 /// What the process has in RAM for it: the peak, what our allocator keeps for reuse beside it, and

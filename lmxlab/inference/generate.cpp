@@ -1,5 +1,6 @@
 #include "lmxlab/inference/generate.h"
 
+#include "lmxlab/config/rope.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/inference/stop_strings.h"
@@ -50,6 +51,9 @@ struct Row {
   StopStrings stops{{}};
 };
 
+// Fewer than the 128 from which on a piece of a prompt may be rounded, with those read again.
+constexpr int kMostDrafted = 32;
+
 void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& o,
            const data::Tokenizer* tokenizer) {
   const auto& config = model.config();
@@ -64,6 +68,11 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
   at_least("max_kv", o.max_kv, 0);
   if (o.reuse && prompts.size() != 1)
     problems.add("reuse: expected one prompt, got " + std::to_string(prompts.size()));
+  if (o.draft && prompts.size() != 1)
+    problems.add("draft: expected one prompt, got " + std::to_string(prompts.size()));
+  if (o.num_draft_tokens < 0 || o.num_draft_tokens > kMostDrafted)
+    problems.add("num_draft_tokens: expected 0 (as many as pay) to " +
+                 std::to_string(kMostDrafted) + ", got " + std::to_string(o.num_draft_tokens));
   if (const int bits = o.kv_bits.value_or(0); bits != 0 && bits != 4 && bits != 8 && bits != 16)
     problems.add("kv_bits: expected 0 (keys and values as computed), 16, 8 or 4, got " +
                  std::to_string(bits));
@@ -91,6 +100,11 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
                    " tokens. Shorten it.");
   }
   problems.raise(Kind::usage, "[generate] cannot start");
+  if (o.draft && config::depends_on_length(config))
+    throw Error(
+        Kind::unsupported,
+        "[speculative] this model's rotary frequencies depend on the length of the text, so "
+        "that tokens read together are not what they are one by one. Leave the draft out.");
 }
 
 }  // namespace
@@ -120,6 +134,9 @@ struct TokenStream::Impl {
       columns.push_back(std::move(row));
       live.push_back(true);
     }
+    if (!options.draft) return;
+    pace.emplace(options.num_draft_tokens);
+    text = prompts[0];
   }
 
   ~Impl() {
@@ -162,7 +179,12 @@ struct TokenStream::Impl {
       if (!prefill()) return finish_all(StopReason::canceled);
       take(start);
       stats.time_to_first_token_s = seconds_since(start);
+    } else if (pending || !pace) {
+      take(start);
+    } else if (pace->drafts() > 0) {
+      speculate(start);
     } else {
+      resume();
       take(start);
     }
     stats.peak_bytes = static_cast<int64_t>(kernels::peak_bytes());
@@ -171,15 +193,23 @@ struct TokenStream::Impl {
   // The prompt but its last token in pieces, then the first draw. False if it was to stop.
   bool prefill() {
     const auto start = Clock::now();
-    const int rows = static_cast<int>(prompts.size());
+    // Equal prompts are read once: their rows part with the first draw.
+    Prompts distinct;
+    std::vector<int32_t> row_of;
+    for (const auto& p : prompts) {
+      const auto at = std::find(distinct.begin(), distinct.end(), p) - distinct.begin();
+      row_of.push_back(static_cast<int32_t>(at));
+      if (row_of.back() == static_cast<int32_t>(distinct.size())) distinct.push_back(p);
+    }
+    const int rows = static_cast<int>(distinct.size());
     std::vector<int32_t> pads;
-    for (const auto& p : prompts) pads.push_back(longest - static_cast<int>(p.size()));
+    for (const auto& p : distinct) pads.push_back(longest - static_cast<int>(p.size()));
     // Columns of the prompts, padded at their left.
     const auto columns_of = [&](int from, int to) {
       std::vector<int32_t> ids;
-      for (size_t r = 0; r < prompts.size(); ++r)
+      for (size_t r = 0; r < distinct.size(); ++r)
         for (int i = from; i < to; ++i)
-          ids.push_back(i < pads[r] ? 0 : prompts[r][static_cast<size_t>(i - pads[r])]);
+          ids.push_back(i < pads[r] ? 0 : distinct[r][static_cast<size_t>(i - pads[r])]);
       return kernels::host_array(ids.data(), {rows, to - from});
     };
     const bool padded = std::any_of(pads.begin(), pads.end(), [](int n) { return n > 0; });
@@ -210,7 +240,13 @@ struct TokenStream::Impl {
       // of all.
       const int n = hidden.shape(1);
       const auto last = mx::slice(hidden, {0, n - 1, 0}, {rows, n, hidden.shape(2)});
-      pending = sampler->draw(mx::squeeze(model.transformer().head(last), 1));
+      auto logits = mx::squeeze(model.transformer().head(last), 1);
+      if (distinct.size() < prompts.size()) {
+        const mx::array index(row_of.begin(), {static_cast<int>(row_of.size())}, mx::int32);
+        logits = mx::take(logits, index, 0);
+        cache.reorder(index);
+      }
+      pending = sampler->draw(logits);
     }
     // Not queue(): steps of many rows are evaluated in order, each array given up after its last
     // use.
@@ -218,7 +254,7 @@ struct TokenStream::Impl {
     read<int32_t>(pending->tokens);
     stats.reused_tokens = known;
     size_t total = 0;
-    for (const auto& p : prompts) total += p.size();
+    for (const auto& p : distinct) total += p.size();
     total -= static_cast<size_t>(known);
     stats.prefill_tokens_per_s = static_cast<double>(total) / seconds_since(start);
     return true;
@@ -251,6 +287,7 @@ struct TokenStream::Impl {
   void give_back() {
     if (!options.reuse || cache.empty()) return;
     wait();
+    cache.unmark();
     PromptCache all{prompts[0], std::move(cache), kv_bits()};
     cache = Cache();
     all.tokens.insert(all.tokens.end(), results[0].tokens.begin(), results[0].tokens.end());
@@ -272,8 +309,8 @@ struct TokenStream::Impl {
     // Small arrays made here must not wait for the step that is running.
     const kernels::MemoryFor here(kernels::MemoryUse::step);
     reading = std::exchange(pending, {});
-    const Draw& now = *reading;
-    if (most_left() > 1) {
+    if (most_left() > 1 && !(pace && pace->drafts() > 0)) {
+      const Draw& now = *reading;
       const int rows = static_cast<int>(columns.size());
       running = cache.arrays();
       auto [logits, grown] = model(mx::reshape(now.tokens, {rows, 1}), std::move(cache));
@@ -284,34 +321,117 @@ struct TokenStream::Impl {
     // One token ahead: the next step goes in before this one's token is read. A queue keeps its
     // order, and `start_step` lets a step write into the cache that the one before still works on.
     if (pending) queue();
+    const auto events_now = read_draw();
+    int made = 0;
+    for (size_t c = 0; c < columns.size(); ++c) {
+      if (!live[c]) continue;
+      accept(c, events_now[c]);
+      ++made;
+    }
+    count(made, seconds_since(start));
+    if (pace) pace->plain(seconds_since(start));
+    if (any_live()) drop_finished();
+  }
+
+  // Tokens that are read now, and how long they took.
+  void count(int made, double seconds) {
+    if (!first_taken) {
+      first_taken = true;
+    } else {
+      decoded += made;
+      decode_s += seconds;
+      stats.decode_tokens_per_s = decode_s > 0 ? decoded / decode_s : 0;
+    }
+    if (!any_live()) ended = true;
+  }
+
+  // One event for each row of `reading`.
+  std::vector<TokenEvent> read_draw() const {
+    const Draw& now = *reading;
     const auto tokens = read<int32_t>(now.tokens);
     const auto logprobs = now.logprobs ? read<float>(*now.logprobs) : std::vector<float>();
     const auto top_ids = now.top_ids ? read<int32_t>(*now.top_ids) : std::vector<int32_t>();
     const auto top_logprobs =
         now.top_logprobs ? read<float>(*now.top_logprobs) : std::vector<float>();
-    int made = 0;
-    for (size_t c = 0; c < columns.size(); ++c) {
-      if (!live[c]) continue;
-      TokenEvent e;
-      e.token = tokens[c];
-      if (now.logprobs) e.logprob = logprobs[c];
-      const auto n = static_cast<size_t>(std::max(options.logprobs, 0));
+    std::vector<TokenEvent> out(tokens.size());
+    const auto n = static_cast<size_t>(std::max(options.logprobs, 0));
+    for (size_t r = 0; r < out.size(); ++r) {
+      out[r].token = tokens[r];
+      if (now.logprobs) out[r].logprob = logprobs[r];
       for (size_t i = 0; i < n; ++i)
-        e.top.emplace_back(top_ids[c * n + i], top_logprobs[c * n + i]);
-      accept(c, std::move(e));
-      ++made;
+        out[r].top.emplace_back(top_ids[r * n + i], top_logprobs[r * n + i]);
     }
-    if (!first_taken) {
-      first_taken = true;
-    } else {
-      decoded += made;
-      decode_s += seconds_since(start);
-      stats.decode_tokens_per_s = decode_s > 0 ? decoded / decode_s : 0;
-    }
-    if (!any_live())
-      ended = true;
-    else
-      drop_finished();
+    return out;
+  }
+
+  // What the cache has not seen of the text, then these.
+  mx::array hidden_behind(std::span<const int> drafted) {
+    std::vector<int32_t> ids(text.begin() + cache.length(), text.end());
+    ids.insert(ids.end(), drafted.begin(), drafted.end());
+    auto pass = model.make_pass(&cache);
+    return model.transformer().hidden(
+        kernels::host_array(ids.data(), {1, static_cast<int>(ids.size())}), pass);
+  }
+  // [1, L, D] -> [n, V], of the last n positions.
+  mx::array logits_of(const mx::array& hidden, int n) const {
+    const int length = hidden.shape(1);
+    const auto last = mx::slice(hidden, {0, length - n, 0}, {1, length, hidden.shape(2)});
+    return mx::squeeze(model.transformer().head(last), 0);
+  }
+  Sampler sampler_at(std::span<const int> drafted) const {
+    return sampler_behind(options.sampling, model.config().vocab, text, drafted,
+                          results[0].tokens.size(), options.logprobs);
+  }
+
+  // Drafts, reads the drafted tokens in one pass, and keeps those that it would have drawn: up to
+  // the first other one, which is drawn as well. What the cache has seen beyond is taken back;
+  // where that reaches back to the mark, the tokens since are read again with the next ones, or
+  // alone if they have become many.
+  void speculate(Clock::time_point start) {
+    constexpr size_t kAgain = 8;
+    if (options.stop.stop_requested()) return finish_all(StopReason::canceled);
+    const bool many = text.size() - static_cast<size_t>(cache.length()) > kAgain;
+    const int wanted = many ? 0 : std::min(pace->drafts(), columns[0].remaining - 1);
+    std::vector<int> drafted;
+    if (wanted > 0)
+      drafted = options.draft->draft({text, wanted, options.sampling, results[0].tokens.size()});
+    const int vocab = model.config().vocab, n = static_cast<int>(drafted.size());
+    if (n > std::max(wanted, 0) ||
+        std::any_of(drafted.begin(), drafted.end(), [&](int id) { return id < 0 || id >= vocab; }))
+      throw Error(Kind::usage, "[speculative] a draft of " + std::to_string(n) +
+                                   " tokens: expected at most " + std::to_string(wanted) +
+                                   ", ids from 0 to " + std::to_string(vocab - 1));
+    cache.mark();
+    pending = sampler_at(drafted).draw(logits_of(hidden_behind(drafted), n + 1));
+    queue();
+    reading = std::exchange(pending, {});
+    const auto drawn = read_draw();
+    // A rehearsal has no tokens to compare: it meets the largest pass, behind refused ones, first.
+    const bool refused =
+        kernels::rehearsing() && stats.draft_tokens <= static_cast<int>(kAgain + 1) * n;
+    int accepted = 0;
+    while (!refused && accepted < n &&
+           drawn[static_cast<size_t>(accepted)].token == drafted[static_cast<size_t>(accepted)])
+      ++accepted;
+    int made = 0;
+    for (; made <= accepted && live[0]; ++made) accept(0, drawn[static_cast<size_t>(made)]);
+    if (!cache.rewind(static_cast<int>(text.size()) - 1))
+      throw Error(
+          Kind::unsupported,
+          "[speculative] a layer's cache takes back nothing, not to a mark either. Leave the "
+          "draft out.");
+    stats.draft_tokens += n, stats.accepted_tokens += accepted;
+    count(made, seconds_since(start));
+    pace->round(n, accepted, seconds_since(start));
+  }
+
+  // From drafts to one token ahead.
+  void resume() {
+    const kernels::MemoryFor here(kernels::MemoryUse::step);
+    cache.unmark();
+    sampler.emplace(sampler_at({}));
+    pending = sampler->draw(logits_of(hidden_behind({}), 1));
+    queue();
   }
 
   void accept(size_t column, TokenEvent e) {
@@ -319,6 +439,7 @@ struct TokenStream::Impl {
     Generation& g = results[static_cast<size_t>(row.index)];
     e.row = row.index;
     g.tokens.push_back(e.token);
+    if (pace) text.push_back(e.token);
     if (options.logprobs >= 0) g.logprobs.push_back(e.logprob);
     --row.remaining;
     const auto& stops = options.stop_tokens;
@@ -405,6 +526,8 @@ struct TokenStream::Impl {
   std::optional<Draw> reading = {};
   std::vector<mx::array> running = {};
   bool started = false, first_taken = false, ended = false;
+  std::optional<Pace> pace = {};  // with a draft
+  std::vector<int> text = {};     // then, prompt and what was made
   GenerateStats stats;
   double decoded = 0, decode_s = 0;
 };

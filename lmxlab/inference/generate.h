@@ -9,6 +9,7 @@
 #include "lmxlab/data/tokenizer.h"
 #include "lmxlab/inference/prompt_cache.h"
 #include "lmxlab/inference/sampler.h"
+#include "lmxlab/inference/speculative.h"
 #include "lmxlab/models/language_model.h"
 
 #include <functional>
@@ -39,9 +40,11 @@ struct GenerateOptions {
   std::optional<int> kv_bits = {};  // of keys and values (core::CacheOptions); none: the model's
   int max_kv = 0;  // positions that are kept, the last ones (core::CacheOptions); 0: all
   PromptCache* reuse =
-      nullptr;                // of one row: what it shares with the prompt is not read again, and
-                              // it holds what was read in the end; emptied if that is broken off
-  bool skip_special = true;   // leave special tokens out of `text`
+      nullptr;  // of one row: what it shares with the prompt is not read again, and
+                // it holds what was read in the end; emptied if that is broken off
+  DraftSource* draft = nullptr;  // of one row: speculative decoding (inference/speculative.h)
+  int num_draft_tokens = 0;      // at a time, at most; 0: as many as pay, which is measured
+  bool skip_special = true;      // leave special tokens out of `text`
   std::stop_token stop = {};  // a request ends it between two steps: canceled, what was made stays
 };
 
@@ -63,11 +66,13 @@ struct Generation {
 };
 
 struct GenerateStats {
-  double prefill_tokens_per_s = 0;   // prompt tokens of all rows that were read
+  double prefill_tokens_per_s = 0;   // prompt tokens that were read, equal prompts once
   double decode_tokens_per_s = 0;    // tokens of all rows after their first
   double time_to_first_token_s = 0;  // from the start to the first event
   int64_t peak_bytes = 0;            // of MLX's memory, since the start
   int reused_tokens = 0;             // of the prompt, that a PromptCache had
+  int draft_tokens = 0;              // that were drafted, and of these
+  int accepted_tokens = 0;           // those that the model would have drawn itself
 };
 
 using OnToken = std::function<void(const TokenEvent&)>;
@@ -76,13 +81,14 @@ using OnToken = std::function<void(const TokenEvent&)>;
 /// @param tokenizer  makes `text`; needed for stop strings.
 /// @param stats  filled if given.
 /// @throws Error(usage) for an option out of range, an id outside the vocabulary, an empty prompt,
-///         a prompt longer than the learned positions.
+///         a prompt longer than the learned positions; Error(unsupported) for a draft where rotary
+///         frequencies depend on the text's length: several tokens at a time are not one by one.
 Generation generate(const LanguageModel& model, std::span<const int> prompt,
                     const GenerateOptions& options = {}, const data::Tokenizer* tokenizer = nullptr,
                     GenerateStats* stats = nullptr);
 
 /// Rows of different lengths together, each with its own end. Row i is what `generate` gives with
-/// seed + i.
+/// seed + i. Prompts that are equal are read once: n samples of one cost one prefill.
 std::vector<Generation> generate_batch(const LanguageModel& model,
                                        const std::vector<std::vector<int>>& prompts,
                                        const GenerateOptions& options = {},

@@ -27,11 +27,11 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// uint32 [B, 2]; row r depends on (seeds[r], step) alone.
-mx::array keys(const std::vector<uint64_t>& seeds, uint64_t step) {
+// uint32 [B, 2]; row r depends on (seeds[r], steps[r]) alone.
+mx::array keys(const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& steps) {
   std::vector<uint32_t> words;
-  for (const uint64_t seed : seeds) {
-    const uint64_t key = mix(mix(seed) + step);
+  for (size_t r = 0; r < seeds.size(); ++r) {
+    const uint64_t key = mix(mix(seeds[r]) + steps[r]);
     words.push_back(static_cast<uint32_t>(key >> 32));
     words.push_back(static_cast<uint32_t>(key));
   }
@@ -65,6 +65,10 @@ mx::array one_hot(const mx::array& tokens,
 }
 
 }  // namespace
+
+bool penalizes(const SamplingOptions& o) {
+  return o.repetition_penalty != 1 || o.presence_penalty != 0 || o.frequency_penalty != 0;
+}
 
 void validate(const SamplingOptions& o, int vocab) {
   Problems problems;
@@ -100,7 +104,11 @@ void validate(const SamplingOptions& o, int vocab) {
 Sampler::Sampler(const SamplingOptions& options, int vocab,
                  std::span<const std::vector<int>> prompts, std::vector<uint64_t> seeds,
                  int logprobs)
-    : options_(options), vocab_(vocab), logprobs_(logprobs), seeds_(std::move(seeds)) {
+    : options_(options),
+      vocab_(vocab),
+      logprobs_(logprobs),
+      seeds_(std::move(seeds)),
+      steps_(seeds_.size(), 0) {
   validate(options, vocab);
   if (seeds_.size() != prompts.size())
     throw Error(Kind::usage, "[sampler] expected a seed for each of " +
@@ -114,7 +122,7 @@ Sampler::Sampler(const SamplingOptions& options, int vocab,
     for (const auto& [id, value] : options.logit_bias) bias[static_cast<size_t>(id)] = value;
     bias_ = mx::array(bias.begin(), {vocab});
   }
-  if (!penalizes()) return;
+  if (!penalizes(options)) return;
   const size_t width = static_cast<size_t>(options.penalty_window);
   std::vector<int32_t> counts(prompts.size() * static_cast<size_t>(vocab), 0);
   std::vector<int32_t> window(prompts.size() * width, -1);
@@ -133,11 +141,6 @@ Sampler::Sampler(const SamplingOptions& options, int vocab,
   const int rows = static_cast<int>(prompts.size());
   counts_ = mx::array(counts.begin(), {rows, vocab});
   if (width) window_ = mx::array(window.begin(), {rows, options.penalty_window});
-}
-
-bool Sampler::penalizes() const {
-  return options_.repetition_penalty != 1 || options_.presence_penalty != 0 ||
-         options_.frequency_penalty != 0;
 }
 
 mx::array Sampler::penalized(const mx::array& logits) const {
@@ -184,8 +187,8 @@ Draw Sampler::draw(const mx::array& logits) {
       logits.shape(1) != vocab_)
     throw Error(Kind::usage, "[sampler] expected logits [" + std::to_string(seeds_.size()) + ", " +
                                  std::to_string(vocab_) + "], got another shape");
-  Draw d{kernels::sample(penalized(logits), keys(seeds_, step_), sampling(options_))};
-  ++step_;
+  Draw d{kernels::sample(penalized(logits), keys(seeds_, steps_), sampling(options_))};
+  for (auto& step : steps_) ++step;
   remember(d.tokens);
   if (logprobs_ < 0) return d;
   const auto raw = mx::astype(logits, mx::float32);
@@ -199,11 +202,22 @@ Draw Sampler::draw(const mx::array& logits) {
   return d;
 }
 
+void Sampler::at(std::vector<uint64_t> steps) {
+  if (steps.size() != seeds_.size())
+    throw Error(Kind::usage, "[sampler] expected a step for each of " +
+                                 std::to_string(seeds_.size()) + " rows, got " +
+                                 std::to_string(steps.size()));
+  steps_ = std::move(steps);
+}
+
 void Sampler::reorder(std::span<const int> rows) {
   const mx::array index(rows.begin(), {static_cast<int>(rows.size())}, mx::int32);
-  std::vector<uint64_t> seeds;
-  for (const int r : rows) seeds.push_back(seeds_.at(static_cast<size_t>(r)));
-  seeds_ = std::move(seeds);
+  const auto take = [&](std::vector<uint64_t>& all) {
+    std::vector<uint64_t> some;
+    for (const int r : rows) some.push_back(all.at(static_cast<size_t>(r)));
+    all = std::move(some);
+  };
+  take(seeds_), take(steps_);
   if (counts_) counts_ = mx::take(*counts_, index, 0);
   if (window_) window_ = mx::take(*window_, index, 0);
 }

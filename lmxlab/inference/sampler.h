@@ -45,6 +45,9 @@ struct SamplingOptions {
   bool operator==(const SamplingOptions&) const = default;
 };
 
+/// Whether the tokens before count.
+bool penalizes(const SamplingOptions& options);
+
 /// @throws Error(usage) with every fault: a range left, a number that is none, a biased id outside
 /// [0, vocab).
 void validate(const SamplingOptions& options, int vocab);
@@ -74,18 +77,18 @@ class Sampler {
   /// Steps 1 to 7: log-probabilities that are drawn from, float32 [B, V], -inf where a token cannot
   /// come. (temperature 0: 0 at the winner.)
   mx::array log_distribution(const mx::array& logits) const;
+  /// Row r draws next as at its step steps[r], the first being 0.
+  void at(std::vector<uint64_t> steps);
   /// Row i becomes row rows[i].
   void reorder(std::span<const int> rows);
 
  private:
   mx::array penalized(const mx::array& logits) const;
-  bool penalizes() const;
   void remember(const mx::array& tokens);
 
   SamplingOptions options_;
   int vocab_, logprobs_;
-  uint64_t step_ = 0;
-  std::vector<uint64_t> seeds_;
+  std::vector<uint64_t> seeds_, steps_;
   std::optional<mx::array> bias_ = {};    // [V]
   std::optional<mx::array> counts_ = {};  // int32 [B, V]: how often each token stands in the window
   std::optional<mx::array> window_ = {};  // its tokens, oldest first, int32 [B, W]; -1: none yet

@@ -185,7 +185,6 @@ class EveryKind : public testing::TestWithParam<Kind> {
     feed(*probe, texts, from, 1, 1, &seen, padding);
     return seen;
   }
-  int lengths_within() const { return GetParam().window ? std::min(3, GetParam().window) : 3; }
 };
 
 TEST_P(EveryKind, PiecesOfAnySizeAreOne) {
@@ -225,20 +224,34 @@ TEST_P(EveryKind, TrimTakesBackOrRefuses) {
 }
 
 TEST_P(EveryKind, GoesBackToAMark) {
-  const int length = lengths_within();
-  const auto before = filled(rows, {length});
-  auto c = before->clone();
-  c->mark();
-  read(*c, rows, length, 1), read(*c, rows, length + 1, 1);
-  const bool forgets = GetParam().window && GetParam().window < length + 2;
-  ASSERT_EQ(c->can_trim(2), !forgets);
-  if (forgets) return;
-  if (GetParam().has_state) {
-    EXPECT_FALSE(c->can_trim(1)) << "not the mark";
-  }
-  c->trim(2);
-  EXPECT_EQ(c->length(), length);
-  EXPECT_EQ(next(*c, rows, length), next(*before, rows, length));
+  // Before, at and behind the place where a window is full; one by one, together, and again.
+  for (const int length : {3, 4, 5, 12, 15, 16})
+    for (const bool together : {false, true}) {
+      SCOPED_TRACE(length);
+      const auto before = filled(rows, {length});
+      const auto was = next(*before, rows, length);
+      const bool full = GetParam().window && GetParam().window < length + 3;
+      const auto go_on = [&](LayerCache& c) {
+        if (together) return read(c, rows, length, 3);
+        for (int i = 0; i < 3; ++i) read(c, rows, length + i, 1);
+      };
+      auto c = before->clone();
+      for (int time = 0; time < 2; ++time) {
+        c->mark();
+        go_on(*c);
+        EXPECT_EQ(c->can_trim(1), !GetParam().has_state && !full) << "not the mark";
+        ASSERT_TRUE(c->can_trim(3));
+        const auto copy = c->clone();
+        c->trim(3);
+        EXPECT_EQ(c->length(), length);
+        EXPECT_EQ(next(*c, rows, length), was);
+        copy->reorder(mx::array({1, 0}, mx::int32));
+        copy->trim(3);
+        EXPECT_EQ(next(*copy, {1, 0}, length), (Seen{was[1], was[0]}));
+      }
+      c->mark(), go_on(*c), c->unmark();
+      EXPECT_EQ(c->can_trim(3), !GetParam().has_state && !full);
+    }
 }
 
 TEST_P(EveryKind, ReorderPicksRows) {

@@ -137,6 +137,42 @@ TEST(Measure, PackedWeightsAreAsSmallAsThePlanSaid) {
   }
 }
 
+// What speculative decoding takes: both models, both caches, the pass over what is drafted.
+TEST(Measure, ADraftModelCountsAsItIs) {
+  auto config = config::preset("gpt-shakespeare"), small = config;
+  small.layers.resize(2);
+  constexpr int kPrompt = 60, kNew = 50, kDrafted = 6;
+  plan::Settings s;
+  s.context = kPrompt;
+  Subject subject{.config = config};
+  subject.new_tokens = kNew;
+  const auto alone = measure(subject, s);
+  subject.drafts = true, subject.num_draft_tokens = kDrafted, subject.draft = small;
+  const auto planned = measure(subject, s);
+
+  LanguageModel model(config), other(small);
+  const auto before = int64_t(kernels::active_bytes());
+  evaluate_weights(model), evaluate_weights(other);
+  DraftModel draft(other, model);
+  GenerateOptions options{.sampling = {.temperature = 0}, .max_tokens = kNew, .draft = &draft};
+  options.num_draft_tokens = kDrafted;
+  GenerateStats stats;
+  generate(model, std::vector<int>(kPrompt, 1), options, nullptr, &stats);
+  ASSERT_GT(stats.draft_tokens, 0);
+  const auto measured = double(stats.peak_bytes - before);
+  EXPECT_EQ(planned.weights, model.parameter_bytes() + other.parameter_bytes());
+  EXPECT_GT(planned.kv_cache, alone.kv_cache);
+  EXPECT_NEAR(double(planned.peak()), measured, 0.03 * measured);
+  EXPECT_LT(double(alone.peak()), 0.8 * measured) << "it would show if it were left out";
+
+  GovernOptions with{{(alone.peak() + planned.peak()) / 2, "room for one"}};
+  options.draft = nullptr;
+  Subject one = subject;
+  one.draft.reset(), one.drafts = false;
+  EXPECT_NO_THROW(govern_generation(one, model.parameter_bytes(), 1, kPrompt, options, with));
+  EXPECT_THROW(govern_generation(subject, planned.weights, 1, kPrompt, options, with), Error);
+}
+
 TEST(Govern, WhatDoesNotFitIsRefusedAndTheFirstAdviceWorks) {
   const auto config = config::preset("gpt-shakespeare");
   auto o = training(16, 256);

@@ -362,7 +362,7 @@ class Translator {
 
 // What a search needs besides the code: one set a thread.
 struct Scratch {
-  pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
+  pcre2_match_data* data = pcre2_match_data_create(2, nullptr);
   pcre2_match_context* context = pcre2_match_context_create(nullptr);
   pcre2_jit_stack* stack = pcre2_jit_stack_create(64 << 10, 8 << 20, nullptr);
   Scratch() {
@@ -421,8 +421,9 @@ Regex::Regex(std::string_view pattern) : pattern_(pattern) {
   code_ = std::move(compiled);
 }
 
-bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end,
-                 uint64_t& effort) const {
+// Begin and end of the match, then of its first group, which may be PCRE2_UNSET; null: there is no
+// match.
+const size_t* Regex::search(std::string_view text, size_t from, uint64_t& effort) const {
   thread_local Scratch scratch;
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data() ? text.data() : "");
   int found = PCRE2_ERROR_MATCHLIMIT;
@@ -444,14 +445,33 @@ bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end,
       found = pcre2_match(code_->code, subject, text.size(), from,
                           PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, scratch.data, scratch.context);
   }
-  if (found == PCRE2_ERROR_NOMATCH) return false;
+  if (found == PCRE2_ERROR_NOMATCH) return nullptr;
   if (found < 0)
     throw Error(Kind::resource,
                 "[regex] searching for " + quote(pattern_) + " from byte " + std::to_string(from) +
                     " failed: " + message_of(found) +
                     ". The pattern backtracks too much on this text; simplify it or cut the text.");
-  const auto* bounds = pcre2_get_ovector_pointer(scratch.data);
+  auto* bounds = pcre2_get_ovector_pointer(scratch.data);
+  if (found == 1) bounds[2] = PCRE2_UNSET;  // left as it was where the pattern has no group
+  return bounds;
+}
+
+bool Regex::find(std::string_view text, size_t from, size_t& begin, size_t& end,
+                 uint64_t& effort) const {
+  const auto* bounds = search(text, from, effort);
+  if (!bounds) return false;
   begin = bounds[0], end = bounds[1];
+  return true;
+}
+
+bool Regex::find(std::string_view text, size_t from, Match& match,
+                 std::optional<Match>& group) const {
+  uint64_t effort = effort_for(text.size());
+  const auto* bounds = search(text, from, effort);
+  if (!bounds) return false;
+  match = {bounds[0], bounds[1]};
+  group = std::nullopt;
+  if (bounds[2] != PCRE2_UNSET) group = Match{bounds[2], bounds[3]};
   return true;
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +41,8 @@ class Regex {
   struct Match {
     size_t begin, end;
   };
+  /// The first match at or after `from`, and its first group where that took part.
+  bool find(std::string_view text, size_t from, Match& match, std::optional<Match>& group) const;
   /// Appends every match, in order. An empty one right behind another match is none, as in
   /// Oniguruma's own iteration.
   void matches(std::string_view text, std::vector<Match>& out) const;
@@ -50,6 +53,7 @@ class Regex {
 
  private:
   struct Code;
+  const size_t* search(std::string_view text, size_t from, uint64_t& effort) const;
   std::string pattern_;
   std::shared_ptr<const Code> code_;
 };

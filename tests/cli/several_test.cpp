@@ -1,0 +1,155 @@
+// Drafts, samples, votes and beams of `generate`.
+#include "lmxlab/base/text.h"
+#include "lmxlab/eval/answers.h"
+#include "tests/cli/program.h"
+#include "tests/support/temp_folder.h"
+
+#include <cmath>
+#include <map>
+
+namespace lmxlab::test {
+namespace {
+
+using Words = std::vector<std::string>;
+
+Words generate(const std::string& model, const Words& more) {
+  Words out{"generate", model, "--max-tokens", "40", "--json"};
+  out.insert(out.end(), more.begin(), more.end());
+  return out;
+}
+
+TEST(GenerateDraft, GivesTheSameTextAndSaysWhatWasKept) {
+  for (const char* temperature : {"0", "0.9"}) {
+    const Words how{"--tokens", "1,2,3,1,2,3,1,2", "--temperature", temperature};
+    const Json plain = json_of(lmxlab_run(generate("llama-tiny", how)));
+    EXPECT_EQ(plain.find("draft_tokens"), nullptr);
+    for (const Words& draft :
+         {Words{"--draft", "ngram"}, Words{"--draft", "ngram", "--num-draft-tokens", "3"},
+          Words{"--draft", "llama-tiny", "--num-draft-tokens", "3"}}) {
+      auto words = how;
+      words.insert(words.end(), draft.begin(), draft.end());
+      const Json o = json_of(lmxlab_run(generate("llama-tiny", words)));
+      EXPECT_EQ(o.at("tokens"), plain.at("tokens")) << o.dump();
+      EXPECT_LE(o.at("accepted_tokens").as_integer(), o.at("draft_tokens").as_integer());
+      if (draft[1] == "llama-tiny") {
+        EXPECT_GT(o.at("accepted_tokens").as_integer(), 20) << "the same model drafts";
+        EXPECT_GT(o.at("planned_bytes").as_integer(),
+                  3 * plain.at("planned_bytes").as_integer() / 2);
+      }
+    }
+  }
+}
+
+TEST(GenerateDraft, RefusesWhatDoesNotFit) {
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "gpt-10m"}, 5, "mismatch",
+               {"vocabulary of 50257", "256"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "no-such"}, 3, "not_found",
+               {"no-such"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--num-draft-tokens", "2"}, 2, "usage",
+               {"--draft"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "ngram", "--n", "2"}, 2,
+               "usage", {"--draft"});
+}
+
+TEST(GenerateSamples, AreThoseOfTheirSeeds) {
+  const Json o =
+      json_of(lmxlab_run(generate("llama-tiny", {"--tokens", "1,2,3", "--n", "3", "--seed", "5"})));
+  ASSERT_EQ(o.at("samples").size(), 3u);
+  EXPECT_EQ(o.at("tokens"), o.at("samples").as_array()[0].at("tokens"));
+  double best = -1e9;
+  Json chosen;
+  for (int i = 0; i < 3; ++i) {
+    const Json& sample = o.at("samples").as_array()[size_t(i)];
+    const double score = sample.at("mean_logprob").as_number();
+    if (score > best) best = score, chosen = sample;
+  }
+  const Json b = json_of(
+      lmxlab_run(generate("llama-tiny", {"--tokens", "1,2,3", "--best-of", "3", "--seed", "5"})));
+  EXPECT_EQ(b.at("tokens"), chosen.at("tokens"));
+  EXPECT_EQ(b.at("samples").as_array()[0].at("score"),
+            b.at("samples").as_array()[0].at("mean_logprob"));
+  // Another model's opinion is another one, and the same weights have the same.
+  const Json same =
+      json_of(lmxlab_run(generate("llama-tiny", {"--tokens", "1,2,3", "--best-of", "3", "--seed",
+                                                 "5", "--judge", "llama-tiny"})));
+  EXPECT_EQ(same.at("tokens"), b.at("tokens"));
+  for (const Json& sample : same.at("samples").as_array())
+    EXPECT_NEAR(sample.at("score").as_number(), sample.at("mean_logprob").as_number(), 1e-3);
+  const auto text =
+      lmxlab_run({"generate", "llama-tiny", "--tokens", "1,2,3", "--n", "2", "--max-tokens", "3"});
+  EXPECT_NE(text.out.find("--- 2 of 2\n"), std::string::npos) << text.out;
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--n", "2", "--temperature", "0"}, 2,
+               "usage", {"temperature"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--n", "2", "--best-of", "2"}, 2,
+               "usage", {"--best-of"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--n", "2", "--vote"}, 2, "usage",
+               {"tokenizer"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--best-of", "2", "--judge", "gpt-10m"},
+               5, "mismatch", {"50257"});
+}
+
+TEST(GenerateSamples, VotesAndSharesAreCounted) {
+  TemporaryFolder folder;
+  const auto run = (folder / "run").string();
+  ASSERT_EQ(lmxlab_run({"train", "--steps", "2", "--out", run, "--quiet"}).code, 0);
+  const Json o = json_of(
+      lmxlab_run(generate(run, {"--prompt", "A", "--n", "8", "--vote", "--answer", "[a-e]"})));
+  std::map<std::string, int> votes;
+  for (const Json& s : o.at("samples").as_array())
+    if (s.at("answer").is_string()) ++votes[s.at("answer").as_string()];
+  ASSERT_FALSE(votes.empty());
+  const auto winner = o.at("answer").as_string();
+  EXPECT_EQ(o.at("votes").as_integer(), votes[winner]);
+  for (const auto& [answer, n] : votes) EXPECT_LE(n, votes[winner]);
+  const AnswerFinder find("[a-e]");
+  EXPECT_EQ(find(o.at("text").as_string()), winner) << "the text shown is one that gives it";
+
+  write_file_atomic(
+      folder / "p.jsonl",
+      "{\"prompt\": \"A\", \"answer\": \"a\"}\n{\"prompt\": \"B\"}\n"
+      "{\"prompt\": \"Cd\", \"answer\": \"b\"}\n{\"prompt\": \"e\", \"answer\": \"zz\"}\n");
+  const auto all = lmxlab_run(generate(run, {"--prompts-file", (folder / "p.jsonl").string(), "--n",
+                                             "4", "--answer", "[a-e]", "--seed", "3"}));
+  EXPECT_EQ(all.code, 0) << all.err;
+  const auto rows = split(std::string(trim(all.out)), '\n');
+  ASSERT_EQ(rows.size(), 5u);
+  double pass1 = 0, pass4 = 0;
+  for (const size_t i : {size_t{0}, size_t{2}, size_t{3}}) {
+    const Json row = Json::parse(rows[i]);
+    int right = 0;
+    for (const Json& s : row.at("samples").as_array())
+      right += s.at("answer").is_string() && s.at("answer").as_string() == (i == 0   ? "a"
+                                                                            : i == 2 ? "b"
+                                                                                     : "zz");
+    EXPECT_EQ(row.at("correct").as_integer(), right);
+    pass1 += right / 4.0 / 3, pass4 += (right > 0) / 3.0;
+  }
+  EXPECT_EQ(Json::parse(rows[1]).find("correct"), nullptr);
+  const Json summary = Json::parse(rows[4]).at("summary");
+  EXPECT_EQ(summary.at("prompts").as_integer(), 3);
+  EXPECT_NEAR(summary.at("pass@1").as_number(), pass1, 1e-9);
+  EXPECT_NEAR(summary.at("pass@4").as_number(), pass4, 1e-9);
+  // A row's draws are those of its seed, wherever it stands in the file.
+  const Json second = json_of(lmxlab_run(generate(run, {"--prompt", "B", "--seed", "7"})));
+  EXPECT_EQ(Json::parse(rows[1]).at("samples").as_array()[0].at("text"), second.at("text"));
+}
+
+TEST(GenerateBeams, AreSortedAndTheFirstIsShown) {
+  const Json o = json_of(lmxlab_run(
+      generate("llama-tiny", {"--tokens", "1,2,3", "--beams", "3", "--length-penalty", "0.5"})));
+  ASSERT_EQ(o.at("beams").size(), 3u);
+  EXPECT_EQ(o.at("tokens"), o.at("beams").as_array()[0].at("tokens"));
+  double last = 0;
+  for (const Json& b : o.at("beams").as_array()) {
+    EXPECT_LE(b.at("score").as_number(), last);
+    last = b.at("score").as_number();
+    EXPECT_NEAR(last, b.at("logprob").as_number() / std::sqrt(double(b.at("tokens").size())), 1e-4);
+  }
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--beams", "2", "--n", "2"}, 2, "usage",
+               {"--beams"});
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--length-penalty", "2"}, 2, "usage",
+               {"--beams"});
+}
+
+}  // namespace
+}  // namespace lmxlab::test
