@@ -75,6 +75,7 @@ class Convert : public Command {
                                      "--format gguf, or use `lmxlab quantize`");
     }
     auto m = config_.empty() ? open_model(in_, 0, std::nullopt, context) : with_config(context);
+    expect_no_adapter("convert", m);
     if (m.place.path.empty())
       throw Error(Kind::usage,
                   "[convert] " + in_ + " is a preset: expected a model folder or a GGUF file");

@@ -11,6 +11,7 @@
 #include "lmxlab/core/tree.h"
 #include "lmxlab/io/hf_folder.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/models/adapters.h"
 #include "lmxlab/models/gguf_model.h"
 #include "lmxlab/models/quantization_config.h"
 #include "lmxlab/models/quantize.h"
@@ -63,6 +64,16 @@ ModelPlace find_model(const std::string& argument, const Context& context, io::H
   const fs::path path(text);
   const bool folder = fs::is_directory(path, ignored);
   if (folder && fs::exists(path / "config.json", ignored)) return {path, ""};
+  if (folder && fs::exists(path / "adapter_config.json", ignored)) {
+    const auto base = base_of_adapter(path);
+    if (base.empty() || base == argument)
+      throw Error(Kind::not_found, "[model] " + argument +
+                                       " is an adapter that names no base: give its model, and the "
+                                       "folder with --adapter");
+    auto place = with_context(argument, [&] { return find_model(base, context, part); });
+    place.adapter = path;
+    return place;
+  }
   if (folder)
     throw Error(Kind::not_found,
                 "[model] " + argument + " is no model folder: expected config.json in it" +
@@ -132,6 +143,15 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
   return open_model(find_model(argument, context), seed, dtype, context);
 }
 
+void expect_no_adapter(const std::string& command, const OpenModel& m) {
+  if (m.place.adapter.empty()) return;
+  const auto folder = m.place.adapter.string();
+  throw Error(Kind::usage,
+              "[" + command + "] " + folder +
+                  " is an adapter: expected a whole model. Make one of it first: merge " +
+                  m.place.path.string() + " " + folder + " OUT");
+}
+
 OpenModel new_model(ModelPlace place, uint64_t seed, DType dtype, const Context& context) {
   return {LanguageModel(read_config(place, context), seed, dtype), std::nullopt, std::move(place)};
 }
@@ -142,6 +162,7 @@ OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype
     return new_model(std::move(place), seed, dtype.value_or(DType::f32), context);
   expect_mappable(place.path);
   auto model = LanguageModel::load(place.path);
+  if (!place.adapter.empty()) load_adapter(model, place.adapter);
   for (const auto& w : model.warnings()) context.warn(w);
   // What is cast is not what the folder holds.
   const bool cast = dtype && *dtype != model.dtype();

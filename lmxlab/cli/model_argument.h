@@ -18,6 +18,7 @@ namespace lmxlab::cli {
 struct ModelPlace {
   std::filesystem::path path;  // a folder or a GGUF file; empty: a preset
   std::string preset;
+  std::filesystem::path adapter = {};  // a folder of an adapter stands for its base and itself
 };
 
 /// @param part  of a model on a hub, if that has to be pulled.
@@ -46,6 +47,8 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
                      const Context& context);
 OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype,
                      const Context& context);
+/// @throws Error(usage) if it is an adapter's folder, whose weights alone `command` would take.
+void expect_no_adapter(const std::string& command, const OpenModel& m);
 /// New weights, also for a folder of config.json alone: where nobody looks at the answers.
 OpenModel new_model(ModelPlace place, uint64_t seed, DType dtype, const Context& context);
 

@@ -101,6 +101,7 @@ class Quantize : public Command {
     auto chosen = options();
     expect_new_folder("quantize", out_);
     auto m = open_model(model_, uint64_t(seed_), dtype_argument(dtype_), context);
+    expect_no_adapter("quantize", m);
     if (!can_save_packed(m.model.config()))
       throw Error(Kind::unsupported,
                   "[quantize] " + model_ +

@@ -163,13 +163,13 @@ class Train : public Command {
       context.log(context.styled("1", "after step " + std::to_string(step) + ":") + "\n" +
                   std::string(trim(text)) + "\n");
     };
-    hooks.plan = [this, &context](const config::Model& config, Recipe& recipe, size_t data_bytes,
-                                  bool fixed) {
+    hooks.plan = [this, &context](const RunParts& parts, Recipe& recipe, bool fixed) {
       TrainOptions training{recipe.optimizer, recipe.schedule, recipe.run};
       plan::Plan plan;
       GovernOptions govern;
       govern.auto_fit = auto_fit_ && !fixed;
-      const auto change = govern_training(config, training, data_bytes, govern, &plan);
+      const auto change =
+          govern_training(parts.config, training, parts.data.bytes(), govern, &plan, parts.subject);
       recipe.optimizer = training.optimizer, recipe.run = training.run;
       if (!change.empty()) context.warn("--auto-fit: " + change);
       return planned_ = plan.parts.peak();

@@ -21,6 +21,7 @@ Packing pack(std::span<const size_t> lengths, int context, const PackOptions& op
                 "[packing] context: expected at least 1, got " + std::to_string(context));
   const auto width = static_cast<size_t>(context);
   Packing out{context};
+  out.together = options.together;
   std::vector<PackedPiece> pieces;
   for (size_t i = 0; i < lengths.size(); ++i) {
     if (lengths[i] > width && !options.cut) {
@@ -56,6 +57,41 @@ Packing pack(const std::vector<TokenSample>& samples, int context, const PackOpt
   std::vector<size_t> lengths;
   for (const auto& s : samples) lengths.push_back(s.ids.size());
   return pack(lengths, context, options);
+}
+
+Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packing, int64_t first,
+                   int count, std::span<const uint32_t> order) {
+  const auto rows = static_cast<size_t>(count), width = static_cast<size_t>(packing.context);
+  const size_t size = width * rows;
+  std::vector<int32_t> inputs(size), targets(size), documents(size, -1), positions(size);
+  std::vector<uint8_t> loss(size);
+  int64_t tokens = 0;
+  for (size_t b = 0; b < rows; ++b) {
+    size_t at = b * width;
+    int32_t document = 0;
+    const size_t row = static_cast<size_t>(first) + b;
+    for (const auto& p : packing.rows[order.empty() ? row : order[row]]) {
+      const TokenSample& s = samples[p.sample];
+      tokens += static_cast<int64_t>(p.end - p.begin);
+      for (size_t i = p.begin; i < p.end; ++i, ++at) {
+        inputs[at] = s.ids[i];
+        documents[at] = document;
+        positions[at] = static_cast<int32_t>(i - p.begin);
+        if (i + 1 == p.end) continue;
+        targets[at] = s.ids[i + 1];
+        loss[at] = s.loss[i + 1];
+      }
+      ++document;
+    }
+  }
+  const mx::Shape shape{count, packing.context};
+  const auto ints = [&](const std::vector<int32_t>& v) {
+    return mx::array(v.data(), shape, mx::int32);
+  };
+  Batch out{ints(inputs), ints(targets), mx::array(loss.data(), shape, mx::bool_)};
+  if (packing.together) out.documents = ints(documents), out.positions = ints(positions);
+  out.tokens = tokens;
+  return out;
 }
 
 PackedBatches::PackedBatches(std::vector<TokenSample> samples, Packing packing, int batch,
@@ -96,32 +132,8 @@ std::optional<Batch> PackedBatches::next() {
   if (position_.batch >= batches_per_epoch()) ++position_.epoch, position_.batch = 0;
   if (options_.epochs > 0 && position_.epoch >= options_.epochs) return std::nullopt;
   start_epoch();
-  const auto first = static_cast<size_t>(position_.batch++ * batch_);
-  const auto width = static_cast<size_t>(packing_.context), size = width * size_t(batch_);
-  std::vector<int32_t> inputs(size), targets(size), documents(size, -1), positions(size);
-  std::vector<uint8_t> loss(size);
-  for (size_t b = 0; b < static_cast<size_t>(batch_); ++b) {
-    size_t at = b * width;
-    int32_t document = 0;
-    for (const auto& p : packing_.rows[order_[first + b]]) {
-      const TokenSample& s = samples_[p.sample];
-      for (size_t i = p.begin; i < p.end; ++i, ++at) {
-        inputs[at] = s.ids[i];
-        documents[at] = document;
-        positions[at] = static_cast<int32_t>(i - p.begin);
-        if (i + 1 == p.end) continue;
-        targets[at] = s.ids[i + 1];
-        loss[at] = s.loss[i + 1];
-      }
-      ++document;
-    }
-  }
-  const mx::Shape shape{batch_, packing_.context};
-  const auto ints = [&](const std::vector<int32_t>& v) {
-    return mx::array(v.data(), shape, mx::int32);
-  };
-  return Batch{ints(inputs), ints(targets), mx::array(loss.data(), shape, mx::bool_),
-               ints(documents), ints(positions)};
+  const int64_t first = position_.batch++ * batch_;
+  return packed_batch(samples_, packing_, first, batch_, order_);
 }
 
 void PackedBatches::restore(const BatchPosition& position) {

@@ -21,6 +21,7 @@ struct Packing {
   std::vector<std::vector<PackedPiece>> rows = {};  // from left to right
   int64_t tokens = 0;                               // in all rows
   int64_t dropped = 0;                              // samples longer than a row
+  bool together = true;                             // as PackOptions says
   int64_t cut = 0;                                  // or those that were cut
   /// The share of all places that hold a token.
   double fill() const;
@@ -40,6 +41,11 @@ struct PackOptions {
 /// @cost  O(n log n)
 Packing pack(std::span<const size_t> lengths, int context, const PackOptions& options = {});
 Packing pack(const std::vector<TokenSample>& samples, int context, const PackOptions& options = {});
+
+/// Some rows as a batch. Without a document that shares its row `documents` and `positions` are
+/// left out. @param order  numbers of rows; empty: as they are
+Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packing, int64_t first,
+                   int count, std::span<const uint32_t> order = {});
 
 /// Batches [B, context] of rows, with all members of Batch. The last target of a document, and
 /// those of padding, are not learned; padding has the id 0. An epoch visits every row once,

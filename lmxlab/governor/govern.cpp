@@ -78,15 +78,18 @@ std::vector<FewerBits> fewer_bits(const QuantizeOptions& how) {
 }  // namespace
 
 std::string govern_training(const config::Model& config, TrainOptions& training, size_t data_bytes,
-                            const GovernOptions& options, plan::Plan* made) {
+                            const GovernOptions& options, plan::Plan* made,
+                            const TrainSubject& trains) {
   set_memory_limits(options.budget, 0);  // weights change: nothing is wired
-  const Subject subject{.config = config, .training = training, .held = data_bytes};
+  Subject subject{.config = config, .training = training};
+  subject.trains = trains, subject.held = data_bytes;
   const auto settings = settings_of(training);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
   plan::Plan plan;
   try {
-    plan = plan::make_plan(settings, options.budget, measured,
-                           smaller_presets(config, settings, options.budget));
+    plan = plan::make_plan(
+        settings, options.budget, measured,
+        trains.load ? plan::Smaller() : smaller_presets(config, settings, options.budget));
   } catch (const Error& e) {  // too little even for a plan: what runs will say so, or fit
     if (e.kind() != Kind::resource) throw;
     return "";

@@ -25,8 +25,10 @@ struct GovernOptions {
 ///   each with its own peak and cost.
 /// @param data_bytes  of tokens that are held in memory
 /// @param plan  if given, the plan of what runs in the end.
+/// @param trains  what is trained, where that is not a new model on windows of tokens
 std::string govern_training(const config::Model& config, TrainOptions& training, size_t data_bytes,
-                            const GovernOptions& options = {}, plan::Plan* plan = nullptr);
+                            const GovernOptions& options = {}, plan::Plan* plan = nullptr,
+                            const TrainSubject& trains = {});
 
 /// The same of `rows` prompts of `length` tokens each. A model that is clearly small enough costs
 /// microseconds. Of changes a cache of fewer bits can be applied.

@@ -106,13 +106,16 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
 }
 
 plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
-  const auto m = rehearse_training(subject.config, training_of(subject, s));
+  const auto own = s.preset.empty() ? subject.trains : TrainSubject{};
+  const auto m = rehearse_training(subject.config, training_of(subject, s), mx::int32, own);
   plan::Parts p;
+  p.mapped = whole(m.mapped);
   p.weights = whole(m.weights), p.optimizer = whole(m.optimizer), p.workspace = whole(m.workspace);
   p.largest_op = whole(m.largest_op);
   const auto left = whole(m.peak) - p.weights - p.optimizer - p.workspace;
   p.gradients = std::clamp<int64_t>(left, 0, whole(m.gradients));
   p.activations = std::max<int64_t>(0, left - p.gradients) + whole(subject.held);
+  p.weights += p.mapped;
   return p;
 }
 

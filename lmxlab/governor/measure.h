@@ -4,7 +4,7 @@
 
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/plan.h"
-#include "lmxlab/training/trainer.h"
+#include "lmxlab/training/rehearse.h"
 
 #include <filesystem>
 #include <functional>
@@ -27,6 +27,7 @@ struct Subject {
   std::filesystem::path weights = {};  // empty: new ones, of `dtype`
   std::optional<DType> dtype = {};     // of new weights: float32; of computing, where it is given
   TrainOptions training = {};          // the rest of a run's settings
+  TrainSubject trains = {};            // what it trains
   int new_tokens = 128;                // that a generation has room for
   int max_kv = 0;                      // GenerateOptions
   std::optional<int> bits = {};        // weights are packed to first; none: as they are

@@ -209,7 +209,7 @@ void must_be_lora(const Json& config, const fs::path& file) {
 }  // namespace
 
 void save_adapter(LanguageModel& model, const std::string& name, const fs::path& folder,
-                  AdapterFormat format) {
+                  AdapterFormat format, const std::string& base) {
   const auto all = stored(model, name);
   if (all.empty()) adapter_must_exist(model, name);
   const Enter enter(model.runtime());
@@ -243,13 +243,21 @@ void save_adapter(LanguageModel& model, const std::string& name, const fs::path&
       if (low.magnitude) put(".m", *low.magnitude);
     }
   }
-  const auto config =
+  auto config =
       peft ? peft_config(theirs, scale, one.dropout, names_of(paths, checkpoint_paths(model, form)),
                          one.low.magnitude.has_value(), form.model_type == "gpt2")
            : mlx_config(theirs, scale, one.dropout, static_cast<int>(model.config().layers.size()));
+  if (peft && !base.empty()) config["base_model_name_or_path"] = Json(base);
   fs::create_directories(folder);
   io::write_safetensors(folder / (peft ? kPeftFile : kMlxFile), tensors, {{"format", "pt"}});
   write_file_atomic(folder / kConfig, config.dump(2) + "\n");
+}
+
+std::string base_of_adapter(const fs::path& folder) {
+  const auto path = folder / kConfig;
+  const auto config = Json::parse(read_file(path), path.string());
+  const auto* base = config.find("base_model_name_or_path");
+  return base && base->is_string() ? base->as_string() : "";
 }
 
 AdapterInfo load_adapter(LanguageModel& model, const fs::path& folder, const std::string& name) {

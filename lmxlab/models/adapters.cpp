@@ -95,6 +95,26 @@ void freeze_base(LanguageModel& model) {
   for (const auto& e : core::collect(model.transformer()))
     if (e.path.find(".adapter.") == e.path.npos) e.param->trainable = false;
 }
+void train_only(LanguageModel& model, const std::vector<std::string>& patterns) {
+  const auto parameters = core::collect(model.transformer());
+  std::vector<bool> chosen(parameters.size(), false);
+  for (const auto& p : patterns) {
+    bool used = false;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const auto& path = parameters[i].path;
+      if (!is_target(p, path) && !is_target(p + ".weight", path) && !is_target(p + ".bias", path))
+        continue;
+      if (!parameters[i].param->trainable)
+        throw Error(Kind::usage, "[train] " + path + " does not train: it is packed, or a state.");
+      chosen[i] = used = true;
+    }
+    if (!used)
+      throw Error(Kind::usage, "[train] \"" + p + "\" fits no parameter; one is " +
+                                   parameters.back().path + ".");
+  }
+  for (size_t i = 0; i < parameters.size(); ++i)
+    if (!chosen[i]) parameters[i].param->trainable = false;
+}
 AdapterInfo adapter_info(LanguageModel& model, const std::string& name) {
   AdapterInfo out{name};
   for (const auto& t : adaptable_layers(model))

@@ -25,8 +25,24 @@ struct AdapterOptions {
   struct LayerRank {
     std::string pattern;  ///< as of targets; the first that fits counts
     int rank = 0;
+    template <class V>
+    void visit(V& v) {
+      v("pattern", pattern, "layers, as targets name them");
+      v("rank", rank, "of these");
+    }
   };
   std::vector<LayerRank> ranks = {};
+  template <class V>
+  void visit(V& v) {
+    v("rank", rank, "of the two matrices that are added up to one");
+    v("alpha", alpha, "the addition counts alpha / rank times");
+    v("rslora", rslora, "it counts alpha / sqrt(rank) times");
+    v("dora", dora, "lengths of rows are trained apart from their directions");
+    v("dropout", dropout, "of what adapters read, in training");
+    v("last_layers", last_layers, "blocks from the end that get one, 0: all");
+    v("targets", targets, "linear layers: last names of a path or patterns with *; none: all");
+    v("ranks", ranks, "other ranks, of layers by pattern; the first that fits counts");
+  }
 };
 
 struct AdapterInfo {
@@ -47,6 +63,9 @@ void detach_adapter(LanguageModel& model, const std::string& name);
 /// Those named are on and the others off; none: the base as it was. Nothing is loaded or moved.
 void use_adapters(LanguageModel& model, const std::vector<std::string>& names);
 std::vector<AdapterInfo> adapters_of(LanguageModel& model);
+/// All parameters but those whose paths fit are frozen: last names or patterns, as targets.
+/// @throws Error(usage) for a pattern that fits none, or packed weights, which do not train.
+void train_only(LanguageModel& model, const std::vector<std::string>& patterns);
 
 /// What merging took away, for the way back, and what it cost.
 class Merged {
@@ -70,9 +89,13 @@ void unmerge_adapter(LanguageModel& model, Merged merged);
 enum class AdapterFormat { peft, mlx };
 /// adapter_config.json and adapter_model.safetensors with the names of the model's transformers
 /// class; mlx-lm's adapters.safetensors has one rank, so that smaller ones are filled with zeros.
+/// @param base  what base_model_name_or_path names; empty: nothing
 /// @throws Error(unsupported) for DoRA of a part of one matrix, Error(resource)
 void save_adapter(LanguageModel& model, const std::string& name,
-                  const std::filesystem::path& folder, AdapterFormat format = AdapterFormat::peft);
+                  const std::filesystem::path& folder, AdapterFormat format = AdapterFormat::peft,
+                  const std::string& base = "");
+/// base_model_name_or_path of an adapter's folder; empty if it names none.
+std::string base_of_adapter(const std::filesystem::path& folder);
 /// Either format, known by its config; attached and switched on.
 /// @throws Error(not_found), Error(bad_data), Error(mismatch) with every tensor that does not fit,
 ///   Error(unsupported) for other kinds of adapters; the model is unchanged then.

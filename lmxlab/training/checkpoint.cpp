@@ -5,6 +5,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/io/safetensors.h"
+#include "lmxlab/models/adapters.h"
 #include "lmxlab/models/names.h"
 
 #include <algorithm>
@@ -14,6 +15,7 @@ namespace lmxlab {
 namespace {
 
 constexpr const char* kStep = "step-";
+constexpr const char* kParameter = "parameter.";
 
 std::optional<int64_t> step_of(const std::string& name) {
   if (!name.starts_with(kStep)) return std::nullopt;
@@ -64,8 +66,9 @@ std::vector<CheckpointInfo> RunFolder::checkpoints() const {
   return out;
 }
 
-fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model,
-                         const std::string& data_fingerprint, int keep) const {
+fs::path RunFolder::save(const Trainer& trainer, LanguageModel& model,
+                         const std::string& data_fingerprint, int keep,
+                         const std::string& base) const {
   const Enter enter(model.runtime());
   const auto parent = path_ / "checkpoints";
   make_directory(parent);
@@ -74,9 +77,18 @@ fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model,
   std::error_code code;
   fs::remove_all(making, code);
   make_directory(making);
+  const auto adapters = adapters_of(model);
+  const bool adapted = !adapters.empty();
   try {
-    model.save(making);
-    io::write_safetensors(making / "state.safetensors", trainer.state_arrays());
+    auto arrays = trainer.state_arrays();
+    if (adapted) {
+      save_adapter(model, adapters[0].name, making, AdapterFormat::peft, base);
+      for (const auto& e : core::collect_trainable(model.transformer()))
+        arrays.emplace(kParameter + e.path, e.param->value);
+    } else {
+      model.save(making);
+    }
+    io::write_safetensors(making / "state.safetensors", arrays);
     Json state = to_json(trainer.state());
     state["version"] = Json(1);
     state["data_fingerprint"] = Json(data_fingerprint);
@@ -94,7 +106,9 @@ fs::path RunFolder::save(const Trainer& trainer, const LanguageModel& model,
   if (code)
     throw Error(Kind::resource, "[run] cannot write " + done.string() + ": " + code.message());
   sync_path(parent);
-  put_in_place(done / "model.safetensors", path_ / "model.safetensors");
+  std::vector<const char*> files{"model.safetensors"};
+  if (adapted) files = {"adapter_model.safetensors", "adapter_config.json"};
+  for (const char* file : files) put_in_place(done / file, path_ / file);
 
   auto all = checkpoints();
   const auto best = std::min_element(all.begin(), all.end(), [](const auto& a, const auto& b) {
@@ -125,11 +139,26 @@ void RunFolder::load(const CheckpointInfo& checkpoint, LanguageModel& model, Tra
                 "[run] " + state_path.string() + " is of step " + std::to_string(state.step));
 
   const Enter enter(model.runtime());
-  auto tensors = names_from_checkpoint(
-      config::hf_form(model.config()),
-      io::SafeTensors(checkpoint.folder / "model.safetensors").all(), model.config());
-  core::load(core::collect(model.transformer()), tensors, checkpoint.folder.string());
-  trainer.restore(io::SafeTensors(checkpoint.folder / "state.safetensors").all(), state);
+  auto arrays = io::SafeTensors(checkpoint.folder / "state.safetensors").all();
+  if (adapters_of(model).empty()) {
+    auto tensors = names_from_checkpoint(
+        config::hf_form(model.config()),
+        io::SafeTensors(checkpoint.folder / "model.safetensors").all(), model.config());
+    core::load(core::collect(model.transformer()), tensors, checkpoint.folder.string());
+  } else {
+    core::Tensors parameters;
+    for (auto it = arrays.begin(); it != arrays.end();) {
+      if (!it->first.starts_with(kParameter)) {
+        ++it;
+        continue;
+      }
+      parameters.emplace(it->first.substr(std::string_view(kParameter).size()), it->second);
+      it = arrays.erase(it);
+    }
+    core::load(core::collect_trainable(model.transformer()), parameters,
+               checkpoint.folder.string());
+  }
+  trainer.restore(arrays, state);
 }
 
 void RunFolder::clean(int64_t step) const {

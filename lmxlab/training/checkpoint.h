@@ -13,7 +13,8 @@
 namespace lmxlab {
 
 /// checkpoints/step-N: a model folder (config.json, model.safetensors, the tokenizer),
-/// state.safetensors, state.json.
+/// state.safetensors, state.json. Of a model with adapters, those alone in PEFT's files, and in
+/// state.safetensors once more as they are in the tree.
 struct CheckpointInfo {
   int64_t step = 0;
   std::filesystem::path folder;
@@ -32,8 +33,10 @@ class RunFolder {
   /// Saves the trainer's model and state; then puts the weights at the top of the folder and
   /// removes all but the last `keep` and the best checkpoint. @throws Error(resource); the last
   /// good checkpoint is untouched then.
-  std::filesystem::path save(const Trainer& trainer, const LanguageModel& model,
-                             const std::string& data_fingerprint, int keep) const;
+  /// @param base  of an adapter: where its model is
+  std::filesystem::path save(const Trainer& trainer, LanguageModel& model,
+                             const std::string& data_fingerprint, int keep,
+                             const std::string& base = "") const;
   /// Loads the last complete checkpoint into the model and the trainer. @throws Error(mismatch),
   /// Error(bad_data)
   void load(const CheckpointInfo& checkpoint, LanguageModel& model, Trainer& trainer,

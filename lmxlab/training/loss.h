@@ -15,8 +15,9 @@ namespace mx = mlx::core;
 mx::array token_nll(const mx::array& logits, const mx::array& targets);
 
 /// The same for the tokens of a pass, from the hidden states and the head's weight: neither the
-/// logits [B, L, V] nor their gradient are ever whole in memory on the CPU. With a quantized head
-/// or a tap they are made.
+/// logits [B, L, V] nor their gradient are ever whole in memory on the CPU. With a packed head,
+/// which does not train, some rows at a time give their loss and its gradient by the hidden states,
+/// [B, L, D], at once. With a tap the logits are made.
 /// @param inputs, targets  int [B, L]
 /// @return  [B, L]
 mx::array token_nll(const core::Transformer& model, const mx::array& inputs,

@@ -46,6 +46,7 @@ struct OptimizerConfig {
   double lr = 1e-3;   // the schedule's peak
   double clip = 1.0;  // largest global gradient norm, 0: no clipping
   int state_bits = 32;
+  std::vector<std::string> only = {};
   std::optional<double> weight_decay = {};
   std::optional<DecayGroup> decay = {};
   std::optional<std::array<double, 2>> betas = {};
@@ -65,6 +66,7 @@ struct OptimizerConfig {
     v("lr", lr, "learning rate at the schedule's peak");
     v("clip", clip, "largest global norm of the gradients, 0 for no clipping");
     v("state_bits", state_bits, "of each number kept between steps, 32 or 8");
+    v("only", only, "parameters that train, by last names or patterns with *; none: all");
     v("weight_decay", weight_decay, "adamw 0.01, muon 0.1, others 0");
     v("decay", decay, "what decays: matrices (2+ dimensions), hidden (no embeddings, head) or all");
     v("betas", betas, "adamw, muon's adamw: [0.9, 0.999]; lion: [0.9, 0.99]");

@@ -4,9 +4,12 @@
 #include "lmxlab/config/hf.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/config/validate.h"
+#include "lmxlab/models/language_model.h"
 #include "lmxlab/training/mup.h"
 
 #include <algorithm>
+#include <cmath>
+#include <initializer_list>
 
 namespace lmxlab {
 namespace {
@@ -102,6 +105,44 @@ Recipe default_recipe() {
   return r;
 }
 
+namespace {
+
+void check(const ObjectiveConfig& c, Problems& problems) {
+  using Kind = ObjectiveKind;
+  const auto is = [&](std::initializer_list<Kind> kinds) {
+    return std::find(kinds.begin(), kinds.end(), c.kind) != kinds.end();
+  };
+  const auto option = [&](const char* name, bool given, bool used) {
+    if (given && !used)
+      problems.add(std::string("objective.") + name + ": " + enum_name(c.kind) +
+                   " does not use it; leave it out");
+  };
+  const bool next = is({Kind::pretrain, Kind::sft});
+  option("loss_type", c.loss_type.has_value(), is({Kind::dpo}));
+  option("beta", c.beta.has_value(), is({Kind::dpo, Kind::simpo}));
+  option("gamma", c.gamma.has_value(), is({Kind::simpo}));
+  option("lambda", c.lambda.has_value(), is({Kind::orpo}));
+  option("label_smoothing", c.label_smoothing.has_value(),
+         next || is({Kind::simpo}) ||
+             (is({Kind::dpo}) && (!c.loss_type || *c.loss_type == objectives::DpoLoss::sigmoid ||
+                                  *c.loss_type == objectives::DpoLoss::sigmoid_norm)));
+  option("z_loss", c.z_loss.has_value(), next);
+  const auto range = [&](const char* name, const std::optional<double>& v, double low, double high,
+                         const char* expected) {
+    if (v && !(*v >= low && *v < high))
+      problems.add(std::string("objective.") + name + ": expected " + expected + ", got " +
+                   Json(*v).dump());
+  };
+  range("beta", c.beta, 1e-12, INFINITY, "more than 0");
+  range("gamma", c.gamma, -INFINITY, INFINITY, "a number");
+  range("lambda", c.lambda, 0, INFINITY, "at least 0");
+  range("z_loss", c.z_loss, 0, INFINITY, "at least 0");
+  range("label_smoothing", c.label_smoothing, 0, next ? 1 : 0.5,
+        next ? "from 0 to below 1" : "from 0 to below 0.5");
+}
+
+}  // namespace
+
 // A step holds the batches that it accumulates.
 constexpr int kMostAccumulated = 1 << 16;
 
@@ -135,6 +176,15 @@ void check(const Recipe& recipe) {
       recipe.optimizer.name != OptimizerName::lion)
     problems.add("model.mup: expected the optimizer adamw or lion, got " +
                  enum_name(recipe.optimizer.name));
+  check(recipe.objective, problems);
+  if (recipe.adapter && !recipe.optimizer.only.empty())
+    problems.add("optimizer.only: an adapter trains alone; leave it out, or [adapter]");
+  if (recipe.adapter && recipe.model.contains("mup"))
+    problems.add("model.mup: weights beside an adapter do not train; leave it out, or [adapter]");
+  const std::vector<std::string> kinds{"auto", "text", "completion", "chat", "preference"};
+  if (std::find(kinds.begin(), kinds.end(), recipe.data.samples) == kinds.end())
+    problems.add("data.samples: expected one of " + join(kinds, ", ") + ", got \"" +
+                 recipe.data.samples + "\"");
   problems.raise(Kind::usage, "[recipe] impossible values");
 }
 
@@ -190,6 +240,16 @@ std::string write_recipe(const Recipe& recipe) {
   return dump_toml(to_json(recipe));
 }
 
+std::optional<std::string> trained_weights(const Json& model) {
+  if (const auto* w = model.find("weights")) return w->as_string();
+  const auto* preset = model.find("preset");
+  if (!preset || !preset->is_string()) return std::nullopt;
+  const auto& name = preset->as_string();
+  std::error_code ignored;
+  const bool file = fs::is_regular_file(name, ignored) && name.ends_with(".gguf");
+  return file || fs::is_directory(name, ignored) ? std::optional(name) : std::nullopt;
+}
+
 config::Model resolve_model(const Json& table, int vocab, int context) {
   const char* kSizes[] = {"depth",    "dim",    "heads", "kv_heads",
                           "head_dim", "hidden", "vocab", "context"};
@@ -224,18 +284,14 @@ config::Model resolve_model(const Json& table, int vocab, int context) {
                   "[recipe] model: expected preset = \"NAME\" (see `list`) or [[model.layers]]");
     rest.erase("preset");
     if (!sizes.vocab && vocab > 0) sizes.vocab = vocab;
-    const fs::path folder(name->as_string());
     config::Model model;
-    if (fs::is_directory(folder)) {
-      const auto path = folder / "config.json";
-      model = with_context(path.string(), [&] {
-        return config::from_hf(parse_python_json(read_file(path), path.string())).model;
-      });
+    if (const auto folder = trained_weights(table)) {
+      model = LanguageModel::load(*folder).config();
       sizes.vocab.reset();  // a trained model keeps its own
       if (sizes.depth || sizes.dim || sizes.heads || sizes.kv_heads || sizes.head_dim ||
           sizes.hidden || sizes.context)
-        throw Error(Kind::usage, "[recipe] model: the sizes of the trained model " +
-                                     folder.string() + " cannot be changed");
+        throw Error(Kind::usage, "[recipe] model: the sizes of the trained model " + *folder +
+                                     " cannot be changed");
     } else {
       model = config::preset(name->as_string());
       if (!sizes.context && model.context < context) sizes.context = context;

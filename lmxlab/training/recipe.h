@@ -5,6 +5,8 @@
 
 #include "lmxlab/base/fields.h"
 #include "lmxlab/config/model.h"
+#include "lmxlab/models/adapters.h"
+#include "lmxlab/training/objectives/preference.h"
 #include "lmxlab/training/optimizer_config.h"
 #include "lmxlab/training/schedule.h"
 
@@ -13,13 +15,17 @@
 
 namespace lmxlab {
 
-enum class ObjectiveKind { pretrain };
+enum class ObjectiveKind { pretrain, sft, dpo, simpo, orpo };
 enum class ComputeType { f32, bf16 };
 
 template <>
 struct EnumNames<ObjectiveKind> {
   static constexpr std::pair<ObjectiveKind, const char*> table[] = {
-      {ObjectiveKind::pretrain, "pretrain"}};
+      {ObjectiveKind::pretrain, "pretrain"},
+      {ObjectiveKind::sft, "sft"},
+      {ObjectiveKind::dpo, "dpo"},
+      {ObjectiveKind::simpo, "simpo"},
+      {ObjectiveKind::orpo, "orpo"}};
 };
 template <>
 struct EnumNames<ComputeType> {
@@ -28,23 +34,47 @@ struct EnumNames<ComputeType> {
 };
 
 struct DataConfig {
-  std::string file = {};  // empty: the embedded Tiny Shakespeare
-  std::string tokenizer = "char";
+  std::string file = {};       // empty: the embedded Tiny Shakespeare
+  std::string tokenizer = {};  // empty: the trained model's own, else char
   double validation = 0.1;
+  std::string validation_file = {};
+  std::string samples = "auto";
+  bool packing = true;
   template <class V>
   void visit(V& v) {
-    v("file", file, "a text file, or a file of tokens; empty: the built-in Tiny Shakespeare");
-    v("tokenizer", tokenizer, "char, byte, or a folder or tokenizer.json");
-    v("validation", validation, "share of the tokens held out, from the end");
+    v("file", file,
+      "a text file, a file of tokens, or of samples (.jsonl); empty: the built-in Tiny "
+      "Shakespeare");
+    v("tokenizer", tokenizer,
+      "char, byte, or a folder or tokenizer.json; empty: the trained model's own, else char");
+    v("validation", validation, "share of the tokens or samples held out, from the end");
+    v("validation_file", validation_file, "samples that are held out, in the place of a share");
+    v("samples", samples, "kind of the samples: auto, text, completion, chat or preference");
+    v("packing", packing, "several samples in a row, where the model can keep them apart");
   }
 };
 
+/// An empty option has its objective's default; one that the objective does not use is refused.
 struct ObjectiveConfig {
   ObjectiveKind kind = ObjectiveKind::pretrain;
+  std::optional<objectives::DpoLoss> loss_type = {};
+  std::optional<double> beta = {}, gamma = {}, lambda = {}, label_smoothing = {}, z_loss = {};
   template <class V>
   void visit(V& v) {
-    v("kind", kind, "pretrain: predict the next token");
+    v("kind", kind,
+      "pretrain: the next token of a text; sft: of samples, where they are learned; dpo, simpo, "
+      "orpo: the better of two answers");
+    v("loss_type", loss_type, "dpo: sigmoid, sigmoid_norm, ipo or hinge");
+    v("beta", beta, "dpo 0.1, simpo 2: what a difference of log-probabilities is worth");
+    v("gamma", gamma, "simpo 1: the margin");
+    v("lambda", lambda, "orpo 0.1: weight of the odds ratio");
+    v("label_smoothing", label_smoothing,
+      "pretrain, sft: share of the target that all tokens have; dpo, simpo: of pairs that are the "
+      "wrong way round; 0");
+    v("z_loss", z_loss, "pretrain, sft: times the squared log-partition, 0");
   }
+  /// Of pairs: data are preferences, run.batch counts pairs.
+  bool of_pairs() const { return kind != ObjectiveKind::pretrain && kind != ObjectiveKind::sft; }
 };
 
 struct RunConfig {
@@ -93,6 +123,7 @@ struct Recipe {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   ObjectiveConfig objective;
+  std::optional<AdapterOptions> adapter = {};
   RunConfig run;
   template <class V>
   void visit(V& v) {
@@ -101,6 +132,7 @@ struct Recipe {
     v("optimizer", optimizer, "how weights are updated");
     v("schedule", schedule, "the learning rate over time");
     v("objective", objective, "what is learned");
+    v("adapter", adapter, "low-rank additions that train beside frozen weights (LoRA)");
     v("run", run, "how long, how often, where");
   }
 };
@@ -120,6 +152,10 @@ Recipe read_recipe(std::string_view toml, const std::string& name,
 /// them.
 void check(const Recipe& recipe);
 std::string write_recipe(const Recipe& recipe);
+
+/// The trained weights that a [model] table begins with: `weights`, or a folder or GGUF file as its
+/// preset.
+std::optional<std::string> trained_weights(const Json& model);
 
 /// The model of a recipe's [model] table, with muP's factors if it has `mup` (training/mup.h);
 /// `vocab` is the tokenizer's unless the table gives one.

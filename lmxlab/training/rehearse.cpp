@@ -22,11 +22,18 @@ size_t bytes_of(const core::Arrays& all) {
 }  // namespace
 
 TrainingMemory rehearse_training(const config::Model& config, const TrainOptions& options,
-                                 mx::Dtype token) {
+                                 mx::Dtype token, const TrainSubject& subject) {
+  std::optional<LanguageModel> loaded;
+  if (subject.load) loaded = subject.load();  // mapped weights are read, not made
   const kernels::Rehearsal rehearsal;
-  LanguageModel model(config, options.run.seed);
+  auto model = loaded ? std::move(*loaded) : LanguageModel(config, options.run.seed);
+  loaded.reset();
+  if (subject.adapt) subject.adapt(model);
   const Enter enter(model.runtime());
-  TrainStep step(model.transformer(), options.optimizer, step_options(config, options));
+  auto how = step_options(config, options);
+  if (subject.objective) how.objective = subject.objective;
+  TrainStep step(model.transformer(), options.optimizer, how);
+  mx::eval(core::values(core::collect(model.transformer())));
   auto state = step.initial(options.run.seed);
   core::Arrays all = state.params;
   all.insert(all.end(), state.optimizer.begin(), state.optimizer.end());
@@ -34,7 +41,12 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
   mx::eval(all);
   all.clear();
   TrainingMemory out;
-  out.weights = out.gradients = bytes_of(state.params);
+  out.gradients = bytes_of(state.params);
+  out.weights = bytes_of(core::values(core::collect(model.transformer())));
+  const auto made =
+      kernels::active_bytes() - std::min(kernels::active_bytes(), bytes_of(state.optimizer));
+  out.mapped = subject.load ? out.weights - std::min(out.weights, made) : 0;
+  out.weights -= out.mapped;
   out.optimizer = bytes_of(state.optimizer);
   // The model gives its weights to the state, as in a run.
   for (const auto& e : core::collect_trainable(model.transformer()))
@@ -45,6 +57,10 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
   for (int64_t i = 1; i <= 2; ++i) {
     std::vector<data::Batch> group;
     for (int j = 0; j < run.accumulate; ++j) {
+      if (subject.batch) {
+        group.push_back(subject.batch(run));
+        continue;
+      }
       auto block = mx::zeros({run.batch, run.context + 1}, token);
       block.eval();
       const auto view = [&](int from) {

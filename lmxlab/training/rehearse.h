@@ -9,16 +9,24 @@ namespace lmxlab {
 
 struct TrainingMemory {
   size_t peak = 0;
-  size_t weights = 0, optimizer = 0;  // held all the time
-  size_t gradients = 0;               // of the trained weights
-  size_t workspace = 0;               // of a single kernel, at the peak
-  size_t largest_op = 0;              // see Rehearsal
+  size_t weights = 0, optimizer = 0;  // held all the time, weights that are mapped left out
+  size_t mapped = 0;
+  size_t gradients = 0;   // of the trained weights
+  size_t workspace = 0;   // of a single kernel, at the peak
+  size_t largest_op = 0;  // see Rehearsal
 };
 
-/// The first steps of a Trainer and a validation, rehearsed with tokens of `token` type; a model of
-/// its own.
+/// What a run trains, where that is not a new model on windows of tokens. All may be empty.
+struct TrainSubject {
+  std::function<LanguageModel()> load = {};        // maps weights that are there
+  std::function<void(LanguageModel&)> adapt = {};  // what is made of them: adapters, other types
+  std::function<data::Batch(const RunConfig&)> batch = {};  // of the size of the run's
+  std::shared_ptr<const Objective> objective = {};          // none: that of the options
+};
+
+/// The first steps of a Trainer, rehearsed with tokens of `token` type; a model of its own.
 /// @throws Error(unsupported) where no rehearsal can be, Error(usage) as Trainer.
 TrainingMemory rehearse_training(const config::Model& config, const TrainOptions& options,
-                                 mx::Dtype token = mx::int32);
+                                 mx::Dtype token = mx::int32, const TrainSubject& subject = {});
 
 }  // namespace lmxlab

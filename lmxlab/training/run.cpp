@@ -1,9 +1,12 @@
 #include "lmxlab/training/run.h"
 
 #include "lmxlab/base/files.h"
+#include "lmxlab/config/documents.h"
 #include "lmxlab/config/hf.h"
 #include "lmxlab/core/runtime.h"
-#include "lmxlab/data/corpus.h"
+#include "lmxlab/core/transformer.h"
+#include "lmxlab/io/safetensors.h"
+#include "lmxlab/models/adapters.h"
 #include "lmxlab/training/checkpoint.h"
 #include "lmxlab/training/plot.h"
 
@@ -16,55 +19,6 @@ namespace lmxlab {
 namespace {
 
 constexpr const char* kResult = "result.json";
-
-std::string fingerprint_of(const mx::array& tokens) {
-  // The ends and the length, so that a file of any size is known in no time.
-  const auto* bytes = tokens.data<uint8_t>();
-  const size_t n = tokens.nbytes(), part = std::min<size_t>(n, 1 << 20);
-  uint64_t h = 1469598103934665603ull;
-  const auto add = [&](const uint8_t* p, size_t count) {
-    for (size_t i = 0; i < count; ++i) h = (h ^ p[i]) * 1099511628211ull;
-  };
-  add(bytes, part), add(bytes + (n - part), part);
-  char text[40];
-  std::snprintf(text, sizeof text, "%zu-%016llx", tokens.size(),
-                static_cast<unsigned long long>(h));
-  return text;
-}
-
-data::Tokenizer load_tokenizer(const std::string& path) {
-  return with_context("data.tokenizer", [&] { return data::Tokenizer::load(path); });
-}
-
-// @param saved  the run folder's own tokenizer, when resuming.
-RunData load_data(const DataConfig& c, const std::optional<fs::path>& saved) {
-  RunData out;
-  if (!c.file.empty() && !fs::exists(c.file))
-    throw Error(Kind::not_found, "[data] there is no file " + c.file);
-  const bool tokens_only = !c.file.empty() && data::is_token_file(c.file);
-  if (tokens_only) {
-    if (c.tokenizer != "char" && c.tokenizer != "byte") out.tokenizer = load_tokenizer(c.tokenizer);
-    out.tokens = data::token_file(c.file, out.tokenizer ? out.tokenizer->vocab_size() : 0);
-  } else {
-    std::optional<MappedFile> file;
-    if (!c.file.empty()) file.emplace(c.file);
-    const auto text = file ? file->text() : data::tiny_shakespeare();
-    const std::string source = c.file.empty() ? "the built-in text" : c.file;
-    if (text.empty()) throw Error(Kind::bad_data, "[data] " + source + " is empty: expected text");
-    if (saved && !data::tokenizer_file(*saved).empty())
-      out.tokenizer = data::Tokenizer::load(*saved);
-    else if (c.tokenizer == "byte")
-      out.tokenizer = data::Tokenizer::bytes();
-    else if (c.tokenizer != "char")
-      out.tokenizer = load_tokenizer(c.tokenizer);
-    with_context(source, [&] {
-      if (!out.tokenizer) out.tokenizer = data::Tokenizer::characters(text);
-      out.tokens = out.tokenizer->encode(text);
-    });
-  }
-  out.fingerprint = fingerprint_of(out.tokens);
-  return out;
-}
 
 // The folder's curve and its log of metrics.
 class Writer : public Callback {
@@ -123,7 +77,8 @@ class Writer : public Callback {
 
   void save(Trainer& trainer) {
     if (trainer.state().step == saved_) return;
-    const auto path = folder_.save(trainer, trainer.model(), fingerprint_, recipe_.run.keep);
+    const auto base = recipe_.adapter ? trained_weights(recipe_.model).value_or("") : "";
+    const auto path = folder_.save(trainer, trainer.model(), fingerprint_, recipe_.run.keep, base);
     saved_ = trainer.state().step;
     write_file_atomic(folder_.path() / "loss.svg", loss_curve_svg(curve_, recipe_.run.name));
     if (hooks_.checkpoint) hooks_.checkpoint(path);
@@ -163,18 +118,26 @@ class Writer : public Callback {
   int64_t saved_ = -1, peak_ = 0;
 };
 
-// Whether the recipe goes on from a trained model: from `weights`, or a folder as its preset.
-std::optional<std::string> trained_folder(const Json& model) {
-  if (const auto* w = model.find("weights")) return w->as_string();
-  const auto* preset = model.find("preset");
-  if (preset && preset->is_string() && fs::is_directory(preset->as_string()))
-    return preset->as_string();
-  return std::nullopt;
+// What is made of the weights that were mapped.
+void adapt(LanguageModel& model, const Recipe& recipe) {
+  const Enter enter(model.runtime());
+  if (recipe.adapter) {
+    attach_adapter(model, *recipe.adapter, "default", recipe.run.seed);
+    return;
+  }
+  for (const auto& w : core::weights_of(model.transformer()))
+    if (w.weight->quantized())
+      throw Error(Kind::usage, "[run] " + w.path +
+                                   " is packed, and packed weights do not train. Add [adapter], "
+                                   "or begin with the weights as floats.");
+  if (!recipe.optimizer.only.empty()) train_only(model, recipe.optimizer.only);
+  for (auto& e : core::collect_trainable(model.transformer()))
+    e.param->value = mx::astype(e.param->value, mx::float32);
 }
 
 // The data and the model that a recipe names: what can be wrong without a folder is found here.
 RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
-  auto data = load_data(recipe.data, saved);
+  auto data = load_data(recipe, saved);
   const int vocab = data.tokenizer ? data.tokenizer->vocab_size() : 0;
   Json without = recipe.model;
   without.erase("mup");
@@ -182,7 +145,7 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   auto config = plain;
   std::map<std::string, MupRatio> ratios;
   if (const auto* mup = recipe.model.find("mup")) {
-    if (const auto folder = trained_folder(recipe.model))
+    if (const auto folder = trained_weights(recipe.model))
       throw Error(Kind::usage, "[run] model.mup says how new weights begin, and those of " +
                                    *folder + " are trained. Leave it out.");
     const auto base = mup_base(plain, *mup);
@@ -194,36 +157,95 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
                                     std::to_string(config.vocab) +
                                     ". Set model.vocab to at least " + std::to_string(vocab) +
                                     ", or leave it out.");
-  return {std::move(data), std::move(plain), std::move(config), std::move(ratios)};
+  RunParts parts{std::move(data), std::move(plain), std::move(config), std::move(ratios)};
+  parts.packs = !config::carries_over(parts.config);
+  if (const auto weights = trained_weights(recipe.model))
+    parts.subject.load = [path = *weights] { return LanguageModel::load(path); };
+  parts.subject.adapt = [recipe](LanguageModel& model) { adapt(model, recipe); };
+  const auto token = parts.data.samples ? mx::int32 : parts.data.tokens.dtype();
+  parts.subject.batch = [recipe, packs = parts.packs, token](const RunConfig& run) {
+    return batch_like(recipe, run, packs, token);
+  };
+  parts.subject.objective = make_objective(recipe.objective);
+  return parts;
 }
 
-RunResult train_in(const fs::path& out, Recipe recipe, const RunParts& parts, const RunHooks& hooks,
+constexpr const char* kReference = "reference.safetensors";
+
+// What the reference, the model as the run begins, makes of all pairs: kept in the folder, since a
+// resumed run has other weights.
+void measure_pairs(LanguageModel& model, const fs::path& out, RunBatches& batches,
+                   const Recipe& recipe) {
+  const auto path = out / kReference;
+  const std::pair<const char*, std::vector<TokenPair>*> parts[] = {
+      {"train", &*batches.pairs}, {"held_out", &*batches.held_out_pairs}};
+  if (!fs::exists(path)) {
+    const auto compute = recipe.run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32;
+    io::Tensors kept;
+    for (const auto& [name, pairs] : parts) {
+      if (pairs->empty()) continue;
+      measure_reference(model, *pairs, recipe.run.batch, recipe.run.context, compute);
+      std::vector<float> values;
+      for (const auto& p : *pairs)
+        values.insert(values.end(), {p.reference_chosen, p.reference_rejected});
+      kept.emplace(name,
+                   mx::array(values.data(), {static_cast<int>(pairs->size()), 2}, mx::float32));
+    }
+    io::write_safetensors(path, kept);
+    return;
+  }
+  const auto kept = io::SafeTensors(path).all();
+  for (const auto& [name, pairs] : parts) {
+    if (pairs->empty()) continue;
+    const auto at = kept.find(name);
+    const mx::Shape shape{static_cast<int>(pairs->size()), 2};
+    if (at == kept.end() || at->second.shape() != shape)
+      throw Error(Kind::mismatch, "[run] " + path.string() + " is of other pairs than the data");
+    const auto* v = at->second.data<float>();
+    for (size_t i = 0; i < pairs->size(); ++i)
+      (*pairs)[i].reference_chosen = v[2 * i], (*pairs)[i].reference_rejected = v[2 * i + 1];
+  }
+}
+
+RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const RunHooks& hooks,
                    std::stop_token stop, bool resume) {
   const FolderLock lock(out);  // two runs in one folder would write over each other
   const RunFolder folder(out);
-  const auto& [data, plain, config, mup, planned] = parts;
-  const auto split = data::split_tokens(data.tokens, recipe.data.validation);
+  auto& data = parts.data;
+  const auto& config = parts.config;
+  auto batches = run_batches(data, recipe, parts.packs);
 
   if (!resume) {  // everything resolved: the folder alone says what the run is
-    Json table = to_json(plain);
+    Json table = to_json(parts.plain);
     if (const auto* sizes = recipe.model.find("mup")) table["mup"] = *sizes;
-    if (const auto trained = trained_folder(recipe.model))
+    if (const auto trained = trained_weights(recipe.model))
       table["weights"] = Json(fs::absolute(*trained).string());
     recipe.model = table;
-    if (!recipe.data.file.empty()) recipe.data.file = fs::absolute(recipe.data.file).string();
-    if (recipe.data.tokenizer != "char" && recipe.data.tokenizer != "byte")
-      recipe.data.tokenizer = fs::absolute(recipe.data.tokenizer).string();
+    auto& d = recipe.data;
+    if (d.tokenizer.empty()) d.tokenizer = trained_weights(recipe.model).value_or("char");
+    for (auto* file : {&d.file, &d.validation_file})
+      if (!file->empty()) *file = fs::absolute(*file).string();
+    if (d.tokenizer != "char" && d.tokenizer != "byte")
+      d.tokenizer = fs::absolute(d.tokenizer).string();
     recipe.optimizer = with_defaults(recipe.optimizer);
     recipe.run.out.clear();  // the folder may be moved
   }
   const auto done = resume ? folder.checkpoints() : std::vector<CheckpointInfo>();
-  // A checkpoint has all weights: those that the run began with may be gone.
-  auto model = done.empty() ? make_model(recipe, parts) : LanguageModel(config, recipe.run.seed);
-  Trainer trainer(model, split.train, split.validation, train_options(recipe, parts));
+  // A checkpoint has all weights: those that the run began with may be gone. An adapter's has none
+  // but its own.
+  const bool fresh = done.empty() || recipe.adapter;
+  auto model = fresh ? make_model(recipe, parts) : LanguageModel(config, recipe.run.seed);
+  if (!fresh) adapt(model, recipe);
+  if (batches.pairs && recipe.objective.kind == ObjectiveKind::dpo)
+    measure_pairs(model, out, batches, recipe);
+  const auto train_tokens = batches.train_tokens, held_out_tokens = batches.held_out_tokens;
+  const auto fill = batches.fill;
+  auto source = batches.pairs ? pair_data(std::move(batches), recipe) : std::move(batches.data);
+  Trainer trainer(model, std::move(source), train_options(recipe, parts));
 
   std::error_code none;
   fs::remove(out / kResult, none);
-  write_file_atomic(out / "config.json", config::to_hf(config).dump(2) + "\n");
+  if (!recipe.adapter) write_file_atomic(out / "config.json", config::to_hf(config).dump(2) + "\n");
   if (data.tokenizer && !resume) data.tokenizer->save(out);
   write_file_atomic(out / "recipe.toml", write_recipe(recipe));  // last: from now on this is a run
 
@@ -236,11 +258,10 @@ RunResult train_in(const fs::path& out, Recipe recipe, const RunParts& parts, co
   }
   if (hooks.start)
     hooks.start({recipe, model, data.tokenizer ? &*data.tokenizer : nullptr, out,
-                 trainer.state().step, static_cast<int64_t>(split.train.size()),
-                 static_cast<int64_t>(split.validation.size())});
+                 trainer.state().step, train_tokens, held_out_tokens, fill});
   auto writer =
       std::make_unique<Writer>(folder, recipe, hooks, data.tokenizer ? &*data.tokenizer : nullptr,
-                               data.fingerprint, planned);
+                               data.fingerprint, parts.planned);
   auto* saver = writer.get();
   trainer.add(std::move(writer));
   auto result = trainer.run(stop);
@@ -307,20 +328,23 @@ RunParts resolve_run(const Recipe& recipe) {
 }
 
 LanguageModel make_model(const Recipe& recipe, const RunParts& parts) {
-  if (const auto weights = trained_folder(recipe.model)) {
+  if (const auto weights = trained_weights(recipe.model)) {
     auto model = LanguageModel::load(*weights);
     if (!(model.config() == parts.config))
       throw Error(Kind::mismatch, "[run] the weights in " + *weights + " are of another model");
+    adapt(model, recipe);
     return model;
   }
   LanguageModel model(parts.config, recipe.run.seed);
   if (!parts.mup.empty()) scale_init(model, parts.mup);
+  adapt(model, recipe);
   return model;
 }
 
 TrainOptions train_options(const Recipe& recipe, const RunParts& parts) {
   TrainOptions options{
       .optimizer = recipe.optimizer, .schedule = recipe.schedule, .run = recipe.run};
+  options.objective = make_objective(recipe.objective);
   for (const auto& [path, ratio] : parts.mup) options.lr_ratios[path] = ratio.lr;
   return options;
 }
@@ -329,8 +353,7 @@ RunResult train_run(const Recipe& asked, const RunHooks& hooks, std::stop_token 
                     const fs::path& base) {
   auto parts = resolve_run(asked);
   auto recipe = asked;
-  if (hooks.plan)
-    parts.planned = hooks.plan(parts.config, recipe, parts.data.tokens.nbytes(), false);
+  if (hooks.plan) parts.planned = hooks.plan(parts, recipe, false);
   const bool theirs = !recipe.run.out.empty() && fs::exists(recipe.run.out);
   const auto out = new_run_folder(recipe.run, base);
   try {
@@ -338,7 +361,8 @@ RunResult train_run(const Recipe& asked, const RunHooks& hooks, std::stop_token 
   } catch (...) {
     if (!theirs && !RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
       std::error_code code;
-      for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
+      for (const char* name :
+           {"config.json", "tokenizer.json", "tokenizer_config.json", kReference})
         fs::remove(out / name, code);
       fs::remove(out, code);
     }
@@ -358,8 +382,7 @@ RunResult resume_run(const fs::path& folder, const std::vector<std::string>& ove
   compare(to_json(saved), to_json(recipe), "", problems);
   problems.raise(Kind::mismatch, "[run] --set contradicts the run in " + folder.string());
   auto parts = prepare(recipe, folder);
-  if (hooks.plan)
-    parts.planned = hooks.plan(parts.config, recipe, parts.data.tokens.nbytes(), true);
+  if (hooks.plan) parts.planned = hooks.plan(parts, recipe, true);
   return train_in(folder, recipe, parts, hooks, stop, true);
 }
 

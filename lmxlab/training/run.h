@@ -4,8 +4,9 @@
 // stopped.
 #pragma once
 
-#include "lmxlab/data/tokenizer.h"
 #include "lmxlab/training/mup.h"
+#include "lmxlab/training/rehearse.h"
+#include "lmxlab/training/run_data.h"
 #include "lmxlab/training/trainer.h"
 
 #include <filesystem>
@@ -17,6 +18,16 @@
 
 namespace lmxlab {
 
+/// What a recipe says before there is a folder.
+struct RunParts {
+  RunData data;
+  config::Model plain;   // [model]
+  config::Model config;  // with muP's factors, if it asks for muP
+  std::map<std::string, MupRatio> mup = {};
+  bool packs = false;         // several samples of a row are kept apart
+  TrainSubject subject = {};  // for plans
+  int64_t planned = 0;        // bytes at the peak
+};
 /// What a program hears of a run; every function may be empty. Called on the training thread.
 struct RunHooks {
   /// Before the first step: the resolved recipe, the model, the tokenizer (none for a token file),
@@ -28,6 +39,7 @@ struct RunHooks {
     const std::filesystem::path& out;
     int64_t first_step;  // 0 unless resumed
     int64_t train_tokens, validation_tokens;
+    std::optional<double> fill = {};  // share of places that hold a token, of packed samples
   };
   std::function<void(const Start&)> start;
   std::function<void(const StepMetrics&, int64_t steps)> step;
@@ -38,26 +50,14 @@ struct RunHooks {
   /// Once data and config are known, before anything of the run exists: may refuse, by throwing, or
   /// change what the recipe says of the step. A resumed run keeps its own: `fixed`. Gives the peak
   /// that it expects, for the metrics; 0: it does not know.
-  std::function<int64_t(const config::Model&, Recipe&, size_t data_bytes, bool fixed)> plan;
+  std::function<int64_t(const RunParts&, Recipe&, bool fixed)> plan;
 };
 
-/// The tokens that a recipe names.
-struct RunData {
-  std::optional<data::Tokenizer> tokenizer;  // none for a token file
-  mx::array tokens = mx::array(0);
-  std::string fingerprint;
-};
-/// What a recipe says before there is a folder.
-struct RunParts {
-  RunData data;
-  config::Model plain;   // [model]
-  config::Model config;  // with muP's factors, if it asks for muP
-  std::map<std::string, MupRatio> mup = {};
-  int64_t planned = 0;  // bytes at the peak
-};
 /// Reads the data. @throws everything that a recipe and its data may lack.
 RunParts resolve_run(const Recipe& recipe);
-/// New weights, scaled as muP wants, or those that the recipe begins with.
+/// New weights, scaled as muP wants, or those that the recipe begins with: float32 where they
+/// train, else as they are, with an adapter if it has one.
+/// @throws Error(usage) for packed weights without an adapter.
 LanguageModel make_model(const Recipe& recipe, const RunParts& parts);
 TrainOptions train_options(const Recipe& recipe, const RunParts& parts);
 

@@ -172,7 +172,7 @@ TEST(Sweep, KeepsPathsWhereverItIsResumed) {
   const auto sweep = read("over.data.file = [\"text.txt\"]\n", "steps = 2\nout = \"s\"\n");
   EXPECT_EQ(sweep.runs[0].folder, "file=text.txt-s1337");
   RunHooks refuse;
-  refuse.plan = [](const config::Model&, Recipe&, size_t, bool) -> int64_t {
+  refuse.plan = [](const RunParts&, Recipe&, bool) -> int64_t {
     throw Error(Kind::resource, "[plan] does not fit");
   };
   EXPECT_EQ(run_sweep(sweep, {.run = refuse}).failures.size(), 1u);
@@ -231,7 +231,7 @@ TEST(Sweep, WhatDidNotFitIsTriedAgain) {
                           "steps = 2\nout = \"" + (folder / "s").string() + "\"\n");
   bool fits = false;
   SweepHooks hooks;
-  hooks.run.plan = [&](const config::Model&, Recipe& r, size_t, bool) -> int64_t {
+  hooks.run.plan = [&](const RunParts&, Recipe& r, bool) -> int64_t {
     if (r.run.batch == 2 && !fits) throw Error(Kind::resource, "[plan] does not fit");
     return 0;
   };

@@ -1,0 +1,236 @@
+// Fine-tuning by recipe: adapters and whole models on texts, samples and pairs; resumed bit for
+// bit.
+#include "lmxlab/base/files.h"
+#include "lmxlab/base/random.h"
+#include "lmxlab/config/presets.h"
+#include "lmxlab/core/runtime.h"
+#include "lmxlab/models/quantize.h"
+#include "lmxlab/training/checkpoint.h"
+#include "lmxlab/training/run.h"
+#include "lmxlab/training/step.h"
+#include "tests/support/error_of.h"
+#include "tests/support/temp_folder.h"
+
+#include <gtest/gtest.h>
+#include <mlx/mlx.h>
+
+namespace lmxlab {
+namespace {
+
+// A word, and what is to be said of it: good answers repeat it, bad ones turn it round.
+std::string words(uint64_t seed, bool pairs, int lines) {
+  HostRandom random(seed);
+  std::string out;
+  for (int i = 0; i < lines; ++i) {
+    std::string word;
+    for (uint64_t n = 2 + random.below(4); n > 0; --n) word += char('a' + random.below(4));
+    const std::string turned(word.rbegin(), word.rend());
+    const auto prompt = "{\"prompt\": \"" + word + "=\", ";
+    out += pairs ? prompt + "\"chosen\": \"" + word + "\", \"rejected\": \"" + turned + "x\"}\n"
+                 : prompt + "\"completion\": \"" + word + "\"}\n";
+  }
+  return out;
+}
+
+class FineTune : public testing::Test {
+ protected:
+  void SetUp() override {
+    base_ = (folder_ / "base").string();
+    LanguageModel model(
+        config::preset("llama-tiny",
+                       {.dim = 32, .heads = 4, .kv_heads = 2, .hidden = 64, .vocab = 258}),
+        1);
+    model.save(base_);
+    data::Tokenizer::bytes().save(base_);
+    write_file_atomic(folder_ / "sft.jsonl", words(1, false, 120));
+    write_file_atomic(folder_ / "pairs.jsonl", words(2, true, 120));
+  }
+  Recipe recipe(const std::string& out, const std::vector<std::string>& more) const {
+    std::vector<std::string> all{"model.preset=" + Json(base_).dump(),
+                                 "run.out=" + Json((folder_ / out).string()).dump(),
+                                 "run.steps=12",
+                                 "run.batch=4",
+                                 "run.context=32",
+                                 "run.log_every=1",
+                                 "run.checkpoint_every=4",
+                                 "run.eval_every=4",
+                                 "data.validation=0.1",
+                                 "optimizer.lr=0.01"};
+    all.insert(all.end(), more.begin(), more.end());
+    return read_recipe("", "recipe", all);
+  }
+  std::string file(const char* name) const {
+    return "data.file=" + Json((folder_ / name).string()).dump();
+  }
+  // Whole, and interrupted behind step 6.
+  void expect_resumes(const std::vector<std::string>& more) {
+    const auto whole = train_run(recipe("whole", more), {}).out;
+    RunHooks hooks;
+    std::stop_source source;
+    hooks.step = [&](const StepMetrics& m, int64_t) {
+      if (m.step == 6) source.request_stop();
+    };
+    const auto parts = train_run(recipe("parts", more), hooks, source.get_token()).out;
+    EXPECT_EQ(RunFolder(parts).checkpoints().back().step, 6);
+    resume_run(parts, {}, {});
+    const auto state = fs::path("checkpoints") / "step-12" / "state.safetensors";
+    EXPECT_EQ(read_file(whole / state), read_file(parts / state));
+    for (const char* name :
+         {"model.safetensors", "adapter_model.safetensors", "adapter_config.json"})
+      if (fs::exists(whole / name)) {
+        EXPECT_EQ(read_file(whole / name), read_file(parts / name));
+      }
+  }
+
+  test::TemporaryFolder folder_;
+  std::string base_;
+};
+
+TEST_F(FineTune, AnAdapterOfATextResumes) {
+  expect_resumes({"adapter.rank=4", "adapter.dropout=0.1"});
+  const auto out = folder_ / "whole";
+  EXPECT_FALSE(fs::exists(out / "model.safetensors"));
+  auto model = LanguageModel::load(base_of_adapter(out));
+  load_adapter(model, out);
+  EXPECT_EQ(adapters_of(model).size(), 1u);
+}
+
+TEST_F(FineTune, SamplesResume) {
+  expect_resumes({file("sft.jsonl"), "objective.kind=sft", "objective.label_smoothing=0.1",
+                  "objective.z_loss=1e-4"});
+}
+
+TEST_F(FineTune, PairsResumeAndTheirMarginGrows) {
+  const std::vector<std::string> more{file("pairs.jsonl"), "objective.kind=dpo", "adapter.rank=8",
+                                      "run.batch=8", "objective.beta=1"};
+  expect_resumes(more);
+  auto longer = more;
+  longer.push_back("run.steps=100");
+  std::vector<double> margins, accuracies;
+  RunHooks hooks;
+  hooks.step = [&](const StepMetrics& m, int64_t) {
+    if (!m.val_loss) return;
+    margins.push_back(m.more.at("val_margin")), accuracies.push_back(m.more.at("val_accuracy"));
+  };
+  const auto r = train_run(recipe("longer", longer), hooks);
+  EXPECT_GT(margins.back(), margins.front() + 0.5);
+  EXPECT_GE(accuracies.back(), 0.9);
+  EXPECT_LT(*r.train.val_loss, 0.6);  // it begins at log 2
+}
+
+TEST_F(FineTune, OtherObjectivesOfPairs) {
+  for (const char* kind : {"simpo", "orpo"}) {
+    std::vector<double> losses;
+    RunHooks hooks;
+    hooks.step = [&](const StepMetrics& m, int64_t) {
+      if (m.val_loss) losses.push_back(*m.val_loss);
+    };
+    train_run(
+        recipe(kind, {file("pairs.jsonl"), std::string("objective.kind=") + kind, "run.steps=24"}),
+        hooks);
+    EXPECT_LT(losses.back(), losses.front()) << kind;
+  }
+}
+
+TEST_F(FineTune, OnlyWhatIsNamedTrains) {
+  const auto before = LanguageModel::load(base_);
+  const auto out = train_run(recipe("only", {"optimizer.only=[\"model.layers.1.*\"]"}), {}).out;
+  auto a = LanguageModel::load(base_), b = LanguageModel::load(out);
+  const auto was = core::collect(a.transformer()), is = core::collect(b.transformer());
+  size_t moved = 0;
+  for (size_t i = 0; i < was.size(); ++i) {
+    const bool same = mx::array_equal(was[i].param->value, is[i].param->value).item<bool>();
+    EXPECT_EQ(same, !was[i].path.starts_with("model.layers.1.")) << was[i].path;
+    moved += !same;
+  }
+  EXPECT_GT(moved, 5u);
+}
+
+// The loss and the gradient of samples that share rows are those of samples that do not.
+TEST_F(FineTune, PackedAsUnpacked) {
+  for (const bool checkpointing : {false, true}) {
+    std::vector<float> losses;
+    std::vector<std::vector<float>> weights;
+    for (const bool packing : {true, false}) {
+      auto r = recipe("unused", {file("sft.jsonl"), "objective.kind=sft", "data.validation=0"});
+      auto data = load_data(r);
+      const auto pieces = data::pack(data.samples->sequences, 32, {.together = packing});
+      std::vector<data::Batch> batches;
+      for (size_t i = 0; i < pieces.rows.size(); ++i)
+        batches.push_back(data::packed_batch(data.samples->sequences, pieces, int64_t(i), 1));
+      EXPECT_EQ(pieces.rows.size() < 60, packing);
+      LanguageModel model(LanguageModel::load(base_).config(), 1);
+      const Enter enter(model.runtime());
+      OptimizerConfig sgd;
+      sgd.name = OptimizerName::sgd;
+      TrainStep step(model.transformer(), sgd,
+                     {.clip = 0, .gradient_checkpointing = checkpointing});
+      auto state = step.initial(1);
+      losses.push_back(step(state, batches, 1.0f, 1).loss.item<float>());
+      weights.emplace_back();
+      for (const auto& p : state.params) {
+        const auto v = to_vector<float>(p);
+        weights.back().insert(weights.back().end(), v.begin(), v.end());
+      }
+    }
+    EXPECT_NEAR(losses[0], losses[1], 1e-6 * double(losses[1]));
+    double worst = 0;
+    for (size_t i = 0; i < weights[0].size(); ++i)
+      worst = std::max(worst, std::abs(double(weights[0][i]) - double(weights[1][i])));
+    EXPECT_LE(worst, 2e-6);  // of weights up to 1, moved by a rate of 1
+  }
+}
+
+// Batches with few and with many learned tokens add up to what the large batch gives.
+TEST_F(FineTune, AccumulationWeighsTokens) {
+  const auto r = recipe("unused", {file("sft.jsonl"), "objective.kind=sft", "data.validation=0"});
+  auto data = load_data(r);
+  const auto packing = data::pack(data.samples->sequences, 32, {});
+  std::vector<float> losses;
+  std::vector<std::vector<float>> weights;
+  for (const int rows : {8, 1}) {
+    std::vector<data::Batch> batches;
+    for (int i = 0; i < 8; i += rows)
+      batches.push_back(data::packed_batch(data.samples->sequences, packing, i, rows));
+    LanguageModel model(LanguageModel::load(base_).config(), 1);
+    const Enter enter(model.runtime());
+    OptimizerConfig sgd;
+    sgd.name = OptimizerName::sgd;
+    TrainStep step(model.transformer(), sgd, {.clip = 0});
+    auto state = step.initial(1);
+    losses.push_back(step(state, batches, 1.0f, 1).loss.item<float>());
+    weights.emplace_back();
+    for (const auto& p : state.params) {
+      const auto v = to_vector<float>(p);
+      weights.back().insert(weights.back().end(), v.begin(), v.end());
+    }
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-6 * double(losses[1]));
+  for (size_t i = 0; i < weights[0].size(); ++i)
+    ASSERT_NEAR(weights[0][i], weights[1][i], 1e-6) << i;
+}
+
+TEST_F(FineTune, RefusesWhatDoesNotFitTogether) {
+  const auto kind = [&](const std::vector<std::string>& more) {
+    return test::error_of([&] { train_run(recipe("refused", more), {}); }).kind();
+  };
+  EXPECT_EQ(kind({file("sft.jsonl")}), Kind::usage);     // no objective of samples
+  EXPECT_EQ(kind({"objective.kind=sft"}), Kind::usage);  // of a text
+  EXPECT_EQ(kind({file("sft.jsonl"), "objective.kind=dpo"}), Kind::usage);    // no pairs
+  EXPECT_EQ(kind({file("pairs.jsonl"), "objective.kind=sft"}), Kind::usage);  // pairs
+  EXPECT_EQ(kind({"objective.beta=0.1"}), Kind::usage);                       // unused option
+  EXPECT_EQ(kind({"optimizer.only=[\"nothing\"]"}), Kind::usage);             // fits nothing
+  EXPECT_EQ(kind({"adapter.rank=4", "optimizer.only=[\"lm_head\"]"}), Kind::usage);
+  EXPECT_EQ(kind({"adapter.targets=[\"nothing\"]"}), Kind::usage);
+  EXPECT_FALSE(fs::exists(folder_ / "refused"));
+  auto model = LanguageModel::load(base_);
+  quantize_model(model, {.bits = 8, .group_size = 32});
+  model.save(folder_ / "packed");
+  data::Tokenizer::bytes().save(folder_ / "packed");
+  const auto packed = "model.preset=" + Json((folder_ / "packed").string()).dump();
+  EXPECT_EQ(kind({packed}), Kind::usage);
+  EXPECT_EQ(train_run(recipe("qlora", {packed, "adapter.rank=4"}), {}).train.steps, 12);
+}
+
+}  // namespace
+}  // namespace lmxlab
