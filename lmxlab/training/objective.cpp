@@ -38,6 +38,19 @@ std::shared_ptr<const Objective> next_token(const NextTokenOptions& options) {
   return std::make_shared<NextToken>(options);
 }
 
+objectives::Logits head_logits(const core::Transformer& model, const mx::array& inputs,
+                               core::Pass& pass) {
+  const auto& head = model.lm_head;
+  const auto& weight = head ? head->weight : model.embed_tokens.weight;
+  if (pass.tap || weight.quantized()) return {.x = model(inputs, pass)};
+  std::optional<mx::array> bias;
+  if (head && head->bias) bias = head->bias->value;
+  return {.x = model.hidden(inputs, pass),
+          .weight = weight.w.value,
+          .bias = bias,
+          .head = {.softcap = model.config().logit_softcap.value_or(0.0f)}};
+}
+
 mx::array learned_targets(const data::Batch& batch) {
   if (!batch.loss) return batch.targets;
   return mx::where(*batch.loss, mx::astype(batch.targets, mx::int32), mx::array(-100));

@@ -3,6 +3,7 @@
 
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/data/batches.h"
+#include "lmxlab/training/objectives/logprobs.h"
 
 #include <memory>
 #include <string>
@@ -37,6 +38,11 @@ struct NextTokenOptions {
 };
 /// -log p of the next token, counted by the tokens that are learned.
 std::shared_ptr<const Objective> next_token(const NextTokenOptions& options = {});
+
+/// What a model says of each position: hidden states and the head, or where that is packed the
+/// logits.
+objectives::Logits head_logits(const core::Transformer& model, const mx::array& inputs,
+                               core::Pass& pass);
 
 /// Targets as token_nll takes them: -100 where nothing is learned.
 mx::array learned_targets(const data::Batch& batch);

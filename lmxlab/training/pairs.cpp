@@ -16,23 +16,10 @@ namespace {
 
 namespace ob = objectives;
 
-// Hidden states and the head, or logits where the head is packed.
-ob::Logits logits_of(const core::Transformer& model, const mx::array& inputs, core::Pass& pass) {
-  const auto& head = model.lm_head;
-  const auto& weight = head ? head->weight : model.embed_tokens.weight;
-  if (pass.tap || weight.quantized()) return {.x = model(inputs, pass)};
-  std::optional<mx::array> bias;
-  if (head && head->bias) bias = head->bias->value;
-  return {.x = model.hidden(inputs, pass),
-          .weight = weight.w.value,
-          .bias = bias,
-          .head = {.softcap = model.config().logit_softcap.value_or(0.0f)}};
-}
-
 ob::Sequences sequences_of(const core::Transformer& model, const data::Batch& batch,
                            core::Pass& pass) {
   const auto labels = learned_targets(batch);
-  const auto logprobs = ob::token_logprobs(logits_of(model, batch.inputs, pass), labels);
+  const auto logprobs = ob::token_logprobs(head_logits(model, batch.inputs, pass), labels);
   return ob::sequence_logprobs(logprobs, ob::token_mask(labels));
 }
 

@@ -119,7 +119,13 @@ void check(const ObjectiveConfig& c, Problems& problems) {
   };
   const bool next = is({Kind::pretrain, Kind::sft});
   option("loss_type", c.loss_type.has_value(), is({Kind::dpo}));
-  option("beta", c.beta.has_value(), is({Kind::dpo, Kind::simpo}));
+  const bool distills = is({Kind::distill});
+  option("teacher", !c.teacher.empty(), distills);
+  option("temperature", c.temperature.has_value(), distills);
+  option("hard_labels", c.hard_labels.has_value(), distills);
+  if (distills && c.teacher.empty())
+    problems.add("objective.teacher: distill needs one: a model folder or GGUF file");
+  option("beta", c.beta.has_value(), is({Kind::dpo, Kind::simpo, Kind::distill}));
   option("gamma", c.gamma.has_value(), is({Kind::simpo}));
   option("lambda", c.lambda.has_value(), is({Kind::orpo}));
   option("label_smoothing", c.label_smoothing.has_value(),
@@ -133,7 +139,12 @@ void check(const ObjectiveConfig& c, Problems& problems) {
       problems.add(std::string("objective.") + name + ": expected " + expected + ", got " +
                    Json(*v).dump());
   };
-  range("beta", c.beta, 1e-12, INFINITY, "more than 0");
+  if (distills)
+    range("beta", c.beta, 0, 1 + 1e-12, "from 0 to 1");
+  else
+    range("beta", c.beta, 1e-12, INFINITY, "more than 0");
+  range("temperature", c.temperature, 1e-6, INFINITY, "more than 0");
+  range("hard_labels", c.hard_labels, 0, 1 + 1e-12, "from 0 to 1");
   range("gamma", c.gamma, -INFINITY, INFINITY, "a number");
   range("lambda", c.lambda, 0, INFINITY, "at least 0");
   range("z_loss", c.z_loss, 0, INFINITY, "at least 0");

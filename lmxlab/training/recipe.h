@@ -15,17 +15,15 @@
 
 namespace lmxlab {
 
-enum class ObjectiveKind { pretrain, sft, dpo, simpo, orpo };
+enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo };
 enum class ComputeType { f32, bf16 };
 
 template <>
 struct EnumNames<ObjectiveKind> {
   static constexpr std::pair<ObjectiveKind, const char*> table[] = {
-      {ObjectiveKind::pretrain, "pretrain"},
-      {ObjectiveKind::sft, "sft"},
-      {ObjectiveKind::dpo, "dpo"},
-      {ObjectiveKind::simpo, "simpo"},
-      {ObjectiveKind::orpo, "orpo"}};
+      {ObjectiveKind::pretrain, "pretrain"}, {ObjectiveKind::sft, "sft"},
+      {ObjectiveKind::distill, "distill"},   {ObjectiveKind::dpo, "dpo"},
+      {ObjectiveKind::simpo, "simpo"},       {ObjectiveKind::orpo, "orpo"}};
 };
 template <>
 struct EnumNames<ComputeType> {
@@ -59,22 +57,35 @@ struct ObjectiveConfig {
   ObjectiveKind kind = ObjectiveKind::pretrain;
   std::optional<objectives::DpoLoss> loss_type = {};
   std::optional<double> beta = {}, gamma = {}, lambda = {}, label_smoothing = {}, z_loss = {};
+  std::string teacher = {};
+  std::optional<double> temperature = {}, hard_labels = {};
   template <class V>
   void visit(V& v) {
     v("kind", kind,
-      "pretrain: the next token of a text; sft: of samples, where they are learned; dpo, simpo, "
-      "orpo: the better of two answers");
+      "pretrain: the next token of a text; sft: of samples, where they are learned; distill: a "
+      "teacher's next tokens, on either; dpo, simpo, orpo: the better of two answers");
     v("loss_type", loss_type, "dpo: sigmoid, sigmoid_norm, ipo or hinge");
-    v("beta", beta, "dpo 0.1, simpo 2: what a difference of log-probabilities is worth");
+    v("beta", beta,
+      "dpo 0.1, simpo 2: what a difference of log-probabilities is worth; distill 0: forward KL, "
+      "1: "
+      "reverse, between: Jensen-Shannon");
     v("gamma", gamma, "simpo 1: the margin");
     v("lambda", lambda, "orpo 0.1: weight of the odds ratio");
     v("label_smoothing", label_smoothing,
       "pretrain, sft: share of the target that all tokens have; dpo, simpo: of pairs that are the "
       "wrong way round; 0");
     v("z_loss", z_loss, "pretrain, sft: times the squared log-partition, 0");
+    v("teacher", teacher, "distill: a model folder or GGUF file");
+    v("temperature", temperature, "distill: of both distributions, 1");
+    v("hard_labels", hard_labels,
+      "distill: share of the loss that is the data's own next token, 0");
   }
   /// Of pairs: data are preferences, run.batch counts pairs.
-  bool of_pairs() const { return kind != ObjectiveKind::pretrain && kind != ObjectiveKind::sft; }
+  bool of_pairs() const {
+    return kind == ObjectiveKind::dpo || kind == ObjectiveKind::simpo ||
+           kind == ObjectiveKind::orpo;
+  }
+  bool needs_samples() const { return of_pairs() || kind == ObjectiveKind::sft; }
 };
 
 struct RunConfig {

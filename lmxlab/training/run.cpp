@@ -166,7 +166,7 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   parts.subject.batch = [recipe, packs = parts.packs, token](const RunConfig& run) {
     return batch_like(recipe, run, packs, token);
   };
-  parts.subject.objective = make_objective(recipe.objective);
+  parts.subject.objective = make_objective(recipe.objective, parts.config);
   return parts;
 }
 
@@ -229,6 +229,8 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
     }
     for (auto* file : {&d.file, &d.validation_file})
       if (!file->empty()) *file = fs::absolute(*file).string();
+    if (auto& teacher = recipe.objective.teacher; !teacher.empty())
+      teacher = fs::absolute(teacher).string();
     if (d.tokenizer != "char" && d.tokenizer != "byte")
       d.tokenizer = fs::absolute(d.tokenizer).string();
     recipe.optimizer = with_defaults(recipe.optimizer);
@@ -348,7 +350,7 @@ LanguageModel make_model(const Recipe& recipe, const RunParts& parts) {
 TrainOptions train_options(const Recipe& recipe, const RunParts& parts) {
   TrainOptions options{
       .optimizer = recipe.optimizer, .schedule = recipe.schedule, .run = recipe.run};
-  options.objective = make_objective(recipe.objective);
+  options.objective = parts.subject.objective;
   for (const auto& [path, ratio] : parts.mup) options.lr_ratios[path] = ratio.lr;
   return options;
 }

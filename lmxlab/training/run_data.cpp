@@ -3,6 +3,7 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/fnv.h"
 #include "lmxlab/data/corpus.h"
+#include "lmxlab/training/distillation.h"
 
 #include <mlx/ops.h>
 
@@ -124,7 +125,7 @@ RunData load_data(const Recipe& recipe, const std::optional<fs::path>& saved) {
     if (!file.empty() && !fs::exists(file))
       throw Error(Kind::not_found, "[data] there is no file " + file);
   const bool samples = are_samples(c.file);
-  if (!samples && (recipe.objective.kind != ObjectiveKind::pretrain || !c.validation_file.empty()))
+  if (!samples && (recipe.objective.needs_samples() || !c.validation_file.empty()))
     throw Error(Kind::usage, "[data] " +
                                  std::string(c.validation_file.empty()
                                                  ? "objective " + enum_name(recipe.objective.kind)
@@ -233,8 +234,18 @@ data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, m
   return out;
 }
 
-std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config) {
+std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config,
+                                                const config::Model& model) {
   if (config.of_pairs()) return preference_objective(config);
+  if (config.kind == ObjectiveKind::distill) {
+    auto teacher = std::make_shared<LanguageModel>(LanguageModel::load(config.teacher));
+    if (teacher->config().vocab != model.vocab)
+      throw Error(Kind::mismatch,
+                  "[objective] the teacher " + config.teacher + " has a vocabulary of " +
+                      std::to_string(teacher->config().vocab) + ", the student one of " +
+                      std::to_string(model.vocab) + ": expected the same tokens");
+    return distill_objective(std::move(teacher), config);
+  }
   return next_token({.label_smoothing = static_cast<float>(config.label_smoothing.value_or(0)),
                      .z_loss = static_cast<float>(config.z_loss.value_or(0))});
 }

@@ -44,6 +44,9 @@ TrainData pair_data(RunBatches batches, const Recipe& recipe);
 /// A batch like those of a run, of zeros: for plans.
 data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, mx::Dtype token);
 
-std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config);
+/// Loads the teacher of `distill`, whose weights are there then.
+/// @throws Error(mismatch) for a teacher of another vocabulary.
+std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config,
+                                                const config::Model& model);
 
 }  // namespace lmxlab

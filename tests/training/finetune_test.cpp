@@ -132,6 +132,40 @@ TEST_F(FineTune, OtherObjectivesOfPairs) {
   }
 }
 
+// The teacher is the base before it was packed: what packing lost comes back, in part.
+TEST_F(FineTune, DistilsFromItself) {
+  const auto teacher = train_run(recipe("teacher", {"run.steps=60", "data.validation=0"}), {}).out;
+  auto model = LanguageModel::load(teacher);
+  quantize_model(model, {.bits = 2, .group_size = 32});
+  model.save(folder_ / "packed");
+  data::Tokenizer::bytes().save(folder_ / "packed");
+  const std::vector<std::string> more{"model.preset=" + Json((folder_ / "packed").string()).dump(),
+                                      "adapter.rank=16",
+                                      "objective.kind=distill",
+                                      "objective.teacher=" + Json(teacher.string()).dump(),
+                                      "data.validation=0",
+                                      "optimizer.lr=0.003"};
+  expect_resumes(more);
+  auto longer = more;
+  longer.insert(longer.end(), {"run.steps=50", "objective.beta=0.5", "objective.temperature=2",
+                               "objective.hard_labels=0.1"});
+  std::vector<double> divergence;
+  RunHooks hooks;
+  hooks.step = [&](const StepMetrics& m, int64_t) {
+    divergence.push_back(m.more.at("divergence"));
+  };
+  train_run(recipe("longer", longer), hooks);
+  EXPECT_LT(divergence.back(), 0.5 * divergence.front());
+  const auto odd = test::error_of([&] {
+    LanguageModel other(config::preset("llama-tiny"), 1);
+    other.save(folder_ / "other");
+    auto wrong = more;
+    wrong[3] = "objective.teacher=" + Json((folder_ / "other").string()).dump();
+    train_run(recipe("wrong", wrong), {});
+  });
+  EXPECT_EQ(odd.kind(), Kind::mismatch);
+}
+
 TEST_F(FineTune, OnlyWhatIsNamedTrains) {
   const auto before = LanguageModel::load(base_);
   const auto out = train_run(recipe("only", {"optimizer.only=[\"model.layers.1.*\"]"}), {}).out;
