@@ -30,6 +30,7 @@ void check(const GrpoConfig& c) {
   at_least("prompts", c.prompts, 1), at_least("group_size", c.group_size, 2);
   at_least("iterations", c.iterations, 1), at_least("max_rounds", c.max_rounds, 1);
   at_least("max_completion_length", c.max_completion_length, 1);
+  at_least("rows_at_once", c.rows_at_once, 0);
   at_least("epsilon", c.epsilon, 0), at_least("epsilon_high", c.epsilon_high.value_or(0), 0);
   at_least("beta", c.beta, 0), at_least("drift_bound", c.drift_bound, 0);
   if (!(c.temperature > 0) || !std::isfinite(c.temperature))
@@ -204,6 +205,22 @@ struct Grpo::Impl {
     double longest = 0;
   };
 
+  // Row i draws with seed + i, however many are written together.
+  std::vector<Generation> generated(const std::vector<std::vector<int>>& texts, uint64_t seed) {
+    auto options = generation(config, tokenizer, false);
+    const size_t most =
+        config.rows_at_once > 0 ? static_cast<size_t>(config.rows_at_once) : texts.size();
+    std::vector<Generation> out;
+    while (out.size() < texts.size()) {
+      const auto from = texts.begin() + static_cast<std::ptrdiff_t>(out.size());
+      const auto n = static_cast<std::ptrdiff_t>(std::min(most, texts.size() - out.size()));
+      options.sampling.seed = seed + out.size();
+      for (auto& g : generate_batch(model, {from, from + n}, options, &tokenizer))
+        out.push_back(std::move(g));
+    }
+    return out;
+  }
+
   std::vector<Group> sampled(size_t count, uint64_t seed, Tally& tally) {
     std::vector<std::vector<int>> texts;
     std::vector<size_t> which;
@@ -211,9 +228,7 @@ struct Grpo::Impl {
       which.push_back(prompts.drawn(drawn++, config.seed));
       for (int g = 0; g < config.group_size; ++g) texts.push_back(prompts.ids[which.back()]);
     }
-    auto options = generation(config, tokenizer, false);
-    options.sampling.seed = seed;
-    const auto written = generate_batch(model, texts, options, &tokenizer);
+    const auto written = generated(texts, seed);
     std::vector<Completion> completions;
     const auto each = static_cast<size_t>(config.group_size);
     for (size_t i = 0; i < written.size(); ++i)
@@ -391,6 +406,7 @@ Grpo::~Grpo() = default;
 
 TrainData Grpo::data(const RunConfig& run) {
   auto& s = *impl_;
+  if (s.batch != 0) throw Error(Kind::usage, "[grpo] data: expected one call, got two");
   const int64_t update = int64_t{run.batch} * run.accumulate;
   if (update < 1 || s.rows_of_rollout() % update != 0)
     throw Error(Kind::usage,

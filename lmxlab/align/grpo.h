@@ -31,7 +31,8 @@ struct GrpoConfig {
   int group_size = 8;  // completions of each
   int iterations = 1;  // passes over a rollout's completions (TRL's num_iterations, the paper's mu)
   int max_completion_length = 256;
-  double temperature = 1;             // of sampling, and of the probabilities that are trained
+  int rows_at_once = 0;    // completions written together, 0: all; fewer take less memory
+  double temperature = 1;  // of sampling, and of the probabilities that are trained
   std::vector<int> stop_tokens = {};  // none: the tokenizer's eos
   objectives::GrpoLossType loss_type = objectives::GrpoLossType::dapo;
   objectives::ImportanceSampling importance_sampling_level = objectives::ImportanceSampling::token;
@@ -52,6 +53,7 @@ struct GrpoConfig {
     v("group_size", group_size, "completions of each prompt");
     v("iterations", iterations, "passes over the completions of a rollout");
     v("max_completion_length", max_completion_length, "tokens");
+    v("rows_at_once", rows_at_once, "completions written together, 0: all of a rollout");
     v("temperature", temperature, "of sampling, and of the probabilities that are trained");
     v("stop_tokens", stop_tokens, "ids that end a completion; none: the tokenizer's eos");
     v("loss_type", loss_type, "what losses are divided by: grpo, dapo or dr_grpo");
@@ -94,6 +96,7 @@ struct RolloutStats {
 /// must outlive it; the policy is the model with the adapters that are on. The reference is the
 /// model with all adapters off, or, where it has none, the weights that it has now: make it before
 /// a checkpoint is loaded. Policy and reference share all arrays that are not trained.
+/// With one_order the whole process has it for as long as this, its data or its metrics live.
 class Grpo {
  public:
   /// @throws Error(usage) with every option out of range, Error(usage) for samples of another kind

@@ -8,8 +8,8 @@ namespace lmxlab::kernels {
 /// was cut: dense products of few rows go the way of many, attention computes a query at a time,
 /// windows are kept whole, and the cross-entropy of a row is one pass. For the whole process, as
 /// the instruction set is; lazy arrays must be evaluated while it lives. May be nested.
-/// @cost  decoding up to 8 rows 2 to 4 times the time, attention of many queries the more the
-///   longer (docs/decisions/032-one-order-of-sums.md).
+/// @cost  decoding up to 8 rows 2 to 5 times the time, more of them none; a training step on rows
+///   of 64 tokens none, of 256 a fifth, of 1024 a quarter (docs/decisions/032).
 class OneOrder {
  public:
   explicit OneOrder(bool on = true);

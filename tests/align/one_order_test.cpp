@@ -5,6 +5,7 @@
 #include "lmxlab/align/rollout.h"
 #include "lmxlab/base/random.h"
 #include "lmxlab/core/runtime.h"
+#include "lmxlab/kernels/attention.h"
 #include "lmxlab/kernels/isa.h"
 #include "lmxlab/models/adapters.h"
 #include "lmxlab/training/step.h"
@@ -12,6 +13,7 @@
 
 #include <gtest/gtest.h>
 #include <mlx/ops.h>
+#include <mlx/random.h>
 #include <mlx/transforms.h>
 
 #include <cstring>
@@ -209,6 +211,54 @@ TEST(OneOrder, HoldsWithAdaptersAndEveryInstructionSet) {
   }
   kernels::set_isa(before);
 }
+
+struct MaskCase {
+  std::string name;
+  kernels::AttentionMask mask;
+  int queries = 9, keys = 9;
+};
+class OneOrderAttention : public testing::TestWithParam<MaskCase> {};
+
+// The same numbers but for rounding, gradients too.
+TEST_P(OneOrderAttention, IsAttention) {
+  const auto& c = GetParam();
+  const int B = 2, H = 6, K = 2, D = 20;
+  const auto draw = [](int seed, mx::Shape shape) {
+    return mx::random::normal(shape, mx::random::key(static_cast<uint64_t>(seed)));
+  };
+  const std::vector<mx::array> in{draw(1, {B, H, c.queries, D}), draw(2, {B, K, c.keys, D}),
+                                  draw(3, {B, K, c.keys, D})};
+  const auto weight = draw(4, {B, H, c.queries, D});
+  const auto all = [&](bool on) {
+    const kernels::OneOrder order(on);
+    const auto f = [&](const std::vector<mx::array>& x) {
+      return mx::sum(mx::multiply(weight, kernels::attention(x[0], x[1], x[2], 0.3f, c.mask)));
+    };
+    auto out = mx::grad(f, std::vector<int>{0, 1, 2})(in);
+    out.push_back(kernels::attention(in[0], in[1], in[2], 0.3f, c.mask));
+    mx::eval(out);
+    return out;
+  };
+  const auto one = all(true), other = all(false);
+  for (size_t i = 0; i < one.size(); ++i) {
+    const auto a = to_vector<float>(one[i]), b = to_vector<float>(other[i]);
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t j = 0; j < a.size(); ++j) ASSERT_NEAR(a[j], b[j], 2e-5) << i << " at " << j;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(
+    Masks, OneOrderAttention,
+    testing::Values(MaskCase{"all", {}, 9, 13}, MaskCase{"causal", {.causal = true}},
+                    MaskCase{"after_a_cache", {.causal = true}, 5, 70},
+                    MaskCase{"window", {.causal = true, .window = 4}, 9, 12},
+                    MaskCase{"softcap", {.causal = true, .softcap = 2}},
+                    MaskCase{"padding", {.causal = true, .padding = mx::array({3, 0})}},
+                    MaskCase{"texts",
+                             {.causal = true,
+                              .padding = mx::array({0, 0, 0, 3, 3, 5, 5, 5, 8,  //
+                                                    0, 1, 1, 1, 4, 4, 4, 4, 4},
+                                                   {2, 9})}}),
+    [](const auto& of) { return of.param.name; });
 
 TEST(OneOrder, IsNotWhatHappensAnyway) {
   const LanguageModel model(config::preset("llama-tiny"), 3);
