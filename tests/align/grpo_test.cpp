@@ -223,8 +223,8 @@ TEST(Grpo, GroupsWithoutSpreadAreReplaced) {
   const auto batch = data.train->next();
   const Enter enter(model.runtime());
   for (const float a : to_vector<float>(batch.beside[0])) EXPECT_NE(a, 0);
-  EXPECT_EQ(n, 4 * 4 + 2 * 4 + 1 * 4 + (n > 28 ? n - 28 : 0));
-  EXPECT_GT(grpo.stats().groups_without_spread, 0.3);
+  EXPECT_EQ(n, 4 * (4 + 2 + 1)) << "each round half of the groups";
+  EXPECT_DOUBLE_EQ(grpo.stats().groups_without_spread, 3 / 7.0);
 }
 
 TEST(Grpo, RoundsEndAndWhatIsMissingHasNoAdvantage) {
@@ -444,7 +444,7 @@ TEST(Grpo, LearnsToAdd) {
   const auto right = make_reward(RewardConfig{ExactMatch{}, 1});
   const auto before = greedy_score(model, tokenizer(), file, *right, config);
   Grpo grpo(model, tokenizer(), file, right, config);
-  auto options = training(700, 128, 2e-3);
+  auto options = training(700, 128, 1e-3);
   options.schedule.name = ScheduleName::linear;
   options.objective = grpo.objective();
   Trainer trainer(model, grpo.data(options.run), options);
@@ -461,7 +461,7 @@ TEST(Grpo, LearnsToAdd) {
   RecordProperty("greedy_after", std::to_string(after.success));
   EXPECT_LT(first, 0.3);
   EXPECT_LT(before.success, 0.4);
-  EXPECT_GT(last, 0.85);
+  EXPECT_GT(last, 0.8);
   EXPECT_GT(after.success, 0.9);
   EXPECT_EQ(mismatch, 0);
 }
