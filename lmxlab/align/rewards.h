@@ -45,7 +45,7 @@ struct ExactMatch {
   }
 };
 
-/// 1 if the pattern (docs/data-and-tokenizers.md: Ruby's syntax) is found, else 0; with `whole` it
+/// 1 if the pattern (in Ruby's syntax) is found, else 0; with `whole` it
 /// must cover the whole text, for a format. `{answer}` stands for the answer, letter by letter. A
 /// search that takes too much backtracking has found nothing.
 struct Pattern {
