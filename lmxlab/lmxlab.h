@@ -2,6 +2,8 @@
 // from. A file that needs less compiles faster with the header it needs.
 #pragma once
 
+#include "lmxlab/align/grpo.h"
+#include "lmxlab/align/rewards.h"
 #include "lmxlab/base/error.h"
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/json.h"
@@ -45,6 +47,7 @@
 #include "lmxlab/inference/speculative.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/models/adapters.h"
 #include "lmxlab/models/language_model.h"
 #include "lmxlab/models/quantize.h"

@@ -3,6 +3,7 @@
 #include "lmxlab/kernels/attention.h"
 #include "lmxlab/kernels/cached_attention.h"
 #include "lmxlab/kernels/elementwise.h"
+#include "lmxlab/kernels/one_order.h"
 
 #include <mlx/fast.h>
 #include <mlx/ops.h>
@@ -87,6 +88,8 @@ std::optional<int> Attention::window(int max_kv) const {
 std::unique_ptr<LayerCache> Attention::make_cache(const CacheOptions& options) const {
   if (!own_keys()) return nullptr;
   const auto most = window(options.max_kv);
+  // A ring is read in another order than the text's: the mask alone makes the window then.
+  if (kernels::one_order() && options.max_kv == 0) return plain_cache(options);
   return most ? rotating_cache(*most, options) : plain_cache(options);
 }
 

@@ -10,8 +10,10 @@
 #include <cstdint>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -75,6 +77,17 @@ class BatchSource {
   virtual BatchPosition position() const = 0;
   /// @throws Error(mismatch) if such a position cannot be.
   virtual void restore(const BatchPosition& position) = 0;
+  /// What it must know beside its position, where batches are made on the way: texts that a model
+  /// wrote, say. By name, evaluated.
+  virtual std::map<std::string, mx::array> arrays() const { return {}; }
+  /// Continues another run. @throws Error(mismatch) if the arrays do not fit.
+  virtual void resume(const BatchPosition& position,
+                      const std::map<std::string, mx::array>& arrays) {
+    if (!arrays.empty())
+      throw Error(Kind::mismatch, "[data] the run that is resumed had data with " +
+                                      arrays.begin()->first + ", these have none");
+    restore(position);
+  }
 };
 /// Of an iterator over any number of epochs.
 template <class Iterator>

@@ -117,7 +117,8 @@ struct TokenStream::Impl {
     std::vector<uint64_t> seeds;
     for (size_t r = 0; r < prompts.size(); ++r) seeds.push_back(options.sampling.seed + r);
     const Enter enter(model.runtime());
-    sampler.emplace(options.sampling, config.vocab, prompts, std::move(seeds), options.logprobs);
+    sampler.emplace(options.sampling, config.vocab, prompts, std::move(seeds), options.logprobs,
+                    options.tempered_logprobs);
     const auto* learned = std::get_if<config::Learned>(&config.position);
     results.resize(prompts.size());
     for (size_t r = 0; r < prompts.size(); ++r) {

@@ -36,6 +36,7 @@ struct GenerateOptions {
   bool ignore_eos = false;                     // stop_tokens are tokens like others
   int logprobs =
       -1;  // -1: none; n: of the token and of the n most probable ones, before sampling options
+  bool tempered_logprobs = false;  // of the logits divided by the temperature
   int prefill_chunk = 512;  // tokens of the prompt a pass: less takes less memory, more is faster
   std::optional<int> kv_bits = {};  // of keys and values (core::CacheOptions); none: the model's
   int max_kv = 0;  // positions that are kept, the last ones (core::CacheOptions); 0: all

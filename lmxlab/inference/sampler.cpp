@@ -1,6 +1,7 @@
 #include "lmxlab/inference/sampler.h"
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/cross_entropy.h"
 #include "lmxlab/kernels/sample.h"
 
 #include <mlx/ops.h>
@@ -55,10 +56,6 @@ mx::array winner(const mx::array& x) {  // [B, V] -> int32 [B]
   return mx::astype(mx::argmax(x, 1), mx::int32);
 }
 
-mx::array pick(const mx::array& x, const mx::array& column) {  // [B, n], [B] -> [B]
-  return mx::squeeze(mx::take_along_axis(x, mx::expand_dims(column, 1), 1), 1);
-}
-
 mx::array one_hot(const mx::array& tokens,
                   int vocab) {  // int32 [B] -> int32 [B, V]; nothing for -1
   return mx::astype(mx::equal(mx::expand_dims(tokens, 1), mx::arange(vocab, mx::int32)), mx::int32);
@@ -103,13 +100,17 @@ void validate(const SamplingOptions& o, int vocab) {
 
 Sampler::Sampler(const SamplingOptions& options, int vocab,
                  std::span<const std::vector<int>> prompts, std::vector<uint64_t> seeds,
-                 int logprobs)
+                 int logprobs, bool tempered)
     : options_(options),
       vocab_(vocab),
       logprobs_(logprobs),
+      tempered_(tempered),
       seeds_(std::move(seeds)),
       steps_(seeds_.size(), 0) {
   validate(options, vocab);
+  if (tempered && options.temperature == 0)
+    throw Error(Kind::usage,
+                "[sampler] temperature: tempered log-probabilities need one above 0, got 0");
   if (seeds_.size() != prompts.size())
     throw Error(Kind::usage, "[sampler] expected a seed for each of " +
                                  std::to_string(prompts.size()) + " prompts, got " +
@@ -191,10 +192,13 @@ Draw Sampler::draw(const mx::array& logits) {
   for (auto& step : steps_) ++step;
   remember(d.tokens);
   if (logprobs_ < 0) return d;
-  const auto raw = mx::astype(logits, mx::float32);
-  const auto log_p = mx::subtract(raw, mx::logsumexp(raw, 1, true));
-  d.logprobs = mx::contiguous(pick(log_p, d.tokens));
+  auto raw = mx::astype(logits, mx::float32);
+  if (tempered_) raw = mx::multiply(raw, f32(1 / options_.temperature));
+  // By the kernel that training has, so that equal logits give equal bits.
+  const auto entropy = kernels::cross_entropy(raw, d.tokens);
+  d.logprobs = mx::negative(entropy.nll);
   if (logprobs_ > 0) {
+    const auto log_p = mx::subtract(raw, mx::expand_dims(entropy.lse, 1));
     const auto ids = ranked(raw, logprobs_);
     d.top_ids = mx::contiguous(mx::astype(ids, mx::int32));
     d.top_logprobs = mx::contiguous(mx::take_along_axis(log_p, ids, 1));

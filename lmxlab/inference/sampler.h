@@ -68,9 +68,10 @@ class Sampler {
   /// @param prompts  B rows, for the penalties; they may differ in length.
   /// @param logprobs  the number of alternatives to report; -1: no log-probabilities at all. They
   ///                  are those of the model, before any of the steps above.
-  /// @throws Error(usage) as validate.
+  /// @param tempered  they are those of the logits divided by the temperature
+  /// @throws Error(usage) as validate; tempered at temperature 0.
   Sampler(const SamplingOptions& options, int vocab, std::span<const std::vector<int>> prompts,
-          std::vector<uint64_t> seeds, int logprobs = -1);
+          std::vector<uint64_t> seeds, int logprobs = -1, bool tempered = false);
 
   /// The next token of each row. @param logits  [B, V], any float type; computed with in float32.
   Draw draw(const mx::array& logits);
@@ -88,6 +89,7 @@ class Sampler {
 
   SamplingOptions options_;
   int vocab_, logprobs_;
+  bool tempered_;
   std::vector<uint64_t> seeds_, steps_;
   std::optional<mx::array> bias_ = {};    // [V]
   std::optional<mx::array> counts_ = {};  // int32 [B, V]: how often each token stands in the window

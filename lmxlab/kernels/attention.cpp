@@ -12,6 +12,7 @@
 
 #include "lmxlab/kernels/attention_parts.h"
 #include "lmxlab/kernels/dense.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/op.h"
 
 namespace lmxlab::kernels {
@@ -242,12 +243,15 @@ class Attention : public AttentionOp {
     const HeadView to = give_heads(out[0]);
     give(out[1]);
     if (s.batch == 0 || s.heads == 0 || s.queries == 0) return;
-    const bool few = is_decode(s);
-    const auto plan = few ? plan_decode(s) : plan_forward(s);
+    const bool few = is_decode(s), ordered = one_order();
+    const auto plan = ordered ? plan_one_order(s) : few ? plan_decode(s) : plan_forward(s);
     const Scratch<char> memory(plan.bytes);
     task([=, of_k = type_of(in[1].dtype()), q = Heads(in[0]), k = Heads(in[1]), v = Heads(in[2]),
           lse = out[1].data<float>()] {
-      if (few) {
+      if (ordered) {
+        attention_one_order(s, plan, q.read(), {k.read(), of_k}, {v.read(), of_k}, to, lse,
+                            memory.get());
+      } else if (few) {
         attention_decode(s, plan, q.read(), {k.read(), of_k}, {v.read(), of_k}, to, lse,
                          memory.get());
       } else {

@@ -345,17 +345,17 @@ bool is_decode(const AttentionShape& s, bool quantized) {
   return s.rows() <= (quantized ? kMostQuantizedRows : kMostRows);
 }
 
-AttentionPlan plan_decode(const AttentionShape& s) {
+AttentionPlan plan_decode(const AttentionShape& s, bool cut) {
   AttentionPlan plan{};
   const int64_t heads = s.batch * s.groups;
   const int64_t key_bytes = (s.width + s.value) * size_of(s.type);
   // A piece takes longer than handing it out; little work stays on one thread.
   const int64_t least = round_up(std::max<int64_t>(1, (32 << 10) / key_bytes), kChunkKeys);
   const int64_t most = std::max<int64_t>(1, s.keys / least);
-  const int64_t wanted = threads() == 1 ? 1 : (4 * threads() + heads - 1) / heads;
+  const int64_t wanted = threads() == 1 || !cut ? 1 : (4 * threads() + heads - 1) / heads;
   int64_t pieces = std::min(most, wanted);
   // As many tasks for each thread, if a few more pieces do it.
-  for (int64_t n = pieces; n <= std::min<int64_t>(most, pieces + threads()); n++) {
+  for (int64_t n = pieces; cut && n <= std::min<int64_t>(most, pieces + threads()); n++) {
     if (heads * n % threads() == 0) {
       pieces = n;
       break;

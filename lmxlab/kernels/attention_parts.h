@@ -170,10 +170,17 @@ struct AttentionPlan {
 /// out and lse (float32 [B, H, L], may be null); q, k, v as in attention.h.
 /// Quantized ones are worth reading for more queries, since otherwise they are dequantized first.
 bool is_decode(const AttentionShape& s, bool quantized = false);
-AttentionPlan plan_decode(const AttentionShape& s);
+/// @param cut  whether long ranges of keys may be cut into pieces
+AttentionPlan plan_decode(const AttentionShape& s, bool cut = true);
 void attention_decode(const AttentionShape& s, const AttentionPlan& plan, const HeadView& q,
                       const CacheView& k, const CacheView& v, const HeadView& out, float* lse,
                       char* workspace);
+
+/// Any number of queries in one order of sums (one_order.h).
+AttentionPlan plan_one_order(const AttentionShape& s);
+void attention_one_order(const AttentionShape& s, const AttentionPlan& plan, const HeadView& q,
+                         const CacheView& k, const CacheView& v, const HeadView& out, float* lse,
+                         char* workspace);
 
 AttentionPlan plan_forward(const AttentionShape& s);
 void attention_forward(const AttentionShape& s, const AttentionPlan& plan, HeadView q, HeadView k,

@@ -10,6 +10,7 @@
 #include "lmxlab/kernels/attention_parts.h"
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/elementwise.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/rope_parts.h"
 
@@ -132,8 +133,8 @@ class CachedAttentionOp : public Op {
       return task([=] { k_buffer.keep(), v_buffer.keep(); });
     }
     const Type kept = type_of(keys.dtype());
-    const bool few = is_decode(s), as_is = kept == s.type;
-    const auto plan = few ? plan_decode(s) : plan_forward(s);
+    const bool ordered = one_order(), few = ordered || is_decode(s), as_is = kept == s.type;
+    const auto plan = ordered ? plan_one_order(s) : few ? plan_decode(s) : plan_forward(s);
     Slices slices;
     const auto reserve = [&](int64_t bytes) {
       const auto from = slices.used();
@@ -192,6 +193,11 @@ class CachedAttentionOp : public Op {
       copy_rows(s, length, value, {new_v, s.type}, {v_new, kept});
       const auto into = side_by_side(to, s.heads, length, value);
       auto* const lse = reinterpret_cast<float*>(room + at_lse);
+      if (ordered) {
+        attention_one_order(s, plan, queries, {k_all, kept}, {v_all, kept}, into, lse,
+                            room + at_plan);
+        return;
+      }
       if (few) {
         attention_decode(s, plan, queries, {k_all, kept}, {v_all, kept}, into, lse, room + at_plan);
         return;

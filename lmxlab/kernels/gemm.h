@@ -36,7 +36,8 @@ struct MatrixOut {
 };
 
 /// c = a b, or c += a b with `add`;  a [m, k], b [k, n], c [m, n] apart from both.
-/// The sums' order depends on the shapes, the types, threads() and isa() only. k = 0 gives zeros.
+/// The sums' order depends on the shapes, the types, threads(), isa() and one_order() only. k = 0
+/// gives zeros.
 /// From inside a part of the pool it runs on the caller's thread.
 /// @throws Error(resource) if there is no memory for the packed operands (about 2 MB a thread, and
 /// a slice of b).

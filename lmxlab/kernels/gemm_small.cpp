@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/thread_pool.h"
 
@@ -155,7 +156,7 @@ HWY_EXPORT(widen_rows);
 }  // namespace
 
 bool is_small(int64_t m, int64_t k, MatrixView b) {
-  return m <= 8 && k <= (1 << 16) && (b.row == 1 || b.column == 1);
+  return m <= 8 && !one_order() && k <= (1 << 16) && (b.row == 1 || b.column == 1);
 }
 
 void gemm_small(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, MatrixOut c,

@@ -8,6 +8,7 @@
 #include "lmxlab/kernels/cross_entropy_tiles.h"
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/gemm.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/rehearsal.h"
@@ -29,6 +30,11 @@ struct Cut {
 
   /// @param sums  floats a token of the chunk's own sums
   Cut(int64_t tokens, int64_t vocabulary, int64_t sums) {
+    if (one_order()) {  // a row of logits is one tile, as in cross_entropy
+      rows = std::clamp<int64_t>(kTile / vocabulary, 1, std::max<int64_t>(1, tokens));
+      columns = vocabulary;
+      return;
+    }
     rows = kTile / std::min(std::max<int64_t>(1, vocabulary), kTile / kTokens);
     rows = std::min({rows, tokens, kTile / std::max<int64_t>(1, sums)});
     rows = std::max<int64_t>(1, rows);

@@ -20,6 +20,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr int64_t kLeastEvalTokens = 512;
+const std::string kOfData = "data.";  // before the names of arrays that the data have
 
 double since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
@@ -413,6 +414,7 @@ core::Tensors Trainer::state_arrays() const {
   for (size_t i = 0; i < names.size(); ++i)
     out.emplace("optimizer." + names[i], impl_->arrays.optimizer[i]);
   out.emplace("rng.key", impl_->arrays.key);
+  for (const auto& [name, array] : impl_->data.train->arrays()) out.emplace(kOfData + name, array);
   return out;
 }
 
@@ -435,9 +437,13 @@ void Trainer::restore(const core::Tensors& arrays, const TrainState& state) {
   for (size_t i = 0; i < names.size(); ++i)
     optimizer.push_back(take("optimizer." + names[i], s.arrays.optimizer[i]));
   auto key = take("rng.key", s.arrays.key);
-  if (arrays.size() != names.size() + 1) problems.add("arrays that this optimizer does not have");
+  core::Tensors of_data;
+  for (const auto& [name, array] : arrays)
+    if (name.starts_with(kOfData)) of_data.emplace(name.substr(kOfData.size()), array);
+  if (arrays.size() != names.size() + 1 + of_data.size())
+    problems.add("arrays that this optimizer does not have");
   problems.raise(Kind::mismatch, "[train] the training state does not fit the recipe");
-  s.data.train->restore(state.data);
+  s.data.train->resume(state.data, of_data);
   // Copies: the files they are mapped from are to be replaced, and foreign memory is never written
   // in place. (Times one, since adding zero would turn -0 into 0.)
   const auto own = [](const mx::array& a) { return mx::multiply(a, mx::ones({}, a.dtype())); };

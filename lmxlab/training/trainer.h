@@ -134,7 +134,8 @@ class Trainer {
   const TrainState& state() const;
   bool stopping() const;
 
-  /// The optimizer's arrays and the RNG key by name, evaluated; for a checkpoint.
+  /// The optimizer's arrays, the RNG key and the data's arrays by name, evaluated; for a
+  /// checkpoint.
   core::Tensors state_arrays() const;
   /// Puts back what state_arrays() and state() gave; the model's weights are loaded by the caller,
   /// before.

@@ -319,6 +319,24 @@ TEST(Sampler, ReportsTheLogProbabilitiesOfTheModel) {
     EXPECT_NEAR(own[r], std::log(p[static_cast<size_t>(tokens[r])]), tolerance);
 }
 
+TEST(Sampler, ReportsThoseOfTheTemperature) {
+  const int vocab = static_cast<int>(kLogits.size());
+  const auto options = with([](auto& o) { o.temperature = 0.3f; });
+  const std::vector<std::vector<int>> prompts(2);
+  Sampler sampler(options, vocab, prompts, {1, 2}, 2, true);
+  const auto d = sampler.draw(rows_of(kLogits, 2));
+  const auto p = expected(options, kLogits, {});
+  const auto tokens = to_vector<int32_t>(d.tokens), ids = to_vector<int32_t>(*d.top_ids);
+  const auto own = to_vector<float>(*d.logprobs), top = to_vector<float>(*d.top_logprobs);
+  const float tolerance = 256 * std::numeric_limits<float>::epsilon();
+  for (size_t i = 0; i < ids.size(); ++i)
+    EXPECT_NEAR(top[i], std::log(p[static_cast<size_t>(ids[i])]), tolerance);
+  for (size_t r = 0; r < 2; ++r)
+    EXPECT_NEAR(own[r], std::log(p[static_cast<size_t>(tokens[r])]), tolerance);
+  const auto greedy = with([](auto& o) { o.temperature = 0; });
+  EXPECT_THROW(Sampler(greedy, vocab, prompts, {1, 2}, 0, true), Error);
+}
+
 TEST(Sampler, HalfPrecisionLogitsAreComputedWithInFloat32) {
   const int vocab = 2000;
   std::vector<float> logits(vocab, 1.0f);

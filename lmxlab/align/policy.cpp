@@ -1,0 +1,118 @@
+#include "lmxlab/align/policy.h"
+
+#include "lmxlab/kernels/cross_entropy.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <utility>
+
+namespace lmxlab::align {
+namespace {
+
+class GrpoObjective : public Objective {
+ public:
+  explicit GrpoObjective(const GrpoConfig& c) : temperature_(static_cast<float>(c.temperature)) {
+    options_.loss_type = c.loss_type;
+    options_.importance_sampling_level = c.importance_sampling_level;
+    options_.epsilon = static_cast<float>(c.epsilon);
+    if (c.epsilon_high) options_.epsilon_high = static_cast<float>(*c.epsilon_high);
+    options_.beta = static_cast<float>(c.beta);
+    options_.max_completion_length = c.max_completion_length;
+  }
+  std::vector<std::string> metrics() const override {
+    return {"kl", "clip_low", "clip_high", "mismatch"};
+  }
+  size_t beside() const override { return options_.beta == 0 ? 3 : 4; }
+
+  Value operator()(const core::Transformer& model, const data::Batch& batch,
+                   core::Pass& pass) const override {
+    const auto logprobs = policy_logprobs(model, batch, pass, temperature_);
+    const auto& old = batch.beside[1];
+    const auto reference = options_.beta == 0 ? std::nullopt : std::optional(batch.beside[3]);
+    const auto loss =
+        objectives::grpo(logprobs, batch.beside[0], *batch.loss, old, reference, options_);
+    // Means over tokens, whatever the loss is divided by.
+    const auto share = [&](const mx::array& sum, const mx::array& count) {
+      return mx::stop_gradient(
+          mx::multiply(sum, mx::divide(loss.loss.count, mx::maximum(count, mx::array(1.0f)))));
+    };
+    const auto other = mx::logical_and(*batch.loss, mx::not_equal(logprobs, old));
+    const auto mismatch =
+        mx::sum(mx::multiply(mx::astype(other, mx::float32), mx::expand_dims(batch.beside[2], 1)));
+    return {loss.loss.sum,
+            loss.loss.count,
+            {share(loss.kl.sum, loss.kl.count), share(loss.clip_low.sum, loss.clip_low.count),
+             share(loss.clip_high.sum, loss.clip_high.count), share(mismatch, loss.kl.count)}};
+  }
+
+ private:
+  objectives::GrpoOptions options_;
+  float temperature_;
+};
+
+}  // namespace
+
+mx::array policy_logprobs(const core::Transformer& model, const data::Batch& batch,
+                          core::Pass& pass, float temperature) {
+  const auto targets = learned_targets(batch);
+  const float scale = 1 / temperature;
+  const auto& head = model.lm_head;
+  const auto& weight = head ? head->weight : model.embed_tokens.weight;
+  if (weight.quantized() || model.config().logit_softcap) {
+    const auto logits = mx::astype(model(batch.inputs, pass), mx::float32);
+    return mx::negative(
+        kernels::cross_entropy(mx::multiply(logits, mx::array(scale)), targets).nll);
+  }
+  std::optional<mx::array> bias;
+  if (head && head->bias) bias = head->bias->value;
+  const auto hidden = model.hidden(batch.inputs, pass);
+  return mx::negative(
+      kernels::linear_cross_entropy(hidden, weight.w.value, bias, targets, {.scale = scale}).nll);
+}
+
+std::vector<mx::array> Beside::arrays() const {
+  std::vector<mx::array> out{advantages, old_logprobs, fresh};
+  if (ref_logprobs) out.push_back(*ref_logprobs);
+  return out;
+}
+
+std::shared_ptr<const Objective> grpo_objective(const GrpoConfig& config) {
+  return std::make_shared<GrpoObjective>(config);
+}
+
+void expect_one_order(LanguageModel& model) {
+  Problems problems;
+  const auto& layers = model.config().layers;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const std::string where = "layer " + std::to_string(i) + ": ";
+    const auto* a = std::get_if<config::Attention>(&layers[i].mixer);
+    if (!a || a->sinks || a->chunked || std::holds_alternative<config::Alibi>(a->position))
+      problems.add(where + "expected attention without sinks, chunks and ALiBi");
+    if (!std::holds_alternative<config::Mlp>(layers[i].ffn))
+      problems.add(where + "expected an MLP");
+  }
+  if (model.dtype() != DType::f32 || model.activations() != DType::f32)
+    problems.add("expected float32 weights and activations");
+  if (model.config().dropout > 0) problems.add("expected no dropout, which training alone has");
+  struct Dropout : core::Visitor {
+    std::vector<std::string> paths;
+    void linear(const std::string& path, core::Linear& l) override {
+      for (const auto& a : l.adapters)
+        if (a.on && a.dropout > 0) paths.push_back(path);
+    }
+  } dropout;
+  model.transformer().visit(dropout);
+  if (!dropout.paths.empty())
+    problems.add(dropout.paths[0] + ": expected an adapter without dropout");
+  for (const auto& w : core::weights_of(model.transformer()))
+    if (w.weight->quantized()) {
+      problems.add(w.path + ": expected weights that are not packed");
+      break;
+    }
+  problems.raise(Kind::unsupported,
+                 "[grpo] one_order does not hold for this model. Set one_order to false: the "
+                 "rollout's log-probabilities are then computed again as training does");
+}
+
+}  // namespace lmxlab::align
