@@ -1,0 +1,25 @@
+#!/bin/sh
+# Shows: a base of one kind of text learns another: all of its weights, or an adapter beside them (LoRA, DoRA).
+# Data: bytes; the base is trained on Tiny Shakespeare, then on this project's pages (docs/*.md). Equal tokens, three seeds each.
+# Takes: three minutes.
+# Must reach: TODO
+. "$(dirname "$0")/common.sh"
+train_base
+
+tune() {
+  train --data "$out/pages.txt" --set model.preset="$out/base" --set run.batch=16 --set schedule.warmup=10 \
+    --set sweep.seeds="${SEEDS:-3}" --set "sweep.budget={\"tokens\": ${TOKENS:-100000}}" "$@" >>"$out/tuned.json"
+}
+tune --set optimizer.lr=1e-3 --set sweep.over='{"optimizer.lr": [1e-3]}' --out "$out/all"
+tune --set optimizer.lr=1e-2 --set adapter.rank=8 --set sweep.over='{"adapter.dora": [false, true]}' --out "$out/adapters"
+"$lmxlab" compare "$out/all" "$out/adapters" >&2
+"$lmxlab" compare "$out/all" "$out/adapters" --json >"$out/compared.json"
+echo "base_loss $("$lmxlab" perplexity "$out/base" --file "$out/pages.txt" --context 64 --max-tokens "${EVAL:-20000}" --json --quiet | number nll)"
+echo "all_loss $(of 1 mean)"
+echo "lora_loss $(of 2 mean)"
+echo "dora_less_lora $(calc "$(of 3 mean) - $(of 2 mean)")"
+echo "trained_share $(calc "1 - $(of 1 parameters) / $(of 2 parameters)")"
+adapter=$(ls -d "$out"/adapters/dora=false-s* | head -n 1)
+"$lmxlab" merge "$out/base" "$adapter" "$out/merged" --json --quiet >"$out/merged.json"
+nll() { "$lmxlab" perplexity "$@" --file "$out/pages.txt" --context 64 --max-tokens 3000 --json --quiet | number nll; }
+echo "merged_difference $(calc "sqrt(($(nll "$out/merged") - $(nll "$out/base" --adapter "$adapter")) ^ 2)")"
