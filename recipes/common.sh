@@ -21,5 +21,5 @@ train_base() {
   train --set data.tokenizer=byte --set model.preset=llama-tiny --set model.dim=128 --set model.depth=2 --set run.steps="${STEPS:-500}" \
     --out "$out/base" >"$out/base.json"
 }
-# `of N KEY`: the first number under a key of the n-th group that compare gave.
-of() { sed 's/{"name":/\n&/g' "$out/compared.json" | grep '^{"name":' | sed -n "$1p" | grep -o "\"$2\":.*" | grep -o -- '-\{0,1\}[0-9][-+.0-9e]*' | head -n 1; }
+# `of N KEY`: the last number under a key of the n-th group that compare gave.
+of() { sed 's/{"name":/\n&/g' "$out/compared.json" | grep '^{"name":' | sed -n "$1p" | sed "s/.*\"$2\"://; s/[],}].*//"; }

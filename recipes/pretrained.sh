@@ -8,7 +8,7 @@ text=$here/../lmxlab/data/tinyshakespeare.txt
 
 if [ -z "${MODEL:-}" ]; then
   MODEL=$out/model
-  "$lmxlab" tokenizer train "$text" --vocab-size 512 --out "$out/tokenizer" --quiet
+  "$lmxlab" tokenizer train "$text" --vocab-size 512 --out "$out/tokenizer" --quiet >&2
   train --data "$text" --set data.tokenizer="$out/tokenizer" --set model.preset=llama-tiny --set run.steps="${STEPS:-600}" \
     --out "$MODEL" >"$out/train.json"
 fi

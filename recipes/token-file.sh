@@ -5,8 +5,8 @@
 . "$(dirname "$0")/common.sh"
 text=$here/../lmxlab/data/tinyshakespeare.txt
 
-"$lmxlab" tokenizer train "$text" --vocab-size 512 --out "$out/tokenizer" --quiet
-"$lmxlab" data build "$text" "$out/tokens.safetensors" --tokenizer "$out/tokenizer" --quiet
+"$lmxlab" tokenizer train "$text" --vocab-size 512 --out "$out/tokenizer" --quiet >&2
+"$lmxlab" data build "$text" "$out/tokens.safetensors" --tokenizer "$out/tokenizer" --quiet >&2
 for file in "$text" "$out/tokens.safetensors"; do
   train --data "$file" --set data.tokenizer="$out/tokenizer" --set model.preset=llama-tiny --set run.steps="${STEPS:-300}" \
     --out "$out/of-$(basename "$file")" >"$out/$(basename "$file").json"
