@@ -22,4 +22,4 @@ train_base() {
     --out "$out/base" >"$out/base.json"
 }
 # `of N KEY`: the last number under a key of the n-th group that compare gave.
-of() { sed 's/{"name":/\n&/g' "$out/compared.json" | grep '^{"name":' | sed -n "$1p" | sed "s/.*\"$2\"://; s/[],}].*//"; }
+of() { awk '{ gsub(/[{]"name":/, "\n&"); print }' "$out/compared.json" | grep '^{"name":' | sed -n "$1p" | sed "s/.*\"$2\"://; s/[],}].*//"; }

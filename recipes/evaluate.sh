@@ -1,6 +1,6 @@
 #!/bin/sh
 # Shows: perplexity and bits a byte on a text that was never trained on, of two models before and after training.
-# Data: characters of Tiny Shakespeare, the last tenth held out. Takes: two minutes.
+# Data: characters of Tiny Shakespeare, the last tenth held out. Takes: half a minute.
 # Must reach: from six bits a byte, which knows nothing of 65 characters, to 2.95 for the GPT and 2.7 for the Llama.
 . "$(dirname "$0")/common.sh"
 split_shakespeare

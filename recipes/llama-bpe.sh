@@ -1,6 +1,6 @@
 #!/bin/sh
 # Shows: a byte-level BPE tokenizer is trained, then a small Llama on its tokens, which goes on from three prompts.
-# Data: nine tenths of Tiny Shakespeare, the last tenth held out from both. Takes: two minutes.
+# Data: nine tenths of Tiny Shakespeare, the last tenth held out from both. Takes: a minute.
 # Must reach: 2.45 bits a byte on the held-out text.
 . "$(dirname "$0")/common.sh"
 split_shakespeare

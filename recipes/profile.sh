@@ -1,6 +1,6 @@
 #!/bin/sh
 # Shows: models of twelve families: their parameters, tokens a second in training and writing, memory measured and planned.
-# Data: random tokens. Takes: a minute.
+# Data: random tokens. Takes: half a minute.
 # Must reach: no family takes more than 2 % more memory in training than was planned before.
 . "$(dirname "$0")/common.sh"
 worst=0
