@@ -32,7 +32,7 @@ mlx: ## unpack MLX's wheel under build/
 peers: ## make the environment of test-peers, print its folder
 	@scripts/peers.sh
 
-compare: ## measure beside PyTorch and llama.cpp, print a table; PARTS="train decode files kernels growth context avx2", QUICK=1
+compare: ## measure beside PyTorch and llama.cpp, print a table; PARTS="train lora decode files kernels growth context avx2", QUICK=1
 	@scripts/compare.sh
 
 install: ## program, headers, libraries and CMake package into PREFIX

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Measures the program beside PyTorch and llama.cpp on this machine and prints a table (docs/benchmarks.md).
-#   PARTS="train decode files kernels growth context avx2"   what is measured (all)
+#   PARTS="train lora decode files kernels growth context avx2"   what is measured (all)
 #   QUICK=1 (fewer rounds)   ROUNDS=5   THREADS=n   OUT=folder
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 cd "$top"
-read -ra parts <<<"${PARTS:-train decode files kernels growth context avx2}"
+read -ra parts <<<"${PARTS:-train lora decode files kernels growth context avx2}"
 targets=(lmxlab_program)
 case " ${parts[*]} " in *" kernels "*) for source in bench/kernels_*.cpp; do targets+=("bench_$(basename "$source" .cpp)"); done ;; esac
 case " ${parts[*]} " in *" context "*) targets+=(bench_train_step) ;; esac

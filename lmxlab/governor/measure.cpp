@@ -9,6 +9,7 @@
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/rehearsal.h"
+#include "lmxlab/models/adapters.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/chips.h"
 #include "lmxlab/plan/closed.h"
@@ -105,8 +106,28 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   return p;
 }
 
+// Adapters of all linear layers beside the weights that there are, or new ones of the type asked
+// for; QLoRA packs those that are not packed.
+TrainSubject with_adapters(const Subject& subject, const plan::Settings& s) {
+  TrainSubject out;
+  const auto dtype = subject.dtype.value_or(DType::f32);
+  out.load = [weights = subject.weights, config = subject.config, dtype] {
+    return weights.empty() ? LanguageModel(config, 0, dtype) : LanguageModel::load(weights);
+  };
+  out.adapt = [rank = s.rank, packs = s.mode == plan::Mode::qlora](LanguageModel& model) {
+    const auto weights = core::weights_of(model.transformer());
+    const bool packed = std::any_of(weights.begin(), weights.end(),
+                                    [](const auto& w) { return w.weight->quantized(); });
+    if (packs && !packed) quantize_model(model, {.bits = 4});
+    attach_adapter(model, {.rank = rank});
+  };
+  return out;
+}
+
 plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
-  const auto own = s.preset.empty() ? subject.trains : TrainSubject{};
+  const auto own = s.mode != plan::Mode::train ? with_adapters(subject, s)
+                   : s.preset.empty()          ? subject.trains
+                                               : TrainSubject{};
   const auto m = rehearse_training(subject.config, training_of(subject, s), mx::int32, own);
   plan::Parts p;
   p.mapped = whole(m.mapped);
@@ -175,9 +196,7 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   if (!settings.preset.empty())
     subject.config = config::preset(settings.preset), subject.weights.clear();
   if (!settings.preset.empty()) subject.draft.reset(), subject.draft_weights.clear();
-  const bool rehearsed = kernels::can_rehearse() && (settings.mode == plan::Mode::generate ||
-                                                     settings.mode == plan::Mode::train);
-  if (!rehearsed) {
+  if (!kernels::can_rehearse()) {
     const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
     return subject.pass ? estimate_pass(subject, settings, element)
                         : estimate(subject, settings, element);

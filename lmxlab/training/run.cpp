@@ -222,7 +222,11 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
       table["weights"] = Json(fs::absolute(*trained).string());
     recipe.model = table;
     auto& d = recipe.data;
-    if (d.tokenizer.empty()) d.tokenizer = trained_weights(recipe.model).value_or("char");
+    if (d.tokenizer.empty()) {
+      const auto trained = trained_weights(recipe.model);
+      const bool own = trained && !data::tokenizer_file(*trained).empty();
+      d.tokenizer = own ? *trained : "char";
+    }
     for (auto* file : {&d.file, &d.validation_file})
       if (!file->empty()) *file = fs::absolute(*file).string();
     if (d.tokenizer != "char" && d.tokenizer != "byte")

@@ -36,8 +36,10 @@ bool named(const std::string& tokenizer) {
 // Where the model's own files are: the recipe's tokenizer, or the trained model.
 std::optional<std::string> own_files(const Recipe& recipe) {
   if (named(recipe.data.tokenizer)) return recipe.data.tokenizer;
-  if (recipe.data.tokenizer.empty()) return trained_weights(recipe.model);
-  return std::nullopt;
+  const auto trained = trained_weights(recipe.model);
+  if (!recipe.data.tokenizer.empty() || !trained || data::tokenizer_file(*trained).empty())
+    return std::nullopt;
+  return trained;
 }
 bool are_samples(const std::string& file) {
   return fs::path(file).extension() == ".jsonl";

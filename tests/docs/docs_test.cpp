@@ -53,6 +53,7 @@ TEST(Documents, TheTableOfRecipeKeysIsTheCodes) {
   add_keys<OptimizerConfig>(expected, "optimizer");
   add_keys<ScheduleConfig>(expected, "schedule");
   add_keys<ObjectiveConfig>(expected, "objective");
+  add_keys<AdapterOptions>(expected, "adapter");
   add_keys<RunConfig>(expected, "run");
   EXPECT_EQ(joined(table("docs/training.md", "recipe keys")), joined(expected));
 }

@@ -86,3 +86,49 @@ def test_an_adapter_of_peft(case, tmp_path):
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32, attn_implementation="eager").eval()
     got = logits_of(merged, ids)
     assert np.abs(got - want).max() <= near, np.abs(got - want).max()
+
+
+OURS = {
+    "lora": ("llama", "rank = 4\nalpha = 12\nranks = [{ pattern = \"v_proj\", rank = 2 }]"),
+    "dora": ("qwen3", "rank = 4\ndora = true\ntargets = [\"q_proj\", \"mlp.up_proj\"]"),
+    "fused": ("phi3", "rank = 4\nlast_layers = 1"),
+    "across": ("gpt2", "rank = 4\ntargets = [\"q_proj\", \"k_proj\", \"v_proj\", \"down_proj\"]"),
+}
+
+
+@pytest.mark.parametrize("case", OURS)
+def test_an_adapter_of_ours(case, tmp_path):
+    """Trained by a recipe; its run folder is opened by peft, and is a model to every command."""
+    name, settings = OURS[case]
+    if not (CHECKPOINTS / name).exists():
+        assert not os.environ.get("CI"), f"no {name} in {CHECKPOINTS}"
+        pytest.skip("no checkpoints")
+    ids = load_file(CHECKPOINTS / name / "reference.safetensors")["input_ids"]
+    vocabulary = json.loads((CHECKPOINTS / name / "config.json").read_text())["vocab_size"]
+    tokens = np.random.default_rng(1).integers(0, vocabulary, 2000).astype(np.uint16)
+    save_file({"tokens": tokens}, tmp_path / "tokens.safetensors")
+    (tmp_path / "recipe.toml").write_text(f"""
+[model]
+preset = "{CHECKPOINTS / name}"
+[data]
+file = "{tmp_path / 'tokens.safetensors'}"
+[adapter]
+{settings}
+[optimizer]
+name = "adamw"
+lr = 0.05
+[run]
+steps = 5
+batch = 2
+context = 16
+out = "{tmp_path / 'run'}"
+""")
+    done = subprocess.run([PROGRAM, "train", tmp_path / "recipe.toml", "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    base = AutoModelForCausalLM.from_pretrained(CHECKPOINTS / name, dtype=torch.float32, attn_implementation="eager")
+    before = logits_of(base.eval(), ids)
+    want = logits_of(peft.PeftModel.from_pretrained(base, tmp_path / "run").eval(), ids)
+    near = 1e-5 * np.abs(want).max() + 1e-4
+    assert np.abs(want - before).max() > 10 * near, "it does nothing"
+    got = ours([tmp_path / "run"], ids, tmp_path)
+    assert np.abs(got - want).max() <= near, np.abs(got - want).max()

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import platform
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from longest_context import context
 from report import Report
 from sides import Missing, Ours, Peer, median
 
-PARTS = ("train", "decode", "files", "kernels", "growth", "context", "avx2")
+PARTS = ("train", "lora", "decode", "files", "kernels", "growth", "context", "avx2")
 # PyTorch and its two libraries held to it: float32 products are MKL's, which the first two do not reach.
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
@@ -54,6 +55,61 @@ def train(c, report, cpu=None):
             if not cpu:
                 report.row("memory", f"training peak RSS, {dtype}", resident, name, memory[mode], "MB", "0.6 at most, 0.4 aim", True)
             peer.close()
+
+
+LORA = """
+[model]
+preset = "{file}"
+[data]
+validation = 0
+[adapter]
+rank = 16
+alpha = 32
+[optimizer]
+name = "adamw"
+lr = 2e-4
+[run]
+batch = {batch}
+context = {context}
+steps = {steps}
+dtype = "{dtype}"
+checkpoint_every = 0
+gradient_checkpointing = {again}
+"""
+
+
+def lora(c, report):
+    """LoRA on SmolLM2-135M in Q4_1: tokens/s and peak RSS, beside transformers and peft on the same weights made dense."""
+    file = subprocess.run(["scripts/models.sh", "smollm2"], capture_output=True, text=True, check=True).stdout.strip()
+    batch, context, steps = 4, 256, 4 if c.quick else 8
+    for dtype in ("f32", "bf16"):
+        try:
+            peer = Peer(c.python, "torch_lora.py", (c.threads, file, batch, context, dtype), c.environment({}))
+        except Missing as e:
+            report.note(f"peft, {dtype}: {e}")
+            continue
+        ways = {"": "false", ", blocks computed again": "true"}
+        speed, memory, their_speed, their_memory = {w: [] for w in ways}, {w: [] for w in ways}, [], []
+        for _ in range(c.rounds):
+            for way, again in ways.items():
+                c.work.mkdir(parents=True, exist_ok=True)
+                recipe, out = c.work / "lora.toml", c.work / "lora-run"
+                shutil.rmtree(out, ignore_errors=True)
+                recipe.write_text(LORA.format(file=file, batch=batch, context=context, steps=steps, dtype=dtype, again=again))
+                _, resident = c.ours.measured(["train", recipe, "--out", out])
+                lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+                speed[way].append(lines[-1]["tokens_per_s"])
+                memory[way].append(resident / 1e6)
+            answer = peer.ask(steps=3)
+            their_speed.append(peer.facts["tokens"] / median(answer["seconds"]))
+            their_memory.append((answer["peak_resident"] or 0) / 1e6)
+        name = peer.facts["version"]
+        peer.close()
+        for way in ways:
+            goals = ("1.5 at least", "0.4 at most") if dtype == "f32" else ("", "")
+            report.row("lora", f"LoRA on SmolLM2-135M Q4_1, {batch} x {context}, {dtype}{way}", speed[way], name, their_speed, "tokens/s",
+                       goals[0])
+            report.row("lora", f"peak RSS, {dtype}{way}", memory[way], name, their_memory, "MB", goals[1], True)
 
 
 def decode(c, report, cpu=None):
@@ -250,7 +306,7 @@ def main():
         for cpu in ([None] if name in c.parts else []) + (forced if name in c.parts or c.parts == ["avx2"] else []):
             print(f"== {name}{' with ' + cpu if cpu else ''}", flush=True)
             part(c, report, cpu)
-    for name, part in (("files", files), ("kernels", kernels), ("growth", growth), ("context", context)):
+    for name, part in (("lora", lora), ("files", files), ("kernels", kernels), ("growth", growth), ("context", context)):
         if name in c.parts:
             print(f"== {name}", flush=True)
             part(c, report)
