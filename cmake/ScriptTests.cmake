@@ -32,6 +32,16 @@ if(TARGET lmxlab_program)
   lmxlab_script_test(pull_https cli "${Python3_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/tests/platform/pull_https.py"
     "${PROJECT_SOURCE_DIR}" "$<TARGET_FILE:lmxlab_program>")
   if(NOT LMXLAB_SANITIZE)
+    # Recipes in their short forms, a test each.
+    set(_recipes "${Python3_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/tests/recipes/check.py")
+    lmxlab_script_test(recipes_rules recipes ${_recipes} rules "${PROJECT_SOURCE_DIR}")
+    file(GLOB _recipe_files CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/recipes/*.toml" "${PROJECT_SOURCE_DIR}/recipes/*.sh")
+    list(FILTER _recipe_files EXCLUDE REGEX "/common.sh$")
+    foreach(file IN LISTS _recipe_files)
+      cmake_path(GET file STEM name)
+      lmxlab_script_test(recipe_${name} recipes ${_recipes} run "${PROJECT_SOURCE_DIR}" "$<TARGET_FILE:lmxlab_program>"
+        "${PROJECT_BINARY_DIR}/recipes" ${name})
+    endforeach()
     lmxlab_script_test(install_consumer install "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/install/run.sh" "${PROJECT_SOURCE_DIR}"
       "${PROJECT_BINARY_DIR}" "${CMAKE_COMMAND}" "${CMAKE_CXX_COMPILER}")
   endif()

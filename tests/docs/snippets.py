@@ -204,7 +204,7 @@ def small(arguments, folder=pathlib.Path()):
             if not any(a.startswith(setting.split("=")[0] + "=") for a in arguments):
                 arguments += ["--set", setting]
         if budget:
-            arguments += ["--set", 'sweep.budget={"tokens": 600}']
+            arguments += ["--set", 'sweep.budget={"tokens": 1200}']
         elif "--steps" not in arguments and not any(a.startswith("run.steps=") for a in arguments):
             arguments += ["--set", "run.steps=3"]
     if arguments[0] == "generate" and "--max-tokens" not in arguments:
