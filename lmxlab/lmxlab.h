@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lmxlab/align/grpo.h"
+#include "lmxlab/align/grpo_run.h"
 #include "lmxlab/align/rewards.h"
 #include "lmxlab/base/error.h"
 #include "lmxlab/base/files.h"

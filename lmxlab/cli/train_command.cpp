@@ -1,3 +1,4 @@
+#include "lmxlab/align/grpo_run.h"
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
 #include "lmxlab/base/version.h"
@@ -13,6 +14,7 @@
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/thread_pool.h"
+#include "lmxlab/plan/closed.h"
 #include "lmxlab/training/run.h"
 
 #include <algorithm>
@@ -168,17 +170,33 @@ class Train : public Command {
       plan::Plan plan;
       GovernOptions govern;
       govern.auto_fit = auto_fit_ && !fixed;
+      const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
       const auto change =
-          govern_training(parts.config, training, parts.data.bytes(), govern, &plan, parts.subject);
+          govern_training(parts.config, training, parts.data.bytes(), govern, &plan,
+                          rewarded ? align::grpo_subject(parts, recipe) : parts.subject);
+      if (rewarded) add_rollouts(plan, parts, recipe);
       recipe.optimizer = training.optimizer, recipe.run = training.run;
       if (!change.empty()) context.warn("--auto-fit: " + change);
       return planned_ = plan.parts.peak();
     };
+    hooks.method = align::grpo_method;
     hooks.warn = [&context, &shown](const std::string& text) {
       shown->clear();
       context.warn(text);
     };
     return hooks;
+  }
+
+  // Completions are written between the steps, beside weights and state.
+  static void add_rollouts(plan::Plan& plan, const RunParts& parts, const Recipe& recipe) {
+    const auto size = align::rollout_size(parts, recipe);
+    plan::Settings s;
+    s.batch = size.rows, s.context = size.prompt + size.completion;
+    const auto writing = plan::estimate(parts.config, s, 4);
+    const auto room = writing.kv_cache + writing.activations;
+    plan.parts.activations = std::max(plan.parts.activations, room - plan.parts.gradients);
+    plan::require_fit(plan, "writing " + std::to_string(size.rows) +
+                                " completions at a time (grpo.rows_at_once makes it fewer)");
   }
 
   // Names of the hub become folders.

@@ -188,6 +188,13 @@ void check(const Recipe& recipe) {
     problems.add("model.mup: expected the optimizer adamw or lion, got " +
                  enum_name(recipe.optimizer.name));
   check(recipe.objective, problems);
+  const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
+  if (!rewarded && !(recipe.grpo.is_null() && recipe.rewards.is_null()))
+    problems.add("grpo, rewards: objective " + enum_name(recipe.objective.kind) +
+                 " does not use them; leave them out, or set objective.kind to grpo");
+  if (rewarded && (!recipe.rewards.is_array() || recipe.rewards.as_array().empty()))
+    problems.add(
+        "rewards: objective grpo needs one at least, as in [[rewards]] reward = \"exact\"");
   if (recipe.adapter && !recipe.optimizer.only.empty())
     problems.add("optimizer.only: an adapter trains alone; leave it out, or [adapter]");
   if (recipe.adapter && recipe.model.contains("mup"))

@@ -15,7 +15,7 @@
 
 namespace lmxlab {
 
-enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo };
+enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo, grpo };
 enum class ComputeType { f32, bf16 };
 
 template <>
@@ -23,7 +23,8 @@ struct EnumNames<ObjectiveKind> {
   static constexpr std::pair<ObjectiveKind, const char*> table[] = {
       {ObjectiveKind::pretrain, "pretrain"}, {ObjectiveKind::sft, "sft"},
       {ObjectiveKind::distill, "distill"},   {ObjectiveKind::dpo, "dpo"},
-      {ObjectiveKind::simpo, "simpo"},       {ObjectiveKind::orpo, "orpo"}};
+      {ObjectiveKind::simpo, "simpo"},       {ObjectiveKind::orpo, "orpo"},
+      {ObjectiveKind::grpo, "grpo"}};
 };
 template <>
 struct EnumNames<ComputeType> {
@@ -63,7 +64,8 @@ struct ObjectiveConfig {
   void visit(V& v) {
     v("kind", kind,
       "pretrain: the next token of a text; sft: of samples, where they are learned; distill: a "
-      "teacher's next tokens, on either; dpo, simpo, orpo: the better of two answers");
+      "teacher's next tokens, on either; dpo, simpo, orpo: the better of two answers; grpo: what "
+      "[[rewards]] reward of what the model writes, with the options of [grpo]");
     v("loss_type", loss_type, "dpo: sigmoid, sigmoid_norm, ipo or hinge");
     v("beta", beta,
       "dpo 0.1, simpo 2: what a difference of log-probabilities is worth; distill 0: forward KL, "
@@ -85,7 +87,9 @@ struct ObjectiveConfig {
     return kind == ObjectiveKind::dpo || kind == ObjectiveKind::simpo ||
            kind == ObjectiveKind::orpo;
   }
-  bool needs_samples() const { return of_pairs() || kind == ObjectiveKind::sft; }
+  bool needs_samples() const {
+    return of_pairs() || kind == ObjectiveKind::sft || kind == ObjectiveKind::grpo;
+  }
 };
 
 struct RunConfig {
@@ -135,6 +139,7 @@ struct Recipe {
   ScheduleConfig schedule;
   ObjectiveConfig objective;
   std::optional<AdapterOptions> adapter = {};
+  Json grpo = {}, rewards = {};  // align::GrpoConfig, a list of align::RewardConfig
   RunConfig run;
   template <class V>
   void visit(V& v) {
@@ -144,6 +149,8 @@ struct Recipe {
     v("schedule", schedule, "the learning rate over time");
     v("objective", objective, "what is learned");
     v("adapter", adapter, "low-rank additions that train beside frozen weights (LoRA)");
+    v("grpo", grpo, "options of objective grpo");
+    v("rewards", rewards, "what it rewards");
     v("run", run, "how long, how often, where");
   }
 };

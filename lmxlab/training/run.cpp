@@ -239,15 +239,29 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
   const auto done = resume ? folder.checkpoints() : std::vector<CheckpointInfo>();
   // A checkpoint has all weights: those that the run began with may be gone. An adapter's has none
   // but its own.
-  const bool fresh = done.empty() || recipe.adapter;
+  const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
+  const bool fresh = done.empty() || recipe.adapter || rewarded;
   auto model = fresh ? make_model(recipe, parts) : LanguageModel(config, recipe.run.seed);
   if (!fresh) adapt(model, recipe);
   if (batches.pairs && recipe.objective.kind == ObjectiveKind::dpo)
     measure_pairs(model, out, batches, recipe);
   const auto train_tokens = batches.train_tokens, held_out_tokens = batches.held_out_tokens;
   const auto fill = batches.fill;
-  auto source = batches.pairs ? pair_data(std::move(batches), recipe) : std::move(batches.data);
-  Trainer trainer(model, std::move(source), train_options(recipe, parts));
+  std::unique_ptr<RunMethod> method;
+  auto options = train_options(recipe, parts);
+  TrainData source;
+  if (rewarded) {
+    if (!hooks.method)
+      throw Error(Kind::unsupported,
+                  "[run] objective grpo needs RunHooks::method (align/grpo_run.h)");
+    method = hooks.method(model, recipe, data);
+    options.objective = method->objective();
+    source = method->data(recipe.run);
+  } else {
+    source = batches.pairs ? pair_data(std::move(batches), recipe) : std::move(batches.data);
+  }
+  Trainer trainer(model, std::move(source), std::move(options));
+  if (method) trainer.add(method->metrics());
 
   std::error_code none;
   fs::remove(out / kResult, none);

@@ -28,6 +28,17 @@ struct RunParts {
   TrainSubject subject = {};  // for plans
   int64_t planned = 0;        // bytes at the peak
 };
+/// An objective from beyond this module, whose batches are made on the way: GRPO
+/// (align/grpo_run.h).
+class RunMethod {
+ public:
+  virtual ~RunMethod() = default;
+  virtual TrainData data(const RunConfig& run) = 0;
+  virtual std::shared_ptr<const Objective> objective() const = 0;
+  /// Adds to the metrics of a step.
+  virtual std::unique_ptr<Callback> metrics() = 0;
+};
+
 /// What a program hears of a run; every function may be empty. Called on the training thread.
 struct RunHooks {
   /// Before the first step: the resolved recipe, the model, the tokenizer (none for a token file),
@@ -51,6 +62,10 @@ struct RunHooks {
   /// change what the recipe says of the step. A resumed run keeps its own: `fixed`. Gives the peak
   /// that it expects, for the metrics; 0: it does not know.
   std::function<int64_t(const RunParts&, Recipe&, bool fixed)> plan;
+  /// Makes the method of objective grpo, of the model as the run begins. Without it such a run is
+  /// Error(unsupported).
+  std::function<std::unique_ptr<RunMethod>(LanguageModel&, const Recipe&, const RunData&)> method =
+      {};
 };
 
 /// Reads the data. @throws everything that a recipe and its data may lack.

@@ -46,31 +46,67 @@ bool are_samples(const std::string& file) {
   return fs::path(file).extension() == ".jsonl";
 }
 
-data::TokenSamples read(const Recipe& recipe, const std::string& file,
-                        const data::Tokenizer& tokenizer) {
+data::SampleFile read_file_of(const Recipe& recipe, const std::string& file) {
   data::SampleReadOptions reading;
   if (recipe.data.samples != "auto") reading.kind = data::sample_kind(recipe.data.samples);
-  const auto samples = data::read_samples(file, reading);
-  const bool pairs = samples.kind == data::SampleKind::preference;
-  if (samples.kind == data::SampleKind::answer)
-    throw Error(Kind::usage, "[data] " + file +
-                                 " has prompts with answers to check, which no objective of a "
-                                 "recipe learns from: expected text, completion, chat or "
-                                 "preference samples");
-  if (pairs != recipe.objective.of_pairs())
-    throw Error(Kind::usage, "[data] " + file + " has samples of the kind " +
-                                 std::string(data::sample_kind_name(samples.kind)) +
-                                 ", objective " + enum_name(recipe.objective.kind) + " expects " +
-                                 (pairs ? "text, completion or chat" : "preference"));
+  return data::read_samples(file, reading);
+}
+
+data::SampleTokenizer sample_tokenizer(const Recipe& recipe, const data::SampleFile& samples,
+                                       const data::Tokenizer& tokenizer) {
   const bool tools = std::any_of(samples.samples.begin(), samples.samples.end(),
                                  [](const auto& s) { return !s.tools.is_null(); });
   std::optional<data::ChatTemplate> form;
   const auto own = own_files(recipe);
   if (own && data::ChatTemplate::present(*own)) form = data::ChatTemplate::load(*own, tools);
-  const data::SampleTokenizer tokenize(
+  const bool turns = recipe.objective.kind == ObjectiveKind::sft ||
+                     recipe.objective.kind == ObjectiveKind::distill;
+  return data::SampleTokenizer(
       tokenizer, std::move(form),
       {.length = recipe.run.context,
-       .overlong = pairs ? data::Overlong::drop : data::Overlong::shorten});
+       .overlong = turns ? data::Overlong::shorten : data::Overlong::drop});
+}
+
+// Questions with answers, the last ones held out.
+void read_questions(const Recipe& recipe, RunData& out) {
+  const auto& c = recipe.data;
+  out.questions = read_file_of(recipe, c.file);
+  if (out.questions->kind != data::SampleKind::answer)
+    throw Error(Kind::usage, "[data] " + c.file + " has samples of the kind " +
+                                 std::string(data::sample_kind_name(out.questions->kind)) +
+                                 ", objective grpo expects answer: {\"prompt\", \"answer\"}");
+  out.tokenize = sample_tokenizer(recipe, *out.questions, *out.tokenizer);
+  auto& all = out.questions->samples;
+  if (!c.validation_file.empty()) {
+    out.held_out_questions = read_file_of(recipe, c.validation_file);
+  } else if (const auto n = static_cast<size_t>(c.validation * double(all.size())); n > 0) {
+    out.held_out_questions = data::SampleFile{out.questions->name, out.questions->kind, {}};
+    const auto from = all.end() - static_cast<std::ptrdiff_t>(n);
+    out.held_out_questions->samples.assign(from, all.end());
+    all.erase(from, all.end());
+  }
+  Fnv hash;
+  for (const auto* some : {&out.questions, &out.held_out_questions})
+    if (*some)
+      for (const auto& q : (*some)->samples) hash.add(q.prompt.dump()).add(q.answer);
+  out.fingerprint = std::to_string(all.size()) + "-" + hash.digits();
+}
+
+data::TokenSamples read(const Recipe& recipe, const std::string& file,
+                        const data::Tokenizer& tokenizer) {
+  const auto samples = read_file_of(recipe, file);
+  const bool pairs = samples.kind == data::SampleKind::preference;
+  if (samples.kind == data::SampleKind::answer)
+    throw Error(Kind::usage, "[data] " + file +
+                                 " has prompts with answers to check, which objective grpo alone "
+                                 "learns from: expected text, completion, chat or preference "
+                                 "samples");
+  if (pairs != recipe.objective.of_pairs())
+    throw Error(Kind::usage, "[data] " + file + " has samples of the kind " +
+                                 std::string(data::sample_kind_name(samples.kind)) +
+                                 ", objective " + enum_name(recipe.objective.kind) + " expects " +
+                                 (pairs ? "text, completion or chat" : "preference"));
+  const auto tokenize = sample_tokenizer(recipe, samples, tokenizer);
   return tokenize(samples);
 }
 
@@ -154,6 +190,10 @@ RunData load_data(const Recipe& recipe, const std::optional<fs::path>& saved) {
       throw Error(Kind::usage,
                   "[data] samples need a tokenizer: set data.tokenizer to byte, a folder or a "
                   "tokenizer.json, or model.preset to a trained model");
+    if (recipe.objective.kind == ObjectiveKind::grpo) {
+      read_questions(recipe, out);
+      return out;
+    }
     out.samples = read(recipe, c.file, *out.tokenizer);
     out.held_out = c.validation_file.empty() ? split_off(*out.samples, c.validation)
                                              : read(recipe, c.validation_file, *out.tokenizer);
@@ -176,6 +216,7 @@ RunData load_data(const Recipe& recipe, const std::optional<fs::path>& saved) {
 RunBatches run_batches(RunData& data, const Recipe& recipe, bool packs) {
   RunBatches out;
   const auto& run = recipe.run;
+  if (data.questions) return out;  // batches are made on the way
   if (!data.samples) {
     const auto split = data::split_tokens(data.tokens, recipe.data.validation);
     out.train_tokens = static_cast<int64_t>(split.train.size());
@@ -237,6 +278,7 @@ data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, m
 std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config,
                                                 const config::Model& model) {
   if (config.of_pairs()) return preference_objective(config);
+  if (config.kind == ObjectiveKind::grpo) return nullptr;  // RunMethod has it
   if (config.kind == ObjectiveKind::distill) {
     auto teacher = std::make_shared<LanguageModel>(LanguageModel::load(config.teacher));
     if (teacher->config().vocab != model.vocab)

@@ -19,6 +19,9 @@ struct RunData {
   mx::array tokens = mx::array(0);                // of a text, or a file of tokens
   /// Of samples; the tokens are empty then.
   std::optional<data::TokenSamples> samples = {}, held_out = {};
+  /// Of grpo: prompts with answers, and what makes tokens of them.
+  std::optional<data::SampleFile> questions = {}, held_out_questions = {};
+  std::optional<data::SampleTokenizer> tokenize = {};
   std::string fingerprint = {};
   size_t bytes() const;  // that are held
 };

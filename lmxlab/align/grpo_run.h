@@ -1,0 +1,28 @@
+// GRPO in a recipe: [objective] kind = "grpo" with the tables [grpo] and [[rewards]].
+#pragma once
+
+#include "lmxlab/align/grpo.h"
+#include "lmxlab/training/run.h"
+
+#include <memory>
+
+namespace lmxlab::align {
+
+/// The tables of a recipe. @throws Error(usage) with every key that is unknown or out of range.
+GrpoConfig grpo_config(const Recipe& recipe);
+std::shared_ptr<Reward> recipe_reward(const Recipe& recipe);
+
+/// RunHooks::method. Held-out questions are answered greedily where a run validates: val_success
+/// and val_reward among the metrics.
+std::unique_ptr<RunMethod> grpo_method(LanguageModel& model, const Recipe& recipe,
+                                       const RunData& data);
+
+/// What is planned of a step: batches as wide as the longest prompt and completion.
+TrainSubject grpo_subject(const RunParts& parts, const Recipe& recipe);
+/// What writing the completions of a rollout takes beside the weights: rows, and tokens of each.
+struct RolloutSize {
+  int rows = 0, prompt = 0, completion = 0;
+};
+RolloutSize rollout_size(const RunParts& parts, const Recipe& recipe);
+
+}  // namespace lmxlab::align
