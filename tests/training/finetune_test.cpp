@@ -180,68 +180,68 @@ TEST_F(FineTune, OnlyWhatIsNamedTrains) {
   EXPECT_GT(moved, 5u);
 }
 
+// What one step of SGD from the same weights makes of batches.
+struct Stepped {
+  double loss = 0;
+  std::vector<float> weights;
+};
+Stepped stepped(const config::Model& config, const std::vector<data::Batch>& batches,
+                bool checkpointing = false) {
+  LanguageModel model(config, 1);
+  const Enter enter(model.runtime());
+  OptimizerConfig sgd;
+  sgd.name = OptimizerName::sgd;
+  TrainStep step(model.transformer(), sgd, {.clip = 0, .gradient_checkpointing = checkpointing});
+  auto state = step.initial(1);
+  Stepped out{double(step(state, batches, 1.0f, 1).loss.item<float>()), {}};
+  for (const auto& p : state.params) {
+    const auto v = to_vector<float>(p);
+    out.weights.insert(out.weights.end(), v.begin(), v.end());
+  }
+  return out;
+}
+// Weights up to 1 that a rate of 1 has moved.
+void expect_same(const Stepped& a, const Stepped& b, double bound) {
+  EXPECT_NEAR(a.loss, b.loss, 1e-6 * b.loss);
+  double worst = 0;
+  for (size_t i = 0; i < a.weights.size(); ++i)
+    worst = std::max(worst, std::abs(double(a.weights[i]) - double(b.weights[i])));
+  EXPECT_LE(worst, bound);
+}
+
 // The loss and the gradient of samples that share rows are those of samples that do not.
 TEST_F(FineTune, PackedAsUnpacked) {
+  const auto config = LanguageModel::load(base_).config();
+  const auto r = recipe("unused", {file("sft.jsonl"), "objective.kind=sft", "data.validation=0"});
+  const auto samples = load_data(r).samples->sequences;
   for (const bool checkpointing : {false, true}) {
-    std::vector<float> losses;
-    std::vector<std::vector<float>> weights;
+    std::vector<Stepped> got;
     for (const bool packing : {true, false}) {
-      auto r = recipe("unused", {file("sft.jsonl"), "objective.kind=sft", "data.validation=0"});
-      auto data = load_data(r);
-      const auto pieces = data::pack(data.samples->sequences, 32, {.together = packing});
+      const auto pieces = data::pack(samples, 32, {.together = packing});
       std::vector<data::Batch> batches;
       for (size_t i = 0; i < pieces.rows.size(); ++i)
-        batches.push_back(data::packed_batch(data.samples->sequences, pieces, int64_t(i), 1));
+        batches.push_back(data::packed_batch(samples, pieces, int64_t(i), 1));
       EXPECT_EQ(pieces.rows.size() < 60, packing);
-      LanguageModel model(LanguageModel::load(base_).config(), 1);
-      const Enter enter(model.runtime());
-      OptimizerConfig sgd;
-      sgd.name = OptimizerName::sgd;
-      TrainStep step(model.transformer(), sgd,
-                     {.clip = 0, .gradient_checkpointing = checkpointing});
-      auto state = step.initial(1);
-      losses.push_back(step(state, batches, 1.0f, 1).loss.item<float>());
-      weights.emplace_back();
-      for (const auto& p : state.params) {
-        const auto v = to_vector<float>(p);
-        weights.back().insert(weights.back().end(), v.begin(), v.end());
-      }
+      got.push_back(stepped(config, batches, checkpointing));
     }
-    EXPECT_NEAR(losses[0], losses[1], 1e-6 * double(losses[1]));
-    double worst = 0;
-    for (size_t i = 0; i < weights[0].size(); ++i)
-      worst = std::max(worst, std::abs(double(weights[0][i]) - double(weights[1][i])));
-    EXPECT_LE(worst, 2e-6);  // of weights up to 1, moved by a rate of 1
+    expect_same(got[0], got[1], 2e-6);
   }
 }
 
 // Batches with few and with many learned tokens add up to what the large batch gives.
 TEST_F(FineTune, AccumulationWeighsTokens) {
+  const auto config = LanguageModel::load(base_).config();
   const auto r = recipe("unused", {file("sft.jsonl"), "objective.kind=sft", "data.validation=0"});
-  auto data = load_data(r);
-  const auto packing = data::pack(data.samples->sequences, 32, {});
-  std::vector<float> losses;
-  std::vector<std::vector<float>> weights;
+  const auto samples = load_data(r).samples->sequences;
+  const auto packing = data::pack(samples, 32, {});
+  std::vector<Stepped> got;
   for (const int rows : {8, 1}) {
     std::vector<data::Batch> batches;
     for (int i = 0; i < 8; i += rows)
-      batches.push_back(data::packed_batch(data.samples->sequences, packing, i, rows));
-    LanguageModel model(LanguageModel::load(base_).config(), 1);
-    const Enter enter(model.runtime());
-    OptimizerConfig sgd;
-    sgd.name = OptimizerName::sgd;
-    TrainStep step(model.transformer(), sgd, {.clip = 0});
-    auto state = step.initial(1);
-    losses.push_back(step(state, batches, 1.0f, 1).loss.item<float>());
-    weights.emplace_back();
-    for (const auto& p : state.params) {
-      const auto v = to_vector<float>(p);
-      weights.back().insert(weights.back().end(), v.begin(), v.end());
-    }
+      batches.push_back(data::packed_batch(samples, packing, i, rows));
+    got.push_back(stepped(config, batches));
   }
-  EXPECT_NEAR(losses[0], losses[1], 1e-6 * double(losses[1]));
-  for (size_t i = 0; i < weights[0].size(); ++i)
-    ASSERT_NEAR(weights[0][i], weights[1][i], 1e-6) << i;
+  expect_same(got[0], got[1], 1e-6);
 }
 
 TEST_F(FineTune, RefusesWhatDoesNotFitTogether) {
