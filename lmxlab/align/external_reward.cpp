@@ -28,8 +28,8 @@ constexpr auto kGrace = std::chrono::milliseconds(300);  // to end by itself
 class NoBrokenPipe {
  public:
   NoBrokenPipe() {
-    ::sigemptyset(&pipe_);
-    ::sigaddset(&pipe_, SIGPIPE);
+    sigemptyset(&pipe_);
+    sigaddset(&pipe_, SIGPIPE);
     was_pending_ = pending();
     ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
   }
@@ -47,7 +47,7 @@ class NoBrokenPipe {
   static bool pending() {
     sigset_t set;
     ::sigpending(&set);
-    return ::sigismember(&set, SIGPIPE) == 1;
+    return sigismember(&set, SIGPIPE) == 1;
   }
   sigset_t pipe_{}, before_{};
   bool was_pending_ = false;
@@ -97,8 +97,8 @@ class Process {
     ::posix_spawn_file_actions_adddup2(&actions, in.read.get(), STDIN_FILENO);
     ::posix_spawn_file_actions_adddup2(&actions, out.write.get(), STDOUT_FILENO);
     sigset_t none, pipe;
-    ::sigemptyset(&none), ::sigemptyset(&pipe);
-    ::sigaddset(&pipe, SIGPIPE);
+    sigemptyset(&none), sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
     ::posix_spawnattr_setsigmask(&attributes, &none);
     ::posix_spawnattr_setsigdefault(&attributes, &pipe);
     ::posix_spawnattr_setpgroup(&attributes, 0);
