@@ -57,18 +57,16 @@ mx::array policy_logprobs(const core::Transformer& model, const data::Batch& bat
                           core::Pass& pass, float temperature) {
   const auto targets = learned_targets(batch);
   const float scale = 1 / temperature;
-  const auto& head = model.lm_head;
-  const auto& weight = head ? head->weight : model.embed_tokens.weight;
-  if (weight.quantized() || model.config().logit_softcap) {
-    const auto logits = mx::astype(model(batch.inputs, pass), mx::float32);
+  // A temperature comes behind a soft cap, and the engine has it so.
+  const auto of = model.config().logit_softcap ? objectives::Logits{.x = model(batch.inputs, pass)}
+                                               : head_logits(model, batch.inputs, pass);
+  if (!of.weight) {
+    const auto logits = mx::astype(of.x, mx::float32);
     return mx::negative(
         kernels::cross_entropy(mx::multiply(logits, mx::array(scale)), targets).nll);
   }
-  std::optional<mx::array> bias;
-  if (head && head->bias) bias = head->bias->value;
-  const auto hidden = model.hidden(batch.inputs, pass);
   return mx::negative(
-      kernels::linear_cross_entropy(hidden, weight.w.value, bias, targets, {.scale = scale}).nll);
+      kernels::linear_cross_entropy(of.x, *of.weight, of.bias, targets, {.scale = scale}).nll);
 }
 
 std::vector<mx::array> Beside::arrays() const {

@@ -10,6 +10,7 @@ namespace lmxlab {
 
 class Fnv {
  public:
+  explicit Fnv(uint64_t basis = 0xcbf29ce484222325) : hash_(basis) {}
   Fnv& add(std::string_view bytes) {
     for (const unsigned char c : bytes) hash_ = (hash_ ^ c) * 0x100000001b3;
     return *this;
@@ -23,7 +24,7 @@ class Fnv {
   }
 
  private:
-  uint64_t hash_ = 0xcbf29ce484222325;
+  uint64_t hash_;
 };
 
 }  // namespace lmxlab

@@ -80,8 +80,12 @@ class Train : public Command {
                       " parameters");
     std::string data =
         s.recipe.data.file.empty() ? "Tiny Shakespeare (built in)" : s.recipe.data.file;
-    data += ": " + with_commas(s.train_tokens) + " tokens, " + with_commas(s.validation_tokens) +
-            " held out; vocabulary of " + with_commas(c.vocab);
+    if (s.train_tokens > 0) {  // else they are made on the way
+      data += ": " + with_commas(s.train_tokens) + " tokens";
+      if (s.fill) data += " in rows " + fixed(100 * *s.fill, 0) + " % full";
+      data += ", " + with_commas(s.validation_tokens) + " held out";
+    }
+    data += "; vocabulary of " + with_commas(c.vocab);
     line("data", data);
     line("training", with_commas(r.steps) + " steps of " +
                          (r.accumulate > 1 ? std::to_string(r.accumulate) + " x " : std::string()) +

@@ -1,6 +1,7 @@
 #include "lmxlab/training/loss.h"
 
 #include "lmxlab/kernels/cross_entropy.h"
+#include "lmxlab/training/objective.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -62,16 +63,12 @@ mx::array token_nll(const mx::array& logits, const mx::array& targets) {
 
 mx::array token_nll(const core::Transformer& model, const mx::array& inputs,
                     const mx::array& targets, core::Pass& pass) {
-  const auto& head = model.lm_head;
-  const auto& weight = head ? head->weight : model.embed_tokens.weight;
-  if (pass.tap) return token_nll(model(inputs, pass), targets);
-  if (weight.quantized())
+  const auto& weight = model.lm_head ? model.lm_head->weight : model.embed_tokens.weight;
+  if (weight.quantized() && !pass.tap)
     return packed_head_nll(model, model.hidden(inputs, pass), targets, pass.training());
-  std::optional<mx::array> bias;
-  if (head && head->bias) bias = head->bias->value;
-  const kernels::HeadOptions options{.softcap = model.config().logit_softcap.value_or(0.0f)};
-  const auto hidden = model.hidden(inputs, pass);
-  return kernels::linear_cross_entropy(hidden, weight.w.value, bias, targets, options).nll;
+  const auto of = head_logits(model, inputs, pass);
+  if (!of.weight) return token_nll(of.x, targets);
+  return kernels::linear_cross_entropy(of.x, *of.weight, of.bias, targets, of.head).nll;
 }
 
 }  // namespace lmxlab

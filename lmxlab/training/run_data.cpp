@@ -12,12 +12,14 @@
 namespace lmxlab {
 namespace {
 
+constexpr uint64_t kBasis = 1469598103934665603;  // of the fingerprints in folders of runs
+
 std::string fingerprint_of(const mx::array& tokens) {
   // The ends and the length, so that a file of any size is known in no time.
   const auto* bytes = tokens.data<char>();
   const size_t n = tokens.nbytes(), part = std::min<size_t>(n, 1 << 20);
   return std::to_string(tokens.size()) + "-" +
-         Fnv().add({bytes, part}).add({bytes + (n - part), part}).digits();
+         Fnv(kBasis).add({bytes, part}).add({bytes + (n - part), part}).digits();
 }
 std::string fingerprint_of(const data::TokenSamples& samples) {
   Fnv hash;
@@ -135,7 +137,7 @@ data::HeldOut packed_held_out(const data::TokenSamples& samples, const Recipe& r
   const auto rows = static_cast<int64_t>(packing.rows.size());
   if (rows == 0) return {};
   const auto batch = std::min<int64_t>(recipe.run.batch, rows);
-  // The rows that fill no batch go alone, each a batch, so that none is left out.
+  // The last batch has the rows that are left.
   const auto shared = std::make_shared<const std::vector<data::TokenSample>>(samples.sequences);
   const auto of = std::make_shared<const data::Packing>(packing);
   return {(rows + batch - 1) / batch, [=](int64_t i) {

@@ -3,6 +3,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/inference/naive.h"
 #include "tests/inference/models.h"
+#include "tests/inference/samplings.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -32,19 +33,6 @@ std::vector<int> prompt_of(int n, int vocab, int seed) {
     out.push_back(static_cast<int>((x >> 8) % static_cast<uint32_t>(vocab)));
   }
   return out;
-}
-
-std::vector<SamplingOptions> samplings() {
-  return {{.temperature = 0},
-          {.temperature = 1, .top_p = 1, .seed = 3},
-          {.temperature = 0.9f,
-           .top_k = 20,
-           .top_p = 0.9f,
-           .min_p = 0.01f,
-           .repetition_penalty = 1.1f,
-           .frequency_penalty = 0.1f,
-           .penalty_window = 8,
-           .seed = 4}};
 }
 
 template <class F>

@@ -4,6 +4,7 @@
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/models/quantize.h"
 #include "tests/inference/models.h"
+#include "tests/inference/samplings.h"
 #include "tests/support/error_of.h"
 
 #include <gmock/gmock.h>
@@ -38,19 +39,6 @@ std::string message_of(F&& f, Kind kind) {
   const auto e = test::error_of(f);
   EXPECT_EQ(e.kind(), kind);
   return e.what();
-}
-
-std::vector<SamplingOptions> samplings() {
-  return {{.temperature = 0},
-          {.temperature = 1, .top_p = 1, .seed = 3},
-          {.temperature = 0.9f,
-           .top_k = 20,
-           .top_p = 0.9f,
-           .min_p = 0.01f,
-           .repetition_penalty = 1.1f,
-           .frequency_penalty = 0.1f,
-           .penalty_window = 8,
-           .seed = 4}};
 }
 
 // Drafts the text that will come, and from time to time a wrong token in it: each round accepts
