@@ -78,6 +78,8 @@ function(lmxlab_tests name)
         add_library(lmxlab_test_pch OBJECT "${PROJECT_BINARY_DIR}/generated/pch.cpp")
         lmxlab_test_options(lmxlab_test_pch)
         target_link_libraries(lmxlab_test_pch PRIVATE lmxlab::mlx)
+        set_target_properties(lmxlab_test_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)  # as programs are compiled
+        target_compile_options(lmxlab_test_pch PRIVATE ${CMAKE_CXX_COMPILE_OPTIONS_PIE})
         target_precompile_headers(lmxlab_test_pch PRIVATE <mlx/mlx.h> <gtest/gtest.h> <algorithm> <functional> <map>
           <memory> <optional> <string> <vector>)
       endif()
