@@ -5,6 +5,8 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
 #include "lmxlab/cli/hub_argument.h"
+#include "lmxlab/cli/recipe_rows.h"
+#include "lmxlab/cli/token_text.h"
 #include "lmxlab/data/packing.h"
 #include "lmxlab/data/sample_tokens.h"
 #include "lmxlab/inference/generation_config.h"
@@ -17,65 +19,29 @@
 namespace lmxlab::cli {
 namespace {
 
-std::string percent(double share) {
-  char text[16];
-  std::snprintf(text, sizeof text, "%.1f%%", 100 * share);
-  return text;
-}
-
-struct Bin {
-  size_t from = 0, to = 0, count = 0;  // lengths in [from, to)
-};
-
-// At most a dozen bins, 1, 2 or 5 times a power of ten wide.
-std::vector<Bin> histogram(const std::vector<data::TokenSample>& sequences) {
-  constexpr size_t kMostBins = 12;
-  size_t least = SIZE_MAX, most = 0;
-  for (const auto& s : sequences)
-    least = std::min(least, s.ids.size()), most = std::max(most, s.ids.size());
-  size_t width = 1;
-  const auto bins = [&] { return most / width - least / width + 1; };
-  for (size_t power = 1; bins() > kMostBins; power *= 10)
-    for (const size_t step : {1, 2, 5})
-      if (bins() > kMostBins) width = step * power;
-  std::vector<Bin> out(bins());
-  for (size_t i = 0; i < out.size(); ++i)
-    out[i].from = (least / width + i) * width, out[i].to = out[i].from + width;
-  for (const auto& s : sequences) ++out[s.ids.size() / width - least / width].count;
-  return out;
-}
-
-// Text for a terminal: nothing in it moves the cursor or changes its colours.
-std::string visible(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    const auto code = static_cast<unsigned char>(c);
-    if (c == '\n') {
-      out += "\\n\n";
-    } else if ((code < 0x20 && c != '\t') || code == 0x7F) {
-      char escaped[8];
-      std::snprintf(escaped, sizeof escaped, "\\x%02X", code);
-      out += escaped;
-    } else {
-      out += c;
-    }
-  }
+std::vector<size_t> lengths_of(const data::TokenSamples& samples) {
+  std::vector<size_t> out;
+  for (const auto& s : samples.sequences) out.push_back(s.ids.size());
   return out;
 }
 
 class DataInspect : public Command {
   std::string file_, kind_ = "auto", overlong_ = "drop", reformatted_ = "split";
   std::optional<std::string> model_, tokenizer_, template_;
-  std::vector<std::string> variables_;
-  int context_ = 0, limit_ = 3;
+  std::vector<std::string> variables_, set_;
+  int context_ = 0, rows_ = 3;
   bool pack_ = false;
 
   void declare(Options& o) override {
     o.argument(
-         "FILE", &file_,
-         "JSON lines: text, prompt and completion, messages, pairs of chosen and rejected, or "
-         "prompts with an answer")
+         "RECIPE or FILE", &file_,
+         "a recipe (.toml) or the folder of a run: the rows that it trains on; or samples as JSON "
+         "lines: text, prompt and completion, messages, pairs of chosen and rejected, or prompts "
+         "with an answer")
         .require();
+    o.option("--rows", "N", &rows_, "rows of the recipe, or sequences of the file, that are shown")
+        .range(0, 1 << 24);
+    o.option("--set", "KEY=VALUE", &set_, "another value of the recipe's key");
     o.option("--model", "MODEL", &model_,
              "a model folder, a GGUF file or a hub name: its tokenizer and chat template");
     o.option("--tokenizer", "T", &tokenizer_,
@@ -97,7 +63,6 @@ class DataInspect : public Command {
              "sequence of their own, or an error")
         .one_of({"split", "refuse"});
     o.flag("--pack", &pack_, "many samples in a row of --context tokens");
-    o.option("--limit", "N", &limit_, "sequences that are shown").range(0, 1 << 24);
   }
 
   data::TokenSamples tokenize(const data::SampleFile& file, data::Tokenizer& tokenizer,
@@ -134,28 +99,26 @@ class DataInspect : public Command {
     return data::SampleTokenizer(tokenizer, std::move(chat), options)(file);
   }
 
-  static std::string shown(const data::Tokenizer& tokenizer, const data::TokenSample& s,
-                           bool colour) {
-    std::string out;
-    data::StreamDecoder decoder(tokenizer);
-    bool inside = false;  // a learned stretch, where there are no colours
-    std::string_view now;
-    for (size_t i = 0; i < s.ids.size(); ++i) {
-      const bool learned = s.loss[i] != 0;
-      if (colour) {  // learned tokens in two colours by turns, to tell them apart
-        const std::string_view style = !learned ? "2" : now == "32" ? "36" : "32";
-        if (style != now) out += "\x1b[0;" + std::string(now = style) + "m";
-      } else if (inside != learned) {
-        out += learned ? "[[" : "]]";
-        inside = learned;
-      }
-      out += visible(decoder.push(s.ids[i]));
-      if (i + 1 == s.ids.size()) out += visible(decoder.finish());
-    }
-    return out + (colour ? "\x1b[0m" : inside ? "]]" : "") + "\n";
+  // A recipe says everything itself.
+  bool is_recipe() const {
+    std::error_code ignored;
+    const bool recipe = file_.ends_with(".toml") || fs::is_directory(file_, ignored);
+    const bool other = model_ || tokenizer_ || template_ || !variables_.empty() ||
+                       kind_ != "auto" || context_ != 0 || pack_ || overlong_ != "drop" ||
+                       reformatted_ != "split";
+    if (recipe && other)
+      throw Error(Kind::usage, "[data] the recipe " + file_ +
+                                   " says how its data are read: expected --rows and --set alone");
+    if (!recipe && !set_.empty())
+      throw Error(Kind::usage, "[data] --set changes a recipe, " + file_ + " is a file of samples");
+    return recipe;
   }
 
   int run(Context& context) override {
+    if (is_recipe()) {
+      inspect_recipe(file_, set_, rows_, context);
+      return 0;
+    }
     if (model_.has_value() == tokenizer_.has_value())
       throw Error(Kind::usage, "[data] expected one of --model and --tokenizer, got " +
                                    std::string(model_ ? "both" : "none"));
@@ -179,13 +142,13 @@ class DataInspect : public Command {
   }
 
   size_t shown_count(const data::TokenSamples& made) const {
-    return std::min(static_cast<size_t>(limit_), made.sequences.size());
+    return std::min(static_cast<size_t>(rows_), made.sequences.size());
   }
 
   void print_json(const data::SampleFile& file, const data::TokenSamples& made,
                   const std::optional<data::Packing>& packing, const Context& context) const {
     const auto& c = made.counts;
-    Json rows = Json::array(), lengths = Json::array();
+    Json rows = Json::array();
     for (size_t i = 0; i < shown_count(made); ++i) {
       const auto& s = made.sequences[i];
       rows.push_back(Json::object({{"line", Json(file.samples[s.sample].line)},
@@ -193,9 +156,6 @@ class DataInspect : public Command {
                                    {"tokens", Json(Json::Array(s.ids.begin(), s.ids.end()))},
                                    {"mask", Json(Json::Array(s.loss.begin(), s.loss.end()))}}));
     }
-    for (const auto& bin : histogram(made.sequences))
-      lengths.push_back(Json::object(
-          {{"from", Json(bin.from)}, {"to", Json(bin.to)}, {"count", Json(bin.count)}}));
     Json out = Json::object({{"kind", Json(data::sample_kind_name(made.kind))},
                              {"samples", Json(c.samples)},
                              {"sequences", Json(c.sequences)},
@@ -204,7 +164,7 @@ class DataInspect : public Command {
                              {"split", Json(c.split)},
                              {"shortened", Json(c.shortened)},
                              {"dropped", Json(c.dropped)},
-                             {"lengths", lengths},
+                             {"lengths", length_json(length_bins(lengths_of(made)))},
                              {"rows", rows}});
     if (packing)
       out["packing"] = Json::object({{"context", Json(packing->context)},
@@ -226,7 +186,7 @@ class DataInspect : public Command {
       context.print(styled("1", "line " + std::to_string(file.samples[s.sample].line) + ": " +
                                     with_commas(int64_t(s.ids.size())) + " tokens, " +
                                     with_commas(s.learned()) + " learned") +
-                    "\n" + shown(tokenizer, s, colour) + "\n");
+                    "\n" + token_text(tokenizer, s.ids, s.loss, colour) + "\n");
     }
     const auto& c = made.counts;
     const auto row = [&](const std::string& name, const std::string& value) {
@@ -249,23 +209,7 @@ class DataInspect : public Command {
       if (packing->cut > 0) row("cut", with_commas(packing->cut) + " sequences");
     }
     context.print("\nlengths\n");
-    const auto bins = histogram(made.sequences);
-    size_t most = 1, digits = 1;
-    for (const auto& bin : bins) {
-      most = std::max(most, bin.count);
-      digits = std::max(digits, std::to_string(bin.to - 1).size());
-    }
-    const auto right = [&](size_t n) {
-      const auto text = std::to_string(n);
-      return std::string(digits - text.size(), ' ') + text;
-    };
-    for (const auto& bin : bins) {
-      const std::string bar((40 * bin.count + most - 1) / most, '#');
-      const std::string range =
-          bin.to - bin.from == 1 ? right(bin.from) : right(bin.from) + " - " + right(bin.to - 1);
-      context.print(range + "  " + styled("32", bar) + (bar.empty() ? "" : " ") +
-                    std::to_string(bin.count) + "\n");
-    }
+    context.print(length_chart(length_bins(lengths_of(made)), colour));
   }
 };
 

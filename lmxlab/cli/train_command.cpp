@@ -3,11 +3,11 @@
 #include "lmxlab/base/text.h"
 #include "lmxlab/base/version.h"
 #include "lmxlab/cli/commands.h"
-#include "lmxlab/cli/hub_argument.h"
 #include "lmxlab/cli/long_text.h"
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
+#include "lmxlab/cli/train_recipe.h"
 #include "lmxlab/experiments/sweep.h"
 #include "lmxlab/governor/govern.h"
 #include "lmxlab/inference/generate.h"
@@ -184,6 +184,10 @@ class Train : public Command {
       return planned_ = plan.parts.peak();
     };
     hooks.method = align::grpo_method;
+    hooks.before = [&shown](const std::string& what, int64_t done, int64_t all) {
+      shown->update(done, all, {what});
+      if (done == all) shown->clear();
+    };
     hooks.warn = [&context, &shown](const std::string& text) {
       shown->clear();
       context.warn(text);
@@ -201,15 +205,6 @@ class Train : public Command {
     plan.parts.activations = std::max(plan.parts.activations, room - plan.parts.gradients);
     plan::require_fit(plan, "writing " + std::to_string(size.rows) +
                                 " completions at a time (grpo.rows_at_once makes it fewer)");
-  }
-
-  // Names of the hub become folders.
-  static void make_local(Recipe& recipe, const Context& context) {
-    recipe.data.tokenizer = local_path(recipe.data.tokenizer, io::HubPart::texts, context);
-    if (auto& teacher = recipe.objective.teacher; !teacher.empty())
-      teacher = local_path(teacher, io::HubPart::whole, context);
-    if (Json* from = recipe.model.find("preset"); from && from->is_string())
-      *from = Json(local_path(from->as_string(), io::HubPart::whole, context));
   }
 
   std::string recipe_text() const {

@@ -1,10 +1,8 @@
 #include "lmxlab/data/packing.h"
 
 #include "lmxlab/base/error.h"
-#include "lmxlab/base/random.h"
 
 #include <algorithm>
-#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -59,18 +57,17 @@ Packing pack(const std::vector<TokenSample>& samples, int context, const PackOpt
   return pack(lengths, context, options);
 }
 
-Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packing, int64_t first,
-                   int count, std::span<const uint32_t> order) {
-  const auto rows = static_cast<size_t>(count), width = static_cast<size_t>(packing.context);
-  const size_t size = width * rows;
+Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packing,
+                   std::span<const uint32_t> rows) {
+  const auto width = static_cast<size_t>(packing.context);
+  const size_t size = width * rows.size();
   std::vector<int32_t> inputs(size), targets(size), documents(size, -1), positions(size);
   std::vector<uint8_t> loss(size);
   int64_t tokens = 0;
-  for (size_t b = 0; b < rows; ++b) {
+  for (size_t b = 0; b < rows.size(); ++b) {
     size_t at = b * width;
     int32_t document = 0;
-    const size_t row = static_cast<size_t>(first) + b;
-    for (const auto& p : packing.rows[order.empty() ? row : order[row]]) {
+    for (const auto& p : packing.rows[rows[b]]) {
       const TokenSample& s = samples[p.sample];
       tokens += static_cast<int64_t>(p.end - p.begin);
       for (size_t i = p.begin; i < p.end; ++i, ++at) {
@@ -84,7 +81,7 @@ Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packi
       ++document;
     }
   }
-  const mx::Shape shape{count, packing.context};
+  const mx::Shape shape{static_cast<int>(rows.size()), packing.context};
   const auto ints = [&](const std::vector<int32_t>& v) {
     return mx::array(v.data(), shape, mx::int32);
   };
@@ -92,57 +89,6 @@ Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packi
   if (packing.together) out.documents = ints(documents), out.positions = ints(positions);
   out.tokens = tokens;
   return out;
-}
-
-PackedBatches::PackedBatches(std::vector<TokenSample> samples, Packing packing, int batch,
-                             BatchOptions options)
-    : samples_(std::move(samples)), packing_(std::move(packing)), batch_(batch), options_(options) {
-  if (batch < 1)
-    throw Error(Kind::usage, "[packing] batch: expected at least 1, got " + std::to_string(batch));
-  if (packing_.rows.size() < static_cast<size_t>(batch))
-    throw Error(Kind::usage,
-                "[packing] a batch of " + std::to_string(batch) +
-                    " rows is more than the samples fill: " + std::to_string(packing_.rows.size()) +
-                    ". Use a smaller batch or context, or more samples.");
-  for (const auto& row : packing_.rows)
-    for (const auto& p : row)
-      if (p.sample >= samples_.size() || p.end > samples_[p.sample].ids.size() ||
-          samples_[p.sample].loss.size() != samples_[p.sample].ids.size())
-        throw Error(Kind::mismatch, "[packing] the packing is of other samples: expected sample " +
-                                        std::to_string(p.sample) + " to have " +
-                                        std::to_string(p.end) + " tokens and as many marks");
-}
-
-int64_t PackedBatches::batches_per_epoch() const {
-  return static_cast<int64_t>(packing_.rows.size()) / batch_;
-}
-
-void PackedBatches::start_epoch() {
-  if (order_epoch_ == position_.epoch) return;
-  order_.resize(packing_.rows.size());
-  std::iota(order_.begin(), order_.end(), 0u);
-  if (options_.shuffle) {
-    HostRandom random(options_.seed, static_cast<uint64_t>(position_.epoch));
-    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.below(i)]);
-  }
-  order_epoch_ = position_.epoch;
-}
-
-std::optional<Batch> PackedBatches::next() {
-  if (position_.batch >= batches_per_epoch()) ++position_.epoch, position_.batch = 0;
-  if (options_.epochs > 0 && position_.epoch >= options_.epochs) return std::nullopt;
-  start_epoch();
-  const int64_t first = position_.batch++ * batch_;
-  return packed_batch(samples_, packing_, first, batch_, order_);
-}
-
-void PackedBatches::restore(const BatchPosition& position) {
-  if (position.epoch < 0 || position.batch < 0 || position.batch > batches_per_epoch())
-    throw Error(Kind::mismatch, "[packing] position epoch " + std::to_string(position.epoch) +
-                                    ", batch " + std::to_string(position.batch) +
-                                    ": an epoch has " + std::to_string(batches_per_epoch()) +
-                                    " batches. The data changed.");
-  position_ = position;
 }
 
 }  // namespace lmxlab::data

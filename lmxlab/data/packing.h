@@ -42,40 +42,10 @@ struct PackOptions {
 Packing pack(std::span<const size_t> lengths, int context, const PackOptions& options = {});
 Packing pack(const std::vector<TokenSample>& samples, int context, const PackOptions& options = {});
 
-/// Some rows as a batch. Without a document that shares its row `documents` and `positions` are
-/// left out. @param order  numbers of rows; empty: as they are
-Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packing, int64_t first,
-                   int count, std::span<const uint32_t> order = {});
-
-/// Batches [B, context] of rows, with all members of Batch. The last target of a document, and
-/// those of padding, are not learned; padding has the id 0. An epoch visits every row once,
-/// shuffled by the seed and the epoch alone; the last rows of an epoch that fill no batch are left
-/// out.
-class PackedBatches {
- public:
-  /// @throws Error(usage) if a batch does not fit, Error(mismatch) if the packing is of other
-  ///   samples.
-  PackedBatches(std::vector<TokenSample> samples, Packing packing, int batch,
-                BatchOptions options = {});
-
-  /// The next batch, or nothing after the last epoch.
-  std::optional<Batch> next();
-  int64_t batches_per_epoch() const;
-  BatchPosition position() const { return position_; }
-  /// @throws Error(mismatch) if such a position cannot be.
-  void restore(const BatchPosition& position);
-  const Packing& packing() const { return packing_; }
-
- private:
-  void start_epoch();
-
-  std::vector<TokenSample> samples_;
-  Packing packing_;
-  int batch_;
-  BatchOptions options_;
-  BatchPosition position_;
-  std::vector<uint32_t> order_;  // of this epoch's rows
-  int64_t order_epoch_ = -1;
-};
+/// Some rows as a batch [B, context], with all members of Batch. The last target of a document, and
+/// those of padding, are not learned; padding has the id 0. Without a document that shares its row
+/// `documents` and `positions` are left out.
+Batch packed_batch(const std::vector<TokenSample>& samples, const Packing& packing,
+                   std::span<const uint32_t> rows);
 
 }  // namespace lmxlab::data

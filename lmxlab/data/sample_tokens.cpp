@@ -368,7 +368,7 @@ TokenSamples SampleTokenizer::operator()(const SampleFile& file) const {
     auto list = with_context(file.name + ", line " + std::to_string(sample.line),
                              [&] { return sequences(sample, out.counts); });
     for (auto& s : list) {
-      s.sample = i;
+      s.sample = i, s.difficulty = sample.difficulty;
       out.sequences.push_back(std::move(s));
     }
   }

@@ -44,6 +44,7 @@ struct TokenSample {
   std::vector<int> ids;
   std::vector<uint8_t> loss;  // as long: 1, the token is learned
   size_t sample = 0;          // its place in SampleFile::samples
+  std::optional<double> difficulty = {};
   int64_t learned() const;
 };
 

@@ -243,6 +243,10 @@ Sample read_sample(const Json& line, SampleKind kind) {
       break;
     }
   }
+  if (const Json* difficulty = given(line, "difficulty")) {
+    if (!difficulty->is_number()) wrong("\"difficulty\"", "a number", *difficulty);
+    s.difficulty = difficulty->as_number();
+  }
   if (s.is_chat()) {
     s.tools = tools_of(line);
     if (const Json* variables = given(line, "chat_template_kwargs")) {

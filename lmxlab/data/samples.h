@@ -17,7 +17,8 @@ namespace lmxlab::data {
 /// preference  {"prompt", "chosen", "rejected"}: strings or lists of messages. Without a prompt,
 ///             what both lists of messages begin with is the prompt
 /// answer      {"prompt" or "messages", "answer"}: a question and an answer to check against
-/// Lists of messages may come with "tools" and "chat_template_kwargs", for the template.
+/// Lists of messages may come with "tools" and "chat_template_kwargs", for the template; any line
+/// with "difficulty", a number, for a curriculum.
 enum class SampleKind { text, completion, chat, preference, answer };
 std::string_view sample_kind_name(SampleKind kind);
 /// @throws Error(usage) naming the kinds there are.
@@ -34,6 +35,7 @@ struct Sample {
   std::string answer;  // a number as it was written
   Json tools;          // a list of JSON schemas, or null
   Json variables;      // of the template: an object, or null
+  std::optional<double> difficulty;
   bool is_chat() const { return prompt.is_array() || response.is_array(); }
 };
 

@@ -22,6 +22,7 @@ plan::Settings settings_of(const TrainOptions& o) {
   s.bf16 = o.run.dtype == ComputeType::bf16;
   s.state_bits = o.optimizer.state_bits;
   s.factored = o.optimizer.name == OptimizerName::adafactor;
+  s.average = o.optimizer.ema > 0;
   s.checkpointing = o.run.gradient_checkpointing;
   return s;
 }

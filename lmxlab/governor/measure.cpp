@@ -43,7 +43,9 @@ TrainOptions training_of(const Subject& subject, const plan::Settings& s) {
   o.run.dtype = s.bf16 ? ComputeType::bf16 : ComputeType::f32;
   o.run.gradient_checkpointing = s.checkpointing;
   if (s.factored) {
+    const double ema = o.optimizer.ema;
     o.optimizer = {};
+    o.optimizer.ema = ema;
     o.optimizer.name = OptimizerName::adafactor;
   } else {
     o.optimizer.state_bits = s.state_bits;

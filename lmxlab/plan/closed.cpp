@@ -81,6 +81,7 @@ int64_t adapter_parameters(const Model& m, int rank) {
 int64_t optimizer_bytes(const Model& m, const Settings& s) {
   const bool adapters = s.mode == Mode::lora || s.mode == Mode::qlora;
   const int64_t n = adapters ? adapter_parameters(m, s.rank) : config::count(m).total;
+  const int64_t average = s.average ? 4 * n : 0;
   if (s.factored) {
     // A row and a column of each matrix: next to nothing beside the matrix.
     int64_t sum = m.vocab + m.dim;
@@ -88,9 +89,9 @@ int64_t optimizer_bytes(const Model& m, const Settings& s) {
       const auto w = widths_of(m, b);
       sum += 2 * w.dim + 2 * w.q + 2 * (w.dim + w.kv) + (w.gates + 1) * (w.dim + w.hidden);
     }
-    return 4 * sum;
+    return 4 * sum + average;
   }
-  return s.state_bits == 8 ? 2 * (n + n / 256 * 4) : 8 * n;
+  return average + (s.state_bits == 8 ? 2 * (n + n / 256 * 4) : 8 * n);
 }
 
 Parts estimate(const Model& m, const Settings& s, int element) {

@@ -56,6 +56,7 @@ struct Settings {
   std::optional<int> kv_bits = {};  // none: the model's own way
   int state_bits = 32;              // of an optimizer's state
   bool factored = false;            // Adafactor in the place of AdamW
+  bool average = false;             // of the trained weights, kept beside them
   bool checkpointing = false;       // of gradients, a block each
   int rank = 16;                    // of adapters
   std::string preset = {};          // another model than the one asked for

@@ -66,7 +66,7 @@ std::vector<CheckpointInfo> RunFolder::checkpoints() const {
   return out;
 }
 
-fs::path RunFolder::save(const Trainer& trainer, LanguageModel& model,
+fs::path RunFolder::save(Trainer& trainer, LanguageModel& model,
                          const std::string& data_fingerprint, int keep,
                          const std::string& base) const {
   const Enter enter(model.runtime());
@@ -82,12 +82,15 @@ fs::path RunFolder::save(const Trainer& trainer, LanguageModel& model,
   try {
     auto arrays = trainer.state_arrays();
     if (adapted) {
+      const Trainer::Averaged averaged(trainer);
       save_adapter(model, adapters[0].name, making, AdapterFormat::peft, base);
-      for (const auto& e : core::collect_trainable(model.transformer()))
-        arrays.emplace(kParameter + e.path, e.param->value);
     } else {
+      const Trainer::Averaged averaged(trainer);
       model.save(making);
     }
+    if (adapted || trainer.averages())
+      for (const auto& e : core::collect_trainable(model.transformer()))
+        arrays.emplace(kParameter + e.path, e.param->value);
     io::write_safetensors(making / "state.safetensors", arrays);
     Json state = to_json(trainer.state());
     state["version"] = Json(1);
@@ -145,7 +148,8 @@ void RunFolder::load(const CheckpointInfo& checkpoint, LanguageModel& model, Tra
         config::hf_form(model.config()),
         io::SafeTensors(checkpoint.folder / "model.safetensors").all(), model.config());
     core::load(core::collect(model.transformer()), tensors, checkpoint.folder.string());
-  } else {
+  }
+  if (!adapters_of(model).empty() || trainer.averages()) {
     core::Tensors parameters;
     for (auto it = arrays.begin(); it != arrays.end();) {
       if (!it->first.starts_with(kParameter)) {

@@ -13,8 +13,9 @@
 namespace lmxlab {
 
 /// checkpoints/step-N: a model folder (config.json, model.safetensors, the tokenizer),
-/// state.safetensors, state.json. Of a model with adapters, those alone in PEFT's files, and in
-/// state.safetensors once more as they are in the tree.
+/// state.safetensors, state.json. Of a model with adapters, those alone in PEFT's files. What
+/// trains is in state.safetensors once more as it is in the tree where the files have it otherwise:
+/// adapters, and weights of which a moving average is saved.
 struct CheckpointInfo {
   int64_t step = 0;
   std::filesystem::path folder;
@@ -34,7 +35,7 @@ class RunFolder {
   /// removes all but the last `keep` and the best checkpoint. @throws Error(resource); the last
   /// good checkpoint is untouched then.
   /// @param base  of an adapter: where its model is
-  std::filesystem::path save(const Trainer& trainer, LanguageModel& model,
+  std::filesystem::path save(Trainer& trainer, LanguageModel& model,
                              const std::string& data_fingerprint, int keep,
                              const std::string& base = "") const;
   /// Loads the last complete checkpoint into the model and the trainer. @throws Error(mismatch),

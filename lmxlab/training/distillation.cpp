@@ -2,7 +2,6 @@
 
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
-#include "lmxlab/training/objectives/distill.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -35,13 +34,7 @@ class Distill : public Objective {
     const auto mask = ob::token_mask(labels);
     const auto soft =
         ob::distill(student, teacher, mask, {.beta = beta_, .temperature = temperature_});
-    const mx::array weight((1 - hard_) * temperature_ * temperature_);
-    auto loss = mx::multiply(weight, soft.sum);
-    if (hard_ > 0) {
-      const auto nll = mx::negative(mx::sum(ob::token_logprobs(student, labels)));
-      loss = mx::add(loss, mx::multiply(mx::array(hard_), nll));
-    }
-    return {loss, mx::stop_gradient(soft.count), {mx::stop_gradient(soft.sum)}};
+    return with_hard_labels(soft, student, labels, temperature_, hard_);
   }
 
  private:
@@ -50,6 +43,17 @@ class Distill : public Objective {
 };
 
 }  // namespace
+
+Objective::Value with_hard_labels(const ob::Mean& divergence, const ob::Logits& student,
+                                  const mx::array& labels, float temperature, float hard_labels) {
+  const mx::array weight((1 - hard_labels) * temperature * temperature);
+  auto loss = mx::multiply(weight, divergence.sum);
+  if (hard_labels > 0) {
+    const auto nll = mx::negative(mx::sum(ob::token_logprobs(student, labels)));
+    loss = mx::add(loss, mx::multiply(mx::array(hard_labels), nll));
+  }
+  return {loss, mx::stop_gradient(divergence.count), {mx::stop_gradient(divergence.sum)}};
+}
 
 std::shared_ptr<const Objective> distill_objective(std::shared_ptr<LanguageModel> teacher,
                                                    const ObjectiveConfig& config) {

@@ -3,6 +3,7 @@
 
 #include "lmxlab/models/language_model.h"
 #include "lmxlab/training/objective.h"
+#include "lmxlab/training/objectives/distill.h"
 #include "lmxlab/training/recipe.h"
 
 #include <memory>
@@ -15,5 +16,10 @@ namespace lmxlab {
 /// @cost  the teacher's forward pass in every step. Metrics: divergence, nats a token
 std::shared_ptr<const Objective> distill_objective(std::shared_ptr<LanguageModel> teacher,
                                                    const ObjectiveConfig& config);
+
+/// What both kinds of teacher make of a divergence: temperature, weights and the data's own tokens.
+Objective::Value with_hard_labels(const objectives::Mean& divergence,
+                                  const objectives::Logits& student, const mx::array& labels,
+                                  float temperature, float hard_labels);
 
 }  // namespace lmxlab

@@ -51,6 +51,13 @@ objectives::Logits head_logits(const core::Transformer& model, const mx::array& 
           .head = {.softcap = model.config().logit_softcap.value_or(0.0f)}};
 }
 
+std::optional<mx::array> document_starts(const data::Batch& batch) {
+  if (!batch.documents) return std::nullopt;
+  const auto at = mx::arange(batch.inputs.shape(1), mx::int32);
+  return mx::where(mx::less(*batch.documents, mx::array(0)), at,
+                   mx::subtract(at, *batch.positions));
+}
+
 mx::array learned_targets(const data::Batch& batch) {
   if (!batch.loss) return batch.targets;
   return mx::where(*batch.loss, mx::astype(batch.targets, mx::int32), mx::array(-100));

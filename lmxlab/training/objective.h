@@ -44,6 +44,10 @@ std::shared_ptr<const Objective> next_token(const NextTokenOptions& options = {}
 objectives::Logits head_logits(const core::Transformer& model, const mx::array& inputs,
                                core::Pass& pass);
 
+/// The column where the document of each token begins, int32 [B, L], as core::Pass::starts has it;
+/// padding has a document of its own a row, behind the others. Nothing if rows are documents.
+std::optional<mx::array> document_starts(const data::Batch& batch);
+
 /// Targets as token_nll takes them: -100 where nothing is learned.
 mx::array learned_targets(const data::Batch& batch);
 /// How many are learned, 0-d float32.

@@ -1,6 +1,7 @@
 #include "lmxlab/training/optimizer.h"
 
 #include "lmxlab/kernels/update_8bit.h"
+#include "lmxlab/training/average.h"
 
 #include <mlx/ops.h>
 
@@ -430,7 +431,9 @@ ParamInfo param_info(std::string path, mx::Shape shape, const OptimizerConfig& c
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
                                           std::vector<ParamInfo> params) {
-  return std::make_unique<RuleOptimizer>(config, std::move(params));
+  auto own = std::make_unique<RuleOptimizer>(config, params);
+  if (config.ema == 0) return own;
+  return with_average(std::move(own), std::move(params), config.ema);
 }
 
 }  // namespace lmxlab

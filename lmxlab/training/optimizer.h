@@ -58,6 +58,8 @@ ParamInfo param_info(std::string path, mx::Shape shape, const OptimizerConfig& c
 ///   adafactor    [..., A, B]            PATH.row [..., A, 1], PATH.col [..., 1, B]
 ///                fewer than 2 dims      PATH.v
 ///   muon         matrix                 PATH.momentum; others as adamw
+///
+/// With `ema` a moving average of the parameters follows (training/average.h).
 class Optimizer {
  public:
   virtual ~Optimizer() = default;

@@ -64,6 +64,7 @@ void check(const OptimizerConfig& c, Problems& problems) {
   checker.value("lr", c.lr, "0 or more", not_negative);
   checker.value("clip", c.clip, "0 (off) or more", not_negative);
   checker.value("state_bits", c.state_bits, "32 or 8", [](int n) { return n == 32 || n == 8; });
+  checker.value("ema", c.ema, "a number in [0, 1)", below_one);
   if (c.weight_decay) checker.value("weight_decay", *c.weight_decay, "0 or more", not_negative);
   checker.option("betas", c.betas, {Name::adamw, Name::lion, Name::muon}, "two numbers in [0, 1)",
                  [](const auto& b) { return below_one(b[0]) && below_one(b[1]); });

@@ -46,6 +46,7 @@ struct OptimizerConfig {
   double lr = 1e-3;   // the schedule's peak
   double clip = 1.0;  // largest global gradient norm, 0: no clipping
   int state_bits = 32;
+  double ema = 0;
   std::vector<std::string> only = {};
   std::optional<double> weight_decay = {};
   std::optional<DecayGroup> decay = {};
@@ -66,6 +67,10 @@ struct OptimizerConfig {
     v("lr", lr, "learning rate at the schedule's peak");
     v("clip", clip, "largest global norm of the gradients, 0 for no clipping");
     v("state_bits", state_bits, "of each number kept between steps, 32 or 8");
+    v("ema", ema,
+      "share that a moving average of the weights keeps in a step, 0: none. It is what is "
+      "validated, "
+      "sampled from and saved");
     v("only", only, "parameters that train, by last names or patterns with *; none: all");
     v("weight_decay", weight_decay, "adamw 0.01, muon 0.1, others 0");
     v("decay", decay, "what decays: matrices (2+ dimensions), hidden (no embeddings, head) or all");

@@ -1,6 +1,5 @@
 #include "lmxlab/training/pairs.h"
 
-#include "lmxlab/base/random.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/training/objectives/preference.h"
@@ -9,7 +8,6 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
-#include <numeric>
 
 namespace lmxlab {
 namespace {
@@ -76,57 +74,6 @@ class Preference : public Objective {
   ObjectiveConfig config_;
 };
 
-class PairSource : public data::BatchSource {
- public:
-  PairSource(std::vector<TokenPair> pairs, int batch, int context, bool reference, uint64_t seed)
-      : pairs_(std::move(pairs)),
-        batch_(batch),
-        context_(context),
-        reference_(reference),
-        seed_(seed) {
-    if (per_epoch() < 1)
-      throw Error(Kind::usage, "[pairs] a batch of " + std::to_string(batch) +
-                                   " pairs is more than the data have: " +
-                                   std::to_string(pairs_.size()) + ". Use a smaller run.batch.");
-  }
-  data::Batch next() override {
-    if (position_.batch >= per_epoch()) ++position_.epoch, position_.batch = 0;
-    shuffle();
-    std::vector<const TokenPair*> some;
-    const auto first = static_cast<size_t>(position_.batch++ * batch_);
-    for (size_t i = 0; i < static_cast<size_t>(batch_); ++i)
-      some.push_back(&pairs_[order_[first + i]]);
-    return pair_batch(some, context_, reference_);
-  }
-  data::BatchPosition position() const override { return position_; }
-  void restore(const data::BatchPosition& p) override {
-    if (p.epoch < 0 || p.batch < 0 || p.batch > per_epoch())
-      throw Error(Kind::mismatch, "[pairs] position epoch " + std::to_string(p.epoch) + ", batch " +
-                                      std::to_string(p.batch) + ": an epoch has " +
-                                      std::to_string(per_epoch()) + " batches. The data changed.");
-    position_ = p;
-  }
-
- private:
-  int64_t per_epoch() const { return static_cast<int64_t>(pairs_.size()) / batch_; }
-  void shuffle() {
-    if (shuffled_ == position_.epoch) return;
-    order_.resize(pairs_.size());
-    std::iota(order_.begin(), order_.end(), size_t{0});
-    HostRandom random(seed_, static_cast<uint64_t>(position_.epoch));
-    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.below(i)]);
-    shuffled_ = position_.epoch;
-  }
-
-  std::vector<TokenPair> pairs_;
-  int batch_, context_;
-  bool reference_;
-  uint64_t seed_;
-  data::BatchPosition position_;
-  std::vector<size_t> order_;
-  int64_t shuffled_ = -1;
-};
-
 }  // namespace
 
 std::vector<TokenPair> pairs_of(data::TokenSamples samples) {
@@ -168,19 +115,11 @@ data::Batch pair_batch(const std::vector<const TokenPair*>& pairs, int context, 
   return out;
 }
 
-std::unique_ptr<data::BatchSource> pair_source(std::vector<TokenPair> pairs, int batch, int context,
-                                               bool reference, uint64_t seed) {
-  return std::make_unique<PairSource>(std::move(pairs), batch, context, reference, seed);
-}
-
-data::HeldOut pair_held_out(std::vector<TokenPair> pairs, int batch, int context, bool reference) {
-  const auto count = (static_cast<int64_t>(pairs.size()) + batch - 1) / batch;
-  const auto shared = std::make_shared<const std::vector<TokenPair>>(std::move(pairs));
-  return {count, [=](int64_t i) {
+data::Rows pair_rows(std::vector<TokenPair> pairs, int context, bool reference) {
+  const auto all = std::make_shared<const std::vector<TokenPair>>(std::move(pairs));
+  return {static_cast<int64_t>(all->size()), [=](std::span<const uint32_t> rows) {
             std::vector<const TokenPair*> some;
-            const auto first = static_cast<size_t>(i * batch);
-            for (size_t at = first; at < std::min(shared->size(), first + size_t(batch)); ++at)
-              some.push_back(&(*shared)[at]);
+            for (const auto row : rows) some.push_back(&(*all)[row]);
             return pair_batch(some, context, reference);
           }};
 }

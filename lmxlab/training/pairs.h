@@ -2,8 +2,7 @@
 // from them.
 #pragma once
 
-#include "lmxlab/data/batches.h"
-#include "lmxlab/data/sample_tokens.h"
+#include "lmxlab/data/rows.h"
 #include "lmxlab/models/language_model.h"
 #include "lmxlab/training/objective.h"
 #include "lmxlab/training/recipe.h"
@@ -26,11 +25,8 @@ std::vector<TokenPair> pairs_of(data::TokenSamples samples);
 /// rejected ones. Beside them, if asked for, the reference's log p of each row: float32 [2 pairs].
 data::Batch pair_batch(const std::vector<const TokenPair*>& pairs, int context, bool reference);
 
-/// Endless batches, shuffled by the seed and the epoch alone; the last pairs of an epoch that fill
-/// no batch are left out. @throws Error(usage) if a batch does not fit.
-std::unique_ptr<data::BatchSource> pair_source(std::vector<TokenPair> pairs, int batch, int context,
-                                               bool reference, uint64_t seed);
-data::HeldOut pair_held_out(std::vector<TokenPair> pairs, int batch, int context, bool reference);
+/// Pairs as rows: a batch of n has 2 n of them.
+data::Rows pair_rows(std::vector<TokenPair> pairs, int context, bool reference);
 
 /// Fills in the reference's numbers: the model as it is now, without dropout. Evaluates.
 /// @param batch  pairs at a time

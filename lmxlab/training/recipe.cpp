@@ -123,8 +123,16 @@ void check(const ObjectiveConfig& c, Problems& problems) {
   option("teacher", !c.teacher.empty(), distills);
   option("temperature", c.temperature.has_value(), distills);
   option("hard_labels", c.hard_labels.has_value(), distills);
+  option("top_k", c.top_k.has_value(), distills);
   if (distills && c.teacher.empty())
     problems.add("objective.teacher: distill needs one: a model folder or GGUF file");
+  if (c.top_k && *c.top_k < 0)
+    problems.add("objective.top_k: expected a count of tokens, or 0, got " +
+                 std::to_string(*c.top_k));
+  if (c.keeps_teacher() && c.beta.value_or(0) != 0)
+    problems.add(
+        "objective.beta: of a teacher's likeliest tokens there is the forward KL alone; "
+        "leave it out, or objective.top_k");
   option("beta", c.beta.has_value(), is({Kind::dpo, Kind::simpo, Kind::distill}));
   option("gamma", c.gamma.has_value(), is({Kind::simpo}));
   option("lambda", c.lambda.has_value(), is({Kind::orpo}));
@@ -152,7 +160,54 @@ void check(const ObjectiveConfig& c, Problems& problems) {
         next ? "from 0 to below 1" : "from 0 to below 0.5");
 }
 
+void check(const CurriculumConfig& c, const Recipe& recipe, Problems& problems) {
+  const auto kind = recipe.objective.kind;
+  if (recipe.objective.of_pairs() || kind == ObjectiveKind::grpo)
+    problems.add("curriculum: objective " + enum_name(kind) + " has none; leave it out");
+  const bool samples = recipe.data.of_samples(), grows = c.by == CurriculumBy::context;
+  if (grows && samples)
+    problems.add("curriculum.by: samples do not get longer; expected length, rarity or difficulty");
+  if (!samples && (c.by == CurriculumBy::length || c.by == CurriculumBy::difficulty))
+    problems.add(
+        "curriculum.by: rows of a text are all as long, and none has a difficulty; "
+        "expected context or rarity");
+  if (grows && recipe.objective.keeps_teacher())
+    problems.add(
+        "curriculum.by: the teacher of objective.top_k has seen rows of run.context "
+        "tokens; expected rarity, or objective.top_k = 0");
+  const auto unused = [&](const char* name, bool given, bool used) {
+    if (given && !used)
+      problems.add(std::string("curriculum.") + name + ": by = \"" + enum_name(c.by) +
+                   "\" does not use it; leave it out");
+  };
+  unused("from", c.from.has_value(), grows);
+  unused("stages", c.stages.has_value(), grows || samples);
+  unused("start", c.start.has_value(), !grows);
+  unused("power", c.power.has_value(), !grows);
+  if (grows && !c.from)
+    problems.add("curriculum.from: expected the tokens of the first rows, as in from = 32");
+  if (c.from && !(*c.from >= 1 && *c.from < recipe.run.context))
+    problems.add("curriculum.from: expected from 1 to below run.context, got " +
+                 std::to_string(*c.from));
+  if (c.steps && *c.steps < 1)
+    problems.add("curriculum.steps: expected at least 1, got " + std::to_string(*c.steps));
+  if (c.stages && *c.stages < 1)
+    problems.add("curriculum.stages: expected at least 1, got " + std::to_string(*c.stages));
+  else if (grows && c.batches(recipe.run) < c.stages.value_or(4))
+    problems.add("curriculum.stages: " + std::to_string(c.stages.value_or(4)) +
+                 " are more than the steps of the curriculum");
+  if (c.start && !(*c.start > 0 && *c.start <= 1))
+    problems.add("curriculum.start: expected a share above 0, at most 1, got " +
+                 Json(*c.start).dump());
+  if (c.power && !(*c.power > 0 && *c.power < INFINITY))
+    problems.add("curriculum.power: expected more than 0, got " + Json(*c.power).dump());
+}
+
 }  // namespace
+
+int64_t CurriculumConfig::batches(const RunConfig& run) const {
+  return steps.value_or(std::max<int64_t>(run.steps / 2, 1)) * run.accumulate;
+}
 
 // A step holds the batches that it accumulates.
 constexpr int kMostAccumulated = 1 << 16;
@@ -188,6 +243,7 @@ void check(const Recipe& recipe) {
     problems.add("model.mup: expected the optimizer adamw or lion, got " +
                  enum_name(recipe.optimizer.name));
   check(recipe.objective, problems);
+  if (recipe.curriculum) check(*recipe.curriculum, recipe, problems);
   const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
   if (!rewarded && !(recipe.grpo.is_null() && recipe.rewards.is_null()))
     problems.add("grpo, rewards: objective " + enum_name(recipe.objective.kind) +

@@ -17,6 +17,9 @@ namespace lmxlab {
 
 enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo, grpo };
 enum class ComputeType { f32, bf16 };
+/// What a curriculum goes by: the length of rows of a text; of samples or rows, their length, how
+/// rare their words are, or the difficulty that samples say they have.
+enum class CurriculumBy { context, length, rarity, difficulty };
 
 template <>
 struct EnumNames<ObjectiveKind> {
@@ -25,6 +28,14 @@ struct EnumNames<ObjectiveKind> {
       {ObjectiveKind::distill, "distill"},   {ObjectiveKind::dpo, "dpo"},
       {ObjectiveKind::simpo, "simpo"},       {ObjectiveKind::orpo, "orpo"},
       {ObjectiveKind::grpo, "grpo"}};
+};
+template <>
+struct EnumNames<CurriculumBy> {
+  static constexpr std::pair<CurriculumBy, const char*> table[] = {
+      {CurriculumBy::context, "context"},
+      {CurriculumBy::length, "length"},
+      {CurriculumBy::rarity, "rarity"},
+      {CurriculumBy::difficulty, "difficulty"}};
 };
 template <>
 struct EnumNames<ComputeType> {
@@ -39,6 +50,7 @@ struct DataConfig {
   std::string validation_file = {};
   std::string samples = "auto";
   bool packing = true;
+  bool of_samples() const { return file.ends_with(".jsonl"); }
   template <class V>
   void visit(V& v) {
     v("file", file,
@@ -60,6 +72,7 @@ struct ObjectiveConfig {
   std::optional<double> beta = {}, gamma = {}, lambda = {}, label_smoothing = {}, z_loss = {};
   std::string teacher = {};
   std::optional<double> temperature = {}, hard_labels = {};
+  std::optional<int> top_k = {};
   template <class V>
   void visit(V& v) {
     v("kind", kind,
@@ -77,11 +90,17 @@ struct ObjectiveConfig {
       "pretrain, sft: share of the target that all tokens have; dpo, simpo: of pairs that are the "
       "wrong way round; 0");
     v("z_loss", z_loss, "pretrain, sft: times the squared log-partition, 0");
-    v("teacher", teacher, "distill: a model folder or GGUF file");
+    v("teacher", teacher,
+      "distill: a model folder or GGUF file, or teacher.safetensors of another run");
+    v("top_k", top_k,
+      "distill: the teacher runs once, before the training, and so many of its likeliest tokens "
+      "are kept; 0: it runs in every step");
     v("temperature", temperature, "distill: of both distributions, 1");
     v("hard_labels", hard_labels,
       "distill: share of the loss that is the data's own next token, 0");
   }
+  /// A teacher that has run before the training does.
+  bool keeps_teacher() const { return top_k.value_or(0) > 0 || teacher.ends_with(".safetensors"); }
   /// Of pairs: data are preferences, run.batch counts pairs.
   bool of_pairs() const {
     return kind == ObjectiveKind::dpo || kind == ObjectiveKind::simpo ||
@@ -90,6 +109,29 @@ struct ObjectiveConfig {
   bool needs_samples() const {
     return of_pairs() || kind == ObjectiveKind::sft || kind == ObjectiveKind::grpo;
   }
+};
+
+struct RunConfig;
+/// How a run begins with what is easy (data/curriculum.h).
+struct CurriculumConfig {
+  CurriculumBy by = CurriculumBy::length;
+  std::optional<int64_t> steps = {};
+  std::optional<int> from = {}, stages = {};
+  std::optional<double> start = {}, power = {};
+  template <class V>
+  void visit(V& v) {
+    v("by", by,
+      "context: rows of a text get longer; length, rarity (rows of rare tokens are hard), "
+      "difficulty (a number that samples have): the easy ones come first");
+    v("steps", steps, "until everything takes part; half of run.steps");
+    v("from", from, "context: tokens of the first rows");
+    v("stages", stages,
+      "context: lengths before the whole one, 4; of packed samples, parts of like difficulty that "
+      "share no rows, 10");
+    v("start", start, "others: share of the rows that takes part at the beginning, 0.1");
+    v("power", power, "others: the share to this power grows with the steps, 2; arXiv:1903.09848");
+  }
+  int64_t batches(const RunConfig& run) const;  // that it lasts
 };
 
 struct RunConfig {
@@ -139,6 +181,7 @@ struct Recipe {
   ScheduleConfig schedule;
   ObjectiveConfig objective;
   std::optional<AdapterOptions> adapter = {};
+  std::optional<CurriculumConfig> curriculum = {};
   Json grpo = {}, rewards = {};  // align::GrpoConfig, a list of align::RewardConfig
   RunConfig run;
   template <class V>
@@ -149,6 +192,7 @@ struct Recipe {
     v("schedule", schedule, "the learning rate over time");
     v("objective", objective, "what is learned");
     v("adapter", adapter, "low-rank additions that train beside frozen weights (LoRA)");
+    v("curriculum", curriculum, "what comes first");
     v("grpo", grpo, "options of objective grpo");
     v("rewards", rewards, "what it rewards");
     v("run", run, "how long, how often, where");

@@ -23,6 +23,7 @@ size_t bytes_of(const core::Arrays& all) {
 
 TrainingMemory rehearse_training(const config::Model& config, const TrainOptions& options,
                                  mx::Dtype token, const TrainSubject& subject) {
+  const size_t before = subject.before ? subject.before(options.run) : 0;
   std::optional<LanguageModel> loaded;
   if (subject.load) loaded = subject.load();  // mapped weights are read, not made
   const kernels::Rehearsal rehearsal;
@@ -70,7 +71,7 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
     }
     step(state, group, 1e-3f, i);
   }
-  out.peak = kernels::peak_bytes();
+  out.peak = std::max(kernels::peak_bytes(), before - std::min(before, out.mapped));
   out.workspace = rehearsal.workspace_at_peak();
   out.largest_op = rehearsal.largest_op();
   return out;

@@ -22,6 +22,8 @@ struct TrainSubject {
   std::function<void(LanguageModel&)> adapt = {};  // what is made of them: adapters, other types
   std::function<data::Batch(const RunConfig&)> batch = {};  // of the size of the run's
   std::shared_ptr<const Objective> objective = {};          // none: that of the options
+  /// Bytes of what is done and over before the first step.
+  std::function<size_t(const RunConfig&)> before = {};
 };
 
 /// The first steps of a Trainer, rehearsed with tokens of `token` type; a model of its own.

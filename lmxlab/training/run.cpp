@@ -70,8 +70,10 @@ class Writer : public Callback {
       add_point(m.step, m.loss, m.val_loss);
     }
     if (hooks_.step) hooks_.step(m, run.steps);
-    if (run.sample_every > 0 && m.step % run.sample_every == 0 && hooks_.sample && tokenizer_)
+    if (run.sample_every > 0 && m.step % run.sample_every == 0 && hooks_.sample && tokenizer_) {
+      const Trainer::Averaged averaged(trainer);
       hooks_.sample(trainer.model(), *tokenizer_, m.step);
+    }
     if (run.checkpoint_every > 0 && m.step % run.checkpoint_every == 0) save(trainer);
   }
 
@@ -135,6 +137,35 @@ void adapt(LanguageModel& model, const Recipe& recipe) {
     e.param->value = mx::astype(e.param->value, mx::float32);
 }
 
+constexpr const char* kTeacher = "teacher.safetensors";
+
+bool is_kept(const std::string& teacher) {
+  return teacher.ends_with(".safetensors");
+}
+KeepTeacher how_kept(const Recipe& recipe, const RunConfig& run) {
+  const auto& o = recipe.objective;
+  return {.top_k = o.top_k.value_or(0),
+          .temperature = static_cast<float>(o.temperature.value_or(1)),
+          .batch = run.batch,
+          .compute = run.dtype == ComputeType::bf16 ? mx::bfloat16 : mx::float32};
+}
+// Of a teacher that runs before the training.
+std::optional<KeptTeacher> teacher_of(const Recipe& recipe, int vocab) {
+  const auto& o = recipe.objective;
+  if (!o.keeps_teacher()) return std::nullopt;
+  if (is_kept(o.teacher)) {
+    const auto kept = kept_teacher(o.teacher);
+    if (o.top_k.value_or(kept.top_k) != kept.top_k)
+      throw Error(Kind::mismatch, "[objective] " + o.teacher + " keeps " +
+                                      std::to_string(kept.top_k) + " tokens, objective.top_k is " +
+                                      std::to_string(*o.top_k) + ". Leave it out.");
+    return kept;
+  }
+  const auto teacher = LanguageModel::load(o.teacher);  // maps
+  check_teacher(teacher.config(), o, vocab);
+  return kept_teacher(teacher.config(), how_kept(recipe, recipe.run));
+}
+
 // The data and the model that a recipe names: what can be wrong without a folder is found here.
 RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   auto data = load_data(recipe, saved);
@@ -163,9 +194,16 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
     parts.subject.load = [path = *weights] { return LanguageModel::load(path); };
   parts.subject.adapt = [recipe](LanguageModel& model) { adapt(model, recipe); };
   const auto token = parts.data.samples ? mx::int32 : parts.data.tokens.dtype();
-  parts.subject.batch = [recipe, packs = parts.packs, token](const RunConfig& run) {
-    return batch_like(recipe, run, packs, token);
+  const auto kept = teacher_of(recipe, parts.config.vocab);
+  parts.subject.batch = [recipe, packs = parts.packs, token, kept](const RunConfig& run) {
+    return batch_like(recipe, run, packs, token, kept);
   };
+  if (const auto& teacher = recipe.objective.teacher; kept && !is_kept(teacher)) {
+    const bool packs = parts.packs && parts.data.samples;
+    parts.subject.before = [=](const RunConfig& run) {
+      return rehearse_teacher(teacher, how_kept(recipe, run), run.context, packs);
+    };
+  }
   parts.subject.objective = make_objective(recipe.objective, parts.config);
   return parts;
 }
@@ -207,6 +245,24 @@ void measure_pairs(LanguageModel& model, const fs::path& out, RunBatches& batche
   }
 }
 
+// Puts beside the rows what the teacher says of them, which is in a file of the run's folder unless
+// the recipe names one.
+void put_teacher(const fs::path& out, RunBatches& batches, const Recipe& recipe, int vocab,
+                 const RunHooks& hooks, std::stop_token stop) {
+  const auto& teacher = recipe.objective.teacher;
+  const auto file = is_kept(teacher) ? fs::path(teacher) : out / kTeacher;
+  auto how = how_kept(recipe, recipe.run);
+  TeacherRows rows{std::move(*batches.rows), std::move(batches.held_out_rows)};
+  if (!fs::exists(file)) {
+    how.stop = stop;
+    if (hooks.before)
+      how.progress = [&](int64_t done, int64_t all) { hooks.before("the teacher", done, all); };
+    keep_teacher(file, LanguageModel::load(teacher), rows, how);
+  }
+  rows = with_teacher(file, std::move(rows), vocab, how.temperature);
+  batches.rows = std::move(rows.train), batches.held_out_rows = std::move(rows.held_out);
+}
+
 RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const RunHooks& hooks,
                    std::stop_token stop, bool resume) {
   const FolderLock lock(out);  // two runs in one folder would write over each other
@@ -234,8 +290,11 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
     if (d.tokenizer != "char" && d.tokenizer != "byte")
       d.tokenizer = fs::absolute(d.tokenizer).string();
     recipe.optimizer = with_defaults(recipe.optimizer);
+    if (auto& c = recipe.curriculum) c->steps = c->batches(recipe.run) / recipe.run.accumulate;
     recipe.run.out.clear();  // the folder may be moved
   }
+  if (recipe.objective.keeps_teacher())
+    put_teacher(out, batches, recipe, config.vocab, hooks, stop);
   const auto done = resume ? folder.checkpoints() : std::vector<CheckpointInfo>();
   // A checkpoint has all weights: those that the run began with may be gone. An adapter's has none
   // but its own.
@@ -258,7 +317,7 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
     options.objective = method->objective();
     source = method->data(recipe.run);
   } else {
-    source = batches.pairs ? pair_data(std::move(batches), recipe) : std::move(batches.data);
+    source = train_data(std::move(batches), recipe);
   }
   Trainer trainer(model, std::move(source), std::move(options));
   if (method) trainer.add(method->metrics());
@@ -382,7 +441,7 @@ RunResult train_run(const Recipe& asked, const RunHooks& hooks, std::stop_token 
     if (!theirs && !RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
       std::error_code code;
       for (const char* name :
-           {"config.json", "tokenizer.json", "tokenizer_config.json", kReference})
+           {"config.json", "tokenizer.json", "tokenizer_config.json", kReference, kTeacher})
         fs::remove(out / name, code);
       fs::remove(out, code);
     }

@@ -57,6 +57,8 @@ struct RunHooks {
   /// Text of `run.sample_every`: the model as it is now.
   std::function<void(LanguageModel&, const data::Tokenizer&, int64_t step)> sample;
   std::function<void(const std::filesystem::path& checkpoint)> checkpoint;
+  /// Of what must be done before the first step: a teacher's rows.
+  std::function<void(const std::string& what, int64_t done, int64_t all)> before = {};
   std::function<void(const std::string& text)> warn;
   /// Once data and config are known, before anything of the run exists: may refuse, by throwing, or
   /// change what the recipe says of the step. A resumed run keeps its own: `fixed`. Gives the peak

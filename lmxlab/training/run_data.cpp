@@ -3,11 +3,15 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/fnv.h"
 #include "lmxlab/data/corpus.h"
+#include "lmxlab/data/curriculum.h"
 #include "lmxlab/training/distillation.h"
 
 #include <mlx/ops.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <unordered_map>
 
 namespace lmxlab {
 namespace {
@@ -43,9 +47,6 @@ std::optional<std::string> own_files(const Recipe& recipe) {
   if (!recipe.data.tokenizer.empty() || !trained || data::tokenizer_file(*trained).empty())
     return std::nullopt;
   return trained;
-}
-bool are_samples(const std::string& file) {
-  return fs::path(file).extension() == ".jsonl";
 }
 
 data::SampleFile read_file_of(const Recipe& recipe, const std::string& file) {
@@ -131,19 +132,64 @@ data::TokenSamples split_off(data::TokenSamples& samples, double share) {
   return held;
 }
 
-data::HeldOut packed_held_out(const data::TokenSamples& samples, const Recipe& recipe,
-                              bool together) {
-  const auto packing = data::pack(samples.sequences, recipe.run.context, {.together = together});
-  const auto rows = static_cast<int64_t>(packing.rows.size());
-  if (rows == 0) return {};
-  const auto batch = std::min<int64_t>(recipe.run.batch, rows);
-  // The last batch has the rows that are left.
-  const auto shared = std::make_shared<const std::vector<data::TokenSample>>(samples.sequences);
-  const auto of = std::make_shared<const data::Packing>(packing);
-  return {(rows + batch - 1) / batch, [=](int64_t i) {
-            const int64_t first = i * batch, count = std::min(batch, rows - first);
-            return data::packed_batch(*shared, *of, first, static_cast<int>(count));
-          }};
+// Mean of -log p of a sample's tokens, as data::rarity has it of rows.
+std::vector<double> sample_rarity(const std::vector<data::TokenSample>& samples) {
+  std::unordered_map<int, double> counts;
+  double all = 0;
+  for (const auto& s : samples)
+    for (const int id : s.ids) counts[id] += 1, all += 1;
+  std::vector<double> out;
+  for (const auto& s : samples) {
+    double sum = 0;
+    for (const int id : s.ids) sum -= std::log(counts[id] / all);
+    out.push_back(s.ids.empty() ? 0 : sum / static_cast<double>(s.ids.size()));
+  }
+  return out;
+}
+
+std::vector<double> difficulty_of(const std::vector<data::TokenSample>& samples, CurriculumBy by) {
+  if (by == CurriculumBy::rarity) return sample_rarity(samples);
+  std::vector<double> out;
+  for (const auto& s : samples) {
+    if (by == CurriculumBy::difficulty && !s.difficulty)
+      throw Error(Kind::bad_data, "[curriculum] sample " + std::to_string(s.sample + 1) +
+                                      " has no difficulty: expected \"difficulty\", a number, "
+                                      "beside its other keys, or curriculum.by = \"length\"");
+    out.push_back(by == CurriculumBy::length ? static_cast<double>(s.ids.size()) : *s.difficulty);
+  }
+  return out;
+}
+
+// Rows of samples of like difficulty: from the easiest on, parts that are packed each alone.
+void pack_by_difficulty(std::vector<data::TokenSample> samples, const Recipe& recipe, bool together,
+                        RunBatches& out) {
+  const auto& c = *recipe.curriculum;
+  const auto difficulty = difficulty_of(samples, c.by);
+  std::vector<size_t> order(samples.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return difficulty[a] < difficulty[b]; });
+  const auto parts = std::min(static_cast<size_t>(c.stages.value_or(10)), samples.size());
+  data::Packing all{recipe.run.context};
+  all.together = together;
+  for (size_t part = 0; part < parts; ++part) {
+    const size_t first = part * order.size() / parts, end = (part + 1) * order.size() / parts;
+    std::vector<size_t> lengths;
+    for (size_t i = first; i < end; ++i) lengths.push_back(samples[order[i]].ids.size());
+    auto packing = data::pack(lengths, recipe.run.context, {.together = together});
+    for (auto& row : packing.rows) {
+      double sum = 0;
+      for (auto& piece : row) {
+        piece.sample = order[first + piece.sample];
+        sum += difficulty[piece.sample];
+      }
+      out.difficulty.push_back(sum / static_cast<double>(row.size()));
+      all.rows.push_back(std::move(row));
+    }
+    all.tokens += packing.tokens, all.dropped += packing.dropped;
+  }
+  out.fill = all.fill();
+  out.rows = data::packed_rows(std::move(samples), std::move(all));
 }
 
 }  // namespace
@@ -162,7 +208,7 @@ RunData load_data(const Recipe& recipe, const std::optional<fs::path>& saved) {
   for (const auto& file : {c.file, c.validation_file})
     if (!file.empty() && !fs::exists(file))
       throw Error(Kind::not_found, "[data] there is no file " + file);
-  const bool samples = are_samples(c.file);
+  const bool samples = c.of_samples();
   if (!samples && (recipe.objective.needs_samples() || !c.validation_file.empty()))
     throw Error(Kind::usage, "[data] " +
                                  std::string(c.validation_file.empty()
@@ -223,7 +269,22 @@ RunBatches run_batches(RunData& data, const Recipe& recipe, bool packs) {
     const auto split = data::split_tokens(data.tokens, recipe.data.validation);
     out.train_tokens = static_cast<int64_t>(split.train.size());
     out.held_out_tokens = static_cast<int64_t>(split.validation.size());
-    out.data = token_data(split.train, split.validation, run);
+    const bool grows = recipe.curriculum && recipe.curriculum->by == CurriculumBy::context;
+    const bool kept = recipe.objective.keeps_teacher();
+    out.data = token_data(split.train, split.validation, run);  // checks too
+    if (grows) {
+      const auto& c = *recipe.curriculum;
+      out.data.train = data::growing_windows(
+          split.train, run.batch, run.context, run.seed,
+          {.from = *c.from, .stages = c.stages.value_or(4), .batches = c.batches(run)});
+    } else if (kept || recipe.curriculum) {
+      out.rows = data::window_rows(split.train, run.context);
+      if (recipe.curriculum) out.difficulty = data::rarity(*out.rows);
+    }
+    if (kept && split.validation.size() > 1)
+      out.held_out_rows = data::window_rows(
+          split.validation,
+          static_cast<int>(std::min<size_t>(size_t(run.context), split.validation.size() - 1)));
     return out;
   }
   out.train_tokens = tokens_of(*data.samples), out.held_out_tokens = tokens_of(*data.held_out);
@@ -233,43 +294,67 @@ RunBatches run_batches(RunData& data, const Recipe& recipe, bool packs) {
     return out;
   }
   const bool together = packs && recipe.data.packing;
-  auto packing = data::pack(data.samples->sequences, run.context, {.together = together});
-  out.fill = packing.fill();
-  out.data.held_out = packed_held_out(*data.held_out, recipe, together);
-  out.data.train = data::endless(
-      data::PackedBatches(std::move(data.samples->sequences), std::move(packing), run.batch,
-                          {.shuffle = true, .seed = run.seed, .epochs = 0}));
+  const auto rows_of = [&](std::vector<data::TokenSample> samples) {
+    auto packing = data::pack(samples, run.context, {.together = together});
+    out.fill = packing.fill();
+    return data::packed_rows(std::move(samples), std::move(packing));
+  };
+  out.held_out_rows = rows_of(std::move(data.held_out->sequences));
+  if (recipe.curriculum)
+    pack_by_difficulty(std::move(data.samples->sequences), recipe, together, out);
+  else
+    out.rows = rows_of(std::move(data.samples->sequences));
   return out;
 }
 
-TrainData pair_data(RunBatches batches, const Recipe& recipe) {
+TrainData train_data(RunBatches batches, const Recipe& recipe) {
   const auto& run = recipe.run;
-  const bool reference = recipe.objective.kind == ObjectiveKind::dpo;
-  TrainData out{pair_source(std::move(*batches.pairs), run.batch, run.context, reference, run.seed),
-                {}};
-  if (!batches.held_out_pairs->empty())
-    out.held_out =
-        pair_held_out(std::move(*batches.held_out_pairs), run.batch, run.context, reference);
+  if (batches.pairs) {
+    const bool reference = recipe.objective.kind == ObjectiveKind::dpo;
+    batches.rows = pair_rows(std::move(*batches.pairs), run.context, reference);
+    batches.held_out_rows = pair_rows(std::move(*batches.held_out_pairs), run.context, reference);
+  }
+  TrainData out = std::move(batches.data);
+  if (batches.held_out_rows) out.held_out = data::in_order(*batches.held_out_rows, run.batch);
+  if (!batches.rows) return out;
+  if (recipe.curriculum) {
+    const auto& c = *recipe.curriculum;
+    out.train = data::easiest_first(
+        std::move(*batches.rows), batches.difficulty, run.batch, run.seed,
+        {.start = c.start.value_or(0.1), .power = c.power.value_or(2), .batches = c.batches(run)});
+  } else {
+    out.train = data::endless(data::RowBatches(std::move(*batches.rows), run.batch,
+                                               {.shuffle = true, .seed = run.seed, .epochs = 0}));
+  }
   return out;
 }
 
-data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, mx::Dtype token) {
-  const bool samples = are_samples(recipe.data.file), pairs = recipe.objective.of_pairs();
+data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, mx::Dtype token,
+                       const std::optional<KeptTeacher>& teacher) {
+  const bool samples = recipe.data.of_samples(), pairs = recipe.objective.of_pairs();
   const int rows = pairs ? 2 * run.batch : run.batch;
   const auto zeros = [&](mx::Dtype type) {
     auto a = mx::zeros({rows, run.context}, type);
     a.eval();
     return a;
   };
+  const auto put_teacher = [&](data::Batch& batch) {
+    if (!teacher) return;
+    batch.beside.push_back(mx::zeros({rows, run.context, 2, teacher->top_k}, teacher->type));
+    batch.beside[0].eval();
+  };
   if (!samples) {
     auto block = mx::zeros({rows, run.context + 1}, token);
     block.eval();
-    return {mx::slice(block, {0, 0}, {rows, run.context}),
-            mx::slice(block, {0, 1}, {rows, run.context + 1})};
+    data::Batch out{mx::slice(block, {0, 0}, {rows, run.context}),
+                    mx::slice(block, {0, 1}, {rows, run.context + 1})};
+    put_teacher(out);
+    return out;
   }
   data::Batch out{zeros(mx::int32), zeros(mx::int32), zeros(mx::bool_)};
   if (!pairs && packs && recipe.data.packing)
     out.documents = zeros(mx::int32), out.positions = zeros(mx::int32);
+  put_teacher(out);
   if (recipe.objective.kind == ObjectiveKind::dpo) {
     out.beside.push_back(mx::zeros({rows}, mx::float32));
     out.beside[0].eval();
@@ -277,17 +362,22 @@ data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, m
   return out;
 }
 
+void check_teacher(const config::Model& teacher, const ObjectiveConfig& config, int vocab) {
+  if (teacher.vocab != vocab)
+    throw Error(Kind::mismatch, "[objective] the teacher " + config.teacher +
+                                    " has a vocabulary of " + std::to_string(teacher.vocab) +
+                                    ", the student one of " + std::to_string(vocab) +
+                                    ": expected the same tokens");
+}
+
 std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config,
                                                 const config::Model& model) {
   if (config.of_pairs()) return preference_objective(config);
   if (config.kind == ObjectiveKind::grpo) return nullptr;  // RunMethod has it
+  if (config.keeps_teacher()) return kept_teacher_objective(config);
   if (config.kind == ObjectiveKind::distill) {
     auto teacher = std::make_shared<LanguageModel>(LanguageModel::load(config.teacher));
-    if (teacher->config().vocab != model.vocab)
-      throw Error(Kind::mismatch,
-                  "[objective] the teacher " + config.teacher + " has a vocabulary of " +
-                      std::to_string(teacher->config().vocab) + ", the student one of " +
-                      std::to_string(model.vocab) + ": expected the same tokens");
+    check_teacher(teacher->config(), config, model.vocab);
     return distill_objective(std::move(teacher), config);
   }
   return next_token({.label_smoothing = static_cast<float>(config.label_smoothing.value_or(0)),

@@ -156,11 +156,7 @@ Arrays TrainStep::flat(const data::Batch& batch) const {
   if (batch.documents && !batch.loss)
     throw Error(Kind::internal, "[train] documents come with what is learned of them");
   if (batch.loss) out.push_back(*batch.loss);
-  if (batch.documents) {  // padding has a text of its own a row, behind the others
-    const auto at = mx::arange(batch.inputs.shape(1), mx::int32);
-    out.push_back(mx::where(mx::less(*batch.documents, mx::array(0)), at,
-                            mx::subtract(at, *batch.positions)));
-  }
+  if (auto starts = document_starts(batch)) out.push_back(std::move(*starts));
   append(out, batch.beside);
   return out;
 }

@@ -170,6 +170,13 @@ struct Trainer::Impl {
     for (size_t i = 0; i < entries.size(); ++i) entries[i].param->value = placeholders[i];
   }
 
+  // The last states are the averages of the parameters.
+  void give_averages_to_model() {
+    const auto first = arrays.optimizer.size() - entries.size();
+    for (size_t i = 0; i < entries.size(); ++i)
+      entries[i].param->value = arrays.optimizer[first + i];
+  }
+
   // The steps that the run will have come to, as far as is known: the schedule ends with them.
   int64_t steps_within_budgets(double step_flops) const {
     const auto& run = options.run;
@@ -270,9 +277,17 @@ const TrainState& Trainer::state() const {
   return impl_->state;
 }
 
+Trainer::Averaged::Averaged(Trainer& trainer) : trainer_(trainer) {
+  if (trainer_.averages()) trainer_.impl_->give_averages_to_model();
+}
+Trainer::Averaged::~Averaged() {
+  if (trainer_.averages()) trainer_.impl_->give_weights_to_model();
+}
+
 std::optional<double> Trainer::validate(int64_t limit, std::stop_token stop) {
   auto& s = *impl_;
   const Enter enter(s.model.runtime());
+  const Averaged averaged(*this);
   const auto& held = s.data.held_out;
   if (held.count == 0) return std::nullopt;
   const int64_t count = limit > 0 ? std::min(limit, held.count) : held.count;
@@ -335,9 +350,14 @@ TrainResult Trainer::run(std::stop_token stop) {
       s.not_finite(group, key, m.loss, m.grad_norm);
 
     int64_t tokens = 0;
-    for (const auto& b : group) tokens += b.token_count();
+    double flops = 0;
+    for (const auto& b : group) {
+      tokens += b.token_count();
+      flops += 3 * config::flops_per_token(s.model.config(), b.inputs.shape(1)) *
+               static_cast<double>(b.inputs.size());
+    }
     const double seconds = since(start);
-    s.state.step += 1, s.state.tokens += tokens, s.state.flops += step_flops;
+    s.state.step += 1, s.state.tokens += tokens, s.state.flops += flops;
     s.state.data = s.data.train->position();
     s.recent.emplace_back(seconds, tokens);
     if (s.recent.size() > 20) s.recent.pop_front();

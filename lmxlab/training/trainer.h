@@ -125,8 +125,20 @@ class Trainer {
   /// Ends the run after this step.
   void stop(std::string reason);
 
-  /// Loss over the held-out part, weighted by units (tokens, pairs). @param batches  spread evenly
-  /// over it; 0: all. Nothing if there is none.
+  /// While one lives, the model holds the moving average of its weights, if optimizer.ema keeps
+  /// one.
+  class Averaged {
+   public:
+    explicit Averaged(Trainer& trainer);
+    ~Averaged();
+    Averaged(const Averaged&) = delete;
+
+   private:
+    Trainer& trainer_;
+  };
+
+  /// Loss over the held-out part, weighted by units (tokens, pairs); of the average, if there is
+  /// one. @param batches  spread evenly over it; 0: all. Nothing if there is none.
   std::optional<double> validate(int64_t batches = 0, std::stop_token stop = {});
 
   LanguageModel& model();
@@ -137,6 +149,7 @@ class Trainer {
   /// The optimizer's arrays, the RNG key and the data's arrays by name, evaluated; for a
   /// checkpoint.
   core::Tensors state_arrays() const;
+  bool averages() const { return options().optimizer.ema > 0; }
   /// Puts back what state_arrays() and state() gave; the model's weights are loaded by the caller,
   /// before.
   /// @throws Error(mismatch) naming what does not fit.

@@ -41,7 +41,7 @@ TEST_F(DataInspect, ShowsWhatIsLearned) {
 }
 
 TEST_F(DataInspect, AsJson) {
-  const auto o = lmxlab_run(command({"--context", "64", "--pack", "--limit", "1", "--json"}));
+  const auto o = lmxlab_run(command({"--context", "64", "--pack", "--rows", "1", "--json"}));
   EXPECT_EQ(o.code, 0) << o.err;
   const Json json = json_of(o);
   EXPECT_EQ(json.at("kind").as_string(), "chat");

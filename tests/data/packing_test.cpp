@@ -1,4 +1,4 @@
-#include "lmxlab/data/packing.h"
+#include "lmxlab/data/rows.h"
 
 #include "lmxlab/base/random.h"
 #include "tests/support/error_of.h"
@@ -71,7 +71,7 @@ TEST(Packing, KeepsEveryTokenAndMark) {
     EXPECT_EQ(tokens, packing.tokens);
     if (packing.rows.empty()) continue;
 
-    PackedBatches batches(samples, packing, 1, {.shuffle = false});
+    RowBatches batches(packed_rows(samples, packing), 1, {.shuffle = false});
     std::vector<std::vector<uint8_t>> seen;
     for (const auto& s : samples) seen.emplace_back(s.ids.size());
     size_t row = 0;
@@ -119,27 +119,30 @@ TEST(Packing, EpochsAreShuffledAndGoOnWhereTheyWere) {
   HostRandom random(1);
   const auto samples = random_samples(random, 60, 9);
   const auto packing = pack(samples, 16);
-  const auto take = [&](PackedBatches& b) {
+  const auto take = [&](RowBatches& b) {
     std::vector<int> out;
     while (const auto batch = b.next())
       for (const int v : values<int32_t>(batch->inputs)) out.push_back(v);
     return out;
   };
   const BatchOptions options{.seed = 3, .epochs = 2};
-  PackedBatches a(samples, packing, 3, options), b(samples, packing, 3, options);
+  RowBatches a(packed_rows(samples, packing), 3, options),
+      b(packed_rows(samples, packing), 3, options);
   const auto all = take(a);
   EXPECT_EQ(take(b), all);
-  PackedBatches c(samples, packing, 3, options), d(samples, packing, 3, options);
+  RowBatches c(packed_rows(samples, packing), 3, options),
+      d(packed_rows(samples, packing), 3, options);
   for (int i = 0; i < 5; ++i) c.next();
   d.restore(c.position());
   EXPECT_EQ(take(c), take(d));
   const auto half = all.size() / 2;
   EXPECT_NE(std::vector<int>(all.begin(), all.begin() + std::ptrdiff_t(half)),
             std::vector<int>(all.begin() + std::ptrdiff_t(half), all.end()));
-  EXPECT_EQ(test::error_of([&] { PackedBatches(samples, packing, 1000); }).kind(), Kind::usage);
-  EXPECT_EQ(test::error_of([&] { PackedBatches({}, packing, 1); }).kind(), Kind::mismatch);
+  EXPECT_EQ(test::error_of([&] { RowBatches(packed_rows(samples, packing), 1000); }).kind(),
+            Kind::usage);
+  EXPECT_EQ(test::error_of([&] { packed_rows({}, packing); }).kind(), Kind::mismatch);
   EXPECT_EQ(test::error_of([&] { d.restore({0, 1000}); }).kind(), Kind::mismatch);
-  auto [inputs, targets] = *PackedBatches(samples, packing, 3).next();
+  auto [inputs, targets] = *RowBatches(packed_rows(samples, packing), 3).next();
   EXPECT_EQ(inputs.shape(), (mx::Shape{3, 16}));
 }
 

@@ -1,5 +1,6 @@
 // Fine-tuning by recipe: adapters and whole models on texts, samples and pairs; resumed bit for
 // bit.
+#include "tests/training/finetune.h"
 #include "lmxlab/base/files.h"
 #include "lmxlab/base/random.h"
 #include "lmxlab/config/presets.h"
@@ -12,79 +13,13 @@
 #include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
+
 #include <mlx/mlx.h>
+
+#include <numeric>
 
 namespace lmxlab {
 namespace {
-
-// A word, and what is to be said of it: good answers repeat it, bad ones turn it round.
-std::string words(uint64_t seed, bool pairs, int lines) {
-  HostRandom random(seed);
-  std::string out;
-  for (int i = 0; i < lines; ++i) {
-    std::string word;
-    for (uint64_t n = 2 + random.below(4); n > 0; --n) word += char('a' + random.below(4));
-    const std::string turned(word.rbegin(), word.rend());
-    const auto prompt = "{\"prompt\": \"" + word + "=\", ";
-    out += pairs ? prompt + "\"chosen\": \"" + word + "\", \"rejected\": \"" + turned + "x\"}\n"
-                 : prompt + "\"completion\": \"" + word + "\"}\n";
-  }
-  return out;
-}
-
-class FineTune : public testing::Test {
- protected:
-  void SetUp() override {
-    base_ = (folder_ / "base").string();
-    LanguageModel model(
-        config::preset("llama-tiny",
-                       {.dim = 32, .heads = 4, .kv_heads = 2, .hidden = 64, .vocab = 258}),
-        1);
-    model.save(base_);
-    data::Tokenizer::bytes().save(base_);
-    write_file_atomic(folder_ / "sft.jsonl", words(1, false, 120));
-    write_file_atomic(folder_ / "pairs.jsonl", words(2, true, 120));
-  }
-  Recipe recipe(const std::string& out, const std::vector<std::string>& more) const {
-    std::vector<std::string> all{"model.preset=" + Json(base_).dump(),
-                                 "run.out=" + Json((folder_ / out).string()).dump(),
-                                 "run.steps=12",
-                                 "run.batch=4",
-                                 "run.context=32",
-                                 "run.log_every=1",
-                                 "run.checkpoint_every=4",
-                                 "run.eval_every=4",
-                                 "data.validation=0.1",
-                                 "optimizer.lr=0.01"};
-    all.insert(all.end(), more.begin(), more.end());
-    return read_recipe("", "recipe", all);
-  }
-  std::string file(const char* name) const {
-    return "data.file=" + Json((folder_ / name).string()).dump();
-  }
-  // Whole, and interrupted behind step 6.
-  void expect_resumes(const std::vector<std::string>& more) {
-    const auto whole = train_run(recipe("whole", more), {}).out;
-    RunHooks hooks;
-    std::stop_source source;
-    hooks.step = [&](const StepMetrics& m, int64_t) {
-      if (m.step == 6) source.request_stop();
-    };
-    const auto parts = train_run(recipe("parts", more), hooks, source.get_token()).out;
-    EXPECT_EQ(RunFolder(parts).checkpoints().back().step, 6);
-    resume_run(parts, {}, {});
-    const auto state = fs::path("checkpoints") / "step-12" / "state.safetensors";
-    EXPECT_EQ(read_file(whole / state), read_file(parts / state));
-    for (const char* name :
-         {"model.safetensors", "adapter_model.safetensors", "adapter_config.json"})
-      if (fs::exists(whole / name)) {
-        EXPECT_EQ(read_file(whole / name), read_file(parts / name));
-      }
-  }
-
-  test::TemporaryFolder folder_;
-  std::string base_;
-};
 
 TEST_F(FineTune, AnAdapterOfATextResumes) {
   expect_resumes({"adapter.rank=4", "adapter.dropout=0.1"});
@@ -220,7 +155,7 @@ TEST_F(FineTune, PackedAsUnpacked) {
       const auto pieces = data::pack(samples, 32, {.together = packing});
       std::vector<data::Batch> batches;
       for (size_t i = 0; i < pieces.rows.size(); ++i)
-        batches.push_back(data::packed_batch(samples, pieces, int64_t(i), 1));
+        batches.push_back(data::packed_batch(samples, pieces, std::vector<uint32_t>{uint32_t(i)}));
       EXPECT_EQ(pieces.rows.size() < 60, packing);
       got.push_back(stepped(config, batches, checkpointing));
     }
@@ -237,8 +172,11 @@ TEST_F(FineTune, AccumulationWeighsTokens) {
   std::vector<Stepped> got;
   for (const int rows : {8, 1}) {
     std::vector<data::Batch> batches;
-    for (int i = 0; i < 8; i += rows)
-      batches.push_back(data::packed_batch(samples, packing, i, rows));
+    for (uint32_t i = 0; i < 8; i += uint32_t(rows)) {
+      std::vector<uint32_t> some(size_t(rows), i);
+      std::iota(some.begin(), some.end(), i);
+      batches.push_back(data::packed_batch(samples, packing, some));
+    }
     got.push_back(stepped(config, batches));
   }
   expect_same(got[0], got[1], 1e-6);
