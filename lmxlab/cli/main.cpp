@@ -57,10 +57,10 @@ const std::vector<Entry>& table() {
        "which `train --data` takes.",
        "data build book.txt book.tokens --tokenizer runs/run-1", make_data_build},
       {"data inspect",
-       "Shows what a model would be fine-tuned on: samples as tokens, those that are learned in "
-       "colour (between double brackets where there are no colours), how long they are, and how "
-       "they pack.",
-       "data inspect chats.jsonl --model runs/run-1 --context 1024 --pack", make_data_inspect},
+       "Shows what a model would be trained on: the rows of a recipe, or samples as tokens; those "
+       "that are learned in colour (between double brackets where there are no colours), how long "
+       "they are, and how they pack.",
+       "data inspect recipe.toml --rows 2", make_data_inspect},
       {"template",
        "Renders a chat template: messages as the text that a model is given. Byte for byte what "
        "transformers gives.",

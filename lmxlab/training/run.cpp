@@ -263,6 +263,16 @@ void put_teacher(const fs::path& out, RunBatches& batches, const Recipe& recipe,
   batches.rows = std::move(rows.train), batches.held_out_rows = std::move(rows.held_out);
 }
 
+// A new model learns no position that no row has.
+void warn_of_positions(const Recipe& recipe, const config::Model& config, const RunHooks& hooks) {
+  const auto* learned = std::get_if<config::Learned>(&config.position);
+  const int rows = recipe.run.context;
+  if (!hooks.warn || !learned || learned->length <= rows || trained_weights(recipe.model)) return;
+  hooks.warn("the model has " + std::to_string(learned->length) + " learned positions, rows have " +
+             std::to_string(rows) + " tokens: the others stay as they begin. Set model.context=" +
+             std::to_string(rows) + ", or a longer run.context.");
+}
+
 RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const RunHooks& hooks,
                    std::stop_token stop, bool resume) {
   const FolderLock lock(out);  // two runs in one folder would write over each other
@@ -271,6 +281,7 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
   const auto& config = parts.config;
   auto batches = run_batches(data, recipe, parts.packs);
 
+  if (!resume) warn_of_positions(recipe, config, hooks);
   if (!resume) {  // everything resolved: the folder alone says what the run is
     Json table = to_json(parts.plain);
     if (const auto* sizes = recipe.model.find("mup")) table["mup"] = *sizes;

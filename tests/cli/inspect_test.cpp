@@ -80,6 +80,42 @@ TEST_F(DataInspect, TakesAModelFolder) {
       << o.out;
 }
 
+// The rows that a run takes, in its order.
+TEST_F(DataInspect, ARecipe) {
+  const auto recipe =
+      file("sft.toml", "[data]\nfile = " + Json(chats_).dump() +
+                           "\ntokenizer = " + Json(tokenizer_).dump() +
+                           "\nvalidation = 0.0\nsamples = \"completion\"\n[objective]\nkind = "
+                           "\"sft\"\n[run]\nbatch = 1\ncontext = 16\n");
+  file("chats.jsonl",
+       "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"c\", \"completion\": "
+       "\"dd\"}\n");
+  const auto text = lmxlab_run({"data", "inspect", recipe, "--rows", "1"});
+  EXPECT_EQ(text.code, 0) << text.err;
+  for (const char* part : {"row 1: ", "2 documents", "---- document 2", "[[dd", "[[b",
+                           "objective   sft", "samples     2", "lengths\n"})
+    EXPECT_NE(text.out.find(part), std::string::npos) << part << " in\n" << text.out;
+  const auto o = lmxlab_run(
+      {"data", "inspect", recipe, "--rows", "2", "--set", "data.packing=false", "--json"});
+  EXPECT_EQ(o.code, 0) << o.err;
+  const auto json = json_of(o);
+  ASSERT_EQ(json.at("rows").size(), 2u);
+  for (const Json& row : json.at("rows").as_array()) {
+    EXPECT_EQ(row.at("length").as_integer(), int64_t(row.at("tokens").size()));
+    EXPECT_EQ(row.at("mask").size(), row.at("tokens").size());
+    EXPECT_EQ(row.at("mask").as_array()[0].as_integer(), 0);
+    EXPECT_EQ(row.at("mask").as_array().back().as_integer(), 1);
+  }
+  // Without a file: windows of the text, and the token behind each.
+  const auto plain = file("plain.toml", "[run]\ncontext = 8\nbatch = 2\n");
+  const auto rows = json_of(lmxlab_run({"data", "inspect", plain, "--rows", "3", "--json"}));
+  ASSERT_EQ(rows.at("rows").size(), 3u);
+  EXPECT_EQ(rows.at("rows").as_array()[2].at("length").as_integer(), 9);
+  expect_error({"data", "inspect", plain, "--context", "9"}, 2, "usage", {"--rows", "--set"});
+  expect_error({"data", "inspect", chats_, "--set", "run.batch=1"}, 2, "usage", {"recipe"});
+  expect_error({"data", "inspect", "none.toml"}, 3, "not_found", {"none.toml"});
+}
+
 TEST_F(DataInspect, Errors) {
   expect_error(command({"--model", "m"}), 2, "usage", {"--model", "both"});
   expect_error({"data", "inspect", chats_}, 2, "usage", {"--tokenizer", "none"});

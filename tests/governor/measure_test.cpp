@@ -94,6 +94,11 @@ TEST(Measure, FineTuningIsWhatARunTakes) {
             "packed",
             {"adapter.dora=true", "run.gradient_checkpointing=true"}},
            {"some layers", "dense", {"optimizer.only=[\"model.layers.3.*\"]"}},
+           {"an average", "packed", {"adapter.rank=8", "optimizer.ema=0.9"}},
+           {"a teacher that ran",
+            "dense",
+            {file("samples.jsonl"), "objective.kind=distill",
+             "objective.teacher=" + (folder / "packed").string(), "objective.top_k=32"}},
            {"samples", "packed", {file("samples.jsonl"), "objective.kind=sft", "adapter.rank=4"}},
            {"pairs", "dense", {file("pairs.jsonl"), "objective.kind=dpo", "adapter.rank=4"}}}) {
     std::vector<std::string> all{"model.preset=" + (folder / c.base).string(),

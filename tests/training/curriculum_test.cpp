@@ -129,6 +129,23 @@ TEST_F(FineTune, AnAverageOfAnAdapterResumes) {
   expect_resumes({"optimizer.ema=0.9", "adapter.rank=4", file("sft.jsonl"), "objective.kind=sft"});
 }
 
+// Rows that do not reach a model's last positions leave these untrained: it is said.
+TEST_F(FineTune, PositionsThatNoRowReachesAreToldOf) {
+  for (const int context : {64, 128}) {
+    std::vector<std::string> warnings;
+    RunHooks hooks;
+    hooks.warn = [&](const std::string& text) { warnings.push_back(text); };
+    train_run(recipe("warned" + std::to_string(context),
+                     {"model.preset=gpt-tiny", "run.steps=1", "run.batch=1",
+                      "run.context=" + std::to_string(context), "data.validation=0"}),
+              hooks);
+    ASSERT_EQ(warnings.size(), context == 64 ? 1u : 0u);
+    if (context == 64) {
+      EXPECT_NE(warnings[0].find("model.context=64"), std::string::npos);
+    }
+  }
+}
+
 // The saved weights are the average of those that the same run has without it.
 TEST_F(FineTune, TheAverageIsWhatIsSaved) {
   const double decay = 0.6;

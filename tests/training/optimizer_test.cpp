@@ -391,8 +391,8 @@ TEST(OptimizerConfig, EveryUnusedOptionIsAnError) {
       {"muon_ns_steps", "3", {"muon"}},
       {"muon_adjust_lr", "\"original\"", {"muon"}},
       {"muon_adamw_lr_ratio", "0.5", {"muon"}}};
-  EXPECT_EQ(options.size() + 6,
-            describe_fields<OptimizerConfig>().size());  // name, lr, clip, state_bits, only, decay
+  EXPECT_EQ(options.size() + 7,
+            describe_fields<OptimizerConfig>().size());  // those of all, and decay
   for (const auto& optimizer : enum_names<OptimizerName>())
     for (const auto& [option, value, users] : options) {
       const Json table =
