@@ -61,7 +61,9 @@ data::SampleTokenizer sample_tokenizer(const Recipe& recipe, const data::SampleF
                                  [](const auto& s) { return !s.tools.is_null(); });
   std::optional<data::ChatTemplate> form;
   const auto own = own_files(recipe);
-  if (own && data::ChatTemplate::present(*own)) form = data::ChatTemplate::load(*own, tools);
+  std::error_code ignored;  // a tokenizer's file is no template
+  const bool model = own && (fs::is_directory(*own, ignored) || own->ends_with(".gguf"));
+  if (model && data::ChatTemplate::present(*own)) form = data::ChatTemplate::load(*own, tools);
   const bool turns = recipe.objective.kind == ObjectiveKind::sft ||
                      recipe.objective.kind == ObjectiveKind::distill;
   return data::SampleTokenizer(
