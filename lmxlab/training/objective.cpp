@@ -48,7 +48,8 @@ objectives::Logits head_logits(const core::Transformer& model, const mx::array& 
   return {.x = model.hidden(inputs, pass),
           .weight = weight.w.value,
           .bias = bias,
-          .head = {.softcap = model.config().logit_softcap.value_or(0.0f)}};
+          .head = {.scale = model.config().logit_scale,
+                   .softcap = model.config().logit_softcap.value_or(0.0f)}};
 }
 
 std::optional<mx::array> document_starts(const data::Batch& batch) {

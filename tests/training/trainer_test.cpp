@@ -144,13 +144,14 @@ TEST(Trainer, DropoutIsOffInValidationAndFreshInEachStep) {
   EXPECT_NE(a, b) << "two steps used the same mask";
 }
 
-// Tied and untied heads, with bias and softcap: the loss and its gradients are those of the logits;
+// Tied and untied heads, with bias, scale and softcap: the loss and its gradients are those of the logits;
 // a quantized head falls back to them.
 TEST(Loss, FromHiddenStatesEqualsThatFromLogits) {
   for (const bool tied : {true, false}) {
     for (const std::optional<float> cap : {std::optional<float>{}, std::optional(2.0f)}) {
       auto config = tiny();
       config.tie_head = tied, config.head_bias = !tied, config.logit_softcap = cap;
+      config.logit_scale = tied ? 3 : 1;
       LanguageModel model(config, 1);
       const Enter enter(model.runtime());
       const auto& transformer = model.transformer();
