@@ -5,6 +5,7 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
+#include <type_traits>
 #include <utility>
 
 namespace lmxlab::align {
@@ -51,15 +52,29 @@ class GrpoObjective : public Objective {
   float temperature_;
 };
 
+// Attention by the kernel that goes a query at a time; what it cannot do is done by ordinary ops.
+bool has_order(const config::Attention& a) {
+  return !a.sinks && !a.chunked && !std::holds_alternative<config::Alibi>(a.position);
+}
+// Mixers that go another way for one token than for many, or look at the position that comes next.
+// Other recurrences go a position at a time.
+template <class T>
+constexpr bool computed_otherwise =
+    std::is_same_v<T, config::Mla> || std::is_same_v<T, config::Nsa> ||
+    std::is_same_v<T, config::Mlstm> || std::is_same_v<T, config::Mamba3> ||
+    std::is_same_v<T, config::Custom>;
+
 }  // namespace
 
 mx::array policy_logprobs(const core::Transformer& model, const data::Batch& batch,
                           core::Pass& pass, float temperature) {
   const auto targets = learned_targets(batch);
   const float scale = 1 / temperature;
-  // A temperature comes behind a soft cap, and the engine has it so.
-  const auto of = model.config().logit_softcap ? objectives::Logits{.x = model(batch.inputs, pass)}
-                                               : head_logits(model, batch.inputs, pass);
+  // A temperature comes behind a scale and a soft cap, each rounded, as the engine has it.
+  const auto& config = model.config();
+  const bool whole = config.logit_softcap || config.logit_scale != 1;
+  const auto of = whole ? objectives::Logits{.x = model(batch.inputs, pass)}
+                        : head_logits(model, batch.inputs, pass);
   if (!of.weight) {
     const auto logits = mx::astype(of.x, mx::float32);
     return mx::negative(
@@ -84,14 +99,18 @@ void expect_one_order(LanguageModel& model) {
   const auto& layers = model.config().layers;
   for (size_t i = 0; i < layers.size(); ++i) {
     const std::string where = "layer " + std::to_string(i) + ": ";
-    const auto* a = std::get_if<config::Attention>(&layers[i].mixer);
-    if (!a || a->sinks || a->chunked || std::holds_alternative<config::Alibi>(a->position))
+    const auto& mixer = layers[i].mixer;
+    if (const auto* a = config::attention_in(mixer); a && !has_order(*a))
       problems.add(where + "expected attention without sinks, chunks and ALiBi");
-    if (!std::holds_alternative<config::Mlp>(layers[i].ffn))
-      problems.add(where + "expected an MLP");
+    if (std::visit([](const auto& m) { return computed_otherwise<std::decay_t<decltype(m)>>; },
+                   mixer) ||
+        std::holds_alternative<config::Custom>(layers[i].ffn))
+      problems.add(where + "expected no mla, nsa, mlstm, mamba3 or custom part");
   }
-  if (model.dtype() != DType::f32 || model.activations() != DType::f32)
-    problems.add("expected float32 weights and activations");
+  for (const auto& shared : model.config().shared_blocks)
+    if (!has_order(shared.attention))
+      problems.add("shared_blocks: expected attention without sinks, chunks and ALiBi");
+  if (model.activations() != DType::f32) problems.add("expected float32 activations");
   if (model.config().dropout > 0) problems.add("expected no dropout, which training alone has");
   struct Dropout : core::Visitor {
     std::vector<std::string> paths;
@@ -103,11 +122,6 @@ void expect_one_order(LanguageModel& model) {
   model.transformer().visit(dropout);
   if (!dropout.paths.empty())
     problems.add(dropout.paths[0] + ": expected an adapter without dropout");
-  for (const auto& w : core::weights_of(model.transformer()))
-    if (w.weight->quantized()) {
-      problems.add(w.path + ": expected weights that are not packed");
-      break;
-    }
   problems.raise(Kind::unsupported,
                  "[grpo] one_order does not hold for this model. Set one_order to false: the "
                  "rollout's log-probabilities are then computed again as training does");

@@ -3,6 +3,7 @@
 #include "lmxlab/kernels/combine.h"
 #include "lmxlab/kernels/elementwise.h"
 #include "lmxlab/kernels/linear.h"
+#include "lmxlab/kernels/one_order.h"
 
 #include <mlx/fast.h>
 #include <mlx/ops.h>
@@ -196,7 +197,8 @@ mx::array Moe::routed(const mx::array& x, const Routing& r) const {
           : std::nullopt;
   if (zero) ids = mx::minimum(ids, mx::array(uint32_t(c.experts - 1)));
   // Assignments by expert, where there are many, and where each of them went.
-  const bool sorted = n >= kSortFrom;
+  // A token's experts are added up in one way there.
+  const bool sorted = n >= kSortFrom || kernels::one_order();
   std::optional<mx::array> order, place;
   if (sorted) {
     order = mx::argsort(ids), place = mx::argsort(*order);

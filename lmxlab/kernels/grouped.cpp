@@ -11,6 +11,7 @@
 
 #include "lmxlab/kernels/dense.h"
 #include "lmxlab/kernels/gemm.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/quantized_operand.h"
@@ -192,7 +193,8 @@ class GroupedProduct : public Op {
           over_runs(runs, n, most, 0, [&](const Run& run, int64_t begin, int64_t end) {
             // The matrix of a few rows is read as it lies: to pack it would cost more than its
             // product.
-            const int64_t step = end - begin <= kUnpackedRows ? kFewRows : end - begin;
+            const bool few = end - begin <= kUnpackedRows && !one_order();
+            const int64_t step = few ? kFewRows : end - begin;
             for (int64_t r = run.first + begin; r < run.first + end; r += step)
               gemm(std::min(step, run.first + end - r), wide, k, {at(from, r * k, tx), tx, k, 1},
                    view(at(weights, run.expert * rows * columns, tw)),
@@ -359,9 +361,8 @@ class GroupedQuantized : public Op {
     const int64_t most = most_rows(n, experts_);
     const Type type = type_of(x.dtype());
     if (n == 0 || wide == 0) return;
-    const bool coarse = type == Type::bf16 || activations_ == Activations::int8 ||
-                        activations_ == Activations::bf16;
-    const auto format = panels::format(coarse ? Type::bf16 : Type::f32);
+    const auto format = panels::format(many_rows_type(type, activations_));
+    const int64_t few = one_order() ? 0 : kFewRows;
     if (rehearsing()) {
       auto one = spec_.view();
       one.out = height;
@@ -382,7 +383,7 @@ class GroupedQuantized : public Op {
         const auto one = expert_of(whole, run.expert, height);
         const void* const rows = at(from, first * k, type);
         const MatrixOut made{at(to, first * wide, type), type, wide};
-        if (across || m > kFewRows) return multiply_many(one, across, format, m, type, rows, made);
+        if (across || m > few) return multiply_many(one, across, format, m, type, rows, made);
         const std::vector<FewProduct> product{{one, dot_kernel(one, precision), made}};
         const Scratch<char> room(few_room(product, m));
         multiply_few(product, m, type, rows, room.get());

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "lmxlab/kernels/dense.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/quantized_operand.h"
 #include "lmxlab/kernels/quantized_parts.h"
@@ -232,11 +233,8 @@ class QuantizedProducts : public Op {
       products.push_back(
           {specs_[i].view(), {}, {out[i].data<char>(), type, int64_t{out[i].shape(-1)}}});
     }
-    if (across_ || m > kFewRows) {
-      // Rounding to bfloat16 is no loss where x came so, and where int8 would do.
-      const bool coarse = type == Type::bf16 || activations_ == Activations::int8 ||
-                          activations_ == Activations::bf16;
-      const auto format = panels::format(coarse ? Type::bf16 : Type::f32);
+    if (across_ || m > kFewRows || one_order()) {
+      const auto format = panels::format(many_rows_type(type, activations_));
       for (size_t i = 0; rehearsing() && i < products.size(); i++) {
         expect_workspace(many_room(specs_[i].view(), across_, format, m, type));
       }

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/quantized_operand.h"
 #include "lmxlab/kernels/quantized_parts.h"
 
@@ -82,7 +83,7 @@ array quantized_mlp(const array& x, const std::optional<QuantizedWeight>& gate,
   const auto ours = [](const QuantizedWeight& w) { return w.floats == FloatFormat::none; };
   const auto wanted = default_activations();
   const bool in_words = wanted == Activations::int16 || wanted == Activations::bf16;
-  const bool usual = in_words && ours(up) && ours(down) && (!gate || ours(*gate));
+  const bool usual = in_words && !one_order() && ours(up) && ours(down) && (!gate || ours(*gate));
   if (usual && fused(x.dtype()) && !x.is_tracer() && rows > 0 && rows <= kFewRows && up.out > 0) {
     std::vector<QuantSpec> specs;
     if (gate) specs.emplace_back(*gate, true);

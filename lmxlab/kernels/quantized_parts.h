@@ -159,6 +159,10 @@ void mlp_few(const FewMlp& mlp, int64_t m, Type type, const void* x, char* room)
 /// Bytes of its room, which begins on a 64-byte line.
 int64_t mlp_room(const FewMlp& mlp, int64_t m, Type type);
 
+/// What rows of x become where they meet panels: rounding to bfloat16 is no loss where x came so,
+/// and where int8 would do. Sums in one order take them as they are: a piece of a prompt that is
+/// rounded is not the row that training has.
+Type many_rows_type(Type x, Activations activations);
 /// y [m, out] = x W^T, or with `across` y [m, in] = x W, for many rows: panels of weights as
 /// numbers of the format's element type meet all rows.
 void multiply_many(const QuantView& w, bool across, const panels::Format& format, int64_t m,

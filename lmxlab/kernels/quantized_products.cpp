@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "lmxlab/kernels/dense.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/panels.h"
 #include "lmxlab/kernels/quantized_parts.h"
 #include "lmxlab/kernels/thread_pool.h"
@@ -245,6 +246,11 @@ struct ManyCut {
 };
 
 }  // namespace
+
+Type many_rows_type(Type x, Activations activations) {
+  const bool coarse = activations == Activations::int8 || activations == Activations::bf16;
+  return x == Type::bf16 || (coarse && !one_order()) ? Type::bf16 : Type::f32;
+}
 
 size_t many_room(const QuantView& w, bool across, const panels::Format& format, int64_t m,
                  Type type) {

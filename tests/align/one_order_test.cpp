@@ -8,6 +8,7 @@
 #include "lmxlab/kernels/attention.h"
 #include "lmxlab/kernels/isa.h"
 #include "lmxlab/models/adapters.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/training/step.h"
 #include "tests/inference/models.h"
 
@@ -48,7 +49,25 @@ std::vector<testing_models::Named> models() {
   }
   auto llama = config::preset("llama-tiny");  // more than a block of everything
   llama.vocab = 1500;
+  std::get<config::Mlp>(llama.layers[0].ffn).hidden = 1600;
   out.push_back({"llama, 1500 words", llama});
+  // Experts of every kind of choice, recurrent mixers, and both beside attention.
+  for (const char* name :
+       {"mixtral-tiny", "phimoe-tiny", "qwen2-moe-tiny", "ernie4-5-moe-tiny", "granite-tiny",
+        "gemma3n-tiny", "mamba-tiny", "mamba2-tiny", "qwen3-next-tiny", "qwen3-5-tiny", "lfm2-tiny",
+        "minimax-tiny", "falcon-h1-tiny", "recurrent-gemma-tiny", "rwkv-tiny", "zamba2-tiny",
+        "nemotron-h-tiny", "granitemoehybrid-tiny"}) {
+    auto preset = config::preset(name);
+    preset.init_std = 0.1f;
+    out.push_back({name, preset});
+  }
+  const auto with = [&](const char* name, const config::Mixer& mixer) {
+    auto m = testing_models::small({.heads = 4, .kv_heads = 2, .head_dim = 8});
+    m.layers[0].mixer = mixer;
+    out.push_back({name, m});
+  };
+  with("kimi_delta", config::KimiDelta{.heads = 4, .head_dim = 8});
+  with("rwkv7", config::Rwkv7{.heads = 4, .head_dim = 8});
   return out;
 }
 
@@ -120,22 +139,8 @@ size_t different(const std::vector<float>& a, const std::vector<float>& b) {
   return n;
 }
 
-class OneOrderOf : public testing::TestWithParam<std::string> {
- protected:
-  config::Model config() const {
-    for (const auto& m : models())
-      if (m.name == GetParam()) return m.config;
-    throw Error(Kind::internal, "no model " + GetParam());
-  }
-};
-std::vector<std::string> names() {
-  std::vector<std::string> out;
-  for (const auto& m : models()) out.push_back(m.name);
-  return out;
-}
-
-TEST_P(OneOrderOf, LogitsAreThoseOfAnyBatchCacheAndCut) {
-  const LanguageModel model(config(), 3);
+/// Every row of random batches, whole, in pieces and alone.
+void expect_one_answer(const LanguageModel& model) {
   const int vocab = model.config().vocab;
   HostRandom random(5);
   const kernels::OneOrder order;
@@ -151,8 +156,7 @@ TEST_P(OneOrderOf, LogitsAreThoseOfAnyBatchCacheAndCut) {
 }
 
 // The engine's own, with the temperature, against what a step computes.
-TEST_P(OneOrderOf, RolloutAndTrainingSayTheSame) {
-  LanguageModel model(config(), 3);
+void expect_same_logprobs(const LanguageModel& model) {
   const int vocab = model.config().vocab;
   HostRandom random(6);
   const kernels::OneOrder order;
@@ -182,14 +186,85 @@ TEST_P(OneOrderOf, RolloutAndTrainingSayTheSame) {
       for (auto& r : got) some.push_back(&r), to.push_back(&r);
       const auto batch = batch_of(some, 64);
       core::Pass pass;
+      pass.dtype = mx::float32;  // as a step has it
       take_tokens(policy_logprobs(model.transformer(), batch, pass, 0.7f), to, &Row::ref_logprobs);
       for (const auto& r : got) EXPECT_EQ(different(r.ref_logprobs, r.old_logprobs), 0u);
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, OneOrderOf, testing::ValuesIn(names()),
-                         [](const auto& of) { return "m" + std::to_string(of.index); });
+class OneOrderOf : public testing::TestWithParam<std::string> {
+ protected:
+  config::Model config() const {
+    for (const auto& m : models())
+      if (m.name == GetParam()) return m.config;
+    throw Error(Kind::internal, "no model " + GetParam());
+  }
+};
+std::vector<std::string> names() {
+  std::vector<std::string> out;
+  for (const auto& m : models()) out.push_back(m.name);
+  return out;
+}
+
+TEST_P(OneOrderOf, LogitsAreThoseOfAnyBatchCacheAndCut) {
+  expect_one_answer(LanguageModel(config(), 3));
+}
+TEST_P(OneOrderOf, RolloutAndTrainingSayTheSame) {
+  expect_same_logprobs(LanguageModel(config(), 3));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, OneOrderOf, testing::ValuesIn(names()), [](const auto& of) {
+  std::string n = of.param;
+  for (char& c : n)
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  return n;
+});
+
+struct Packed {
+  std::string model;
+  QuantizeOptions how;
+  bool adapter = false, dora = false;
+};
+class PackedOneOrder : public testing::TestWithParam<Packed> {};
+
+// Of every way to pack, where rows of the tile's size are interleaved too, and with an adapter
+// beside.
+TEST_P(PackedOneOrder, HoldsInRolloutAndTraining) {
+  const auto& c = GetParam();
+  auto config = config::preset(c.model);
+  config.init_std = 0.1f;
+  if (c.model == "llama-tiny" &&
+      c.how.mode == QuantMode::affine)  // more than a block of everything
+    config.vocab = 1504, std::get<config::Mlp>(config.layers[0].ffn).hidden = 1600;
+  LanguageModel model(config, 3);
+  quantize_model(model, c.how);
+  interleave_model(model);
+  if (c.adapter) {
+    attach_adapter(model, {.rank = 4, .dora = c.dora});
+    const Enter enter(model.runtime());
+    for (auto& e : core::collect_trainable(model.transformer()))  // B is zero at first
+      e.param->value = mx::add(e.param->value, mx::array(0.01f));
+  }
+  expect_one_order(model);
+  expect_one_answer(model);
+  expect_same_logprobs(model);
+}
+INSTANTIATE_TEST_SUITE_P(
+    Ways, PackedOneOrder,
+    testing::Values(Packed{"llama-tiny", {.bits = 4, .group_size = 32}},
+                    Packed{"llama-tiny", {.bits = 4, .group_size = 32}, true},
+                    Packed{"llama-tiny", {.bits = 3, .group_size = 32}, true, true},
+                    Packed{"llama-tiny", {.bits = 5, .group_size = 32}},
+                    Packed{"llama-tiny", {.bits = 8, .group_size = 64, .embedding_bits = 8}},
+                    Packed{"llama-tiny", {.mode = QuantMode::mxfp4}},
+                    Packed{"llama-tiny", {.mode = QuantMode::mxfp8}},
+                    Packed{"mixtral-tiny", {.bits = 4, .group_size = 32}, true},
+                    Packed{"mixtral-tiny", {.mode = QuantMode::mxfp4}},
+                    Packed{"mamba2-tiny", {.bits = 4, .group_size = 32}, true},
+                    Packed{"qwen3-next-tiny", {.bits = 4, .group_size = 32}, true},
+                    Packed{"qwen3-5-tiny", {.bits = 8, .group_size = 32}}),
+    [](const auto& of) { return "p" + std::to_string(of.index); });
 
 TEST(OneOrder, HoldsWithAdaptersAndEveryInstructionSet) {
   LanguageModel model(config::preset("llama-tiny"), 3);
@@ -210,6 +285,17 @@ TEST(OneOrder, HoldsWithAdaptersAndEveryInstructionSet) {
       EXPECT_EQ(different(whole[r], pieces[r]), 0u) << kernels::name(isa);
   }
   kernels::set_isa(before);
+}
+
+// A checkpoint of 16 bits, which our kernels widen as they read it.
+TEST(OneOrder, HoldsForWeightsOf16Bits) {
+  for (const auto dtype : {DType::f16, DType::bf16}) {
+    LanguageModel model(config::preset("llama-tiny"), 3, dtype);
+    attach_adapter(model, {.rank = 4});
+    expect_one_order(model);
+    expect_one_answer(model);
+    expect_same_logprobs(model);
+  }
 }
 
 struct MaskCase {
@@ -284,7 +370,12 @@ TEST(OneOrder, RefusesWhatHasNone) {
   auto dropping = config::preset("llama-tiny");
   dropping.dropout = 0.1f;
   EXPECT_TRUE(refused(dropping));
-  EXPECT_TRUE(refused(config::preset("mixtral-tiny")));
+  auto mamba3 = config::preset("mamba2-tiny");
+  mamba3.layers[0].mixer = config::Mamba3{};
+  EXPECT_TRUE(refused(mamba3));
+  for (const char* name :
+       {"deepseek-v3-tiny", "xlstm-tiny", "bloom-tiny", "gpt-oss-tiny", "llama4-tiny"})
+    EXPECT_TRUE(refused(config::preset(name))) << name;
 }
 
 }  // namespace

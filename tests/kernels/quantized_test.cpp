@@ -10,6 +10,7 @@
 #include "lmxlab/base/error.h"
 #include "lmxlab/io/safetensors.h"
 #include "lmxlab/kernels/isa.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/op.h"
 #include "lmxlab/kernels/quantized_parts.h"
 #include "lmxlab/kernels/thread_pool.h"
@@ -455,6 +456,27 @@ TEST(Quantized, TheSameBitsEachTime) {
     EXPECT_TRUE(mx::array_equal(one, two).item<bool>()) << rows;
     EXPECT_TRUE(mx::array_equal(two, again).item<bool>()) << rows;
     EXPECT_TRUE(mx::array_equal(one, five).item<bool>()) << rows;
+  }
+}
+
+// Of every format and instruction set, also where a piece of a prompt would be rounded.
+TEST(Quantized, ARowAloneHasTheBitsThatItHasAmongOthers) {
+  const RestoreIsa restore;
+  const OneOrder order;
+  for (const auto& w : weights(48, 2304)) {
+    const auto x = noise({150, 2304}, 1);
+    for (const Isa set : isas()) {
+      set_isa(set);
+      const auto all = quantized_linear(x, w, Activations::bf16);
+      mx::eval(all);
+      for (const auto& [first, last] : {std::pair{0, 1}, {1, 4}, {4, 12}, {12, 70}, {149, 150}}) {
+        const auto rows = [&, from = first, to = last](const array& a) {
+          return mx::contiguous(mx::slice(a, {from, 0}, {to, a.shape(1)}));
+        };
+        ASSERT_TRUE(mx::array_equal(quantized_linear(rows(x), w), rows(all)).item<bool>())
+            << name(set) << " " << test::describe(w) << " rows " << first << " to " << last;
+      }
+    }
   }
 }
 
