@@ -54,6 +54,12 @@ struct Words {
   }
 };
 
+// As many rows together as a rollout has, which is what was planned.
+GrpoConfig as_a_rollout(GrpoConfig c) {
+  if (c.rows_at_once == 0) c.rows_at_once = c.prompts * c.group_size;
+  return c;
+}
+
 // The model as the reference for a scope.
 class AsReference {
  public:
@@ -205,30 +211,16 @@ struct Grpo::Impl {
     double longest = 0;
   };
 
-  // Row i draws with seed + i, however many are written together.
-  std::vector<Generation> generated(const std::vector<std::vector<int>>& texts, uint64_t seed) {
-    auto options = generation(config, tokenizer, false);
-    const size_t most =
-        config.rows_at_once > 0 ? static_cast<size_t>(config.rows_at_once) : texts.size();
-    std::vector<Generation> out;
-    while (out.size() < texts.size()) {
-      const auto from = texts.begin() + static_cast<std::ptrdiff_t>(out.size());
-      const auto n = static_cast<std::ptrdiff_t>(std::min(most, texts.size() - out.size()));
-      options.sampling.seed = seed + out.size();
-      for (auto& g : generate_batch(model, {from, from + n}, options, &tokenizer))
-        out.push_back(std::move(g));
-    }
-    return out;
-  }
-
   std::vector<Group> sampled(size_t count, uint64_t seed, Tally& tally) {
     std::vector<std::vector<int>> texts;
     std::vector<size_t> which;
     for (size_t i = 0; i < count; ++i) {
       which.push_back(prompts.drawn(drawn++, config.seed));
-      for (int g = 0; g < config.group_size; ++g) texts.push_back(prompts.ids[which.back()]);
+      texts.push_back(prompts.ids[which.back()]);
     }
-    const auto written = generated(texts, seed);
+    auto options = generation(config, tokenizer, false);
+    options.sampling.seed = seed;
+    const auto written = write(model, texts, config.group_size, config, options, tokenizer);
     std::vector<Completion> completions;
     const auto each = static_cast<size_t>(config.group_size);
     for (size_t i = 0; i < written.size(); ++i)
@@ -249,7 +241,7 @@ struct Grpo::Impl {
       tally.longest = std::max<double>(tally.longest, c.tokens);
       for (const float p : written[i].logprobs) tally.logprobs.add(static_cast<double>(p));
       Row row;
-      row.ids.assign(texts[i].begin(), texts[i].end());
+      row.ids.assign(texts[i / each].begin(), texts[i / each].end());
       row.prompt = static_cast<int>(row.ids.size());
       row.ids.insert(row.ids.end(), written[i].tokens.begin(), written[i].tokens.end());
       row.learned = c.ended || !config.mask_truncated;
@@ -433,8 +425,9 @@ const RolloutStats& Grpo::stats() const {
 Score greedy_score(const LanguageModel& model, const data::SampleTokenizer& tokenizer,
                    const data::SampleFile& samples, Reward& reward, const GrpoConfig& config) {
   const Prompts prompts(samples, tokenizer);
-  const auto written = generate_batch(
-      model, prompts.ids, generation(config, tokenizer.tokenizer(), true), &tokenizer.tokenizer());
+  const auto written =
+      write(model, prompts.ids, 1, as_a_rollout(config),
+            generation(config, tokenizer.tokenizer(), true), tokenizer.tokenizer());
   std::vector<Completion> completions;
   for (size_t i = 0; i < written.size(); ++i)
     completions.push_back(completion(prompts.file.samples[prompts.sample[i]], written[i]));

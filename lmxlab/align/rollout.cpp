@@ -44,6 +44,34 @@ Completion completion(const data::Sample& sample, const Generation& g) {
   return {&sample, g.text, static_cast<int>(g.tokens.size()), g.reason != StopReason::length};
 }
 
+Parts::Parts(const GrpoConfig& config, int of_a_prompt, size_t all) : each(of_a_prompt) {
+  const auto group = static_cast<size_t>(each), at_once = static_cast<size_t>(config.rows_at_once);
+  shared = at_once > 0 && at_once < group;
+  rows = at_once == 0 ? all : shared ? at_once : std::min(all, at_once / group * group);
+}
+
+std::vector<Generation> write(const LanguageModel& model,
+                              const std::vector<std::vector<int>>& prompts, int each,
+                              const GrpoConfig& config, GenerateOptions options,
+                              const data::Tokenizer& tokenizer) {
+  const auto group = static_cast<size_t>(each);
+  const size_t all = prompts.size() * group;
+  const Parts parts(config, each, all);
+  PromptCache read;
+  if (parts.shared) options.shared = &read;
+  const uint64_t seed = options.sampling.seed;
+  std::vector<Generation> out;
+  while (out.size() < all) {
+    const size_t first = out.size();
+    const size_t n = std::min(parts.rows, parts.shared ? group - first % group : all - first);
+    std::vector<std::vector<int>> texts;
+    for (size_t i = first; i < first + n; ++i) texts.push_back(prompts[i / group]);
+    options.sampling.seed = seed + first;
+    for (auto& g : generate_batch(model, texts, options, &tokenizer)) out.push_back(std::move(g));
+  }
+  return out;
+}
+
 data::Batch batch_of(const std::vector<const Row*>& rows, int width) {
   const auto w = static_cast<size_t>(width);
   std::vector<int32_t> inputs(rows.size() * w), targets(rows.size() * w);

@@ -33,6 +33,24 @@ struct Prompts {
 GenerateOptions generation(const GrpoConfig& config, const data::Tokenizer& tokenizer, bool greedy);
 Completion completion(const data::Sample& sample, const Generation& g);
 
+/// How the completions of prompts are written, `each` of a prompt: whole groups together, whose
+/// prompt is read once; where a group is more than may be written at once, parts of it, behind what
+/// was read for the first.
+struct Parts {
+  int each = 1;
+  size_t rows = 0;  // together, at most
+  bool shared = false;
+
+  /// @param all  completions
+  Parts(const GrpoConfig& config, int each, size_t all);
+};
+/// `each` completions of each prompt, one prompt's after another's. Row i draws with the seed of
+/// the options + i, however many are written together.
+std::vector<Generation> write(const LanguageModel& model,
+                              const std::vector<std::vector<int>>& prompts, int each,
+                              const GrpoConfig& config, GenerateOptions options,
+                              const data::Tokenizer& tokenizer);
+
 /// Rows as a batch, [B, width] and what is learned of it; `beside` is empty.
 data::Batch batch_of(const std::vector<const Row*>& rows, int width);
 /// Numbers of the completions' tokens as they stand in such a batch, 0 elsewhere: [B, width].

@@ -68,6 +68,10 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
   at_least("max_kv", o.max_kv, 0);
   if (o.reuse && prompts.size() != 1)
     problems.add("reuse: expected one prompt, got " + std::to_string(prompts.size()));
+  if (o.shared &&
+      std::any_of(prompts.begin(), prompts.end(), [&](const auto& p) { return p != prompts[0]; }))
+    problems.add("shared: expected rows of one prompt, got several prompts");
+  if (o.shared && o.reuse) problems.add("shared and reuse: expected one of them, got both");
   if (o.draft && prompts.size() != 1)
     problems.add("draft: expected one prompt, got " + std::to_string(prompts.size()));
   if (o.num_draft_tokens < 0 || o.num_draft_tokens > kMostDrafted)
@@ -217,6 +221,8 @@ struct TokenStream::Impl {
     std::optional<mx::array> padding;
     if (padded) padding = mx::array(pads.begin(), {rows}, mx::int32);
     const int known = take_over();
+    // What is kept for other rows ends before the token whose logits these draw from.
+    const int kept = options.shared ? longest - 1 : 0;
     if (known == 0)
       cache = model.make_cache(padding, {.kv_bits = kv_bits(), .max_kv = options.max_kv});
     cache.text_length = longest;
@@ -226,9 +232,10 @@ struct TokenStream::Impl {
         std::max<int64_t>(model.config().context, int64_t{longest} + core::kGrowth);
     cache.reserve(static_cast<int>(std::min(wanted, sensible)));
 
-    for (int from = known; from < longest; from += options.prefill_chunk) {
+    for (int from = known, to; from < longest; from = to) {
       if (options.stop.stop_requested()) return false;
-      const int to = std::min(longest, from + options.prefill_chunk);
+      if (from == kept && kept > 0) keep_prompt(kept);
+      to = std::min(from < kept ? kept : longest, from + options.prefill_chunk);
       const auto piece = columns_of(from, to);
       const kernels::WithActivations rounded(model.prompt_activations(int64_t{rows} * (to - from)));
       auto pass = model.make_pass(&cache);
@@ -263,11 +270,17 @@ struct TokenStream::Impl {
 
   int kv_bits() const { return options.kv_bits.value_or(model.kv_bits()); }
 
+  void keep_prompt(int tokens) {
+    const auto& prompt = prompts[0];
+    *options.shared = {{prompt.begin(), prompt.begin() + tokens}, cache, kv_bits()};
+  }
+
   // What the caller's cache has read of the prompt becomes ours: so many tokens, the last one of
   // the prompt never, since its logits are needed.
   int take_over() {
-    if (!options.reuse) return 0;
-    auto kept = std::exchange(*options.reuse, {});
+    auto* const given = options.reuse ? options.reuse : options.shared;
+    if (!given) return 0;
+    auto kept = std::exchange(*given, {});
     const auto& prompt = prompts[0];
     const auto most = std::min({kept.tokens.size(), prompt.size() - 1,
                                 static_cast<size_t>(std::max(kept.cache.length(), 0))});

@@ -43,9 +43,11 @@ struct GenerateOptions {
   PromptCache* reuse =
       nullptr;  // of one row: what it shares with the prompt is not read again, and
                 // it holds what was read in the end; emptied if that is broken off
-  DraftSource* draft = nullptr;  // of one row: speculative decoding (inference/speculative.h)
-  int num_draft_tokens = 0;      // at a time, at most; 0: as many as pay, which is measured
-  bool skip_special = true;      // leave special tokens out of `text`
+  PromptCache* shared = nullptr;  // of rows of one prompt: what was read of it but for its last
+                                  // token, kept as it is for more rows of it
+  DraftSource* draft = nullptr;   // of one row: speculative decoding (inference/speculative.h)
+  int num_draft_tokens = 0;       // at a time, at most; 0: as many as pay, which is measured
+  bool skip_special = true;       // leave special tokens out of `text`
   std::stop_token stop = {};  // a request ends it between two steps: canceled, what was made stays
 };
 

@@ -8,6 +8,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/models/adapters.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/training/checkpoint.h"
 #include "tests/support/error_of.h"
 #include "tests/support/temp_folder.h"
@@ -317,6 +318,35 @@ TEST(Grpo, RowsAtOnceAreNoMatter) {
   }
   EXPECT_TRUE(same_bits(ends[0], ends[1]));
   EXPECT_TRUE(same_bits(ends[0], ends[2]));
+}
+
+// QLoRA, experts, recurrent layers; groups in parts, whose prompt is read once.
+TEST(Grpo, RolloutsOfEveryKindOfModelAreWhatTrainingComputes) {
+  const std::vector<std::pair<const char*, int>> models{
+      {"llama-tiny", 4}, {"mixtral-tiny", 0},    {"mixtral-tiny", 4}, {"mamba2-tiny", 0},
+      {"rwkv-tiny", 0},  {"qwen3-next-tiny", 4}, {"lfm2-tiny", 0}};
+  for (const auto& [name, bits] : models) {
+    std::vector<std::vector<float>> ends;
+    for (const int rows : {0, 3}) {
+      auto c = config::preset(name);
+      c.vocab = letters().vocab_size();
+      LanguageModel model(c, 1);
+      if (bits)
+        quantize_model(model, {.bits = bits, .group_size = 32}), attach_adapter(model, {.rank = 4});
+      auto config = small();
+      config.temperature = 0.7, config.iterations = 2, config.rows_at_once = rows;
+      Training run(model, config, training(6, 8, 3e-3));
+      run.trainer->run();
+      double moved = 0;
+      for (const auto& s : run.steps) {
+        EXPECT_EQ(s.more.at("mismatch"), 0) << name << " of " << bits << " bits, step " << s.step;
+        moved += s.grad_norm;
+      }
+      EXPECT_GT(moved, 0) << name;
+      if (!bits) ends.push_back(weights(model));
+    }
+    EXPECT_TRUE(bits || same_bits(ends[0], ends[1])) << name;
+  }
 }
 
 class GrpoResumes : public testing::TestWithParam<int> {};

@@ -33,6 +33,36 @@ LanguageModel model_of(const char* change = "") {
   return LanguageModel(config, 4);
 }
 
+// More rows of a prompt than are written at once: it is read for the first of them.
+TEST(PromptCache, ServesMoreRowsOfAPrompt) {
+  for (const char* preset : {"llama-tiny", "mamba2-tiny"}) {
+    const LanguageModel model(config::preset(preset), 4);
+    const auto prompt = some_tokens(40, 1);
+    PromptCache read;
+    GenerateOptions o;
+    o.max_tokens = 12, o.prefill_chunk = 16;
+    std::vector<std::vector<int>> expected;
+    for (const auto& g : generate_batch(model, {5, prompt}, o)) expected.push_back(g.tokens);
+    o.shared = &read;
+    std::vector<std::vector<int>> got;
+    for (const size_t rows : {2, 1, 2}) {
+      const bool first = got.empty();
+      GenerateStats stats;
+      o.sampling.seed = got.size();
+      for (const auto& g : generate_batch(model, {rows, prompt}, o, nullptr, &stats))
+        got.push_back(g.tokens);
+      EXPECT_EQ(stats.reused_tokens, first ? 0 : 39) << preset;
+      EXPECT_EQ(read.tokens.size(), 39u);
+    }
+    EXPECT_EQ(got, expected) << preset;
+    const auto other = some_tokens(40, 2);
+    auto alone = o;
+    alone.shared = nullptr;
+    EXPECT_EQ(generate(model, other, o).tokens, generate(model, other, alone).tokens);
+    EXPECT_THROW(generate_batch(model, {prompt, other}, o), Error);
+  }
+}
+
 // States cannot go back: a prompt that goes on is not read again, another one is, from its start.
 TEST(PromptCache, StatesGoOnAndAreWrittenToFiles) {
   auto config = config::preset("llama-tiny", {.head_dim = 32});
