@@ -81,22 +81,21 @@ std::unique_ptr<RunMethod> grpo_method(LanguageModel& model, const Recipe& recip
   return std::make_unique<Method>(model, recipe, data);
 }
 
-RolloutSize rollout_size(const RunParts& parts, const Recipe& recipe) {
-  const auto config = grpo_config(recipe);
-  const Prompts prompts(*parts.data.questions, *parts.data.tokenize);
-  size_t longest = 1;
-  for (const auto& ids : prompts.ids) longest = std::max(longest, ids.size());
-  const int all = config.prompts * config.group_size;
-  return {config.rows_at_once > 0 ? std::min(config.rows_at_once, all) : all,
-          static_cast<int>(longest), config.max_completion_length};
-}
-
 TrainSubject grpo_subject(const RunParts& parts, const Recipe& recipe) {
   auto out = parts.subject;
   const auto config = grpo_config(recipe);
-  const auto size = rollout_size(parts, recipe);
+  const Prompts prompts(*parts.data.questions, *parts.data.tokenize);
+  int longest = 1;
+  for (const auto& ids : prompts.ids) longest = std::max(longest, static_cast<int>(ids.size()));
+  const auto all = static_cast<size_t>(config.prompts * config.group_size);
+  const Parts texts(config, config.group_size, all);
+  const int together = static_cast<int>(texts.rows);
+  out.writes = Writing{together, std::min(together, config.group_size), longest,
+                       config.max_completion_length, static_cast<float>(config.temperature)};
+  out.one_order = config.one_order;
+  out.keeps_first = config.beta != 0 && !recipe.adapter;
   constexpr int kWidths = 16;  // as Grpo's batches
-  const int width = (size.prompt + size.completion - 1 + kWidths - 1) / kWidths * kWidths;
+  const int width = (longest + config.max_completion_length - 1 + kWidths - 1) / kWidths * kWidths;
   out.objective = grpo_objective(config);
   out.batch = [width, reference = config.beta != 0](const RunConfig& run) {
     const auto zeros = [&](mx::Shape shape, mx::Dtype type) {

@@ -17,12 +17,8 @@ std::shared_ptr<Reward> recipe_reward(const Recipe& recipe);
 std::unique_ptr<RunMethod> grpo_method(LanguageModel& model, const Recipe& recipe,
                                        const RunData& data);
 
-/// What is planned of a step: batches as wide as the longest prompt and completion.
+/// What is planned: steps on batches as wide as the longest prompt and completion, and completions
+/// written between them. Makes tokens of all prompts.
 TrainSubject grpo_subject(const RunParts& parts, const Recipe& recipe);
-/// What writing the completions of a rollout takes beside the weights: rows, and tokens of each.
-struct RolloutSize {
-  int rows = 0, prompt = 0, completion = 0;
-};
-RolloutSize rollout_size(const RunParts& parts, const Recipe& recipe);
 
 }  // namespace lmxlab::align

@@ -1,3 +1,5 @@
+#include "lmxlab/align/grpo_run.h"
+#include "lmxlab/base/files.h"
 #include "lmxlab/base/text.h"
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/measure.h"
@@ -8,6 +10,7 @@
 #include "lmxlab/governor/measure.h"
 #include "lmxlab/plan/chips.h"
 #include "lmxlab/plan/closed.h"
+#include "lmxlab/training/run.h"
 
 #include <algorithm>
 
@@ -42,7 +45,9 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows) {
 class Fit : public Command {
   std::optional<std::string> model_, memory_, chip_;
   bool table_ = false;
-  std::string mode_ = "generate", dtype_;
+  std::optional<std::string> mode_;
+  std::string dtype_;
+  std::vector<std::string> set_;
   PackArguments pack_;
   StepArguments step_;
   int batch_ = 1;
@@ -51,11 +56,14 @@ class Fit : public Command {
   void declare(Options& o) override {
     o.argument(
         "MODEL", &model_,
-        "a model or run folder, a GGUF file, a preset or a folder of config.json alone; none: "
-        "what this machine can hold");
+        "a model or run folder, a GGUF file, a preset or a folder of config.json alone, or a "
+        "recipe (.toml), whose run is planned as `train` plans it; none: what this machine can "
+        "hold");
     o.flag("--table", &table_, "chips with one memory, and what they can hold");
     o.option("--mode", "MODE", &mode_, "what is planned")
-        .one_of({"generate", "train", "lora", "qlora"});
+        .one_of({"generate", "train", "lora", "qlora"})
+        .otherwise("generate; of a recipe, its run");
+    o.option("--set", "KEY=VALUE", &set_, "another value of a recipe's key, as in run.batch=16");
     o.option("--batch", "N", &batch_, "rows computed together").range(1, 1 << 20);
     o.option("--context", "N", &context_, "tokens of a row: of the prompt, or trained on")
         .range(1, 1 << 24)
@@ -89,9 +97,11 @@ class Fit : public Command {
     return {"this machine", machine_budget(), measured ? measure_rates().read : 0};
   }
 
+  std::string mode() const { return mode_.value_or("generate"); }
+
   plan::Settings settings(const config::Model& config) const {
     plan::Settings s;
-    s.mode = *enum_value<plan::Mode>(mode_);
+    s.mode = *enum_value<plan::Mode>(mode());
     s.batch = batch_, s.accumulate = step_.accumulate;
     const auto* learned = std::get_if<config::Learned>(&config.position);
     const bool generate = s.mode == plan::Mode::generate;
@@ -122,12 +132,15 @@ class Fit : public Command {
       throw Error(Kind::usage, "[fit] --table is of all chips: it goes without MODEL");
     if (!model_) {
       step_.expect_none("fit");
-      if (mode_ != "generate" || pack_.any() || !dtype_.empty())
+      if (mode() != "generate" || pack_.any() || !dtype_.empty())
         throw Error(Kind::usage,
                     "[fit] without MODEL every use is answered: --mode, --dtype, --bits and the "
                     "like need one");
       return table_ ? print_table(context) : print_largest(context);
     }
+    if (model_->ends_with(".toml")) return plan_recipe(context);
+    if (!set_.empty())
+      throw Error(Kind::usage, "[fit] --set changes a recipe, and " + *model_ + " is none");
     const auto place = find_model(*model_, context);
     Subject subject{read_config(place, context), weights_of(place), dtype_argument(dtype_)};
     subject.bits = pack_.bits;
@@ -144,6 +157,35 @@ class Fit : public Command {
         s.mode == plan::Mode::generate && m.bandwidth > 0
             ? plan::decode_bound(decode_bytes(subject.config, plan.parts), m.bandwidth) * s.batch
             : 0;
+    return show(context, plan, subject.config, bound, m.name);
+  }
+
+  // A run's own settings, batches and texts.
+  int plan_recipe(Context& context) {
+    step_.expect_none("fit");
+    if (mode_ || context_ || batch_ != 1 || pack_.any() || !dtype_.empty())
+      throw Error(Kind::usage,
+                  "[fit] a recipe says how it is run: --mode, --batch, --context, --dtype, --bits "
+                  "and the like do not go with it. Change its keys with --set.");
+    const auto recipe = read_recipe(read_file(*model_), *model_, set_);
+    auto parts = resolve_run(recipe);
+    if (recipe.objective.kind == ObjectiveKind::grpo)
+      parts.subject = align::grpo_subject(parts, recipe);
+    Subject subject{.config = parts.config,
+                    .training = {recipe.optimizer, recipe.schedule, recipe.run}};
+    subject.trains = parts.subject, subject.held = parts.data.bytes();
+    const auto s = training_settings(subject.training);
+    const auto m = machine(false);
+    auto plan = plan::make_plan(
+        s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },
+        parts.subject.load ? plan::Smaller() : smaller_presets(subject.config, s, m.budget));
+    offer_fewer_texts(plan, subject);
+    return show(context, plan, subject.config, 0, m.name);
+  }
+
+  int show(Context& context, const plan::Plan& plan, const config::Model& config, double bound,
+           const std::string& machine) const {
+    const auto& s = plan.settings;
     if (context.json) {
       auto advice = Json::array();
       for (const auto& a : plan.advice)
@@ -151,23 +193,22 @@ class Fit : public Command {
                                        {"options", Json(a.options)},
                                        {"cost", Json(a.cost)},
                                        {"peak_bytes", Json(a.peak)}}));
-      context.print_json(
-          Json::object({{"fits", Json(plan.fits())},
-                        {"mode", Json(mode_)},
-                        {"batch", Json(s.batch)},
-                        {"context", Json(s.context)},
-                        {"peak_bytes", Json(plan.parts.peak())},
-                        {"resident_bytes", Json(resident_bytes(subject.config, plan.parts))},
-                        {"parts", to_json(plan.parts)},
-                        {"budget_bytes", Json(m.budget.bytes)},
-                        {"budget", Json(m.budget.reason)},
-                        {"advice", advice},
-                        {"decode_tokens_per_s_bound", Json(bound)}}));
+      context.print_json(Json::object({{"fits", Json(plan.fits())},
+                                       {"mode", Json(enum_name(s.mode))},
+                                       {"batch", Json(s.batch)},
+                                       {"context", Json(s.context)},
+                                       {"peak_bytes", Json(plan.parts.peak())},
+                                       {"resident_bytes", Json(resident_bytes(config, plan.parts))},
+                                       {"parts", to_json(plan.parts)},
+                                       {"budget_bytes", Json(plan.budget.bytes)},
+                                       {"budget", Json(plan.budget.reason)},
+                                       {"advice", advice},
+                                       {"decode_tokens_per_s_bound", Json(bound)}}));
       return plan.fits() ? 0 : exit_code(Kind::resource);
     }
     context.print(plan::report(plan));
     if (bound > 0)
-      context.print("the memory of " + m.name + " allows " + rate_text(bound) + " tokens/s\n");
+      context.print("the memory of " + machine + " allows " + rate_text(bound) + " tokens/s\n");
     return plan.fits() ? 0 : exit_code(Kind::resource);
   }
 

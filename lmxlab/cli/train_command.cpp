@@ -14,7 +14,6 @@
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/thread_pool.h"
-#include "lmxlab/plan/closed.h"
 #include "lmxlab/training/run.h"
 
 #include <algorithm>
@@ -178,7 +177,6 @@ class Train : public Command {
       const auto change =
           govern_training(parts.config, training, parts.data.bytes(), govern, &plan,
                           rewarded ? align::grpo_subject(parts, recipe) : parts.subject);
-      if (rewarded) add_rollouts(plan, parts, recipe);
       recipe.optimizer = training.optimizer, recipe.run = training.run;
       if (!change.empty()) context.warn("--auto-fit: " + change);
       return planned_ = plan.parts.peak();
@@ -193,18 +191,6 @@ class Train : public Command {
       context.warn(text);
     };
     return hooks;
-  }
-
-  // Completions are written between the steps, beside weights and state.
-  static void add_rollouts(plan::Plan& plan, const RunParts& parts, const Recipe& recipe) {
-    const auto size = align::rollout_size(parts, recipe);
-    plan::Settings s;
-    s.batch = size.rows, s.context = size.prompt + size.completion;
-    const auto writing = plan::estimate(parts.config, s, 4);
-    const auto room = writing.kv_cache + writing.activations;
-    plan.parts.activations = std::max(plan.parts.activations, room - plan.parts.gradients);
-    plan::require_fit(plan, "writing " + std::to_string(size.rows) +
-                                " completions at a time (grpo.rows_at_once makes it fewer)");
   }
 
   std::string recipe_text() const {

@@ -15,28 +15,16 @@ bool clear(const plan::Parts& rough, const plan::Budget& budget) {
   return 1.5 * double(rough.peak()) + (64 << 20) < double(budget.bytes);
 }
 
-plan::Settings settings_of(const TrainOptions& o) {
-  plan::Settings s;
-  s.mode = plan::Mode::train;
-  s.batch = o.run.batch, s.context = o.run.context, s.accumulate = o.run.accumulate;
-  s.bf16 = o.run.dtype == ComputeType::bf16;
-  s.state_bits = o.optimizer.state_bits;
-  s.factored = o.optimizer.name == OptimizerName::adafactor;
-  s.average = o.optimizer.ema > 0;
-  s.checkpointing = o.run.gradient_checkpointing;
-  return s;
-}
-
 // Whether a run can be changed so.
 bool applies(const plan::Settings& from, const plan::Settings& to) {
-  return to.mode == from.mode && to.context == from.context && to.preset.empty() &&
+  return to != from && to.mode == from.mode && to.context == from.context && to.preset.empty() &&
          to.factored == from.factored;
 }
 
 void say(plan::Plan& plan, const GovernOptions& options) {
   if (!options.words) return;
   for (auto& a : plan.advice)
-    if (!a.options.empty() && a.settings.preset.empty())
+    if (!a.options.empty() && a.settings.preset.empty() && a.settings != plan.settings)
       a.options = options.words(plan.settings, a.settings);
 }
 
@@ -84,7 +72,7 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   set_memory_limits(options.budget, 0);  // weights change: nothing is wired
   Subject subject{.config = config, .training = training};
   subject.trains = trains, subject.held = data_bytes;
-  const auto settings = settings_of(training);
+  const auto settings = training_settings(training);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
   plan::Plan plan;
   try {
@@ -97,6 +85,7 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   }
   std::string change;
   if (!plan.fits()) {
+    offer_fewer_texts(plan, subject);
     const auto found = std::find_if(plan.advice.begin(), plan.advice.end(),
                                     [&](const auto& a) { return applies(settings, a.settings); });
     if (!options.auto_fit || found == plan.advice.end()) {

@@ -96,7 +96,8 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     std::optional<DraftModel> small;
     if (draft) small.emplace(*draft, model);
     if (subject.drafts) options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
-    const auto m = rehearse_generation(model, s.batch, s.context, options, subject.one_prompt);
+    const auto m =
+        rehearse_generation(model, s.batch, s.context, options, subject.one_prompt ? s.batch : 1);
     p.kv_cache = whole(m.cache_bytes);
     if (subject.drafts) peak = m.peak;  // a draft reads the prompt with the first of its texts
     if (small) p.kv_cache += whole(small->cache().bytes());
@@ -130,7 +131,17 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   const auto own = s.mode != plan::Mode::train ? with_adapters(subject, s)
                    : s.preset.empty()          ? subject.trains
                                                : TrainSubject{};
-  const auto m = rehearse_training(subject.config, training_of(subject, s), mx::int32, own);
+  std::function<size_t(const LanguageModel&)> between;
+  if (own.writes)
+    between = [w = *own.writes](const LanguageModel& model) {
+      GenerateOptions o;
+      o.sampling.temperature = w.temperature, o.sampling.top_p = 1;
+      o.max_tokens = w.completion;
+      o.kv_bits = 0, o.logprobs = 0, o.tempered_logprobs = true;
+      return rehearse_generation(model, w.rows, w.prompt, o, w.each).peak;
+    };
+  const auto m =
+      rehearse_training(subject.config, training_of(subject, s), mx::int32, own, between);
   plan::Parts p;
   p.mapped = whole(m.mapped);
   p.weights = whole(m.weights), p.optimizer = whole(m.optimizer), p.workspace = whole(m.workspace);
@@ -179,6 +190,33 @@ plan::Budget machine_budget(int64_t mapped, int64_t made) {
   return share;
 }
 
+plan::Settings training_settings(const TrainOptions& o) {
+  plan::Settings s;
+  s.mode = plan::Mode::train;
+  s.batch = o.run.batch, s.context = o.run.context, s.accumulate = o.run.accumulate;
+  s.bf16 = o.run.dtype == ComputeType::bf16;
+  s.state_bits = o.optimizer.state_bits;
+  s.factored = o.optimizer.name == OptimizerName::adafactor;
+  s.average = o.optimizer.ema > 0;
+  s.checkpointing = o.run.gradient_checkpointing;
+  return s;
+}
+
+void offer_fewer_texts(plan::Plan& plan, const Subject& subject) {
+  if (plan.fits() || !subject.trains.writes) return;
+  auto fewer = subject;
+  auto& w = *fewer.trains.writes;
+  while (w.rows > 1) {
+    w.rows = (w.rows + 1) / 2, w.each = std::min(w.each, w.rows);
+    const auto peak = measure(fewer, plan.settings).peak();
+    if (peak > plan.budget.bytes) continue;
+    plan.advice.insert(plan.advice.begin(), {"fewer completions at a time",
+                                             "grpo.rows_at_once=" + std::to_string(w.rows),
+                                             "rollouts take longer", plan.settings, peak});
+    return;
+  }
+}
+
 void evaluate_weights(LanguageModel& model) {
   const Enter enter(model.runtime());
   as_error([&] { mx::eval(core::values(core::collect(model.transformer()))); });
@@ -209,6 +247,11 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
 
 plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element) {
   auto p = plan::estimate(subject.config, settings, element);
+  if (const auto& w = subject.trains.writes; w && settings.mode != plan::Mode::generate) {
+    const plan::Settings texts{.batch = w->rows, .context = w->prompt + w->completion};
+    const auto writing = plan::estimate(subject.config, texts, element);
+    p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
+  }
   if (!subject.draft) return p;
   auto other = settings;
   other.bits.reset(), other.kv_bits.reset();

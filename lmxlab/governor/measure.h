@@ -45,6 +45,12 @@ struct Subject {
   std::filesystem::path draft_weights = {};
 };
 
+/// What a plan asks of a run's settings.
+plan::Settings training_settings(const TrainOptions& training);
+/// Where texts that a run writes are too many at a time for a plan that does not fit, a number that
+/// does becomes the first of its ways out.
+void offer_fewer_texts(plan::Plan& plan, const Subject& subject);
+
 /// New weights are made now, and not with the first result that needs them: plans count them whole.
 void evaluate_weights(LanguageModel& model);
 

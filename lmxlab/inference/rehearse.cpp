@@ -8,7 +8,7 @@
 namespace lmxlab {
 
 GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int length,
-                                     GenerateOptions options, bool one_prompt) {
+                                     GenerateOptions options, int each) {
   if (!kernels::rehearsing()) throw Error(Kind::internal, "[rehearse] outside a rehearsal");
   // Of a row: one by one, and one ahead. And until what grows with a text has grown: a plan of
   // thousands of tokens takes the first of them for all.
@@ -18,12 +18,13 @@ GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int l
   options.reuse = nullptr;
   std::vector<std::vector<int>> prompts(
       static_cast<size_t>(rows), std::vector<int>(static_cast<size_t>(std::max(1, length)), 0));
-  if (!one_prompt)  // their numbers, as far as there are digits
-    for (size_t r = 0; r < prompts.size(); ++r)
-      for (size_t i = 0, left = r; i < prompts[r].size() && left > 0; ++i) {
-        const auto vocab = static_cast<size_t>(model.config().vocab);
-        prompts[r][i] = static_cast<int>(left % vocab), left /= vocab;
-      }
+  // Their numbers, as far as there are digits.
+  for (size_t r = 0; r < prompts.size(); ++r)
+    for (size_t i = 0, left = r / static_cast<size_t>(each); i < prompts[r].size() && left > 0;
+         ++i) {
+      const auto vocab = static_cast<size_t>(model.config().vocab);
+      prompts[r][i] = static_cast<int>(left % vocab), left /= vocab;
+    }
   GenerationMemory out;
   // Where the number of drafted tokens is not fixed it will be each in turn: more are not always
   // more memory, since products of a few rows are made in other ways than those of many.

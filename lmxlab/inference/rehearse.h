@@ -14,10 +14,10 @@ struct GenerationMemory {
 
 /// Reads prompts of `length` tokens and makes a few tokens: afterwards memory does not change but
 /// for caches, whose room is taken at once.
-/// @param one_prompt  all rows have the same, which is read once
+/// @param each  rows of one prompt, which is read once
 /// @param model  made in this rehearsal, or evaluated before it.
 /// @throws Error(internal) outside a rehearsal; what TokenStream throws.
 GenerationMemory rehearse_generation(const LanguageModel& model, int rows, int length,
-                                     GenerateOptions options, bool one_prompt = false);
+                                     GenerateOptions options, int each = 1);
 
 }  // namespace lmxlab

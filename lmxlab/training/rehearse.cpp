@@ -2,6 +2,7 @@
 
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/training/step.h"
 
@@ -22,10 +23,12 @@ size_t bytes_of(const core::Arrays& all) {
 }  // namespace
 
 TrainingMemory rehearse_training(const config::Model& config, const TrainOptions& options,
-                                 mx::Dtype token, const TrainSubject& subject) {
+                                 mx::Dtype token, const TrainSubject& subject,
+                                 const std::function<size_t(const LanguageModel&)>& between) {
   const size_t before = subject.before ? subject.before(options.run) : 0;
   std::optional<LanguageModel> loaded;
   if (subject.load) loaded = subject.load();  // mapped weights are read, not made
+  const kernels::OneOrder order(subject.one_order);
   const kernels::Rehearsal rehearsal;
   auto model = loaded ? std::move(*loaded) : LanguageModel(config, options.run.seed);
   loaded.reset();
@@ -35,6 +38,8 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
   if (subject.objective) how.objective = subject.objective;
   TrainStep step(model.transformer(), options.optimizer, how);
   mx::eval(core::values(core::collect(model.transformer())));
+  core::Arrays first;
+  if (subject.keeps_first) first = core::values(core::collect(model.transformer()));
   auto state = step.initial(options.run.seed);
   core::Arrays all = state.params;
   all.insert(all.end(), state.optimizer.begin(), state.optimizer.end());
@@ -74,6 +79,13 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
   out.peak = std::max(kernels::peak_bytes(), before - std::min(before, out.mapped));
   out.workspace = rehearsal.workspace_at_peak();
   out.largest_op = rehearsal.largest_op();
+  if (!between) return out;
+  const auto entries = core::collect_trainable(model.transformer());
+  for (size_t i = 0; i < entries.size(); ++i) entries[i].param->value = state.params[i];
+  const auto peak = between(model);
+  if (peak <= out.peak) return out;
+  out.peak = peak, out.gradients = 0;
+  out.workspace = rehearsal.workspace_at_peak(), out.largest_op = rehearsal.largest_op();
   return out;
 }
 

@@ -11,9 +11,17 @@ struct TrainingMemory {
   size_t peak = 0;
   size_t weights = 0, optimizer = 0;  // held all the time, weights that are mapped left out
   size_t mapped = 0;
-  size_t gradients = 0;   // of the trained weights
+  size_t gradients = 0;   // of the trained weights; 0 where the peak is not a step's
   size_t workspace = 0;   // of a single kernel, at the peak
   size_t largest_op = 0;  // see Rehearsal
+};
+
+/// Texts that a run writes between its steps, beside weights and state (GRPO's rollouts).
+struct Writing {
+  int rows = 0;                    // together
+  int each = 1;                    // rows of one prompt, which is read once
+  int prompt = 0, completion = 0;  // tokens, at most
+  float temperature = 1;
 };
 
 /// What a run trains, where that is not a new model on windows of tokens. All may be empty.
@@ -24,11 +32,16 @@ struct TrainSubject {
   std::shared_ptr<const Objective> objective = {};          // none: that of the options
   /// Bytes of what is done and over before the first step.
   std::function<size_t(const RunConfig&)> before = {};
+  std::optional<Writing> writes = {};                       // between the steps
+  bool one_order = false;    // of sums, in steps and texts (kernels/one_order.h)
+  bool keeps_first = false;  // weights as the run begins, as a reference
 };
 
 /// The first steps of a Trainer, rehearsed with tokens of `token` type; a model of its own.
+/// @param between  what is done with the model between steps: gives its peak, of all that is held
 /// @throws Error(unsupported) where no rehearsal can be, Error(usage) as Trainer.
 TrainingMemory rehearse_training(const config::Model& config, const TrainOptions& options,
-                                 mx::Dtype token = mx::int32, const TrainSubject& subject = {});
+                                 mx::Dtype token = mx::int32, const TrainSubject& subject = {},
+                                 const std::function<size_t(const LanguageModel&)>& between = {});
 
 }  // namespace lmxlab

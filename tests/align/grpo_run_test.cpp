@@ -107,13 +107,17 @@ TEST_F(GrpoRun, ResumesBitForBit) {
 TEST_F(GrpoRun, PlansAreOfItsBatches) {
   const auto r = recipe("plan");
   const auto parts = resolve_run(r);
-  const auto size = rollout_size(parts, r);
-  EXPECT_EQ(size.rows, 32);
-  EXPECT_EQ(size.completion, 2);
-  const auto batch = grpo_subject(parts, r).batch(r.run);
+  const auto subject = grpo_subject(parts, r);
+  EXPECT_EQ(subject.writes->rows, 32);
+  EXPECT_EQ(subject.writes->each, 8);
+  EXPECT_EQ(subject.writes->completion, 2);
+  const auto parted = grpo_subject(parts, recipe("parted", {"grpo.rows_at_once=3"}));
+  EXPECT_EQ(parted.writes->rows, 3);
+  EXPECT_EQ(parted.writes->each, 3);
+  const auto batch = subject.batch(r.run);
   EXPECT_EQ(batch.inputs.shape(0), 16);
   EXPECT_EQ(batch.inputs.shape(1), 16);
-  EXPECT_GT(rehearse_training(parts.config, {.run = r.run}, mx::int32, grpo_subject(parts, r)).peak,
+  EXPECT_GT(rehearse_training(parts.config, {.run = r.run}, mx::int32, subject).peak,
             size_t{100'000});
 }
 

@@ -43,7 +43,8 @@ TEST(RehearseGeneration, IsWhatItTakes) {
       const auto model = made(c);
       before = kernels::active_bytes();
       kernels::reset_peak();
-      rehearsed = rehearse_generation(model, c.rows, c.length, options, c.one_prompt).peak - before;
+      const int each = c.one_prompt ? c.rows : 1;
+      rehearsed = rehearse_generation(model, c.rows, c.length, options, each).peak - before;
     }
     const auto model = made(c);
     before = kernels::active_bytes();
