@@ -144,8 +144,8 @@ TEST(Trainer, DropoutIsOffInValidationAndFreshInEachStep) {
   EXPECT_NE(a, b) << "two steps used the same mask";
 }
 
-// Tied and untied heads, with bias, scale and softcap: the loss and its gradients are those of the logits;
-// a quantized head falls back to them.
+// Tied and untied heads, with bias, scale and softcap: the loss and its gradients are those of the
+// logits; a quantized head falls back to them.
 TEST(Loss, FromHiddenStatesEqualsThatFromLogits) {
   for (const bool tied : {true, false}) {
     for (const std::optional<float> cap : {std::optional<float>{}, std::optional(2.0f)}) {
