@@ -1,12 +1,15 @@
 // What sums in one order cost (kernels/one_order.h): decoding by rows of the batch, a prompt, and
 // a training step, without and with it; and an update of GRPO, where what is without computes the
-// log-probabilities of a rollout again.
+// log-probabilities of a rollout again. And what it saves that a group's prompt is read once.
 //
-// Arguments: [WIDTH [LAYERS [VOCABULARY]]] (256, 4, 4096).
+// Arguments: [WIDTH [LAYERS [VOCABULARY [KIND]]]] (256, 4, 4096, dense). KIND: dense; packed, of 4
+// bits with an adapter; experts, 2 of 8; recurrent, gated delta nets.
 #include "lmxlab/kernels/one_order.h"
 #include "lmxlab/align/grpo.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/inference/generate.h"
+#include "lmxlab/models/adapters.h"
+#include "lmxlab/models/quantize.h"
 #include "lmxlab/training/step.h"
 
 #include <mlx/mlx.h>
@@ -50,6 +53,16 @@ std::vector<std::vector<int>> prompts(int rows, int length, int vocab) {
   return out;
 }
 
+LanguageModel made(const config::Model& config, const std::string& kind) {
+  LanguageModel model(config, 1);
+  if (kind == "packed") {
+    quantize_model(model, {.bits = 4});
+    interleave_model(model);
+    attach_adapter(model, {.rank = 8});
+  }
+  return model;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -57,12 +70,17 @@ int main(int argc, char** argv) {
     return argc > i ? std::atoi(argv[i]) : otherwise;
   };
   const int dim = argument(1, 256), layers = argument(2, 4), vocab = argument(3, 4096);
+  const std::string kind = argc > 4 ? argv[4] : "dense";
   config::Model c{.dim = dim, .vocab = vocab, .context = 1024};
   config::Block block;
   block.mixer = config::Attention{.heads = dim / 32, .kv_heads = dim / 64, .head_dim = 32};
   block.ffn = config::Mlp{.hidden = 3 * dim};
+  if (kind == "experts") block.ffn = config::Moe{.experts = 8, .top_k = 2, .hidden = dim};
+  if (kind == "recurrent")
+    block.mixer = config::GatedDelta{
+        .heads = dim / 64, .key_heads = dim / 64, .key_dim = 64, .value_dim = 64};
   c.layers.assign(static_cast<size_t>(layers), block);
-  LanguageModel model(c, 1);
+  auto model = made(c, kind);
 
   for (const int rows : {1, 4, 8, 16, 64}) {
     for (const int length : {16, 256}) {
@@ -90,6 +108,13 @@ int main(int argc, char** argv) {
     const auto name = "step of " + std::to_string(rows) + " x " + std::to_string(length);
     compare(name.c_str(), [&] { step(state, {batch}, 1e-4f, 1); });
   }
+  for (const bool shared : {false, true}) {  // 8 prompts of 256, 8 times each
+    auto p = prompts(shared ? 8 : 64, 256, vocab);
+    for (size_t i = 0; shared && i < 56; ++i) p.push_back(p[i]);
+    compare(shared ? "64 rows of 8 prompts of 256, 16 tokens each"
+                   : "64 rows of 64 prompts of 256, 16 tokens each",
+            [&] { generate_batch(model, p, {.max_tokens = 16}); });
+  }
   data::SampleFile file{"bench", data::SampleKind::answer, {}};
   for (int i = 0; i < 64; ++i) {
     data::Sample sample;
@@ -100,7 +125,7 @@ int main(int argc, char** argv) {
   const data::SampleTokenizer tokenizer(data::Tokenizer::bytes());
   double seconds[2] = {0, 0};
   for (const bool on : {false, true}) {
-    LanguageModel policy(c, 1);
+    auto policy = made(c, kind);
     align::GrpoConfig config;
     config.max_completion_length = 64, config.one_order = on;
     config.drift_bound = 0;  // any other bits count

@@ -64,26 +64,17 @@ GrpoConfig as_a_rollout(GrpoConfig c) {
 class AsReference {
  public:
   AsReference(LanguageModel& model, const std::optional<core::Arrays>& frozen)
-      : model_(model), entries_(core::collect(model.transformer())) {
-    if (frozen) {
+      : entries_(core::collect(model.transformer())) {
+    if (frozen)
       lend_.emplace(entries_, *frozen);
-      return;
-    }
-    for (const auto& a : adapters_of(model))
-      if (a.on) on_.push_back(a.name);
-    use_adapters(model, {});
+    else
+      off_.emplace(model);
   }
-  ~AsReference() {
-    if (!lend_) use_adapters(model_, on_);
-  }
-  AsReference(const AsReference&) = delete;
-  AsReference& operator=(const AsReference&) = delete;
 
  private:
-  LanguageModel& model_;
   std::vector<core::Entry> entries_;
   std::optional<core::Lend> lend_ = {};
-  std::vector<std::string> on_;
+  std::optional<AdaptersOff> off_ = {};
 };
 
 class Spread {  // mean and standard deviation of a sum

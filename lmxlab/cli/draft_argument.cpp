@@ -1,5 +1,10 @@
 #include "lmxlab/cli/draft_argument.h"
 
+#include "lmxlab/base/files.h"
+#include "lmxlab/models/adapters.h"
+
+#include <algorithm>
+
 namespace lmxlab::cli {
 namespace {
 
@@ -25,12 +30,23 @@ void expect_same_tokens(const OpenModel& target, const OpenModel& draft, const s
     if (token(a, id) != token(b, id)) refuse("token " + std::to_string(id) + " is not the same");
 }
 
+// Whether the draft's weights are those that the model has below its adapters.
+bool is_base_of(const ModelPlace& draft, OpenModel& target) {
+  std::error_code ignored;
+  const auto real = [&](const fs::path& p) { return fs::weakly_canonical(p, ignored); };
+  const auto adapters = adapters_of(target.model);
+  return draft.adapter.empty() && draft.preset == target.place.preset &&
+         real(draft.path) == real(target.place.path) &&
+         std::any_of(adapters.begin(), adapters.end(), [](const auto& a) { return a.on; });
+}
+
 }  // namespace
 
 void DraftArgument::declare(Options& o) {
   o.option("--draft", "MODEL", &name,
            "drafts tokens that the model then reads together (speculative decoding): a smaller "
-           "model of the same vocabulary, or ngram, which finds them in the text so far; the text "
+           "model of the same vocabulary, a model's base beside its adapters, or ngram, which "
+           "finds them in the text so far; the text "
            "stays the same")
       .otherwise("none");
   o.option("--num-draft-tokens", "N", &tokens, "drafted at a time, whether it pays or not")
@@ -38,7 +54,7 @@ void DraftArgument::declare(Options& o) {
       .otherwise("as many as pay, which is measured");
 }
 
-void DraftArgument::open(const OpenModel& target, uint64_t seed, std::optional<DType> activations,
+void DraftArgument::open(OpenModel& target, uint64_t seed, std::optional<DType> activations,
                          const Context& context) {
   if (tokens && !name)
     throw Error(Kind::usage, "[draft] --num-draft-tokens needs --draft MODEL or --draft ngram");
@@ -47,7 +63,13 @@ void DraftArgument::open(const OpenModel& target, uint64_t seed, std::optional<D
     source_ = std::make_shared<PromptLookup>();
     return;
   }
-  model_ = std::make_shared<OpenModel>(open_model(*name, seed, std::nullopt, context));
+  auto place = find_model(*name, context);
+  if (is_base_of(place, target)) {
+    base_ = true;
+    source_ = std::make_shared<DraftModel>(target.model);
+    return;
+  }
+  model_ = std::make_shared<OpenModel>(open_model(std::move(place), seed, std::nullopt, context));
   if (activations) model_->model.set_activations(*activations);
   expect_same_tokens(target, *model_, *name);
   source_ = std::make_shared<DraftModel>(model_->model, target.model);

@@ -19,16 +19,19 @@ struct DraftArgument {
   /// Opens what was named, for this model.
   /// @throws Error(mismatch) for another vocabulary, Error(usage) for a number without a draft; as
   ///   open_model.
-  void open(const OpenModel& target, uint64_t seed, std::optional<DType> activations,
+  void open(OpenModel& target, uint64_t seed, std::optional<DType> activations,
             const Context& context);
   bool given() const { return name.has_value(); }
   /// Into the options of a generation.
   void set(GenerateOptions& options) const;
-  /// None of prompt lookup.
+  /// Whether it is the model itself without its adapters, whose weights are there.
+  bool is_base() const { return base_; }
+  /// None of prompt lookup, and of the base.
   OpenModel* model() const { return model_.get(); }
 
  private:
   std::shared_ptr<OpenModel> model_;
+  bool base_ = false;
   std::shared_ptr<DraftSource> source_;
 };
 

@@ -94,7 +94,7 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     auto options = generation_of(subject, s);
     Most lookup;
     std::optional<DraftModel> small;
-    if (draft) small.emplace(*draft, model);
+    if (draft || subject.base_drafts) small.emplace(draft ? *draft : model, model);
     if (subject.drafts) options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
     const auto m =
         rehearse_generation(model, s.batch, s.context, options, subject.one_prompt ? s.batch : 1);
@@ -252,6 +252,7 @@ plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int
     const auto writing = plan::estimate(subject.config, texts, element);
     p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
   }
+  if (subject.base_drafts) p.kv_cache *= 2;
   if (!subject.draft) return p;
   auto other = settings;
   other.bits.reset(), other.kv_bits.reset();

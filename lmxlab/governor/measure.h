@@ -41,6 +41,7 @@ struct Subject {
   /// none.
   bool drafts = false;
   int num_draft_tokens = 0;
+  bool base_drafts = false;  // the model without its adapters
   std::optional<config::Model> draft = {};
   std::filesystem::path draft_weights = {};
 };

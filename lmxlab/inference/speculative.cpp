@@ -5,6 +5,7 @@
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/start_step.h"
+#include "lmxlab/models/adapters.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -42,6 +43,16 @@ DraftModel::DraftModel(const LanguageModel& draft, const LanguageModel& target,
                                     ": expected the same. Take a smaller model of its family.");
 }
 
+DraftModel::DraftModel(LanguageModel& adapted, const std::optional<CacheOptions>& options)
+    : DraftModel(adapted, adapted, options) {
+  const auto adapters = adapters_of(adapted);
+  if (std::none_of(adapters.begin(), adapters.end(), [](const auto& a) { return a.on; }))
+    throw Error(Kind::usage,
+                "[speculative] the model has no adapter that is on: without one it drafts what it "
+                "says. Take a smaller model, or prompt lookup.");
+  adapted_ = &adapted;
+}
+
 void DraftModel::read(std::span<const int> tokens, std::optional<mx::array>* logits) {
   constexpr size_t kPiece = 512;
   for (size_t from = 0; from < tokens.size(); from += kPiece) {
@@ -72,6 +83,8 @@ std::vector<int> DraftModel::draft(const DraftRequest& r) {
   const int most = learned ? std::min(r.most, learned->length - length + 1) : r.most;
   if (most <= 0) return {};
   const Enter enter(model_.runtime());
+  std::optional<AdaptersOff> off;
+  if (adapted_) off.emplace(*adapted_);
   try {
     const auto common = std::mismatch(read_.begin(), read_.end(), r.text.begin(), r.text.end());
     // Of the text's last token the logits are needed.

@@ -59,6 +59,9 @@ class DraftModel : public DraftSource {
   /// @throws Error(mismatch) for models of different vocabularies.
   DraftModel(const LanguageModel& draft, const LanguageModel& target,
              const std::optional<CacheOptions>& options = {});
+  /// A model without its adapters drafts for itself with them: their weights are the same arrays.
+  /// @throws Error(usage) where no adapter is on: nothing would be cheaper or other.
+  explicit DraftModel(LanguageModel& adapted, const std::optional<CacheOptions>& options = {});
   std::vector<int> draft(const DraftRequest& request) override;
   const Cache& cache() const { return cache_; }
 
@@ -66,6 +69,7 @@ class DraftModel : public DraftSource {
   void read(std::span<const int> tokens, std::optional<mx::array>* logits);
 
   const LanguageModel& model_;
+  LanguageModel* adapted_ = nullptr;  // whose adapters are off while it drafts
   CacheOptions options_;
   Cache cache_;
   std::vector<int> read_;  // what it has seen

@@ -207,6 +207,15 @@ void use_adapters(LanguageModel& model, const std::vector<std::string>& names) {
       a.on = std::find(names.begin(), names.end(), a.name) != names.end();
 }
 
+AdaptersOff::AdaptersOff(LanguageModel& model) : model_(model) {
+  for (const auto& a : adapters_of(model))
+    if (a.on) on_.push_back(a.name);
+  use_adapters(model, {});
+}
+AdaptersOff::~AdaptersOff() {
+  use_adapters(model_, on_);
+}
+
 std::vector<AdapterInfo> adapters_of(LanguageModel& model) {
   std::vector<std::string> names;
   for (const auto& t : adaptable_layers(model))

@@ -63,6 +63,20 @@ void detach_adapter(LanguageModel& model, const std::string& name);
 /// Those named are on and the others off; none: the base as it was. Nothing is loaded or moved.
 void use_adapters(LanguageModel& model, const std::vector<std::string>& names);
 std::vector<AdapterInfo> adapters_of(LanguageModel& model);
+
+/// The base as it was, for a scope: those adapters that are on are off in it. What was asked for
+/// in it, lazily, is the base's.
+class AdaptersOff {
+ public:
+  explicit AdaptersOff(LanguageModel& model);
+  ~AdaptersOff();
+  AdaptersOff(const AdaptersOff&) = delete;
+  AdaptersOff& operator=(const AdaptersOff&) = delete;
+
+ private:
+  LanguageModel& model_;
+  std::vector<std::string> on_;
+};
 /// All parameters but those whose paths fit are frozen: last names or patterns, as targets.
 /// @throws Error(usage) for a pattern that fits none, or packed weights, which do not train.
 void train_only(LanguageModel& model, const std::vector<std::string>& patterns);

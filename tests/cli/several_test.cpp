@@ -40,7 +40,48 @@ TEST(GenerateDraft, GivesTheSameTextAndSaysWhatWasKept) {
   }
 }
 
+// The base drafts for itself with its adapters, and is there once.
+TEST(GenerateDraft, ABaseDraftsForItsAdapters) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "text.txt", std::string(3000, 'a') + "bc");
+  const auto train = [&](const std::string& preset, const std::string& out, Words more) {
+    Words words{
+        "train",       "--data", (folder / "text.txt").string(), "--quiet", "--steps", "2", "--set",
+        "run.batch=2", "--set",  "model.preset=" + preset,       "--out",   out};
+    words.insert(words.end(), more.begin(), more.end());
+    ASSERT_EQ(lmxlab_run(words).code, 0);
+  };
+  const auto base = (folder / "base").string(), adapter = (folder / "adapter").string();
+  train("llama-tiny", base, {"--set", "data.tokenizer=byte"});
+  train(base, adapter, {"--set", "adapter.rank=4", "--set", "optimizer.lr=0.1"});
+  const auto run = [&](const std::string& model, Words more) {
+    more.insert(more.end(), {"--tokens", "1,2,3,1,2,3,1,2"});
+    return json_of(lmxlab_run(generate(model, more)));
+  };
+  for (const char* temperature : {"0", "0.9"}) {
+    const Words how{"--temperature", temperature, "--adapter", adapter};
+    const Json plain = run(base, how);
+    if (std::string(temperature) == "0") {
+      EXPECT_NE(plain.at("tokens"), run(base, {"--temperature", "0"}).at("tokens"));
+    }
+    auto words = how;
+    words.insert(words.end(), {"--draft", base, "--num-draft-tokens", "3"});
+    const Json drafted = run(base, words);
+    EXPECT_EQ(drafted.at("tokens"), plain.at("tokens"));
+    EXPECT_GT(drafted.at("draft_tokens").as_integer(), 0);
+    const Json as_model =
+        run(adapter, {"--temperature", temperature, "--draft", base, "--num-draft-tokens", "3"});
+    EXPECT_EQ(as_model.at("tokens"), plain.at("tokens"));
+  }
+}
+
 TEST(GenerateDraft, RefusesWhatDoesNotFit) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "prompts.jsonl", "{\"tokens\": [1]}\n{\"tokens\": [2]}\n");
+  expect_error({"generate", "llama-tiny", "--prompts-file", (folder / "prompts.jsonl").string(),
+                "--draft", "ngram"},
+               2, "usage", {"--draft is for one prompt", "--prompts-file"});
+
   expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "gpt-10m"}, 5, "mismatch",
                {"vocabulary of 50257", "256"});
   expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "no-such"}, 3, "not_found",

@@ -1,7 +1,9 @@
 #include "lmxlab/inference/speculative.h"
 
 #include "lmxlab/core/runtime.h"
+#include "lmxlab/core/transformer.h"
 #include "lmxlab/inference/generate.h"
+#include "lmxlab/models/adapters.h"
 #include "lmxlab/models/quantize.h"
 #include "tests/inference/models.h"
 #include "tests/inference/samplings.h"
@@ -73,6 +75,41 @@ std::vector<testing_models::Named> families() {
     out.push_back({name, m});
   }
   return out;
+}
+
+// Adapters on in the model, off in the draft: one set of weights, the text of the model alone.
+TEST(Speculative, ABaseDraftsForItsAdapters) {
+  for (const char* name : {"llama-tiny", "mamba2-tiny"}) {
+    auto config = config::preset(name);
+    config.init_std = 0.2f;
+    LanguageModel model(config, 3);
+    EXPECT_THROW(DraftModel(model, CacheOptions{}), Error) << "there is no adapter";
+    attach_adapter(model, {.rank = 4}, "one", 1);
+    attach_adapter(model, {.rank = 2}, "off", 2);
+    use_adapters(model, {"one"});
+    {
+      const Enter enter(model.runtime());
+      for (auto& e : core::collect_trainable(model.transformer()))  // B is zero at first
+        e.param->value = mx::add(e.param->value, mx::array(0.02f));
+    }
+    DraftModel draft(model, CacheOptions{});
+    const auto prompt = prompt_of(9, config.vocab, 1);
+    for (const float temperature : {0.0f, 0.9f}) {
+      GenerateOptions options;
+      options.sampling.temperature = temperature, options.max_tokens = 40;
+      const auto plain = generate(model, prompt, options);
+      {
+        const AdaptersOff off(model);
+        EXPECT_NE(generate(model, prompt, options).tokens, plain.tokens) << name;
+      }
+      options.draft = &draft, options.num_draft_tokens = 3;
+      GenerateStats stats;
+      EXPECT_EQ(generate(model, prompt, options, nullptr, &stats).tokens, plain.tokens) << name;
+      EXPECT_GT(stats.accepted_tokens, 0) << name;
+      EXPECT_LT(stats.accepted_tokens, stats.draft_tokens) << name;
+    }
+    for (const auto& a : adapters_of(model)) EXPECT_EQ(a.on, a.name == "one");
+  }
 }
 
 void expect_plain_text(const std::string& name, const LanguageModel& model,
