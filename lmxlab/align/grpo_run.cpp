@@ -89,8 +89,7 @@ TrainSubject grpo_subject(const RunParts& parts, const Recipe& recipe) {
   for (const auto& ids : prompts.ids) longest = std::max(longest, static_cast<int>(ids.size()));
   const auto all = static_cast<size_t>(config.prompts * config.group_size);
   const Parts texts(config, config.group_size, all);
-  const int together = static_cast<int>(texts.rows);
-  out.writes = Writing{together, std::min(together, config.group_size), longest,
+  out.writes = Writing{static_cast<int>(texts.rows), config.group_size, longest,
                        config.max_completion_length, static_cast<float>(config.temperature)};
   out.one_order = config.one_order;
   out.keeps_first = config.beta != 0 && !recipe.adapter;

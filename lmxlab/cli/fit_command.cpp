@@ -5,6 +5,7 @@
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/step_arguments.h"
+#include "lmxlab/cli/train_recipe.h"
 #include "lmxlab/config/count.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/governor/measure.h"
@@ -167,7 +168,8 @@ class Fit : public Command {
       throw Error(Kind::usage,
                   "[fit] a recipe says how it is run: --mode, --batch, --context, --dtype, --bits "
                   "and the like do not go with it. Change its keys with --set.");
-    const auto recipe = read_recipe(read_file(*model_), *model_, set_);
+    auto recipe = read_recipe(read_file(*model_), *model_, set_);
+    make_local(recipe, context);
     auto parts = resolve_run(recipe);
     if (recipe.objective.kind == ObjectiveKind::grpo)
       parts.subject = align::grpo_subject(parts, recipe);

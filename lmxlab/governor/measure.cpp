@@ -138,7 +138,9 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
       o.sampling.temperature = w.temperature, o.sampling.top_p = 1;
       o.max_tokens = w.completion;
       o.kv_bits = 0, o.logprobs = 0, o.tempered_logprobs = true;
-      return rehearse_generation(model, w.rows, w.prompt, o, w.each).peak;
+      PromptCache read;  // of a group that is written in parts
+      if (w.each > w.rows) o.shared = &read;
+      return rehearse_generation(model, w.rows, w.prompt, o, std::min(w.each, w.rows)).peak;
     };
   const auto m =
       rehearse_training(subject.config, training_of(subject, s), mx::int32, own, between);
@@ -207,7 +209,7 @@ void offer_fewer_texts(plan::Plan& plan, const Subject& subject) {
   auto fewer = subject;
   auto& w = *fewer.trains.writes;
   while (w.rows > 1) {
-    w.rows = (w.rows + 1) / 2, w.each = std::min(w.each, w.rows);
+    w.rows = (w.rows + 1) / 2;
     const auto peak = measure(fewer, plan.settings).peak();
     if (peak > plan.budget.bytes) continue;
     plan.advice.insert(plan.advice.begin(), {"fewer completions at a time",

@@ -32,9 +32,9 @@ struct TrainSubject {
   std::shared_ptr<const Objective> objective = {};          // none: that of the options
   /// Bytes of what is done and over before the first step.
   std::function<size_t(const RunConfig&)> before = {};
-  std::optional<Writing> writes = {};                       // between the steps
-  bool one_order = false;    // of sums, in steps and texts (kernels/one_order.h)
-  bool keeps_first = false;  // weights as the run begins, as a reference
+  std::optional<Writing> writes = {};  // between the steps
+  bool one_order = false;              // of sums, in steps and texts (kernels/one_order.h)
+  bool keeps_first = false;            // weights as the run begins, as a reference
 };
 
 /// The first steps of a Trainer, rehearsed with tokens of `token` type; a model of its own.

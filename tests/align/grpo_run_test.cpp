@@ -113,7 +113,7 @@ TEST_F(GrpoRun, PlansAreOfItsBatches) {
   EXPECT_EQ(subject.writes->completion, 2);
   const auto parted = grpo_subject(parts, recipe("parted", {"grpo.rows_at_once=3"}));
   EXPECT_EQ(parted.writes->rows, 3);
-  EXPECT_EQ(parted.writes->each, 3);
+  EXPECT_EQ(parted.writes->each, 8);
   const auto batch = subject.batch(r.run);
   EXPECT_EQ(batch.inputs.shape(0), 16);
   EXPECT_EQ(batch.inputs.shape(1), 16);
