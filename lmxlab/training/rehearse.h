@@ -19,7 +19,7 @@ struct TrainingMemory {
 /// Texts that a run writes between its steps, beside weights and state (GRPO's rollouts).
 struct Writing {
   int rows = 0;                    // together
-  int each = 1;                    // rows of one prompt, which is read once
+  int each = 1;                    // of one prompt, which is read once; more than rows: in parts
   int prompt = 0, completion = 0;  // tokens, at most
   float temperature = 1;
 };
