@@ -77,5 +77,39 @@ TEST(Fit, PackingIsPlannedAsItIsGiven) {
   expect_error({"fit", "--group-size", "32"}, 2, "usage", {"need one"});
 }
 
+// Steps, and for GRPO the texts that are written between them: what `train` says it will take.
+TEST(Fit, ARecipeIsPlannedAsItsRun) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "questions.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n");
+  write_file_atomic(folder / "grpo.toml", R"([model]
+preset = "llama-tiny"
+[data]
+tokenizer = "byte"
+file = ")" + (folder / "questions.jsonl").string() +
+                                              R"("
+validation = 0
+[objective]
+kind = "grpo"
+[grpo]
+prompts = 1
+group_size = 8
+max_completion_length = 8
+[[rewards]]
+reward = "exact"
+[run]
+batch = 8
+steps = 1
+)");
+  const auto recipe = (folder / "grpo.toml").string();
+  const auto run =
+      lmxlab_run({"train", recipe, "--json", "--quiet", "--out", (folder / "run").string()});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const auto planned = json_of(run).at("planned_bytes").as_integer();
+  EXPECT_EQ(fit({recipe}).at("peak_bytes").as_integer(), planned);
+  EXPECT_GT(fit({recipe, "--set", "grpo.group_size=64"}).at("peak_bytes").as_integer(), planned);
+  expect_error({"fit", recipe, "--mode", "train"}, 2, "usage", {"a recipe says how it is run"});
+  expect_error({"fit", "llama-tiny", "--set", "run.batch=1"}, 2, "usage", {"--set", "llama-tiny"});
+}
+
 }  // namespace
 }  // namespace lmxlab::test
