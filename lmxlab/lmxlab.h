@@ -45,6 +45,7 @@
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/inference/generation_config.h"
 #include "lmxlab/inference/prompt_cache.h"
+#include "lmxlab/inference/reward_model.h"
 #include "lmxlab/inference/sampler.h"
 #include "lmxlab/inference/samples.h"
 #include "lmxlab/inference/speculative.h"

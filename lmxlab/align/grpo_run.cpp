@@ -2,6 +2,10 @@
 
 #include "lmxlab/align/policy.h"
 #include "lmxlab/align/rollout.h"
+#include "lmxlab/base/files.h"
+#include "lmxlab/inference/reward_model.h"
+#include "lmxlab/models/adapters.h"
+#include "lmxlab/plan/closed.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -69,11 +73,41 @@ GrpoConfig grpo_config(const Recipe& recipe) {
   return from_json<GrpoConfig>(recipe.grpo, "[recipe] grpo", Kind::usage);
 }
 
-std::shared_ptr<Reward> recipe_reward(const Recipe& recipe) {
+std::vector<RewardConfig> reward_configs(const Recipe& recipe) {
   std::vector<RewardConfig> all;
   for (const auto& r : recipe.rewards.as_array())
     all.push_back(from_json<RewardConfig>(r, "[recipe] rewards", Kind::usage));
-  return make_reward(all);
+  return all;
+}
+
+std::shared_ptr<Reward> recipe_reward(const Recipe& recipe) {
+  return make_reward(reward_configs(recipe));
+}
+
+JudgeMemory judge_memory(const RunParts& parts, const Recipe& recipe) {
+  JudgeMemory out;
+  const auto policy = recipe.adapter ? trained_weights(recipe.model) : std::nullopt;
+  for (const auto& r : reward_configs(recipe)) {
+    const auto* judge = std::get_if<Judge>(&r.reward);
+    if (!judge || judge->model.empty()) continue;
+    const fs::path folder(judge->model);
+    const auto model = load_with_adapter(folder);  // maps it, no more
+    out.mapped += model.parameter_bytes();
+    std::error_code ignored;
+    if (policy && fs::exists(folder / "adapter_config.json", ignored))
+      if (const auto base = base_of_adapter(folder); fs::equivalent(base, *policy, ignored))
+        out.mapped -= LanguageModel::load(base).parameter_bytes();
+    size_t prompt = 1;
+    for (const auto& ids : Prompts(*parts.data.questions, *parts.data.tokenize).ids)
+      prompt = std::max(prompt, ids.size());
+    const auto config = grpo_config(recipe);
+    plan::Settings s;
+    s.context = static_cast<int>(prompt) + config.max_completion_length;
+    s.batch = std::clamp(kScoredPositions / s.context, 1, config.prompts * config.group_size);
+    const auto pass = plan::estimate(model.config(), s, 4);
+    out.reading = std::max(out.reading, pass.kv_cache + pass.activations);
+  }
+  return out;
 }
 
 std::unique_ptr<RunMethod> grpo_method(LanguageModel& model, const Recipe& recipe,

@@ -234,6 +234,9 @@ std::shared_ptr<Reward> make(const Length& o) {
 std::shared_ptr<Reward> make(const Program& o) {
   return external_reward(o);
 }
+std::shared_ptr<Reward> make(const Judge& o) {
+  return model_reward(o);
+}
 
 }  // namespace
 

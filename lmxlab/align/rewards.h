@@ -101,13 +101,23 @@ struct Program {
   }
 };
 
+/// What a reward model makes of the question and the text, with its own template and tokenizer.
+struct Judge {
+  static constexpr const char* kind = "model";
+  std::string model = {};
+  template <class V>
+  void visit(V& v) {
+    v("model", model, "folder of a reward model, or of an adapter with its head");
+  }
+};
+
 /// One of a sum, as a table of a recipe has it.
 struct RewardConfig {
-  std::variant<ExactMatch, Pattern, Numeric, Length, Program> reward = ExactMatch{};
+  std::variant<ExactMatch, Pattern, Numeric, Length, Program, Judge> reward = ExactMatch{};
   double weight = 1;
   template <class V>
   void visit(V& v) {
-    v("reward", reward, "kind exact, regex, numeric, length or program");
+    v("reward", reward, "kind exact, regex, numeric, length, program or model");
     v("weight", weight, "in the sum");
   }
 };
@@ -122,5 +132,8 @@ std::shared_ptr<Reward> make_reward(const std::vector<RewardConfig>& configs);
 std::shared_ptr<Reward> weighted_sum(
     std::vector<std::pair<double, std::shared_ptr<Reward>>> rewards);
 std::shared_ptr<Reward> external_reward(const Program& program);
+/// Loads the model now: its weights stay mapped, or those of its base, which a policy that adapts
+/// the same base has mapped too. @throws as RewardModel::load
+std::shared_ptr<Reward> model_reward(const Judge& judge);
 
 }  // namespace lmxlab::align

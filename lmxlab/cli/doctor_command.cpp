@@ -333,6 +333,7 @@ class Doctor : public Command {
         model.emplace(new_model(std::move(place), uint64_t(seed_), DType::f32, context));
       else
         model.emplace(open_model(std::move(place), uint64_t(seed_), std::nullopt, context));
+      expect_tokens(model->model.config(), "doctor");
     }
     if (only.empty()) machine();
     if (model) properties(*model, only);

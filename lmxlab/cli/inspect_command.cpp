@@ -36,8 +36,8 @@ class DataInspect : public Command {
     o.argument(
          "RECIPE or FILE", &file_,
          "a recipe (.toml) or the folder of a run: the rows that it trains on; or samples as JSON "
-         "lines: text, prompt and completion, messages, pairs of chosen and rejected, or prompts "
-         "with an answer")
+         "lines: text, prompt and completion (and label), messages, pairs of chosen and rejected, "
+         "or prompts with an answer")
         .require();
     o.option("--rows", "N", &rows_, "rows of the recipe, or sequences of the file, that are shown")
         .range(0, 1 << 24);
@@ -50,7 +50,7 @@ class DataInspect : public Command {
     o.option("--var", "NAME=JSON", &variables_,
              "a variable of the template, as in enable_thinking=false");
     o.option("--kind", "KIND", &kind_, "what the lines are, if their keys do not say it")
-        .one_of({"auto", "text", "completion", "chat", "preference", "answer"});
+        .one_of({"auto", "text", "completion", "chat", "preference", "unpaired", "answer"});
     o.option("--context", "N", &context_, "tokens of a sequence and of a row, at most")
         .range(0, 1 << 24)
         .otherwise("any number");
@@ -151,10 +151,12 @@ class DataInspect : public Command {
     Json rows = Json::array();
     for (size_t i = 0; i < shown_count(made); ++i) {
       const auto& s = made.sequences[i];
-      rows.push_back(Json::object({{"line", Json(file.samples[s.sample].line)},
-                                   {"length", Json(s.ids.size())},
-                                   {"tokens", Json(Json::Array(s.ids.begin(), s.ids.end()))},
-                                   {"mask", Json(Json::Array(s.loss.begin(), s.loss.end()))}}));
+      Json row = Json::object({{"line", Json(file.samples[s.sample].line)},
+                               {"length", Json(s.ids.size())},
+                               {"tokens", Json(Json::Array(s.ids.begin(), s.ids.end()))},
+                               {"mask", Json(Json::Array(s.loss.begin(), s.loss.end()))}});
+      if (made.kind == data::SampleKind::unpaired) row["label"] = Json(s.value > 0);
+      rows.push_back(std::move(row));
     }
     Json out = Json::object({{"kind", Json(data::sample_kind_name(made.kind))},
                              {"samples", Json(c.samples)},
@@ -174,6 +176,11 @@ class DataInspect : public Command {
     context.print_json(out);
   }
 
+  static std::string label(data::SampleKind kind, const data::TokenSample& s) {
+    if (kind != data::SampleKind::unpaired) return "";
+    return s.value > 0 ? ", desirable" : ", undesirable";
+  }
+
   void print_text(const data::SampleFile& file, const data::TokenSamples& made,
                   const std::optional<data::Packing>& packing, const data::Tokenizer& tokenizer,
                   const Context& context) const {
@@ -185,7 +192,7 @@ class DataInspect : public Command {
       const auto& s = made.sequences[i];
       context.print(styled("1", "line " + std::to_string(file.samples[s.sample].line) + ": " +
                                     with_commas(int64_t(s.ids.size())) + " tokens, " +
-                                    with_commas(s.learned()) + " learned") +
+                                    with_commas(s.learned()) + " learned" + label(made.kind, s)) +
                     "\n" + token_text(tokenizer, s.ids, s.loss, colour) + "\n");
     }
     const auto& c = made.counts;

@@ -1,11 +1,25 @@
 #include "lmxlab/cli/several_argument.h"
 
 #include "lmxlab/cli/sampling_arguments.h"
+#include "lmxlab/governor/govern.h"
+#include "lmxlab/inference/reward_model.h"
 #include "lmxlab/inference/samples.h"
 
 #include <algorithm>
 
 namespace lmxlab::cli {
+
+namespace {
+
+void expect_same_tokens(const OpenModel& m, const OpenModel& judge) {
+  const int ours = m.model.config().vocab, theirs = judge.model.config().vocab;
+  if (ours != theirs)
+    throw Error(Kind::mismatch, "[generate] --judge: without tokenizers expected a vocabulary of " +
+                                    std::to_string(ours) + " tokens, got " +
+                                    std::to_string(theirs));
+}
+
+}  // namespace
 
 void SeveralArgument::declare(Options& o) {
   o.option("--n", "N", &n, "samples of a prompt, which is read once; sample i draws with seed + i")
@@ -15,8 +29,9 @@ void SeveralArgument::declare(Options& o) {
            "of N samples the one with the highest mean log-probability of a token")
       .range(1, 4096)
       .otherwise("none");
-  o.option("--judge", "MODEL", &judge,
-           "another model says how probable the samples of --best-of are")
+  o.option(
+       "--judge", "MODEL", &judge,
+       "another model says how probable the samples of --best-of are, or a reward model how good")
       .otherwise("the model itself");
   o.flag("--vote", &vote, "of --n samples the first that gives the answer which most of them give");
   o.option("--answer", "REGEX", &answer,
@@ -55,6 +70,7 @@ std::vector<double> SeveralArgument::judged(const OpenModel& m, std::span<const 
                                             const std::vector<Generation>& samples,
                                             const Context& context) {
   auto& j = *judge_;
+  if (j.model.config().score) return scored(m, prompt, samples);
   std::vector<int> ids(prompt.begin(), prompt.end());
   std::vector<std::vector<int>> texts;
   if (m.tokenizer && j.tokenizer) {
@@ -62,11 +78,7 @@ std::vector<double> SeveralArgument::judged(const OpenModel& m, std::span<const 
                                   {.special = true, .add_special = true});
     for (const auto& g : samples) texts.push_back(j.tokenizer->encode_ids(g.text));
   } else {
-    if (j.model.config().vocab != m.model.config().vocab)
-      throw Error(Kind::mismatch,
-                  "[generate] --judge: without tokenizers expected a vocabulary of " +
-                      std::to_string(m.model.config().vocab) + " tokens, got " +
-                      std::to_string(j.model.config().vocab));
+    expect_same_tokens(m, j);
     for (const auto& g : samples) texts.push_back(g.tokens);
   }
   size_t longest = 1;
@@ -75,6 +87,43 @@ std::vector<double> SeveralArgument::judged(const OpenModel& m, std::span<const 
   GenerateOptions options{.max_tokens = reading.max_tokens};
   reading.govern(j, 1, int(ids.size() + longest), options, context);
   return lmxlab::judge(j.model, ids, texts);
+}
+
+std::vector<double> SeveralArgument::scored(const OpenModel& m, std::span<const int> prompt,
+                                            const std::vector<Generation>& samples) {
+  auto& j = *judge_;
+  std::vector<std::vector<int>> texts;
+  if (m.tokenizer && j.tokenizer) {
+    const data::SampleTokenizer tokenize(*j.tokenizer);
+    const auto bos = m.tokenizer->bos_id();  // the judge has one of its own
+    const auto asked = prompt.subspan(bos && !prompt.empty() && prompt[0] == *bos ? 1 : 0);
+    data::Sample answer;
+    answer.kind = data::SampleKind::unpaired;
+    answer.prompt = Json(m.tokenizer->decode(asked));
+    std::vector<data::Sample> answers;
+    for (const auto& g : samples) {
+      answer.response = Json(g.text);
+      answers.push_back(answer);
+    }
+    texts = answer_ids(tokenize, answers);
+  } else {
+    expect_same_tokens(m, j);
+    for (const auto& g : samples) {
+      texts.emplace_back(prompt.begin(), prompt.end());
+      texts.back().insert(texts.back().end(), g.tokens.begin(), g.tokens.end());
+    }
+  }
+  size_t longest = 1;
+  for (const auto& t : texts) longest = std::max(longest, t.size());
+  Subject subject{j.model.config(), j.place.path};
+  subject.config.score = false;  // an adapter has its head beside the weights of its base
+  subject.pass = [&](const LanguageModel& model, const plan::Settings& s) {
+    score_pass(model, static_cast<int>(texts.size()), s.context);
+  };
+  govern_pass(subject, j.model.parameter_bytes(), 1, static_cast<int>(longest),
+              "scoring texts of " + std::to_string(longest) + " tokens",
+              {"shorter texts", "--max-tokens", "answers end earlier"}, {budget_beside(j, &m)});
+  return scores(j.model, texts);
 }
 
 Choice SeveralArgument::choose(const OpenModel& m, std::span<const int> prompt,

@@ -46,6 +46,9 @@ struct SeveralArgument {
   std::vector<double> judged(const OpenModel& m, std::span<const int> prompt,
                              const std::vector<Generation>& samples, const Context& context);
 
+  std::vector<double> scored(const OpenModel& m, std::span<const int> prompt,
+                             const std::vector<Generation>& samples);
+
   std::optional<OpenModel> judge_;
   AnswerFinder finder_;
 };

@@ -177,6 +177,7 @@ class Train : public Command {
       const auto change =
           govern_training(parts.config, training, parts.data.bytes(), govern, &plan,
                           rewarded ? align::grpo_subject(parts, recipe) : parts.subject);
+      if (rewarded) add_judges(plan, parts, recipe);
       recipe.optimizer = training.optimizer, recipe.run = training.run;
       if (!change.empty()) context.warn("--auto-fit: " + change);
       return planned_ = plan.parts.peak();
@@ -191,6 +192,16 @@ class Train : public Command {
       context.warn(text);
     };
     return hooks;
+  }
+
+  // Reward models read completions between the steps, beside weights and state.
+  static void add_judges(plan::Plan& plan, const RunParts& parts, const Recipe& recipe) {
+    const auto judges = align::judge_memory(parts, recipe);
+    if (judges.reading == 0) return;
+    auto& p = plan.parts;
+    p.weights += judges.mapped, p.mapped += judges.mapped;
+    p.activations = std::max(p.activations, judges.reading - p.gradients);
+    plan::require_fit(plan, "reading completions with a reward model");
   }
 
   std::string recipe_text() const {
@@ -348,9 +359,11 @@ class Train : public Command {
                                                       " on the held-out part"
                                                 : " in the last step"));
     std::string prompt = "\n";
+    bool scores = false;
     if (!context.json) {
       const auto m = open_model(folder, 0, std::nullopt, context);
-      if (m.tokenizer) {
+      scores = m.model.config().score;
+      if (m.tokenizer && !scores) {
         line("sample", "");
         context.print(
             std::string(trim(sample(m.model, *m.tokenizer, kSampleAtTheEnd, 1, context.stop))) +
@@ -369,8 +382,12 @@ class Train : public Command {
     line("folder", folder);
     if (fs::exists(result.out / "loss.svg", ignored))
       line("curve", (result.out / "loss.svg").string());
-    line("next", shell_word(context.program) + " generate " + shell_word(folder) + " --prompt " +
-                     (prompt == "ROMEO:" ? "\"ROMEO:\"" : shell_word(prompt)));
+    if (scores)
+      line("next", shell_word(context.program) + " generate MODEL --best-of 8 --judge " +
+                       shell_word(folder) + " --prompt TEXT");
+    else
+      line("next", shell_word(context.program) + " generate " + shell_word(folder) + " --prompt " +
+                       (prompt == "ROMEO:" ? "\"ROMEO:\"" : shell_word(prompt)));
     return 0;
   }
 };

@@ -317,7 +317,10 @@ Count count(const Model& m) {
     norm += Whole(norm_parameters(s.norm, 2 * m.dim)) + norm_parameters(s.norm, m.dim);
   }
   if (m.altup) embedding += Whole(2) * (m.altup->streams - 1) * m.dim * m.dim;
-  if (!m.tie_head) head = table + Whole(m.head_bias ? m.vocab : 0);
+  if (m.score)
+    head = m.dim;
+  else if (!m.tie_head)
+    head = table + Whole(m.head_bias ? m.vocab : 0);
   out.embedding = embedding.value, out.position = position.value, out.mixer = mixer.value;
   out.ffn = ffn.value, out.norm = norm.value, out.head = head.value;
   out.total = (embedding + position + mixer + ffn + norm + head).value;
@@ -326,7 +329,7 @@ Count count(const Model& m) {
 }
 
 double flops_per_token(const Model& m, int64_t length) {
-  double flops = 2 * double(m.dim) * m.vocab;
+  double flops = m.score ? 0 : 2 * double(m.dim) * m.vocab;
   for (const Block& b : m.layers) {
     flops += mixer_flops(b.mixer, m.dim, static_cast<double>(length)) + ffn_flops(b.ffn, m.dim);
     if (b.shortcut) flops += moe_flops(*b.shortcut, m.dim);

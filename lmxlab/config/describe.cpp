@@ -348,6 +348,7 @@ Phrases model_position(const Model& m) {
 }
 
 Phrases head_phrases(const Model& m) {
+  if (m.score) return {"one number: a reward model"};
   Phrases out{m.tie_head    ? "the embedding, transposed"
               : m.head_bias ? "its own weights and bias"
                             : "its own weights"};

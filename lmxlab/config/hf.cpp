@@ -81,6 +81,7 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
   // What the function of a model does not depend on.
   mine.family = theirs.family, mine.context = theirs.context, mine.dropout = theirs.dropout;
   mine.init_std = theirs.init_std;
+  mine.score = theirs.score;  // the class says it by its name
   for (size_t i = 0; i < mine.layers.size() && i < theirs.layers.size(); ++i) {
     auto* a = std::get_if<Moe>(&mine.layers[i].ffn);
     const auto* b = std::get_if<Moe>(&theirs.layers[i].ffn);
@@ -106,14 +107,17 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
       !close(to_json(mine.layers[0]), to_json(theirs.layers[0])))
     return std::nullopt;
   if (!close(to_json(mine), to_json(theirs))) return std::nullopt;
-  return Expressed{{c.model_type, c.architecture, c.family, zeros}, std::move(mine)};
+  mine.score = model.score;
+  return Expressed{
+      {c.model_type, model.score ? sequence_class(c) : c.architecture, c.family, zeros},
+      std::move(mine)};
 }
 /// By its family's class, or by another; rather by one that adds no zeros.
 std::optional<Expressed> expressed(const Model& m) {
   std::optional<Expressed> with_zeros;
   for (const bool own : {true, false}) {
     for (const auto& c : hf_classes()) {
-      if ((m.family == c.family) != own) continue;
+      if ((m.family == c.family) != own || (m.score && sequence_class(c).empty())) continue;
       auto found = expressed_by(c, m);
       if (found && !found->form.zero_biases) return found;
       if (found && !with_zeros) with_zeros = std::move(found);
@@ -146,6 +150,27 @@ Json form_keys(const Model& m, const HfForm& form) {
                        {"hidden_size", m.dim},
                        {"num_hidden_layers", m.layers.size()},
                        {"tie_word_embeddings", m.tie_head}});
+}
+
+constexpr std::string_view kSequence = "ForSequenceClassification";
+
+/// Whether config.json is of a model with a head of one number. @throws Error(unsupported) for
+/// more.
+bool has_score(const Json& config) {
+  const Json* names = config.find("architectures");
+  const bool any = names && names->is_array() && names->size() > 0;
+  const Json* first = any ? &names->as_array()[0] : nullptr;
+  if (!first || !first->is_string() || !first->as_string().ends_with(kSequence)) return false;
+  const Json* labels = config.find("id2label");
+  const Json* number = config.find("num_labels");
+  const int64_t n = labels && labels->is_object()    ? static_cast<int64_t>(labels->size())
+                    : number && number->is_integer() ? number->as_integer()
+                                                     : 2;  // transformers' default
+  if (n != 1)
+    throw Error(Kind::unsupported, "[hf] config.json: a " + first->as_string() +
+                                       " of one label is read, a reward model; this one has " +
+                                       std::to_string(n) + " (id2label)");
+  return true;
 }
 
 void believe(const Json& ours, Model& model) {
@@ -186,7 +211,9 @@ std::vector<std::string> hf_model_types() {
 
 HfForm hf_form(const Model& m) {
   const auto found = expressed(m);
-  return found ? found->form : HfForm{kOurs, "LmxlabForCausalLM", "", false};
+  return found ? found->form
+               : HfForm{kOurs, "Lmxlab" + std::string(m.score ? kSequence : "ForCausalLM"), "",
+                        false};
 }
 Model with_class_biases(const Model& m) {
   auto found = expressed(m);
@@ -202,6 +229,10 @@ Json to_hf(const Model& model, std::string_view dtype) {
   // The class's defaults are another model's.
   for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) out[id] = Json();
   out["torch_dtype"] = Json(dtype);
+  if (model.score) {  // one label, which transformers counts by its names
+    out["id2label"] = Json::object({{"0", "LABEL_0"}});
+    out["label2id"] = Json::object({{"LABEL_0", 0}});
+  }
   out[kOurs] = Json::object({{"version", kVersion}, {"config", to_json(model)}});
   return out;
 }
@@ -232,6 +263,8 @@ HfRead from_hf(const Json& whole, bool strict) {
     validate(out.model, Kind::bad_data);
     const HfForm form = out.form = hf_form(out.model);
     std::vector<std::string> differ;
+    if (config.contains("architectures") && has_score(config) != out.model.score)
+      differ.push_back("architectures (expected " + form.architecture + ")");
     if (form.model_type != type)
       differ.push_back("model_type (" + type + ", expected " + form.model_type + ")");
     const Json expected = form_keys(out.model, form);
@@ -258,7 +291,13 @@ HfRead from_hf(const Json& whole, bool strict) {
                 "[hf] config.json: a model of type lmxlab needs its \"lmxlab\" object");
   } else {
     out.model = read_class(config, *c, unread);
-    out.form = {c->model_type, c->architecture, c->family, false};
+    out.model.score = has_score(config);
+    out.form = {c->model_type, out.model.score ? sequence_class(*c) : c->architecture, c->family,
+                false};
+    if (out.form.architecture.empty())
+      throw Error(Kind::unsupported, "[hf] config.json: transformers has no " + type +
+                                         " model with a score, and neither have we");
+    std::erase(unread, "num_labels");
     validate(out.model, Kind::bad_data);
   }
   if (strict) {

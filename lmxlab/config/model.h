@@ -117,6 +117,9 @@ struct Model {
   std::vector<Block> layers = {};
   Norm final_norm = RmsNorm{};
   bool tie_head = true, head_bias = false;
+  /// A head of one number in the place of the tokens': a reward model, transformers'
+  /// ...ForSequenceClassification with one label. The head above is not there then.
+  bool score = false;
   float embed_scale = 1;
   std::optional<Norm> embed_norm = {};  // of the embeddings, before the first block (Bloom)
   std::optional<LayerInputs> layer_inputs = {};
@@ -137,6 +140,7 @@ struct Model {
     v("final_norm", final_norm, "rms, layer or custom");
     v("tie_head", tie_head, "the output head is the embedding, transposed");
     v("head_bias", head_bias, "bias of an untied head");
+    v("score", score, "a head of one number in the place of the tokens': a reward model");
     v("embed_scale", embed_scale, "embeddings are multiplied by it");
     v("embed_norm", embed_norm, "norm of the embeddings");
     v("layer_inputs", layer_inputs, "a vector a block and position, from a table of its own");

@@ -97,7 +97,16 @@ Transformer::Transformer(const config::Model& c, Init init)
         c.layers[static_cast<size_t>(i)],
         Build{c.dim, i, n, c.init_std, residual_std, init, &c, 0, lends, lends_values});
   }
-  if (!c.tie_head) lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
+  if (c.score)
+    put_score(init);
+  else if (!c.tie_head)
+    lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
+}
+
+void Transformer::put_score(Init init) {
+  config_.score = true;
+  lm_head.reset();
+  score.emplace(config_.dim, 1, false, config_.init_std, init);
 }
 
 std::vector<std::unique_ptr<LayerCache>> Transformer::make_caches(
@@ -234,6 +243,7 @@ mx::array Transformer::recomputed_block(const mx::array& x, Pass& pass) const {
 }
 
 mx::array Transformer::head(const mx::array& h) const {
+  if (score) return (*score)(h);
   auto logits = lm_head ? (*lm_head)(h) : embed_tokens.as_head(h);
   if (config_.logit_scale != 1) logits = kernels::scale(logits, config_.logit_scale);
   if (config_.logit_softcap) {
@@ -241,6 +251,19 @@ mx::array Transformer::head(const mx::array& h) const {
     logits = mx::multiply(mx::tanh(mx::divide(logits, cap)), cap);
   }
   return logits;
+}
+
+mx::array Transformer::scores(const mx::array& tokens, const mx::array& last, Pass& pass) const {
+  if (!score)
+    throw Error(Kind::usage,
+                "[model] expected a reward model, one with a head of one number; this one predicts "
+                "tokens. Train one with objective.kind = \"reward\".");
+  const int rows = tokens.shape(0), length = tokens.shape(1);
+  const auto h = mx::reshape(hidden(tokens, pass), {rows * length, config_.dim});
+  if (pass.tap) pass.tap("hidden", h);
+  const auto at = mx::add(mx::multiply(mx::arange(rows, mx::int32), mx::array(length)),
+                          mx::astype(last, mx::int32));
+  return mx::astype(mx::flatten((*score)(mx::take(h, at, 0))), mx::float32);
 }
 
 mx::array Transformer::operator()(const mx::array& tokens, Pass& pass) const {
@@ -254,7 +277,9 @@ mx::array Transformer::operator()(const mx::array& tokens, Pass& pass) const {
 std::vector<LayerWeight> weights_of(Transformer& model) {
   struct Finder : Visitor {
     std::vector<LayerWeight> out;
-    void linear(const std::string& path, Linear& l) override { out.push_back({path, &l.weight}); }
+    void linear(const std::string& path, Linear& l) override {
+      if (path != "score") out.push_back({path, &l.weight});
+    }
     void embedding(const std::string& path, Embedding& e) override {
       out.push_back({path, &e.weight, true});
     }

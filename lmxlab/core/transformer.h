@@ -20,8 +20,14 @@ class Transformer {
   mx::array operator()(const mx::array& tokens, Pass& pass) const;
   /// After the final norm, before the head. [B, L, D]
   mx::array hidden(const mx::array& tokens, Pass& pass) const;
-  /// [B, L, D] -> [B, L, V]
+  /// [B, L, D] -> [B, L, V], or [B, L, 1] of a reward model
   mx::array head(const mx::array& hidden) const;
+  /// What a reward model makes of each row's last token.
+  /// @param last  int [B]: where it stands; what comes behind is padding, which it does not see
+  /// @return  [B] float32.  @throws Error(usage) for a model without that head.
+  mx::array scores(const mx::array& tokens, const mx::array& last, Pass& pass) const;
+  /// Makes a reward model of a language model: its head for tokens goes.
+  void put_score(Init init);
 
   std::vector<std::unique_ptr<LayerCache>> make_caches(const CacheOptions& options = {}) const;
   const config::Model& config() const { return config_; }
@@ -33,6 +39,7 @@ class Transformer {
     v("model.embed_norm", embed_norm), v("model", layer_inputs), v("model", altup);
     v("model.shared_blocks", shared_blocks);
     v("model.layers", layers), v("model.norm", norm), v("lm_head", lm_head);
+    v("score", score);
   }
 
   Embedding embed_tokens;
@@ -44,6 +51,7 @@ class Transformer {
   std::vector<Block> layers;
   Norm norm;
   std::optional<Linear> lm_head;
+  std::optional<Linear> score;  // [1, D]
 
  private:
   // Blocks hand something to each other beside the stream, or there are several.

@@ -21,6 +21,11 @@ size_t common_prefix(std::string_view a, std::string_view b) {
 }
 constexpr std::string_view kSpace = " \t\r\n";
 
+// Whether a sample is judged as a whole, so that it is neither split nor shortened.
+bool judged(SampleKind kind) {
+  return kind == SampleKind::preference || kind == SampleKind::unpaired;
+}
+
 // A piece of text for a message, on one line.
 std::string quoted(std::string_view text) {
   constexpr size_t kMost = 40;
@@ -243,20 +248,20 @@ std::vector<TokenSample> SampleTokenizer::chat(const Sample& sample, const Json&
     std::set_difference(left.begin(), left.end(), text.turns.begin(), text.turns.end(),
                         std::back_inserter(others));
     if (!others.empty()) {
-      const bool pair = sample.kind == SampleKind::preference;
-      if (pair || options_.reformatted == Reformatted::refuse)
+      const bool whole = judged(sample.kind);
+      if (whole || options_.reformatted == Reformatted::refuse)
         throw Error(Kind::mismatch,
                     "[samples] message " + std::to_string(others.back() + 1) +
                         " (assistant): the template writes it otherwise once message " +
                         std::to_string(text.last + 1) + " follows" +
-                        (pair ? ", which a pair cannot have. End the pair with its first answer."
-                              : ". Allow the sample to be split, or use a template that keeps "
-                                "earlier turns as they are."));
+                        (whole ? ", which what is judged as a whole cannot have. End the "
+                                 "conversation with its first answer."
+                               : ". Allow the sample to be split, or use a template that keeps "
+                                 "earlier turns as they are."));
       split = true;
     }
     TokenSample tokens = marked(text);
-    if (!fits(tokens) && options_.overlong == Overlong::shorten &&
-        sample.kind != SampleKind::preference) {
+    if (!fits(tokens) && options_.overlong == Overlong::shorten && !judged(sample.kind)) {
       const auto begin = conversation.beginnings();
       for (size_t i = 1; i < begin.size() && begin[i] <= text.last && !fits(tokens); ++i) {
         Chat shorter = conversation.without(begin[0], begin[i]);
@@ -317,6 +322,7 @@ std::vector<TokenSample> SampleTokenizer::sequences(const Sample& sample,
       break;
     }
     case SampleKind::completion:
+    case SampleKind::unpaired:
     case SampleKind::chat:
       if (sample.is_chat())
         out = chat(sample, sample.prompt, sample.response, counts);
@@ -352,7 +358,8 @@ std::vector<TokenSample> SampleTokenizer::sequences(const Sample& sample,
       break;
     }
   }
-  for (const auto& s : out) {
+  for (auto& s : out) {
+    s.value = sample.kind == SampleKind::unpaired ? float(sample.desirable) : float(sample.margin);
     ++counts.sequences;
     counts.tokens += static_cast<int64_t>(s.ids.size());
     counts.loss_tokens += s.learned();

@@ -44,6 +44,7 @@ struct TokenSample {
   std::vector<int> ids;
   std::vector<uint8_t> loss;  // as long: 1, the token is learned
   size_t sample = 0;          // its place in SampleFile::samples
+  float value = 0;            // of a preference its margin; of an unpaired 1 if it is desirable
   std::optional<double> difficulty = {};
   int64_t learned() const;
 };
@@ -68,7 +69,8 @@ struct TokenSamples {
 ///   every turn of the assistant, what stands behind the text that opens it (a rendering of all
 ///   before it with add_generation_prompt), up to its end-of-turn token. What follows the last
 ///   turn of the assistant is left out.
-/// - completion and preference: of messages, the turns that are not the prompt's; of strings, the
+/// - completion, unpaired and preference: of messages, the turns that are not the prompt's; of
+/// strings, the
 ///   completion.
 /// - text and completion of strings: with the tokenizer's beginning of a text, and eos behind.
 /// A token that has bytes of both sides of a border is learned.

@@ -9,8 +9,8 @@
 namespace lmxlab::data {
 namespace {
 
-constexpr std::array kKinds{SampleKind::text, SampleKind::completion, SampleKind::chat,
-                            SampleKind::preference, SampleKind::answer};
+constexpr std::array kKinds{SampleKind::text,       SampleKind::completion, SampleKind::chat,
+                            SampleKind::preference, SampleKind::unpaired,   SampleKind::answer};
 
 const char* keys_of(SampleKind kind) {
   switch (kind) {
@@ -18,6 +18,7 @@ const char* keys_of(SampleKind kind) {
     case SampleKind::completion: return "\"prompt\" and \"completion\"";
     case SampleKind::chat: return "\"messages\"";
     case SampleKind::preference: return "\"chosen\" and \"rejected\" (and \"prompt\")";
+    case SampleKind::unpaired: return "\"prompt\", \"completion\" and \"label\"";
     case SampleKind::answer: return "\"prompt\" or \"messages\", and \"answer\"";
   }
   return "";
@@ -139,6 +140,8 @@ SampleKind kind_of(const Json& line) {
   if (has("chosen") && has("rejected")) return SampleKind::preference;
   const bool completion = has("prompt") && has("completion");
   if (has("answer") && has("prompt") && !completion) return SampleKind::answer;
+  const Json* label = completion ? line.find("label") : nullptr;
+  if (label && label->is_bool()) return SampleKind::unpaired;
   if (completion) return SampleKind::completion;
   if (has("messages")) {
     // An answer to check against stands where the assistant has not spoken yet.
@@ -210,6 +213,10 @@ void read_preference(const Json& line, Sample& s) {
   same_form(s.prompt, "prompt", s.response, "chosen");
   need_assistant(s.response, "chosen");
   need_assistant(s.rejected, "rejected");
+  if (const Json* margin = given(line, "margin")) {
+    if (!margin->is_number()) wrong("\"margin\"", "a number", *margin);
+    s.margin = margin->as_number();
+  }
 }
 
 Sample read_sample(const Json& line, SampleKind kind) {
@@ -222,10 +229,16 @@ Sample read_sample(const Json& line, SampleKind kind) {
       break;
     }
     case SampleKind::completion:
+    case SampleKind::unpaired:
       s.prompt = text_or_messages(need(line, kind, "prompt"), "\"prompt\"");
       s.response = text_or_messages(need(line, kind, "completion"), "\"completion\"");
       same_form(s.prompt, "prompt", s.response, "completion");
       need_assistant(s.response, "completion");
+      if (kind == SampleKind::unpaired) {
+        const Json& label = need(line, kind, "label");
+        if (!label.is_bool()) wrong("\"label\"", "true or false", label);
+        s.desirable = label.as_bool();
+      }
       break;
     case SampleKind::chat:
       s.response = messages(need(line, kind, "messages"), "\"messages\"");
@@ -265,6 +278,7 @@ std::string_view sample_kind_name(SampleKind kind) {
     case SampleKind::completion: return "completion";
     case SampleKind::chat: return "chat";
     case SampleKind::preference: return "preference";
+    case SampleKind::unpaired: return "unpaired";
     case SampleKind::answer: return "answer";
   }
   return "";

@@ -15,11 +15,13 @@ namespace lmxlab::data {
 /// completion  {"prompt", "completion"}: strings or lists of messages; the completion is learned
 /// chat        {"messages"}: what the assistant says is learned
 /// preference  {"prompt", "chosen", "rejected"}: strings or lists of messages. Without a prompt,
-///             what both lists of messages begin with is the prompt
+///             what both lists of messages begin with is the prompt. A "margin" says by how much
+///             the one is better
+/// unpaired    {"prompt", "completion", "label"}: a completion, and whether it is desirable
 /// answer      {"prompt" or "messages", "answer"}: a question and an answer to check against
 /// Lists of messages may come with "tools" and "chat_template_kwargs", for the template; any line
 /// with "difficulty", a number, for a curriculum.
-enum class SampleKind { text, completion, chat, preference, answer };
+enum class SampleKind { text, completion, chat, preference, unpaired, answer };
 std::string_view sample_kind_name(SampleKind kind);
 /// @throws Error(usage) naming the kinds there are.
 SampleKind sample_kind(std::string_view name);
@@ -29,12 +31,14 @@ SampleKind sample_kind(std::string_view name);
 struct Sample {
   SampleKind kind = SampleKind::text;
   size_t line = 0;  // of the file, from 1
-  Json prompt;      // of completion, preference and answer
+  Json prompt;      // of completion, preference, unpaired and answer
   Json response;    // the text, completion, chosen or, of a chat, all messages; null for answer
   Json rejected;
-  std::string answer;  // a number as it was written
-  Json tools;          // a list of JSON schemas, or null
-  Json variables;      // of the template: an object, or null
+  bool desirable = true;  // of unpaired
+  double margin = 0;      // of a preference
+  std::string answer;     // a number as it was written
+  Json tools;             // a list of JSON schemas, or null
+  Json variables;         // of the template: an object, or null
   std::optional<double> difficulty;
   bool is_chat() const { return prompt.is_array() || response.is_array(); }
 };

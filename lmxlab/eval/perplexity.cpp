@@ -24,6 +24,7 @@ struct Sizes {
 
 Sizes check(const LanguageModel& model, std::span<const int> tokens, const PerplexityOptions& o) {
   const auto& config = model.config();
+  expect_tokens(config, "perplexity");
   const auto* learned = std::get_if<config::Learned>(&config.position);
   Problems problems;
   const auto say = [&](const char* name, int value, const std::string& expected) {

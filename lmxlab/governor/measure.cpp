@@ -321,7 +321,7 @@ int64_t resident_bytes(const config::Model& model, const plan::Parts& parts) {
 
 int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
   const auto count = config::count(model);
-  const auto table = model.tie_head ? 0 : count.embedding;
+  const auto table = model.tie_head && !model.score ? 0 : count.embedding;
   const double packed = double(parts.weights) / double(std::max<int64_t>(1, count.total));
   return parts.weights - static_cast<int64_t>(packed * double(table)) + parts.kv_cache;
 }

@@ -116,6 +116,7 @@ void check(const LanguageModel& model, Prompts& prompts, const GenerateOptions& 
 struct TokenStream::Impl {
   Impl(const LanguageModel& m, Prompts p, GenerateOptions o, const data::Tokenizer* tokenizer)
       : model(m), options(std::move(o)), prompts(std::move(p)) {
+    expect_tokens(model.config(), "generate");
     check(model, prompts, options, tokenizer);
     const auto& config = model.config();
     std::vector<uint64_t> seeds;

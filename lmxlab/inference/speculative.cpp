@@ -35,6 +35,7 @@ std::vector<int> PromptLookup::draft(const DraftRequest& r) {
 DraftModel::DraftModel(const LanguageModel& draft, const LanguageModel& target,
                        const std::optional<CacheOptions>& options)
     : model_(draft), options_(options.value_or(CacheOptions{.kv_bits = draft.kv_bits()})) {
+  expect_tokens(draft.config(), "speculative");
   const int ours = draft.config().vocab, theirs = target.config().vocab;
   if (ours != theirs)
     throw Error(Kind::mismatch, "[speculative] the draft model has a vocabulary of " +

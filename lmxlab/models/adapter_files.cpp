@@ -27,6 +27,7 @@ constexpr const char* kConfig = "adapter_config.json";
 constexpr const char* kPeftFile = "adapter_model.safetensors";
 constexpr const char* kMlxFile = "adapters.safetensors";
 constexpr const char* kPeftRoot = "base_model.model.";
+constexpr const char* kScore = "score.weight";  // of a reward model
 
 std::string last_name(const std::string& path) {
   return path.substr(path.rfind('.') + 1);
@@ -78,7 +79,7 @@ std::map<std::string, Stored> stored(LanguageModel& model, const std::string& na
 }
 
 Json peft_config(const LowRanks& theirs, float scale, float dropout, const Json& targets, bool dora,
-                 bool turned) {
+                 bool turned, bool score) {
   // The most frequent rank is everybody's, others stand by themselves; alpha / rank is the scale.
   std::map<int, int> ranks;
   for (const auto& [path, low] : theirs) ++ranks[low.a.shape(0)];
@@ -92,7 +93,7 @@ Json peft_config(const LowRanks& theirs, float scale, float dropout, const Json&
     rank_pattern[path] = low.a.shape(0), alpha_pattern[path] = double(scale) * low.a.shape(0);
   }
   return Json::object({{"peft_type", "LORA"},
-                       {"task_type", "CAUSAL_LM"},
+                       {"task_type", score ? "SEQ_CLS" : "CAUSAL_LM"},
                        {"base_model_name_or_path", nullptr},
                        {"r", rank},
                        {"lora_alpha", own},
@@ -105,7 +106,7 @@ Json peft_config(const LowRanks& theirs, float scale, float dropout, const Json&
                        {"bias", "none"},
                        {"fan_in_fan_out", turned},
                        {"init_lora_weights", true},
-                       {"modules_to_save", nullptr},
+                       {"modules_to_save", score ? Json::array({Json("score")}) : Json()},
                        {"inference_mode", true}});
 }
 
@@ -201,9 +202,16 @@ void must_be_lora(const Json& config, const fs::path& file) {
     refuse("peft_type " + type->dump() + "; LORA is read.");
   if (const auto* bias = config.find("bias"); bias && !bias->is_null() && *bias != Json("none"))
     refuse("bias " + bias->dump() + ": trained biases are not read. Train with bias \"none\".");
-  for (const char* key : {"modules_to_save", "trainable_token_indices", "target_parameters"})
+  for (const char* key : {"trainable_token_indices", "target_parameters"})
     if (const auto* v = config.find(key); v && !v->is_null() && v->size() > 0)
       refuse(std::string(key) + ": whole weights beside an adapter are not read.");
+  const auto* whole = config.find("modules_to_save");
+  if (!whole || !whole->is_array()) return;
+  for (const auto& module : whole->as_array())  // PEFT names both of SEQ_CLS, whichever there is
+    if (module != Json("score") && module != Json("classifier"))
+      refuse("modules_to_save " + module.dump() +
+             ": of whole weights only a reward model's score "
+             "is read.");
 }
 
 }  // namespace
@@ -225,7 +233,10 @@ void save_adapter(LanguageModel& model, const std::string& name, const fs::path&
     if (!same) low.b = mx::multiply(low.b, mx::array(s.scale, low.b.dtype()));
     ours.emplace(path, std::move(low));
   }
-  const bool peft = format == AdapterFormat::peft;
+  const bool peft = format == AdapterFormat::peft, score = model.config().score;
+  if (score && !peft)
+    throw Error(Kind::unsupported,
+                "[adapter] mlx-lm's file has no place for a reward model's head: expected PEFT's");
   auto theirs = adapters_to_checkpoint(form, ours, model.config());
   if (!peft) theirs = of_one_rank(std::move(theirs));
   std::vector<std::string> paths;
@@ -245,8 +256,10 @@ void save_adapter(LanguageModel& model, const std::string& name, const fs::path&
   }
   auto config =
       peft ? peft_config(theirs, scale, one.dropout, names_of(paths, checkpoint_paths(model, form)),
-                         one.low.magnitude.has_value(), form.model_type == "gpt2")
+                         one.low.magnitude.has_value(), form.model_type == "gpt2", score)
            : mlx_config(theirs, scale, one.dropout, static_cast<int>(model.config().layers.size()));
+  if (score)
+    tensors.emplace(std::string(kPeftRoot) + kScore, model.transformer().score->weight.w.value);
   if (peft && !base.empty()) config["base_model_name_or_path"] = Json(base);
   fs::create_directories(folder);
   io::write_safetensors(folder / (peft ? kPeftFile : kMlxFile), tensors, {{"format", "pt"}});
@@ -272,7 +285,12 @@ AdapterInfo load_adapter(LanguageModel& model, const fs::path& folder, const std
   const io::SafeTensors tensors(folder / (peft ? kPeftFile : kMlxFile));
 
   std::map<std::string, std::map<Part::Which, mx::array>> parts;
+  std::optional<mx::array> score;
   for (const auto& tensor : tensors.names()) {
+    if (peft && tensor == std::string(kPeftRoot) + kScore) {
+      score = tensors.get(tensor);
+      continue;
+    }
     const auto part = part_of(tensor, peft);
     if (!part)
       throw Error(Kind::unsupported, "[adapter] " + (folder / kPeftFile).string() + ": " + tensor +
@@ -331,13 +349,35 @@ AdapterInfo load_adapter(LanguageModel& model, const fs::path& folder, const std
       found.emplace_back(it->second, std::move(adapter));
     }
   }
+  const int dim = model.config().dim;
+  if (score && score->shape() != mx::Shape{1, dim})
+    problems.push_back(std::string(kScore) + ": expected a head of one number, [1, " +
+                       std::to_string(dim) + "]");
   if (!problems.empty())
     throw Error(Kind::mismatch, "[adapter] " + folder.string() + " does not fit the model:\n  " +
                                     join(problems, "\n  "));
   if (found.empty()) bad(folder / (peft ? kPeftFile : kMlxFile), "no adapter is in it");
   for (auto& [layer, adapter] : found) add_adapter(*layer, std::move(adapter));
+  if (score) {
+    model.put_score(0);
+    model.transformer().score->weight.w.value = mx::contiguous(mx::astype(*score, mx::float32));
+  }
   freeze_base(model);
   return adapter_info(model, name);
+}
+
+LanguageModel load_with_adapter(const fs::path& folder) {
+  std::error_code ignored;
+  if (!fs::exists(folder / kConfig, ignored) || fs::exists(folder / "config.json", ignored))
+    return LanguageModel::load(folder);
+  const auto base = base_of_adapter(folder);
+  if (base.empty())
+    throw Error(Kind::not_found, "[adapter] " + folder.string() +
+                                     " names no base: expected base_model_name_or_path in its " +
+                                     kConfig);
+  auto model = LanguageModel::load(base);
+  load_adapter(model, folder);
+  return model;
 }
 
 }  // namespace lmxlab

@@ -93,7 +93,8 @@ void add_adapter(Linear& layer, Adapter adapter) {
 }
 void freeze_base(LanguageModel& model) {
   for (const auto& e : core::collect(model.transformer()))
-    if (e.path.find(".adapter.") == e.path.npos) e.param->trainable = false;
+    if (e.path.find(".adapter.") == e.path.npos && !e.path.starts_with("score."))
+      e.param->trainable = false;
 }
 void train_only(LanguageModel& model, const std::vector<std::string>& patterns) {
   const auto parameters = core::collect(model.transformer());

@@ -52,8 +52,9 @@ struct AdapterInfo {
   int64_t parameters = 0;
 };
 
-/// Adds an adapter to every target and freezes all else. A new one changes nothing: A is drawn as
-/// PEFT draws it, B is zero. Stacked experts and embeddings get none.
+/// Adds an adapter to every target and freezes all else but a reward model's head. A new one
+/// changes nothing: A is drawn as PEFT draws it, B is zero. Stacked experts and embeddings get
+/// none.
 /// @throws Error(usage) for options that make no sense, a name that is taken, a target that fits no
 ///   layer; the model is unchanged then.
 AdapterInfo attach_adapter(LanguageModel& model, const AdapterOptions& options,
@@ -102,18 +103,24 @@ void unmerge_adapter(LanguageModel& model, Merged merged);
 
 enum class AdapterFormat { peft, mlx };
 /// adapter_config.json and adapter_model.safetensors with the names of the model's transformers
-/// class; mlx-lm's adapters.safetensors has one rank, so that smaller ones are filled with zeros.
+/// class; of a reward model with its head (PEFT's SEQ_CLS with modules_to_save "score"); mlx-lm's
+/// adapters.safetensors has one rank, so that smaller ones are filled with zeros.
 /// @param base  what base_model_name_or_path names; empty: nothing
-/// @throws Error(unsupported) for DoRA of a part of one matrix, Error(resource)
+/// @throws Error(unsupported) for DoRA of a part of one matrix, or a head in mlx-lm's file;
+///   Error(resource)
 void save_adapter(LanguageModel& model, const std::string& name,
                   const std::filesystem::path& folder, AdapterFormat format = AdapterFormat::peft,
                   const std::string& base = "");
 /// base_model_name_or_path of an adapter's folder; empty if it names none.
 std::string base_of_adapter(const std::filesystem::path& folder);
-/// Either format, known by its config; attached and switched on.
+/// Either format, known by its config; attached and switched on. One with a head of one number
+/// makes a reward model of the model.
 /// @throws Error(not_found), Error(bad_data), Error(mismatch) with every tensor that does not fit,
 ///   Error(unsupported) for other kinds of adapters; the model is unchanged then.
 AdapterInfo load_adapter(LanguageModel& model, const std::filesystem::path& folder,
                          const std::string& name = "default");
+/// A model folder or GGUF file, or an adapter's folder with the base that it names.
+/// @throws as LanguageModel::load and load_adapter; Error(not_found) if it names none.
+LanguageModel load_with_adapter(const std::filesystem::path& folder);
 
 }  // namespace lmxlab

@@ -385,6 +385,7 @@ GgufSaved save_gguf(LanguageModel& model, const std::filesystem::path& path,
   if (!mix)
     throw Error(Kind::usage, "[gguf] type: expected one of " + join(gguf_mixes(), ", ") +
                                  ", got \"" + options.type + "\"");
+  expect_tokens(model.config(), "gguf");
   auto config = model.config();
   set_rotary_order(config, RotaryOrder::halves);
   for (const auto& b : config.layers)

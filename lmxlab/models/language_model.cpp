@@ -211,6 +211,20 @@ int64_t LanguageModel::parameter_bytes() const {
   return core::bytes(core::collect(*transformer_));
 }
 
+void LanguageModel::put_score(uint64_t seed) {
+  if (config().score) return;
+  const Enter enter(runtime_);
+  transformer_->put_score(core::Init(seed));
+}
+
+void expect_tokens(const config::Model& model, const char* who) {
+  if (model.score)
+    throw Error(Kind::usage, "[" + std::string(who) +
+                                 "] the model is a reward model: expected one that predicts "
+                                 "tokens. A reward model scores texts: generate MODEL --best-of N "
+                                 "--judge REWARD_MODEL.");
+}
+
 void LanguageModel::save(const std::filesystem::path& folder) const {
   const Enter enter(runtime_);
   for (const auto& e : core::collect(*transformer_))

@@ -105,6 +105,10 @@ class LanguageModel {
   /// Error(resource)
   void save(const std::filesystem::path& folder) const;
 
+  /// Makes a reward model of it: the head for tokens goes, one of a single number is drawn from the
+  /// seed, as transformers draws it. A reward model stays as it is.
+  void put_score(uint64_t seed);
+
   /// bos_token_id, eos_token_id and pad_token_id of the config.json that it was loaded from, for
   /// the one that is saved; what is missing is null there, not the class's default.
   const Json& special_ids() const { return special_ids_; }
@@ -125,6 +129,9 @@ class LanguageModel {
   Json special_ids_ = Json::object();
   std::optional<DType> activations_;
 };
+
+/// @throws Error(usage) for a reward model, which predicts no tokens. @param who  for the message
+void expect_tokens(const config::Model& model, const char* who);
 
 /// Evaluates what a model returned, together, from any thread.
 void eval(const mx::array& logits, const Cache& cache);

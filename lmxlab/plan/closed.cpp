@@ -43,7 +43,7 @@ Widths widths_of(const Model& m, const config::Block& b) {
 
 // Of the matrices that are packed, the embedding left out; biases and norms are not.
 int64_t matrix_parameters(const Model& m) {
-  int64_t n = m.tie_head ? 0 : int64_t{m.vocab} * m.dim;
+  int64_t n = m.tie_head || m.score ? 0 : int64_t{m.vocab} * m.dim;
   for (const auto& b : m.layers) {
     const auto w = widths_of(m, b);
     n += w.dim * (2 * w.q + 2 * w.kv);

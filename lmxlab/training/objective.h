@@ -16,16 +16,23 @@ class Objective {
  public:
   /// Sums over what counts in a batch (tokens, pairs), so that accumulated batches add up to what
   /// one large batch gives: the step divides the sums of all by the units of all.
+  /// The loss is a mean, or the sum of several, each over units of its own: pairs and tokens, say.
+  struct Term {
+    mx::array loss;   // 0-d float32
+    mx::array units;  // 0-d float32, of the batch alone: no gradient, nothing of the model
+  };
   struct Value {
-    mx::array loss;             // 0-d float32
-    mx::array units;            // 0-d float32, no gradient
-    core::Arrays metrics = {};  // 0-d float32, in the order of `metrics()`, no gradient
+    mx::array loss, units;           // of the first term
+    core::Arrays metrics = {};       // 0-d float32, in the order of `metrics()`, no gradient
+    std::vector<Term> more = {};     // the terms behind the first
+    core::Arrays metric_units = {};  // of each metric; none: `units` for all
   };
   virtual ~Objective() = default;
   /// Lazy; called while a step is traced, so that it may hold no array that a step changes.
   virtual Value operator()(const core::Transformer& model, const data::Batch& batch,
                            core::Pass& pass) const = 0;
   virtual std::vector<std::string> metrics() const { return {}; }
+  virtual size_t terms() const { return 1; }
   /// Arrays of Batch::beside that it reads.
   virtual size_t beside() const { return 0; }
 };

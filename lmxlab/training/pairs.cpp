@@ -1,8 +1,9 @@
 #include "lmxlab/training/pairs.h"
 
+#include "lmxlab/base/random.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
-#include "lmxlab/training/objectives/preference.h"
+#include "lmxlab/training/pair_objectives.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -12,90 +13,18 @@
 namespace lmxlab {
 namespace {
 
-namespace ob = objectives;
+constexpr uint64_t kMismatch = 0x6b746f;  // apart from the numbers of epochs
 
-ob::Sequences sequences_of(const core::Transformer& model, const data::Batch& batch,
-                           core::Pass& pass) {
-  const auto labels = learned_targets(batch);
-  const auto logprobs = ob::token_logprobs(head_logits(model, batch.inputs, pass), labels);
-  return ob::sequence_logprobs(logprobs, ob::token_mask(labels));
-}
+using Sequences = std::vector<const data::TokenSample*>;
 
-mx::array half(const mx::array& a, bool second) {
-  const int n = a.shape(0) / 2;
-  return mx::slice(a, {second ? n : 0}, {second ? 2 * n : n});
-}
-ob::Sequences half(const ob::Sequences& s, bool second) {
-  return {half(s.logprobs, second), half(s.tokens, second)};
-}
-
-class Preference : public Objective {
- public:
-  explicit Preference(const ObjectiveConfig& config) : config_(config) {}
-  std::vector<std::string> metrics() const override {
-    return {"accuracy", "margin", "reward_chosen", "reward_rejected"};
-  }
-  size_t beside() const override { return config_.kind == ObjectiveKind::dpo ? 1 : 0; }
-
-  Value operator()(const core::Transformer& model, const data::Batch& batch,
-                   core::Pass& pass) const override {
-    const auto all = sequences_of(model, batch, pass);
-    const auto chosen = half(all, false), rejected = half(all, true);
-    const auto smoothing = static_cast<float>(config_.label_smoothing.value_or(0));
-    if (config_.kind == ObjectiveKind::orpo) {
-      const auto l = ob::orpo(chosen, rejected, static_cast<float>(config_.lambda.value_or(0.1)));
-      // Of two means by two counts, one sum by pairs: exact for a batch, and near for several.
-      const auto loss = mx::add(mx::multiply(l.nll.value(), l.odds.count), l.odds.sum);
-      return value(loss, l.odds.count, l.chosen_rewards, l.rejected_rewards);
-    }
-    const auto l =
-        config_.kind == ObjectiveKind::dpo
-            ? ob::dpo(chosen, rejected, half(batch.beside[0], false), half(batch.beside[0], true),
-                      {.loss_type = config_.loss_type.value_or(ob::DpoLoss::sigmoid),
-                       .beta = static_cast<float>(config_.beta.value_or(0.1)),
-                       .label_smoothing = smoothing})
-            : ob::simpo(chosen, rejected,
-                        {.beta = static_cast<float>(config_.beta.value_or(2)),
-                         .gamma = static_cast<float>(config_.gamma.value_or(1)),
-                         .label_smoothing = smoothing});
-    return value(l.loss.sum, l.loss.count, l.chosen_rewards, l.rejected_rewards);
-  }
-
- private:
-  static Value value(const mx::array& loss, const mx::array& pairs, const mx::array& chosen,
-                     const mx::array& rejected) {
-    const auto f32 = [](const mx::array& a) { return mx::astype(a, mx::float32); };
-    return {loss,
-            mx::stop_gradient(pairs),
-            {mx::sum(f32(mx::greater(chosen, rejected))), mx::sum(mx::subtract(chosen, rejected)),
-             mx::sum(chosen), mx::sum(rejected)}};
-  }
-
-  ObjectiveConfig config_;
-};
-
-}  // namespace
-
-std::vector<TokenPair> pairs_of(data::TokenSamples samples) {
-  auto& s = samples.sequences;
-  if (samples.kind != data::SampleKind::preference || s.size() % 2 != 0)
-    throw Error(Kind::internal, "[pairs] expected preferences");
-  std::vector<TokenPair> out;
-  for (size_t i = 0; i < s.size(); i += 2) out.push_back({std::move(s[i]), std::move(s[i + 1])});
-  return out;
-}
-
-data::Batch pair_batch(const std::vector<const TokenPair*>& pairs, int context, bool reference) {
-  const size_t rows = 2 * pairs.size(), width = static_cast<size_t>(context);
+// One a row, padded at the right.
+data::Batch rows_of(const Sequences& sequences, int context) {
+  const size_t rows = sequences.size(), width = static_cast<size_t>(context);
   std::vector<int32_t> inputs(rows * width), targets(rows * width);
   std::vector<uint8_t> loss(rows * width);
-  std::vector<float> of_reference(rows);
   int64_t tokens = 0;
   for (size_t r = 0; r < rows; ++r) {
-    const auto& pair = *pairs[r % pairs.size()];
-    const bool chosen = r < pairs.size();
-    const auto& s = chosen ? pair.chosen : pair.rejected;
-    of_reference[r] = chosen ? pair.reference_chosen : pair.reference_rejected;
+    const auto& s = *sequences[r];
     const size_t n = std::min(s.ids.size(), width);
     tokens += static_cast<int64_t>(n);
     for (size_t i = 0; i < n; ++i) {
@@ -110,17 +39,143 @@ data::Batch pair_batch(const std::vector<const TokenPair*>& pairs, int context, 
                   mx::array(targets.data(), shape, mx::int32),
                   mx::array(loss.data(), shape, mx::bool_)};
   out.tokens = tokens;
-  if (reference)
-    out.beside.push_back(mx::array(of_reference.data(), {static_cast<int>(rows)}, mx::float32));
   return out;
 }
 
-data::Rows pair_rows(std::vector<TokenPair> pairs, int context, bool reference) {
+template <class T>
+mx::array column(const std::vector<T>& v, mx::Dtype type) {
+  return mx::array(v.data(), {static_cast<int>(v.size())}, type);
+}
+
+void shuffle(std::vector<size_t>& order, HostRandom random) {
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+}
+
+// A prompt with another sample's answer.
+data::TokenSample mismatched(const data::TokenSample& prompt, const data::TokenSample& answer) {
+  const auto begin = [](const data::TokenSample& s) {
+    return std::find(s.loss.begin(), s.loss.end(), 1) - s.loss.begin();
+  };
+  const auto keep = begin(prompt), from = begin(answer);
+  data::TokenSample out;
+  out.ids.assign(prompt.ids.begin(), prompt.ids.begin() + keep);
+  out.loss.assign(out.ids.size(), 0);
+  out.ids.insert(out.ids.end(), answer.ids.begin() + from, answer.ids.end());
+  out.loss.insert(out.loss.end(), answer.loss.begin() + from, answer.loss.end());
+  return out;
+}
+
+}  // namespace
+
+std::vector<TokenPair> pairs_of(data::TokenSamples samples, uint64_t seed) {
+  auto& s = samples.sequences;
+  std::vector<TokenPair> out;
+  if (samples.kind == data::SampleKind::unpaired) {
+    if (s.size() == 1)
+      throw Error(Kind::usage,
+                  "[pairs] expected at least 2 unpaired samples, got 1: the divergence is measured "
+                  "on prompts with another sample's answer");
+    std::vector<size_t> cycle(s.size());
+    std::iota(cycle.begin(), cycle.end(), size_t{0});
+    shuffle(cycle, HostRandom(seed, kMismatch));
+    for (const auto& one : s) out.push_back({one, {}});
+    for (size_t i = 0; i < cycle.size(); ++i)
+      out[cycle[i]].second = mismatched(s[cycle[i]], s[cycle[(i + 1) % cycle.size()]]);
+    return out;
+  }
+  if (samples.kind != data::SampleKind::preference || s.size() % 2 != 0)
+    throw Error(Kind::internal, "[pairs] expected preferences");
+  for (size_t i = 0; i < s.size(); i += 2) out.push_back({std::move(s[i]), std::move(s[i + 1])});
+  return out;
+}
+
+PairLayout pair_layout(ObjectiveKind kind) {
+  switch (kind) {
+    case ObjectiveKind::dpo: return PairLayout::reference;
+    case ObjectiveKind::reward: return PairLayout::scored;
+    case ObjectiveKind::kto: return PairLayout::unpaired;
+    default: return PairLayout::plain;
+  }
+}
+
+size_t beside_of(PairLayout layout) {
+  switch (layout) {
+    case PairLayout::plain: return 0;
+    case PairLayout::reference: return 1;
+    case PairLayout::scored: return 2;
+    case PairLayout::unpaired: return 6;
+  }
+  return 0;
+}
+
+data::Batch pair_batch(const std::vector<const TokenPair*>& pairs, int context, PairLayout layout) {
+  Sequences first, second;
+  std::vector<float> reference_first, reference_second, value;
+  for (const auto* p : pairs) {
+    first.push_back(&p->first), second.push_back(&p->second);
+    reference_first.push_back(p->reference_first);
+    reference_second.push_back(p->reference_second);
+    value.push_back(p->first.value);
+  }
+  if (layout == PairLayout::unpaired) {
+    auto out = rows_of(first, context);
+    const auto other = rows_of(second, context);
+    out.beside = {column(reference_first, mx::float32),
+                  column(value, mx::float32),
+                  other.inputs,
+                  other.targets,
+                  *other.loss,
+                  column(reference_second, mx::float32)};
+    return out;
+  }
+  auto all = first;
+  all.insert(all.end(), second.begin(), second.end());
+  auto out = rows_of(all, context);
+  if (layout == PairLayout::reference) {
+    reference_first.insert(reference_first.end(), reference_second.begin(), reference_second.end());
+    out.beside = {column(reference_first, mx::float32)};
+  } else if (layout == PairLayout::scored) {
+    std::vector<int32_t> last;
+    for (const auto* s : all)
+      last.push_back(std::max(0, std::min(static_cast<int>(s->ids.size()), context) - 1));
+    out.beside = {column(last, mx::int32), column(value, mx::float32)};
+  }
+  return out;
+}
+
+data::Batch pair_batch_like(int pairs, int context, PairLayout layout) {
+  const auto zeros = [](mx::Shape shape, mx::Dtype type) {
+    auto a = mx::zeros(std::move(shape), type);
+    a.eval();
+    return a;
+  };
+  const auto rows = [&](int n) -> data::Batch {
+    const mx::Shape shape{n, context};
+    return {zeros(shape, mx::int32), zeros(shape, mx::int32), zeros(shape, mx::bool_)};
+  };
+  auto out = rows(layout == PairLayout::unpaired ? pairs : 2 * pairs);
+  if (layout == PairLayout::reference) {
+    out.beside = {zeros({2 * pairs}, mx::float32)};
+  } else if (layout == PairLayout::scored) {
+    out.beside = {zeros({2 * pairs}, mx::int32), zeros({pairs}, mx::float32)};
+  } else if (layout == PairLayout::unpaired) {
+    const auto other = rows(pairs);
+    out.beside = {zeros({pairs}, mx::float32),
+                  zeros({pairs}, mx::float32),
+                  other.inputs,
+                  other.targets,
+                  *other.loss,
+                  zeros({pairs}, mx::float32)};
+  }
+  return out;
+}
+
+data::Rows pair_rows(std::vector<TokenPair> pairs, int context, PairLayout layout) {
   const auto all = std::make_shared<const std::vector<TokenPair>>(std::move(pairs));
   return {static_cast<int64_t>(all->size()), [=](std::span<const uint32_t> rows) {
             std::vector<const TokenPair*> some;
             for (const auto row : rows) some.push_back(&(*all)[row]);
-            return pair_batch(some, context, reference);
+            return pair_batch(some, context, layout);
           }};
 }
 
@@ -133,19 +188,14 @@ void measure_reference(LanguageModel& model, std::vector<TokenPair>& pairs, int 
     for (size_t i = first; i < last; ++i) some.push_back(&pairs[i]);
     core::Pass pass;
     pass.dtype = compute;
-    auto out = sequences_of(model.transformer(), pair_batch(some, context, false), pass).logprobs;
+    auto out = row_logprobs(model.transformer(), pair_batch(some, context, PairLayout::plain), pass)
+                   .logprobs;
     as_error([&] { out.eval(); });
     for (size_t i = first; i < last; ++i) {
-      pairs[i].reference_chosen = out.data<float>()[i - first];
-      pairs[i].reference_rejected = out.data<float>()[last - first + i - first];
+      pairs[i].reference_first = out.data<float>()[i - first];
+      pairs[i].reference_second = out.data<float>()[last - first + i - first];
     }
   }
-}
-
-std::shared_ptr<const Objective> preference_objective(const ObjectiveConfig& config) {
-  if (!config.of_pairs())
-    throw Error(Kind::usage, "[objective] " + enum_name(config.kind) + " has no pairs");
-  return std::make_shared<Preference>(config);
 }
 
 }  // namespace lmxlab

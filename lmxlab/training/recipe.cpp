@@ -133,7 +133,11 @@ void check(const ObjectiveConfig& c, Problems& problems) {
     problems.add(
         "objective.beta: of a teacher's likeliest tokens there is the forward KL alone; "
         "leave it out, or objective.top_k");
-  option("beta", c.beta.has_value(), is({Kind::dpo, Kind::simpo, Kind::distill}));
+  option("beta", c.beta.has_value(), is({Kind::dpo, Kind::simpo, Kind::kto, Kind::distill}));
+  option("desirable_weight", c.desirable_weight.has_value(), is({Kind::kto}));
+  option("undesirable_weight", c.undesirable_weight.has_value(), is({Kind::kto}));
+  option("center_rewards_coefficient", c.center_rewards_coefficient.has_value(),
+         is({Kind::reward}));
   option("gamma", c.gamma.has_value(), is({Kind::simpo}));
   option("lambda", c.lambda.has_value(), is({Kind::orpo}));
   option("label_smoothing", c.label_smoothing.has_value(),
@@ -156,13 +160,16 @@ void check(const ObjectiveConfig& c, Problems& problems) {
   range("gamma", c.gamma, -INFINITY, INFINITY, "a number");
   range("lambda", c.lambda, 0, INFINITY, "at least 0");
   range("z_loss", c.z_loss, 0, INFINITY, "at least 0");
+  range("desirable_weight", c.desirable_weight, 0, INFINITY, "at least 0");
+  range("undesirable_weight", c.undesirable_weight, 0, INFINITY, "at least 0");
+  range("center_rewards_coefficient", c.center_rewards_coefficient, 0, INFINITY, "at least 0");
   range("label_smoothing", c.label_smoothing, 0, next ? 1 : 0.5,
         next ? "from 0 to below 1" : "from 0 to below 0.5");
 }
 
 void check(const CurriculumConfig& c, const Recipe& recipe, Problems& problems) {
   const auto kind = recipe.objective.kind;
-  if (recipe.objective.of_pairs() || kind == ObjectiveKind::grpo)
+  if (recipe.objective.by_two() || kind == ObjectiveKind::grpo)
     problems.add("curriculum: objective " + enum_name(kind) + " has none; leave it out");
   const bool samples = recipe.data.of_samples(), grows = c.by == CurriculumBy::context;
   if (grows && samples)
@@ -244,6 +251,16 @@ void check(const Recipe& recipe) {
                  enum_name(recipe.optimizer.name));
   check(recipe.objective, problems);
   if (recipe.curriculum) check(*recipe.curriculum, recipe, problems);
+  if (recipe.objective.kind == ObjectiveKind::kto && r.batch < 2)
+    problems.add(
+        "run.batch: kto estimates a divergence from each batch, expected at least 2, got " +
+        std::to_string(r.batch));
+  if (recipe.objective.kind == ObjectiveKind::reward && r.sample_every > 0)
+    problems.add("run.sample_every: a reward model writes no text; leave it out");
+  if (recipe.objective.kind == ObjectiveKind::reward && recipe.model.contains("mup"))
+    problems.add(
+        "model.mup: its factors are for a head of tokens, which objective reward does not "
+        "have; leave it out");
   const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
   if (!rewarded && !(recipe.grpo.is_null() && recipe.rewards.is_null()))
     problems.add("grpo, rewards: objective " + enum_name(recipe.objective.kind) +
@@ -255,7 +272,8 @@ void check(const Recipe& recipe) {
     problems.add("optimizer.only: an adapter trains alone; leave it out, or [adapter]");
   if (recipe.adapter && recipe.model.contains("mup"))
     problems.add("model.mup: weights beside an adapter do not train; leave it out, or [adapter]");
-  const std::vector<std::string> kinds{"auto", "text", "completion", "chat", "preference"};
+  const std::vector<std::string> kinds{"auto", "text",       "completion",
+                                       "chat", "preference", "unpaired"};
   if (std::find(kinds.begin(), kinds.end(), recipe.data.samples) == kinds.end())
     problems.add("data.samples: expected one of " + join(kinds, ", ") + ", got \"" +
                  recipe.data.samples + "\"");

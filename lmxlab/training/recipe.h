@@ -15,7 +15,7 @@
 
 namespace lmxlab {
 
-enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo, grpo };
+enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo, kto, reward, grpo };
 enum class ComputeType { f32, bf16 };
 /// What a curriculum goes by: the length of rows of a text; of samples or rows, their length, how
 /// rare their words are, or the difficulty that samples say they have.
@@ -27,6 +27,7 @@ struct EnumNames<ObjectiveKind> {
       {ObjectiveKind::pretrain, "pretrain"}, {ObjectiveKind::sft, "sft"},
       {ObjectiveKind::distill, "distill"},   {ObjectiveKind::dpo, "dpo"},
       {ObjectiveKind::simpo, "simpo"},       {ObjectiveKind::orpo, "orpo"},
+      {ObjectiveKind::kto, "kto"},           {ObjectiveKind::reward, "reward"},
       {ObjectiveKind::grpo, "grpo"}};
 };
 template <>
@@ -60,7 +61,8 @@ struct DataConfig {
       "char, byte, or a folder or tokenizer.json; empty: the trained model's own, else char");
     v("validation", validation, "share of the tokens or samples held out, from the end");
     v("validation_file", validation_file, "samples that are held out, in the place of a share");
-    v("samples", samples, "kind of the samples: auto, text, completion, chat or preference");
+    v("samples", samples,
+      "kind of the samples: auto, text, completion, chat, preference or unpaired");
     v("packing", packing, "several samples in a row, where the model can keep them apart");
   }
 };
@@ -73,15 +75,19 @@ struct ObjectiveConfig {
   std::string teacher = {};
   std::optional<double> temperature = {}, hard_labels = {};
   std::optional<int> top_k = {};
+  std::optional<double> desirable_weight = {}, undesirable_weight = {};
+  std::optional<double> center_rewards_coefficient = {};
   template <class V>
   void visit(V& v) {
     v("kind", kind,
       "pretrain: the next token of a text; sft: of samples, where they are learned; distill: a "
-      "teacher's next tokens, on either; dpo, simpo, orpo: the better of two answers; grpo: what "
-      "[[rewards]] reward of what the model writes, with the options of [grpo]");
+      "teacher's next tokens, on either; dpo, simpo, orpo: the better of two answers; kto: answers "
+      "that are desirable or not; reward: a number for an answer, higher for the better of two; "
+      "grpo: what [[rewards]] reward of what the model writes, with the options of [grpo]");
     v("loss_type", loss_type, "dpo: sigmoid, sigmoid_norm, ipo or hinge");
     v("beta", beta,
-      "dpo 0.1, simpo 2: what a difference of log-probabilities is worth; distill 0: forward KL, "
+      "dpo, kto 0.1, simpo 2: what a difference of log-probabilities is worth; distill 0: forward "
+      "KL, "
       "1: "
       "reverse, between: Jensen-Shannon");
     v("gamma", gamma, "simpo 1: the margin");
@@ -98,16 +104,24 @@ struct ObjectiveConfig {
     v("temperature", temperature, "distill: of both distributions, 1");
     v("hard_labels", hard_labels,
       "distill: share of the loss that is the data's own next token, 0");
+    v("desirable_weight", desirable_weight, "kto: of the loss of desirable answers, 1");
+    v("undesirable_weight", undesirable_weight, "kto: of that of the others, 1");
+    v("center_rewards_coefficient", center_rewards_coefficient,
+      "reward: times the squared sum of a pair's rewards, which keeps them around 0; 0");
   }
   /// A teacher that has run before the training does.
   bool keeps_teacher() const { return top_k.value_or(0) > 0 || teacher.ends_with(".safetensors"); }
   /// Of pairs: data are preferences, run.batch counts pairs.
   bool of_pairs() const {
     return kind == ObjectiveKind::dpo || kind == ObjectiveKind::simpo ||
-           kind == ObjectiveKind::orpo;
+           kind == ObjectiveKind::orpo || kind == ObjectiveKind::reward;
   }
+  /// What it learns from comes as training/pairs.h has it: pairs, or answers with mismatched ones.
+  bool by_two() const { return of_pairs() || kind == ObjectiveKind::kto; }
+  /// It measures the model as the run begins.
+  bool has_reference() const { return kind == ObjectiveKind::dpo || kind == ObjectiveKind::kto; }
   bool needs_samples() const {
-    return of_pairs() || kind == ObjectiveKind::sft || kind == ObjectiveKind::grpo;
+    return by_two() || kind == ObjectiveKind::sft || kind == ObjectiveKind::grpo;
   }
 };
 

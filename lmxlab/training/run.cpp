@@ -122,6 +122,7 @@ class Writer : public Callback {
 
 // What is made of the weights that were mapped.
 void adapt(LanguageModel& model, const Recipe& recipe) {
+  if (recipe.objective.kind == ObjectiveKind::reward) model.put_score(recipe.run.seed);
   const Enter enter(model.runtime());
   if (recipe.adapter) {
     attach_adapter(model, *recipe.adapter, "default", recipe.run.seed);
@@ -173,6 +174,10 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   Json without = recipe.model;
   without.erase("mup");
   auto plain = resolve_model(without, vocab, recipe.run.context);
+  if (recipe.objective.kind == ObjectiveKind::reward)
+    plain.score = true;
+  else
+    expect_tokens(plain, "run");
   auto config = plain;
   std::map<std::string, MupRatio> ratios;
   if (const auto* mup = recipe.model.find("mup")) {
@@ -208,6 +213,7 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   return parts;
 }
 
+constexpr const char* kTemplate = "chat_template.jinja";
 constexpr const char* kReference = "reference.safetensors";
 
 // What the reference, the model as the run begins, makes of all pairs: kept in the folder, since a
@@ -225,7 +231,7 @@ void measure_pairs(LanguageModel& model, const fs::path& out, RunBatches& batche
       measure_reference(model, *pairs, recipe.run.batch, recipe.run.context, compute);
       std::vector<float> values;
       for (const auto& p : *pairs)
-        values.insert(values.end(), {p.reference_chosen, p.reference_rejected});
+        values.insert(values.end(), {p.reference_first, p.reference_second});
       kept.emplace(name,
                    mx::array(values.data(), {static_cast<int>(pairs->size()), 2}, mx::float32));
     }
@@ -241,7 +247,7 @@ void measure_pairs(LanguageModel& model, const fs::path& out, RunBatches& batche
       throw Error(Kind::mismatch, "[run] " + path.string() + " is of other pairs than the data");
     const auto* v = at->second.data<float>();
     for (size_t i = 0; i < pairs->size(); ++i)
-      (*pairs)[i].reference_chosen = v[2 * i], (*pairs)[i].reference_rejected = v[2 * i + 1];
+      (*pairs)[i].reference_first = v[2 * i], (*pairs)[i].reference_second = v[2 * i + 1];
   }
 }
 
@@ -313,8 +319,7 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
   const bool fresh = done.empty() || recipe.adapter || rewarded;
   auto model = fresh ? make_model(recipe, parts) : LanguageModel(config, recipe.run.seed);
   if (!fresh) adapt(model, recipe);
-  if (batches.pairs && recipe.objective.kind == ObjectiveKind::dpo)
-    measure_pairs(model, out, batches, recipe);
+  if (batches.pairs && recipe.objective.has_reference()) measure_pairs(model, out, batches, recipe);
   const auto train_tokens = batches.train_tokens, held_out_tokens = batches.held_out_tokens;
   const auto fill = batches.fill;
   std::unique_ptr<RunMethod> method;
@@ -336,7 +341,10 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
   std::error_code none;
   fs::remove(out / kResult, none);
   if (!recipe.adapter) write_file_atomic(out / "config.json", config::to_hf(config).dump(2) + "\n");
-  if (data.tokenizer && !resume) data.tokenizer->save(out);
+  if (data.tokenizer && !resume) {
+    data.tokenizer->save(out);
+    if (data.chat_template) write_file_atomic(out / kTemplate, data.chat_template->source());
+  }
   write_file_atomic(out / "recipe.toml", write_recipe(recipe));  // last: from now on this is a run
 
   if (!done.empty()) {
@@ -420,7 +428,9 @@ RunParts resolve_run(const Recipe& recipe) {
 LanguageModel make_model(const Recipe& recipe, const RunParts& parts) {
   if (const auto weights = trained_weights(recipe.model)) {
     auto model = LanguageModel::load(*weights);
-    if (!(model.config() == parts.config))
+    auto config = model.config();
+    config.score = parts.config.score;  // a head that there may not be yet
+    if (!(config == parts.config))
       throw Error(Kind::mismatch, "[run] the weights in " + *weights + " are of another model");
     adapt(model, recipe);
     return model;
@@ -451,8 +461,8 @@ RunResult train_run(const Recipe& asked, const RunHooks& hooks, std::stop_token 
   } catch (...) {
     if (!theirs && !RunFolder(out).exists()) {  // nothing was begun: leave nothing behind
       std::error_code code;
-      for (const char* name :
-           {"config.json", "tokenizer.json", "tokenizer_config.json", kReference, kTeacher})
+      for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json", kTemplate,
+                               kReference, kTeacher})
         fs::remove(out / name, code);
       fs::remove(out, code);
     }

@@ -5,6 +5,7 @@
 #include "lmxlab/data/corpus.h"
 #include "lmxlab/data/curriculum.h"
 #include "lmxlab/training/distillation.h"
+#include "lmxlab/training/pair_objectives.h"
 
 #include <mlx/ops.h>
 
@@ -30,6 +31,7 @@ std::string fingerprint_of(const data::TokenSamples& samples) {
   for (const auto& s : samples.sequences) {
     hash.add({reinterpret_cast<const char*>(s.ids.data()), s.ids.size() * sizeof(int)});
     hash.add({reinterpret_cast<const char*>(s.loss.data()), s.loss.size()});
+    if (s.value != 0) hash.add({reinterpret_cast<const char*>(&s.value), sizeof s.value});
   }
   return std::to_string(samples.sequences.size()) + "-" + hash.digits();
 }
@@ -100,17 +102,27 @@ void read_questions(const Recipe& recipe, RunData& out) {
 data::TokenSamples read(const Recipe& recipe, const std::string& file,
                         const data::Tokenizer& tokenizer) {
   const auto samples = read_file_of(recipe, file);
-  const bool pairs = samples.kind == data::SampleKind::preference;
+  const auto kind = recipe.objective.kind;
+  using Samples = data::SampleKind;
+  const bool fits = recipe.objective.of_pairs() ? samples.kind == Samples::preference
+                    : kind == ObjectiveKind::kto
+                        ? samples.kind == Samples::unpaired
+                        : samples.kind != Samples::preference && samples.kind != Samples::unpaired;
   if (samples.kind == data::SampleKind::answer)
     throw Error(Kind::usage, "[data] " + file +
                                  " has prompts with answers to check, which objective grpo alone "
                                  "learns from: expected text, completion, chat or preference "
                                  "samples");
-  if (pairs != recipe.objective.of_pairs())
+  if (!fits)
     throw Error(Kind::usage, "[data] " + file + " has samples of the kind " +
                                  std::string(data::sample_kind_name(samples.kind)) +
-                                 ", objective " + enum_name(recipe.objective.kind) + " expects " +
-                                 (pairs ? "text, completion or chat" : "preference"));
+                                 ", objective " + enum_name(kind) + " expects " +
+                                 (recipe.objective.of_pairs()  ? "preference"
+                                  : kind == ObjectiveKind::kto ? "unpaired"
+                                                               : "text, completion or chat") +
+                                 (samples.kind == Samples::unpaired
+                                      ? ". With data.samples = \"completion\" labels are not read"
+                                      : ""));
   const auto tokenize = sample_tokenizer(recipe, samples, tokenizer);
   return tokenize(samples);
 }
@@ -240,6 +252,8 @@ RunData load_data(const Recipe& recipe, const std::optional<fs::path>& saved) {
       throw Error(Kind::usage,
                   "[data] samples need a tokenizer: set data.tokenizer to byte, a folder or a "
                   "tokenizer.json, or model.preset to a trained model");
+    if (own && data::ChatTemplate::present(*own))
+      out.chat_template = data::ChatTemplate::load(*own);
     if (recipe.objective.kind == ObjectiveKind::grpo) {
       read_questions(recipe, out);
       return out;
@@ -290,9 +304,9 @@ RunBatches run_batches(RunData& data, const Recipe& recipe, bool packs) {
     return out;
   }
   out.train_tokens = tokens_of(*data.samples), out.held_out_tokens = tokens_of(*data.held_out);
-  if (recipe.objective.of_pairs()) {
-    out.pairs = pairs_of(std::move(*data.samples));
-    out.held_out_pairs = pairs_of(std::move(*data.held_out));
+  if (recipe.objective.by_two()) {
+    out.pairs = pairs_of(std::move(*data.samples), run.seed);
+    out.held_out_pairs = pairs_of(std::move(*data.held_out), run.seed);
     return out;
   }
   const bool together = packs && recipe.data.packing;
@@ -312,9 +326,9 @@ RunBatches run_batches(RunData& data, const Recipe& recipe, bool packs) {
 TrainData train_data(RunBatches batches, const Recipe& recipe) {
   const auto& run = recipe.run;
   if (batches.pairs) {
-    const bool reference = recipe.objective.kind == ObjectiveKind::dpo;
-    batches.rows = pair_rows(std::move(*batches.pairs), run.context, reference);
-    batches.held_out_rows = pair_rows(std::move(*batches.held_out_pairs), run.context, reference);
+    const auto layout = pair_layout(recipe.objective.kind);
+    batches.rows = pair_rows(std::move(*batches.pairs), run.context, layout);
+    batches.held_out_rows = pair_rows(std::move(*batches.held_out_pairs), run.context, layout);
   }
   TrainData out = std::move(batches.data);
   if (batches.held_out_rows) out.held_out = data::in_order(*batches.held_out_rows, run.batch);
@@ -333,8 +347,10 @@ TrainData train_data(RunBatches batches, const Recipe& recipe) {
 
 data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, mx::Dtype token,
                        const std::optional<KeptTeacher>& teacher) {
-  const bool samples = recipe.data.of_samples(), pairs = recipe.objective.of_pairs();
-  const int rows = pairs ? 2 * run.batch : run.batch;
+  if (recipe.objective.by_two())
+    return pair_batch_like(run.batch, run.context, pair_layout(recipe.objective.kind));
+  const bool samples = recipe.data.of_samples();
+  const int rows = run.batch;
   const auto zeros = [&](mx::Dtype type) {
     auto a = mx::zeros({rows, run.context}, type);
     a.eval();
@@ -354,13 +370,9 @@ data::Batch batch_like(const Recipe& recipe, const RunConfig& run, bool packs, m
     return out;
   }
   data::Batch out{zeros(mx::int32), zeros(mx::int32), zeros(mx::bool_)};
-  if (!pairs && packs && recipe.data.packing)
+  if (packs && recipe.data.packing)
     out.documents = zeros(mx::int32), out.positions = zeros(mx::int32);
   put_teacher(out);
-  if (recipe.objective.kind == ObjectiveKind::dpo) {
-    out.beside.push_back(mx::zeros({rows}, mx::float32));
-    out.beside[0].eval();
-  }
   return out;
 }
 
@@ -374,11 +386,12 @@ void check_teacher(const config::Model& teacher, const ObjectiveConfig& config, 
 
 std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config,
                                                 const config::Model& model) {
-  if (config.of_pairs()) return preference_objective(config);
+  if (config.by_two()) return pair_objective(config);
   if (config.kind == ObjectiveKind::grpo) return nullptr;  // RunMethod has it
   if (config.keeps_teacher()) return kept_teacher_objective(config);
   if (config.kind == ObjectiveKind::distill) {
     auto teacher = std::make_shared<LanguageModel>(LanguageModel::load(config.teacher));
+    expect_tokens(teacher->config(), "objective");
     check_teacher(teacher->config(), config, model.vocab);
     return distill_objective(std::move(teacher), config);
   }

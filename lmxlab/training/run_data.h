@@ -16,8 +16,9 @@
 namespace lmxlab {
 
 struct RunData {
-  std::optional<data::Tokenizer> tokenizer = {};  // none for a token file
-  mx::array tokens = mx::array(0);                // of a text, or a file of tokens
+  std::optional<data::Tokenizer> tokenizer = {};         // none for a token file
+  std::optional<data::ChatTemplate> chat_template = {};  // that the samples were written with
+  mx::array tokens = mx::array(0);                       // of a text, or a file of tokens
   /// Of samples; the tokens are empty then.
   std::optional<data::TokenSamples> samples = {}, held_out = {};
   /// Of grpo: prompts with answers, and what makes tokens of them.

@@ -34,6 +34,24 @@ bool finite(const mx::array& a) {
   return !mx::issubdtype(a.dtype(), mx::floating) || mx::all(mx::isfinite(a)).item<bool>();
 }
 
+Arrays metric_units_of(const Objective::Value& v) {
+  return v.metric_units.empty() ? Arrays(v.metrics.size(), v.units) : v.metric_units;
+}
+// A batch may have nothing to learn.
+mx::array some(const mx::array& units) {
+  return mx::maximum(units, mx::array(1.0f));
+}
+// All terms as one sum that is divided by the units of the first.
+mx::array whole_loss(const Objective::Value& v, const Arrays& worth) {
+  auto sum = v.loss;
+  for (size_t i = 0; i < v.more.size(); ++i) {
+    const auto& term = v.more[i];
+    const auto w = worth.empty() ? mx::divide(some(v.units), some(term.units)) : worth[i];
+    sum = mx::add(sum, mx::multiply(w, term.loss));
+  }
+  return sum;
+}
+
 // mx::compile knows a function by its address, in a cache a thread. One that ends in another thread
 // than it ran in would leave its entry to the next function at that address; numbers are never used
 // twice (and, being odd, are no address).
@@ -111,15 +129,17 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     out.push_back(next);
     return out;
   });
-  // params, frozen, sums, told, loss, key, batch -> sums', told', loss', key'
-  accumulate_ = compiled([this, P, F, T](const Arrays& in) {
+  const size_t W = options.objective->terms() - 1;
+  // params, frozen, sums, told, loss, key, worth, batch -> sums', told', loss', key'
+  accumulate_ = compiled([this, P, F, T, W](const Arrays& in) {
     const Arrays params = slice_of(in, 0, P), frozen = slice_of(in, P, F);
     Arrays sums = slice_of(in, P + F, P);
     const auto told = slice_of(in, 2 * P + F, T);
     const auto* rest = in.data() + 2 * P + F + T;
     auto [next, mine] = mx::random::split(rest[1]);
-    const auto batch = batch_of(std::span(in).subspan(2 * P + F + T + 2));
-    const auto got = gradients(params, frozen, batch, mine);
+    const auto worth = slice_of(in, 2 * P + F + T + 2, W);
+    const auto batch = batch_of(std::span(in).subspan(2 * P + F + T + 2 + W));
+    const auto got = gradients(params, frozen, batch, mine, worth);
     const auto loss = got[0];
     kernels::add_to(sums, slice_of(got, 1, P));
     for (size_t i = 0; i < T; ++i) sums.push_back(mx::add(told[i], got[1 + P + i]));
@@ -136,12 +156,21 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
     return update(std::move(params), std::move(state), grads, slice_of(in, 2 * P + S, B),
                   slice_of(in, 2 * P + S + B, T), rest[0], rest[1], rest[2]);
   });
-  // params, frozen, batch -> loss, units, metrics
+  // params, frozen, batch -> loss, units, metrics, their units, loss and units of each other term
   evaluate_ = compiled([this, P, F](const Arrays& in) {
     const core::Lend lend(trainable_, std::span(in).first(P));
     const core::Lend lend_frozen(frozen_, std::span(in).subspan(P, F));
     const auto v = value(batch_of(std::span(in).subspan(P + F)), nullptr);
-    return joined({v.loss, v.units}, v.metrics);
+    auto out = joined(joined({v.loss, v.units}, v.metrics), metric_units_of(v));
+    for (const auto& term : v.more) append(out, {term.loss, term.units});
+    return out;
+  });
+  // batch -> units of each term. They depend on the batch alone: the model is not computed.
+  units_ = compiled([this](const Arrays& in) {
+    const auto v = value(batch_of(in), nullptr);
+    Arrays out{v.units};
+    for (const auto& term : v.more) out.push_back(term.units);
+    return out;
   });
 }
 
@@ -183,7 +212,7 @@ Objective::Value TrainStep::value(const data::Batch& batch, const mx::array* key
 
 // Gradients in the dtype of the parameters.
 Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const data::Batch& batch,
-                            const mx::array& key) {
+                            const mx::array& key, const Arrays& worth) {
   const core::Lend lend_frozen(frozen_, frozen);
   std::vector<int> all(params.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
@@ -191,7 +220,8 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
     const core::Lend lend(trainable_, p);
     if (routers_.empty() && !indexers_) {
       const auto v = value(batch, &key);
-      return joined(joined({v.loss, v.loss}, v.metrics), {v.units});
+      const auto sum = whole_loss(v, worth);
+      return joined(joined({sum, sum}, v.metrics), joined(metric_units_of(v), {v.units}));
     }
     std::vector<core::Sums> sums;
     const auto v = value(batch, &key, &sums);
@@ -199,7 +229,8 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
     const auto& c = model_.config();
     const auto more =
         mx::add(core::router_loss(c, sums, tokens), core::indexer_loss(c, sums, tokens));
-    Arrays out{mx::add(v.loss, mx::multiply(more, v.units)), v.loss};
+    const auto sum = whole_loss(v, worth);
+    Arrays out{mx::add(sum, mx::multiply(more, v.units)), sum};
     std::optional<mx::array> divergence;
     for (const auto& s : sums) {
       if (s.of == core::Sums::Of::router) out.push_back(s.arrays[0]);
@@ -211,6 +242,7 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
           mx::multiply(*divergence, mx::divide(v.units, mx::array(static_cast<float>(indexers_) *
                                                                   static_cast<float>(tokens)))));
     append(out, v.metrics);
+    append(out, metric_units_of(v));
     out.push_back(v.units);
     return out;
   };
@@ -222,7 +254,7 @@ Arrays TrainStep::gradients(const Arrays& params, const Arrays& frozen, const da
 Arrays TrainStep::nothing_told() const {
   Arrays out;
   for (const auto& r : routers_) out.push_back(mx::zeros({r.choices}));
-  const size_t more = (indexers_ ? 1 : 0) + options_.objective->metrics().size() + 1;
+  const size_t more = (indexers_ ? 1 : 0) + 2 * options_.objective->metrics().size() + 1;
   for (size_t i = 0; i < more; ++i) out.push_back(mx::array(0.0f));
   return out;
 }
@@ -230,8 +262,7 @@ Arrays TrainStep::nothing_told() const {
 Arrays TrainStep::update(Arrays params, Arrays state, const Arrays& grads, const Arrays& biases,
                          const Arrays& told, const mx::array& sum, const mx::array& lr,
                          const mx::array& step) const {
-  const auto units =
-      mx::maximum(told.back(), mx::array(1.0f));  // a batch may have nothing to learn
+  const auto units = some(told.back());
   const auto loss = mx::divide(sum, units), norm = mx::divide(kernels::global_norm(grads), units);
   const auto scale = mx::divide(clip_factor(norm, options_.clip), units);
   const auto ok = mx::logical_and(mx::isfinite(loss), mx::isfinite(norm));
@@ -272,6 +303,7 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
     told = slice_of(out, 2 + P + S + biases.size(), T);
   } else {
     Arrays params = std::move(in), sums;
+    const auto worth = worth_of(batches);
     for (const auto& p : params) sums.push_back(mx::zeros(p.shape(), p.dtype()));
     mx::array loss(0.0f);
     for (const auto& batch : batches) {
@@ -279,6 +311,7 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
       append(args, frozen), append(args, sums), sums.clear();
       append(args, told);
       append(args, {loss, state.key});
+      append(args, worth);
       append(args, flat(batch));
       auto got = accumulate_(args);
       args.clear();
@@ -304,14 +337,12 @@ TrainStep::Result TrainStep::operator()(State& state, const std::vector<data::Ba
     if (r.bias) frozen_[*r.bias].param->value = out[next++];
   const auto units = told.back();
   Result result{out[0], units, {}, out[1], slice_of(told, 0, routers_.size()), {}};
-  const auto mean = [&](const mx::array& sum) {
-    return mx::divide(sum, mx::maximum(units, mx::array(1.0f)));
-  };
   size_t at = routers_.size();
   Arrays means;
-  if (indexers_) means.push_back(*(result.divergence = mean(told[at++])));
-  for (; at + 1 < told.size(); ++at) {
-    result.metrics.push_back(mean(told[at]));
+  if (indexers_) means.push_back(*(result.divergence = mx::divide(told[at++], some(units))));
+  const size_t M = options_.objective->metrics().size();
+  for (size_t i = 0; i < M; ++i) {
+    result.metrics.push_back(mx::divide(told[at + i], some(told[at + M + i])));
     means.push_back(result.metrics.back());
   }
   if (!means.empty()) mx::eval(means);
@@ -323,7 +354,22 @@ Objective::Value TrainStep::evaluate(const data::Batch& batch) {
   append(in, core::values(frozen_));
   append(in, flat(batch));
   const auto out = evaluate_(in);
-  return {out[0], out[1], slice_of(out, 2, out.size() - 2)};
+  const size_t M = options_.objective->metrics().size();
+  Objective::Value v{out[0], out[1], slice_of(out, 2, M), {}, slice_of(out, 2 + M, M)};
+  for (size_t i = 2 + 2 * M; i < out.size(); i += 2) v.more.push_back({out[i], out[i + 1]});
+  return v;
+}
+
+Arrays TrainStep::worth_of(const std::vector<data::Batch>& batches) {
+  Arrays sums(options_.objective->terms(), mx::array(0.0f)), out;
+  if (sums.size() == 1) return out;
+  for (const auto& batch : batches) {
+    const auto units = units_(flat(batch));
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] = mx::add(sums[i], units[i]);
+  }
+  for (size_t i = 1; i < sums.size(); ++i) out.push_back(mx::divide(some(sums[0]), some(sums[i])));
+  mx::eval(out);
+  return out;
 }
 
 std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::array& key) {
@@ -341,7 +387,7 @@ std::string TrainStep::first_non_finite(const data::Batch& batch, const mx::arra
     };
     const auto of = batch_of(flat(batch));
     pass.starts = of.documents;
-    const auto loss = (*options_.objective)(model_, of, pass).loss;
+    const auto loss = whole_loss((*options_.objective)(model_, of, pass), {});
     if (where.empty() && !finite(loss)) where = "the loss";
   }
   if (!where.empty()) return where;

@@ -38,8 +38,8 @@ class TrainStep {
   };
   struct Result {
     mx::array loss;        // mean over the units of the batches, 0-d float32; layers' own left out
-    mx::array units;       // of the objective: tokens that are learned, pairs
-    core::Arrays metrics;  // of the objective, means over the units
+    mx::array units;       // of the objective's first term: tokens that are learned, pairs
+    core::Arrays metrics;  // of the objective, means over their units
     mx::array grad_norm;   // before clipping
     core::Arrays loads;  // tokens of the batches that chose each expert, a layer with experts each
     /// Of indexers that learn: their divergence, mean over the tokens and the layers.
@@ -54,7 +54,8 @@ class TrainStep {
   State initial(uint64_t seed) const;
   std::vector<std::string> optimizer_names() const { return optimizer_->state_names(); }
 
-  /// One update from one or more batches, whose gradients are weighted by their units. Evaluates:
+  /// One update from one or more batches, whose gradients are weighted by their units: of an
+  /// objective of several terms the units of all batches are counted first. Evaluates:
   /// the loss, the norm and the new state, at the end of each batch. If the loss or the norm is not
   /// finite, weights and optimizer state come out as they went in. If it throws (memory, say), the
   /// state is lost: its buffers were given away.
@@ -65,7 +66,8 @@ class TrainStep {
   /// @param step  counts from 1.
   Result operator()(State& state, const std::vector<data::Batch>& batches, float lr, int64_t step);
 
-  /// The objective's sums without dropout, lazy. The model must hold its weights.
+  /// The objective's sums without dropout, lazy; each metric with its units. The model must hold
+  /// its weights.
   Objective::Value evaluate(const data::Batch& batch);
 
   /// Where a number first stops being finite with these weights: "layers.3.mixer", or "the gradient
@@ -75,8 +77,13 @@ class TrainStep {
  private:
   using Function = std::function<core::Arrays(const core::Arrays&)>;
   // The loss sum, one a parameter, what is told.
+  // @param worth  units of the first term that a unit of each further one is worth; none: as the
+  //               batch alone says
   core::Arrays gradients(const core::Arrays& params, const core::Arrays& frozen,
-                         const data::Batch& batch, const mx::array& key);
+                         const data::Batch& batch, const mx::array& key,
+                         const core::Arrays& worth = {});
+  // The same over several batches. Evaluates.
+  core::Arrays worth_of(const std::vector<data::Batch>& batches);
   // From sums over tokens to the loss, the norm, the new state and the new biases.
   core::Arrays update(core::Arrays params, core::Arrays optimizer, const core::Arrays& grads,
                       const core::Arrays& biases, const core::Arrays& told, const mx::array& loss,
@@ -84,7 +91,7 @@ class TrainStep {
   Objective::Value value(const data::Batch& batch, const mx::array* key,
                          std::vector<core::Sums>* sums = nullptr) const;
   // What is told of batches, summed: a load a router, the divergence of the indexers, the
-  // objective's metrics, its units.
+  // objective's metrics, their units, its units.
   core::Arrays nothing_told() const;
   // A batch as the arrays of a compiled function, and back.
   core::Arrays flat(const data::Batch& batch) const;
@@ -103,7 +110,7 @@ class TrainStep {
   std::vector<Layer> routers_;
   int indexers_ = 0;  // that learn
   std::unique_ptr<Optimizer> optimizer_;
-  Function whole_, accumulate_, apply_, evaluate_;
+  Function whole_, accumulate_, apply_, evaluate_, units_;
 };
 
 }  // namespace lmxlab

@@ -291,25 +291,37 @@ std::optional<double> Trainer::validate(int64_t limit, std::stop_token stop) {
   const auto& held = s.data.held_out;
   if (held.count == 0) return std::nullopt;
   const int64_t count = limit > 0 ? std::min(limit, held.count) : held.count;
-  double sum = 0, units = 0;
-  std::vector<double> metrics(s.options.objective->metrics().size());
+  struct Mean {
+    double sum = 0, units = 0;
+    void add(const mx::array& some, const mx::array& of) {
+      sum += static_cast<double>(some.item<float>()),
+          units += static_cast<double>(of.item<float>());
+    }
+    double value() const { return sum / std::max(units, 1.0); }
+  };
+  std::vector<Mean> terms(s.options.objective->terms()),
+      metrics(s.options.objective->metrics().size());
   for (int64_t i = 0; i < count; ++i) {
     if (stop.stop_requested()) return std::nullopt;
     as_error([&] {
       auto v = s.step.evaluate(held.at(i * held.count / count));
       core::Arrays all = v.metrics;
+      all.insert(all.end(), v.metric_units.begin(), v.metric_units.end());
       all.push_back(v.loss), all.push_back(v.units);
+      for (const auto& term : v.more) all.push_back(term.loss), all.push_back(term.units);
       mx::eval(all);
-      sum += static_cast<double>(v.loss.item<float>());
-      units += static_cast<double>(v.units.item<float>());
-      for (size_t m = 0; m < metrics.size(); ++m)
-        metrics[m] += static_cast<double>(v.metrics[m].item<float>());
+      terms[0].add(v.loss, v.units);
+      for (size_t t = 1; t < terms.size(); ++t)
+        terms[t].add(v.more[t - 1].loss, v.more[t - 1].units);
+      for (size_t m = 0; m < metrics.size(); ++m) metrics[m].add(v.metrics[m], v.metric_units[m]);
     });
   }
-  if (units == 0) return std::nullopt;
-  for (auto& m : metrics) m /= units;
-  s.held_out_metrics = std::move(metrics);
-  return sum / units;
+  if (terms[0].units == 0) return std::nullopt;
+  s.held_out_metrics.clear();
+  for (const auto& m : metrics) s.held_out_metrics.push_back(m.value());
+  double loss = 0;
+  for (const auto& t : terms) loss += t.value();
+  return loss;
 }
 
 TrainResult Trainer::run(std::stop_token stop) {

@@ -8,6 +8,8 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 namespace lmxlab::align {
 namespace {
 
@@ -119,6 +121,61 @@ TEST_F(GrpoRun, PlansAreOfItsBatches) {
   EXPECT_EQ(batch.inputs.shape(1), 16);
   EXPECT_GT(rehearse_training(parts.config, {.run = r.run}, mx::int32, subject).peak,
             size_t{100'000});
+}
+
+// A reward model that was trained on pairs, as an adapter of the policy's base, rewards what it
+// preferred there.
+TEST_F(GrpoRun, LearnsWhatARewardModelPrefers) {
+  const auto base = (folder_ / "base").string();
+  train_run(
+      read_recipe("", "base",
+                  {"run.out=" + Json(base).dump(), "run.steps=1", "run.batch=2", "run.context=16",
+                   "model.preset=llama-tiny", "model.dim=32", "model.heads=4", "model.kv_heads=2",
+                   "model.hidden=64", "data.tokenizer=byte", "data.validation=0"}),
+      {});
+  std::string lines;
+  for (int i = 0; i < 64; ++i) {
+    const char c = static_cast<char>('a' + i % 4), d = static_cast<char>('a' + i % 26);
+    const char bad = static_cast<char>(' ' + (7 * i) % 60);
+    lines += std::string(R"({"prompt": ")") + c + "=\", \"chosen\": \"" + d +
+             static_cast<char>('a' + (5 * i) % 26) + "\", \"rejected\": " +
+             Json(std::string({bad, static_cast<char>(' ' + (11 * i) % 60)})).dump() + "}\n";
+  }
+  write_file_atomic(folder_ / "pairs.jsonl", lines);
+  const auto judge = (folder_ / "judge").string();
+  train_run(read_recipe("", "judge",
+                        {"run.out=" + Json(judge).dump(), "run.steps=40", "run.batch=8",
+                         "run.context=16", "model.preset=" + Json(base).dump(),
+                         "data.file=" + Json((folder_ / "pairs.jsonl").string()).dump(),
+                         "data.validation=0", "objective.kind=reward", "optimizer.lr=0.01",
+                         "adapter.rank=8"}),
+            {});
+  const std::vector<std::string> more{
+      "model={\"preset\":" + Json(base).dump() + "}", "run.steps=120", "optimizer.lr=0.01",
+      "run.checkpoint_every=0",
+      "rewards=[{\"reward\":{\"kind\":\"model\",\"model\":" + Json(judge).dump() + "}}]"};
+  std::vector<double> rewards;
+  train_run(recipe("policy", more), hooks_with([&](const StepMetrics& m, int64_t) {
+              rewards.push_back(m.more.at("reward"));
+            }));
+  // Where the policy adapts the judge's base, the plan has the adapter and the head, and not the
+  // base once more.
+  auto adapted = more;
+  adapted.push_back("adapter.rank=8");
+  const auto asked = recipe("planned", adapted);
+  const auto memory = judge_memory(resolve_run(asked), asked);
+  EXPECT_GT(memory.reading, 0);
+  EXPECT_GT(memory.mapped, 0);
+  EXPECT_LT(memory.mapped, LanguageModel::load(base).parameter_bytes());
+  const auto mean = [&](size_t from) {
+    return std::accumulate(rewards.begin() + long(from), rewards.begin() + long(from) + 20, 0.0) /
+           20;
+  };
+  EXPECT_GT(mean(100), mean(0) + 1);
+  const std::vector<std::string> wrong{
+      "rewards=[{\"reward\":{\"kind\":\"model\",\"model\":" + Json(base).dump() + "}}]"};
+  EXPECT_EQ(test::error_of([&] { train_run(recipe("wrong", wrong), hooks_with()); }).kind(),
+            Kind::usage);
 }
 
 TEST_F(GrpoRun, RefusesWhatDoesNotFitTogether) {

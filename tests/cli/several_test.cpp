@@ -129,6 +129,56 @@ TEST(GenerateSamples, AreThoseOfTheirSeeds) {
                5, "mismatch", {"50257"});
 }
 
+// A reward model that learned to prefer the letters a to d picks the samples that have them.
+TEST(GenerateSamples, ARewardModelPicksWhatWasRewarded) {
+  TemporaryFolder folder;
+  std::string words, pairs;
+  uint64_t seed = 7;
+  const auto word = [&](const char* letters) {
+    std::string out;
+    for (int i = 0; i < 4; ++i)
+      out += letters[(seed = seed * 6364136223846793005u + 1442695040888963407u) >> 62];
+    return out;
+  };
+  for (int i = 0; i < 2000; ++i) words += word("awbx") + "\n";
+  for (int i = 0; i < 100; ++i)
+    pairs += "{\"prompt\": \"" + word("awbx") + "\\n\", \"chosen\": \"" + word("abab") +
+             "\", \"rejected\": \"" + word("wxwx") + "\"}\n";
+  write_file_atomic(folder / "words.txt", words);
+  write_file_atomic(folder / "pairs.jsonl", pairs);
+  const auto base = (folder / "base").string(), judge = (folder / "judge").string();
+  const auto train = [](const Words& more) {
+    Words all{"train", "--quiet", "--set", "run.context=16", "--set", "run.batch=8"};
+    all.insert(all.end(), more.begin(), more.end());
+    const auto done = lmxlab_run(all);
+    ASSERT_EQ(done.code, 0) << done.err;
+  };
+  train({"--data", (folder / "words.txt").string(), "--set", "model.preset=llama-tiny", "--steps",
+         "60", "--out", base});
+  train({"--data", (folder / "pairs.jsonl").string(), "--set", "model.preset=" + base, "--set",
+         "objective.kind=reward", "--set", "adapter.rank=4", "--set", "optimizer.lr=0.01",
+         "--steps", "40", "--out", judge});
+  const Json o =
+      json_of(lmxlab_run({"generate", base, "--prompt", "awbx\n", "--max-tokens", "4", "--best-of",
+                          "16", "--judge", judge, "--temperature", "1", "--json"}));
+  const auto liked = [](const std::string& text) {
+    double n = 0;
+    for (const char c : text) n += c == 'a' || c == 'b' ? 1 : c == 'w' || c == 'x' ? -1 : 0;
+    return n;
+  };
+  double mean = 0, best = -1e9;
+  std::string text;
+  for (const Json& s : o.at("samples").as_array()) {
+    mean += liked(s.at("text").as_string()) / 16;
+    if (s.at("score").as_number() > best)
+      best = s.at("score").as_number(), text = s.at("text").as_string();
+  }
+  EXPECT_EQ(o.at("text").as_string(), text);
+  EXPECT_GE(liked(text), mean + 1.5) << o.dump();
+  expect_error({"generate", judge, "--prompt", "a", "--max-tokens", "2"}, 2, "usage",
+               {"reward model"});
+}
+
 TEST(GenerateSamples, VotesAndSharesAreCounted) {
   TemporaryFolder folder;
   const auto run = (folder / "run").string();

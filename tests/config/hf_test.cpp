@@ -176,6 +176,34 @@ TEST(ToHf, WhatNoClassExpresses) {
       "gpt-tiny");
 }
 
+// A head of one number is in the class's name; of a family without such a class the form is ours.
+TEST(ToHf, AScoreIsInTheNameOfTheClass) {
+  for (const auto& [name, architecture] :
+       std::vector<std::pair<const char*, std::string>>{{"llama-tiny", "Llama"},
+                                                        {"gpt-tiny", "GPT2"},
+                                                        {"gemma3-tiny", "Gemma3Text"},
+                                                        {"mamba-tiny", "Lmxlab"}}) {
+    Model m = preset(name);
+    m.score = true;
+    Json json = to_hf(m);
+    const auto written = json.at("architectures").as_array()[0];
+    EXPECT_EQ(written, Json(architecture + "ForSequenceClassification"));
+    EXPECT_EQ(from_hf(json).model, m) << name;
+    Json other = json;
+    other["architectures"] = Json::array({Json("LlamaForCausalLM")});
+    EXPECT_EQ(failure(other).first, Kind::mismatch);
+    if (architecture == "Lmxlab") continue;
+    json.erase("lmxlab");
+    const auto read = from_hf(json, true);
+    EXPECT_TRUE(read.model.score);
+    EXPECT_EQ(read.form.architecture, architecture + "ForSequenceClassification");
+    json.erase("id2label");
+    EXPECT_EQ(failure(json).first, Kind::unsupported) << "transformers' default are two labels";
+    json["num_labels"] = Json(1);
+    EXPECT_TRUE(from_hf(json, true).model.score);
+  }
+}
+
 TEST(FromHf, PublishedConfigs) {
   const HfRead g = from_hf(gpt2_hub(), true);
   EXPECT_EQ(count(g.model).total, 124'439'808);

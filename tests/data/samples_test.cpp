@@ -36,6 +36,9 @@ TEST(Samples, EveryKindIsFoundByItsKeys) {
       {R"({"prompt": "a", "chosen": "b", "rejected": "c"})", SampleKind::preference},
       {R"({"prompt": "a", "answer": 4})", SampleKind::answer},
       {R"({"messages": [)" + user + R"(], "answer": "b"})", SampleKind::answer},
+      {R"({"prompt": "a", "completion": "b", "label": false})", SampleKind::unpaired},
+      {R"({"prompt": "a", "completion": "b", "label": "a column of something else"})",
+       SampleKind::completion},
   };
   for (const auto& [line, kind] : lines) {
     const auto file = parse_samples(line, "f");
@@ -46,6 +49,19 @@ TEST(Samples, EveryKindIsFoundByItsKeys) {
     EXPECT_EQ(sample_kind(sample_kind_name(kind)), kind);
   }
   EXPECT_EQ(parse_samples(lines[6].first, "f").samples[0].answer, "4");
+  EXPECT_FALSE(parse_samples(lines[8].first, "f").samples[0].desirable);
+  const auto margin = R"({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5})";
+  EXPECT_EQ(parse_samples(margin, "f").samples[0].margin, 1.5);
+  EXPECT_EQ(error_of([] {
+              parse_samples(R"({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"})",
+                            "f");
+            }).kind(),
+            Kind::bad_data);
+  EXPECT_EQ(error_of([] {
+              parse_samples(R"({"prompt": "a", "completion": "b"})", "f",
+                            {.kind = SampleKind::unpaired});
+            }).kind(),
+            Kind::bad_data);
   EXPECT_EQ(error_of([] { sample_kind("chats"); }).kind(), Kind::usage);
 }
 

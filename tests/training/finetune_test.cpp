@@ -7,6 +7,8 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/training/checkpoint.h"
+#include "lmxlab/training/pair_objectives.h"
+#include "lmxlab/training/pairs.h"
 #include "lmxlab/training/run.h"
 #include "lmxlab/training/step.h"
 #include "tests/support/error_of.h"
@@ -121,12 +123,15 @@ struct Stepped {
   std::vector<float> weights;
 };
 Stepped stepped(const config::Model& config, const std::vector<data::Batch>& batches,
-                bool checkpointing = false) {
+                bool checkpointing = false,
+                std::shared_ptr<const Objective> objective = next_token()) {
   LanguageModel model(config, 1);
   const Enter enter(model.runtime());
   OptimizerConfig sgd;
   sgd.name = OptimizerName::sgd;
-  TrainStep step(model.transformer(), sgd, {.clip = 0, .gradient_checkpointing = checkpointing});
+  TrainStep step(
+      model.transformer(), sgd,
+      {.clip = 0, .gradient_checkpointing = checkpointing, .objective = std::move(objective)});
   auto state = step.initial(1);
   Stepped out{double(step(state, batches, 1.0f, 1).loss.item<float>()), {}};
   for (const auto& p : state.params) {
@@ -180,6 +185,44 @@ TEST_F(FineTune, AccumulationWeighsTokens) {
     got.push_back(stepped(config, batches));
   }
   expect_same(got[0], got[1], 1e-6);
+}
+
+// ORPO divides by tokens and by pairs: batches of one pair each, whose answers are of different
+// lengths, add up to the large batch.
+TEST_F(FineTune, AccumulationWeighsTokensAndPairs) {
+  const auto config = LanguageModel::load(base_).config();
+  const auto r = recipe("unused", {file("pairs.jsonl"), "objective.kind=orpo", "data.validation=0",
+                                   "objective.lambda=0.5"});
+  const auto pairs = pairs_of(std::move(*load_data(r).samples), 1);
+  const auto objective = pair_objective(r.objective);
+  std::vector<Stepped> got;
+  for (const int each : {8, 2, 1}) {
+    std::vector<data::Batch> batches;
+    for (size_t i = 0; i < 8; i += static_cast<size_t>(each)) {
+      std::vector<const TokenPair*> some;
+      for (size_t j = i; j < i + static_cast<size_t>(each); ++j) some.push_back(&pairs[j]);
+      batches.push_back(pair_batch(some, 32, PairLayout::plain));
+    }
+    got.push_back(stepped(config, batches, false, objective));
+  }
+  expect_same(got[0], got[1], 1e-6);
+  expect_same(got[0], got[2], 1e-6);
+  // A test of the test: pairs alone as units are not the same.
+  struct ByPairs : Objective {
+    std::shared_ptr<const Objective> of;
+    Value operator()(const core::Transformer& m, const data::Batch& b,
+                     core::Pass& p) const override {
+      auto v = (*of)(m, b, p);
+      const auto nll = mx::divide(v.more[0].loss, v.more[0].units);
+      return {mx::add(v.loss, mx::multiply(nll, v.units)), v.units};
+    }
+  };
+  const auto naive = std::make_shared<ByPairs>();
+  naive->of = objective;
+  std::vector<data::Batch> batches;
+  for (size_t i = 0; i < 8; ++i) batches.push_back(pair_batch({&pairs[i]}, 32, PairLayout::plain));
+  EXPECT_GT(std::abs(stepped(config, batches, false, naive).loss - got[0].loss),
+            1e-4 * got[0].loss);
 }
 
 TEST_F(FineTune, RefusesWhatDoesNotFitTogether) {

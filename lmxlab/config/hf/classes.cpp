@@ -2,6 +2,8 @@
 
 #include "lmxlab/config/hf/shared.h"
 
+#include <set>
+
 namespace lmxlab::config {
 
 const std::vector<HfClass>& hf_classes() {
@@ -20,6 +22,62 @@ const HfClass* hf_class(std::string_view model_type) {
   for (const auto& c : hf_classes())
     if (c.model_type == model_type) return &c;
   return nullptr;
+}
+
+std::string sequence_class(const HfClass& c) {
+  static const std::set<std::string_view> kRegular = {"arcee",
+                                                      "bloom",
+                                                      "deepseek_v2",
+                                                      "deepseek_v3",
+                                                      "exaone4",
+                                                      "falcon",
+                                                      "gemma",
+                                                      "gemma2",
+                                                      "glm",
+                                                      "glm4",
+                                                      "gpt2",
+                                                      "gpt_bigcode",
+                                                      "gpt_neox",
+                                                      "gpt_oss",
+                                                      "gptj",
+                                                      "helium",
+                                                      "hunyuan_v1_dense",
+                                                      "hunyuan_v1_moe",
+                                                      "jamba",
+                                                      "llama",
+                                                      "minicpm3",
+                                                      "minimax",
+                                                      "ministral",
+                                                      "ministral3",
+                                                      "mistral",
+                                                      "mixtral",
+                                                      "mpt",
+                                                      "nemotron",
+                                                      "olmo",
+                                                      "olmo2",
+                                                      "olmo3",
+                                                      "opt",
+                                                      "persimmon",
+                                                      "phi",
+                                                      "phi3",
+                                                      "phimoe",
+                                                      "qwen2",
+                                                      "qwen2_moe",
+                                                      "qwen3",
+                                                      "qwen3_moe",
+                                                      "qwen3_next",
+                                                      "seed_oss",
+                                                      "smollm3",
+                                                      "stablelm",
+                                                      "starcoder2",
+                                                      "zamba2"};
+  constexpr const char* kBehind = "ForSequenceClassification";
+  if (c.model_type == std::string_view("gemma3_text")) return std::string("Gemma3Text") + kBehind;
+  if (!kRegular.contains(c.model_type)) return "";
+  std::string name = c.architecture;
+  for (const std::string_view end : {"ForCausalLM", "LMHeadModel"})
+    if (name.ends_with(end)) name.erase(name.size() - end.size());
+  return name + kBehind;
 }
 
 std::optional<Decoder> decoder_of(const Model& m) {

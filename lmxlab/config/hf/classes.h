@@ -31,6 +31,9 @@ const std::vector<HfClass>& hf_classes();
 /// @return  null for another.
 const HfClass* hf_class(std::string_view model_type);
 
+/// The class with one score in the place of the tokens' head; empty: transformers has none.
+std::string sequence_class(const HfClass& c);
+
 /// The flat form of a model, whatever its family; none if a layer is not attention and a dense FFN.
 std::optional<Decoder> decoder_of(const Model& model);
 
