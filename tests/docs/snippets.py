@@ -12,7 +12,7 @@ What a block may be, by its info string:
   toml     a recipe; trained for three steps. With <!-- file: NAME --> above, it is written as NAME first, for commands below
   sh       lines that begin with lmxlab or build/release/lmxlab, perhaps after NAME=value: run, with small settings. make TARGET: dry run
   cmake    must stand word for word in tests/install/consumer/CMakeLists.txt, which a test builds
-  json     must parse. With <!-- file: NAME --> above, it is written as NAME, for commands below
+  json     must parse (of NAME.jsonl each line). With <!-- file: NAME --> above, it is written as NAME, for commands below
   jinja    a chat template; written as the NAME above it, for commands below
   python   a quoted file
   text     what a program printed, or a picture of a folder: not code
@@ -144,7 +144,8 @@ def problems(top):
                 yield f"{where}: a cpp block must be a whole program"
             elif language == "json":
                 try:
-                    json.loads(text)
+                    for part in text.splitlines() if (name or "").endswith(".jsonl") else [text]:
+                        json.loads(part)
                 except ValueError as error:
                     yield f"{where}: {error}"
             elif language == "cmake":
