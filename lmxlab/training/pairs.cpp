@@ -9,6 +9,7 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace lmxlab {
 namespace {
