@@ -80,7 +80,7 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
   Model mine = model;
   // What the function of a model does not depend on.
   mine.family = theirs.family, mine.context = theirs.context, mine.dropout = theirs.dropout;
-  mine.init_std = theirs.init_std;
+  mine.init_std = theirs.init_std, mine.mtp_heads.clear();
   for (size_t i = 0; i < mine.layers.size() && i < theirs.layers.size(); ++i) {
     auto* a = std::get_if<Moe>(&mine.layers[i].ffn);
     const auto* b = std::get_if<Moe>(&theirs.layers[i].ffn);
@@ -202,6 +202,7 @@ Json to_hf(const Model& model, std::string_view dtype) {
   // The class's defaults are another model's.
   for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) out[id] = Json();
   out["torch_dtype"] = Json(dtype);
+  if (!model.mtp_heads.empty()) out[kHeadsKey] = Json(model.mtp_heads.size());
   out[kOurs] = Json::object({{"version", kVersion}, {"config", to_json(model)}});
   return out;
 }
@@ -261,6 +262,7 @@ HfRead from_hf(const Json& whole, bool strict) {
     out.form = {c->model_type, c->architecture, c->family, false};
     validate(out.model, Kind::bad_data);
   }
+  std::erase(unread, std::string(kHeadsKey));  // whoever loads the weights reads it
   if (strict) {
     Problems problems;
     for (const auto& key : unread) problems.add(key);
