@@ -15,7 +15,7 @@
 
 namespace lmxlab {
 
-enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo, grpo };
+enum class ObjectiveKind { pretrain, sft, mtp, distill, dpo, simpo, orpo, grpo };
 enum class ComputeType { f32, bf16 };
 /// What a curriculum goes by: the length of rows of a text; of samples or rows, their length, how
 /// rare their words are, or the difficulty that samples say they have.
@@ -25,9 +25,9 @@ template <>
 struct EnumNames<ObjectiveKind> {
   static constexpr std::pair<ObjectiveKind, const char*> table[] = {
       {ObjectiveKind::pretrain, "pretrain"}, {ObjectiveKind::sft, "sft"},
-      {ObjectiveKind::distill, "distill"},   {ObjectiveKind::dpo, "dpo"},
-      {ObjectiveKind::simpo, "simpo"},       {ObjectiveKind::orpo, "orpo"},
-      {ObjectiveKind::grpo, "grpo"}};
+      {ObjectiveKind::mtp, "mtp"},           {ObjectiveKind::distill, "distill"},
+      {ObjectiveKind::dpo, "dpo"},           {ObjectiveKind::simpo, "simpo"},
+      {ObjectiveKind::orpo, "orpo"},         {ObjectiveKind::grpo, "grpo"}};
 };
 template <>
 struct EnumNames<CurriculumBy> {
@@ -73,10 +73,13 @@ struct ObjectiveConfig {
   std::string teacher = {};
   std::optional<double> temperature = {}, hard_labels = {};
   std::optional<int> top_k = {};
+  std::optional<int> heads = {};
+  std::optional<double> weight = {};
   template <class V>
   void visit(V& v) {
     v("kind", kind,
-      "pretrain: the next token of a text; sft: of samples, where they are learned; distill: a "
+      "pretrain: the next token of a text; sft: of samples, where they are learned; mtp: the "
+      "next tokens and, by heads, those behind them, on either; distill: a "
       "teacher's next tokens, on either; dpo, simpo, orpo: the better of two answers; grpo: what "
       "[[rewards]] reward of what the model writes, with the options of [grpo]");
     v("loss_type", loss_type, "dpo: sigmoid, sigmoid_norm, ipo or hinge");
@@ -98,6 +101,8 @@ struct ObjectiveConfig {
     v("temperature", temperature, "distill: of both distributions, 1");
     v("hard_labels", hard_labels,
       "distill: share of the loss that is the data's own next token, 0");
+    v("heads", heads, "mtp: how many tokens behind the next one are predicted; the model's, or 1");
+    v("weight", weight, "mtp 0.3: what the mean of the heads' losses counts");
   }
   /// A teacher that has run before the training does.
   bool keeps_teacher() const { return top_k.value_or(0) > 0 || teacher.ends_with(".safetensors"); }

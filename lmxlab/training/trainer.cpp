@@ -316,7 +316,11 @@ TrainResult Trainer::run(std::stop_token stop) {
   auto& s = *impl_;
   const Enter enter(s.model.runtime());
   const auto& run = s.options.run;
-  const double step_flops = 3 * config::flops_per_token(s.model.config(), run.context) *
+  const auto& config = s.model.config();
+  const double heads = s.options.objective->trains_mtp_heads()
+                           ? config::mtp_flops_per_token(config, run.context)
+                           : 0;
+  const double step_flops = 3 * (config::flops_per_token(config, run.context) + heads) *
                             static_cast<double>(run.batch) * run.context * run.accumulate;
   kernels::reset_peak();
   StepMetrics m;
