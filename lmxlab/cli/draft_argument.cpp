@@ -1,5 +1,7 @@
 #include "lmxlab/cli/draft_argument.h"
 
+#include "lmxlab/inference/mtp_draft.h"
+
 namespace lmxlab::cli {
 namespace {
 
@@ -30,8 +32,8 @@ void expect_same_tokens(const OpenModel& target, const OpenModel& draft, const s
 void DraftArgument::declare(Options& o) {
   o.option("--draft", "MODEL", &name,
            "drafts tokens that the model then reads together (speculative decoding): a smaller "
-           "model of the same vocabulary, or ngram, which finds them in the text so far; the text "
-           "stays the same")
+           "model of the same vocabulary; ngram, which finds them in the text so far; or mtp, the "
+           "model's own heads for further tokens; the text stays the same")
       .otherwise("none");
   o.option("--num-draft-tokens", "N", &tokens, "drafted at a time, whether it pays or not")
       .range(1, 32)
@@ -41,10 +43,15 @@ void DraftArgument::declare(Options& o) {
 void DraftArgument::open(const OpenModel& target, uint64_t seed, std::optional<DType> activations,
                          const Context& context) {
   if (tokens && !name)
-    throw Error(Kind::usage, "[draft] --num-draft-tokens needs --draft MODEL or --draft ngram");
+    throw Error(Kind::usage,
+                "[draft] --num-draft-tokens needs --draft MODEL, --draft ngram or --draft mtp");
   if (!name) return;
   if (*name == "ngram") {
     source_ = std::make_shared<PromptLookup>();
+    return;
+  }
+  if (own_heads()) {
+    source_ = std::make_shared<MtpDraft>(target.model);
     return;
   }
   model_ = std::make_shared<OpenModel>(open_model(*name, seed, std::nullopt, context));

@@ -1,4 +1,4 @@
-// --draft MODEL|ngram: what drafts tokens for speculative decoding.
+// --draft MODEL|ngram|mtp: what drafts tokens for speculative decoding.
 #pragma once
 
 #include "lmxlab/cli/model_argument.h"
@@ -17,14 +17,17 @@ struct DraftArgument {
 
   void declare(Options& o);
   /// Opens what was named, for this model.
-  /// @throws Error(mismatch) for another vocabulary, Error(usage) for a number without a draft; as
+  /// @throws Error(mismatch) for another vocabulary or no heads, Error(usage) for a number without
+  /// a draft; as
   ///   open_model.
   void open(const OpenModel& target, uint64_t seed, std::optional<DType> activations,
             const Context& context);
   bool given() const { return name.has_value(); }
   /// Into the options of a generation.
   void set(GenerateOptions& options) const;
-  /// None of prompt lookup.
+  /// Whether the model itself drafts, with its heads for further tokens.
+  bool own_heads() const { return name == "mtp"; }
+  /// None of prompt lookup and of own heads.
   OpenModel* model() const { return model_.get(); }
 
  private:

@@ -40,6 +40,7 @@ struct Subject {
   /// Of speculative decoding: so many tokens at a time (0: as many as pay), of this model or of
   /// none.
   bool drafts = false;
+  bool own_heads = false;  // by the model's heads for further tokens
   int num_draft_tokens = 0;
   std::optional<config::Model> draft = {};
   std::filesystem::path draft_weights = {};

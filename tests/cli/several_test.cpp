@@ -40,6 +40,34 @@ TEST(GenerateDraft, GivesTheSameTextAndSaysWhatWasKept) {
   }
 }
 
+// Heads that were trained beside a model draft for it; the plan has no second model.
+TEST(GenerateDraft, OfAModelsOwnHeads) {
+  const TemporaryFolder folder;
+  const auto model = (folder / "heads").string();
+  json_of(lmxlab_run({"train", "--json", "--quiet", "--set", "model.preset=llama-tiny", "--set",
+                      "objective.kind=mtp", "--set", "objective.heads=2", "--set", "run.steps=20",
+                      "--set", "run.batch=4", "--set", "run.context=32", "--set",
+                      "data.validation=0.02", "--out", model}));
+  const Json counted = json_of(lmxlab_run({"inspect", model, "--json"}));
+  EXPECT_GT(counted.at("parts").at("mtp").as_integer(), 0);
+  for (const char* temperature : {"0", "0.9"}) {
+    const Words how{"--prompt", "KING", "--temperature", temperature};
+    const Json plain = json_of(lmxlab_run(generate(model, how)));
+    for (const Words& draft :
+         {Words{"--draft", "mtp"}, Words{"--draft", "mtp", "--num-draft-tokens", "3"}}) {
+      auto words = how;
+      words.insert(words.end(), draft.begin(), draft.end());
+      const Json o = json_of(lmxlab_run(generate(model, words)));
+      EXPECT_EQ(o.at("tokens"), plain.at("tokens")) << o.dump();
+      EXPECT_LE(o.at("accepted_tokens").as_integer(), o.at("draft_tokens").as_integer());
+      if (draft.size() > 2) EXPECT_GT(o.at("draft_tokens").as_integer(), 20);
+      EXPECT_LT(o.at("planned_bytes").as_integer(), 3 * plain.at("planned_bytes").as_integer() / 2);
+    }
+  }
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "mtp"}, 5, "mismatch",
+               {"no heads for further tokens", "objective mtp"});
+}
+
 TEST(GenerateDraft, RefusesWhatDoesNotFit) {
   expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "gpt-10m"}, 5, "mismatch",
                {"vocabulary of 50257", "256"});
