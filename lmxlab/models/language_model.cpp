@@ -37,6 +37,9 @@ constexpr const char* kSpecialIds[] = {"bos_token_id", "eos_token_id", "pad_toke
 // Heads for further tokens are no part of transformers' classes: configs name them whether a
 // checkpoint has them or not. Those with blocks that we do not make for them are left out.
 void add_heads(config::HfRead& read, const Json& config, core::Tensors& tensors) {
+  if (std::none_of(tensors.begin(), tensors.end(),
+                   [](const auto& t) { return t.first.ends_with("eh_proj.weight"); }))
+    return read.model.mtp_heads.clear();
   const Json* text = config.find("text_config");
   const Json* n = (text && text->is_object() ? *text : config).find(config::kHeadsKey);
   if (!n || !n->is_integer() || !read.model.mtp_heads.empty()) return;

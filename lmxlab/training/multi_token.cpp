@@ -93,6 +93,11 @@ config::Model with_mtp_heads(config::Model model, const ObjectiveConfig& objecti
   return model;
 }
 
+void freeze_mtp_heads(core::Transformer& model) {
+  for (auto& head : model.mtp_heads)
+    for (auto& e : core::collect(head)) e.param->trainable = false;
+}
+
 std::shared_ptr<const Objective> mtp_objective(int heads, float weight) {
   return std::make_shared<MultiToken>(heads, weight);
 }

@@ -13,6 +13,10 @@ namespace lmxlab {
 /// own kind of block (config::mtp_block). @throws Error(mismatch) if it has another number of them.
 config::Model with_mtp_heads(config::Model model, const ObjectiveConfig& objective);
 
+/// For objectives that do not go through them: heads have no gradient then, but a weight decay
+/// would reach them.
+void freeze_mtp_heads(core::Transformer& model);
+
 /// -log p of the next token + weight / D * sum over the D heads of -log p of theirs (eq. 24 and
 /// 25), counted by the next tokens that are learned. A head learns what is learned of its target as
 /// a next token, in the text that it stands in.

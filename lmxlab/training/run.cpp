@@ -137,9 +137,7 @@ void adapt(LanguageModel& model, const Recipe& recipe, const std::vector<config:
                                    " is packed, and packed weights do not train. Add [adapter], "
                                    "or begin with the weights as floats.");
   if (!recipe.optimizer.only.empty()) train_only(model, recipe.optimizer.only);
-  if (recipe.objective.kind != ObjectiveKind::mtp)  // no gradient, but a decay would reach them
-    for (auto& head : model.transformer().mtp_heads)
-      for (auto& e : core::collect(head)) e.param->trainable = false;
+  if (recipe.objective.kind != ObjectiveKind::mtp) freeze_mtp_heads(model.transformer());
   for (auto& e : core::collect_trainable(model.transformer()))
     e.param->value = mx::astype(e.param->value, mx::float32);
 }

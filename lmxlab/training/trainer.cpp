@@ -5,6 +5,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/training/multi_token.h"
 #include "lmxlab/training/step.h"
 
 #include <mlx/ops.h>
@@ -239,6 +240,7 @@ Trainer::Trainer(LanguageModel& model, TrainData data, TrainOptions options) {
     throw Error(Kind::usage, "[train] run.context " + std::to_string(run.context) +
                                  " is longer than the " + std::to_string(learned->length) +
                                  " positions that the model learns");
+  if (!options.objective->trains_mtp_heads()) freeze_mtp_heads(model.transformer());
   for (const auto& e : core::collect_trainable(model.transformer()))
     if (e.param->value.dtype() != mx::float32)
       throw Error(Kind::usage,

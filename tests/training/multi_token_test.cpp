@@ -361,6 +361,22 @@ eval_every = 0
       HasSubstr("the model has 1 heads already"));
 }
 
+// Neither a gradient nor a decay reaches heads that an objective does not go through.
+TEST(MultiToken, AnotherObjectiveLeavesHeadsAsTheyAre) {
+  LanguageModel model(golden_config(), 3);
+  const auto weight = [&] {
+    return to_vector<float>(model.transformer().mtp_heads[0].eh_proj.weight.w.value);
+  };
+  const auto before = weight();
+  const auto ids = numbers(200, 13);
+  const mx::array tokens(ids.data(), {200}, mx::int32);
+  TrainOptions options;
+  options.optimizer.weight_decay = 0.5;
+  options.run.steps = 3, options.run.batch = 2, options.run.context = 12;
+  Trainer(model, tokens, mx::zeros({0}, mx::int32), options).run();
+  EXPECT_EQ(weight(), before);
+}
+
 // Experts of a head are balanced as the model's are.
 TEST(MultiToken, RoutersOfHeadsAreTold) {
   auto config = config::preset("mixtral-tiny");
