@@ -40,7 +40,7 @@ TEST(GenerateDraft, GivesTheSameTextAndSaysWhatWasKept) {
   }
 }
 
-// Heads that were trained beside a model draft for it; the plan has no second model.
+// Heads that were trained beside a model draft for it; the plan is what it takes.
 TEST(GenerateDraft, OfAModelsOwnHeads) {
   const TemporaryFolder folder;
   const auto model = (folder / "heads").string();
@@ -62,8 +62,11 @@ TEST(GenerateDraft, OfAModelsOwnHeads) {
       EXPECT_LE(o.at("accepted_tokens").as_integer(), o.at("draft_tokens").as_integer());
       if (draft.size() > 2) {
         EXPECT_GT(o.at("draft_tokens").as_integer(), 20);
+        const double peak = o.at("peak_bytes").as_number();
+        // Of a drawn text the plan lacks what sampling takes, whatever drafts.
+        const double off = std::string(temperature) == "0" ? 0.05 : 0.15;
+        EXPECT_NEAR(o.at("planned_bytes").as_number(), peak, off * peak);
       }
-      EXPECT_LT(o.at("planned_bytes").as_integer(), 3 * plain.at("planned_bytes").as_integer() / 2);
     }
   }
   expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "mtp"}, 5, "mismatch",
