@@ -254,8 +254,10 @@ void check(const Recipe& recipe) {
   if (recipe.curriculum) check(*recipe.curriculum, recipe, problems);
   if (recipe.objective.kind == ObjectiveKind::mtp) {
     const int heads = recipe.objective.heads.value_or(1);
-    if (r.context <= heads)
-      problems.add("run.context: " + std::to_string(r.context) +
+    const auto first = recipe.curriculum ? recipe.curriculum->from : std::nullopt;
+    const int shortest = std::min(first.value_or(r.context), r.context);
+    if (shortest <= heads)
+      problems.add((first ? "curriculum.from: " : "run.context: ") + std::to_string(shortest) +
                    " tokens leave a head that looks " + std::to_string(heads) +
                    " further nothing to predict; expected more");
     if (recipe.adapter)

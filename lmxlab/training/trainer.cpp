@@ -178,6 +178,14 @@ struct Trainer::Impl {
       entries[i].param->value = arrays.optimizer[first + i];
   }
 
+  // Forwards and backwards, of a row of so many.
+  double token_flops(int length) const {
+    const auto& config = model.config();
+    const bool heads = options.objective->trains_mtp_heads();
+    return 3 * (config::flops_per_token(config, length) +
+                (heads ? config::mtp_flops_per_token(config, length) : 0));
+  }
+
   // The steps that the run will have come to, as far as is known: the schedule ends with them.
   int64_t steps_within_budgets(double step_flops) const {
     const auto& run = options.run;
@@ -318,12 +326,8 @@ TrainResult Trainer::run(std::stop_token stop) {
   auto& s = *impl_;
   const Enter enter(s.model.runtime());
   const auto& run = s.options.run;
-  const auto& config = s.model.config();
-  const double heads = s.options.objective->trains_mtp_heads()
-                           ? config::mtp_flops_per_token(config, run.context)
-                           : 0;
-  const double step_flops = 3 * (config::flops_per_token(config, run.context) + heads) *
-                            static_cast<double>(run.batch) * run.context * run.accumulate;
+  const double step_flops =
+      s.token_flops(run.context) * static_cast<double>(run.batch) * run.context * run.accumulate;
   kernels::reset_peak();
   StepMetrics m;
   TrainResult result;
@@ -359,8 +363,7 @@ TrainResult Trainer::run(std::stop_token stop) {
     double flops = 0;
     for (const auto& b : group) {
       tokens += b.token_count();
-      flops += 3 * config::flops_per_token(s.model.config(), b.inputs.shape(1)) *
-               static_cast<double>(b.inputs.size());
+      flops += s.token_flops(b.inputs.shape(1)) * static_cast<double>(b.inputs.size());
     }
     const double seconds = since(start);
     s.state.step += 1, s.state.tokens += tokens, s.state.flops += flops;
