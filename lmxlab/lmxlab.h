@@ -44,6 +44,7 @@
 #include "lmxlab/inference/beam.h"
 #include "lmxlab/inference/generate.h"
 #include "lmxlab/inference/generation_config.h"
+#include "lmxlab/inference/mtp_draft.h"
 #include "lmxlab/inference/prompt_cache.h"
 #include "lmxlab/inference/reward_model.h"
 #include "lmxlab/inference/sampler.h"

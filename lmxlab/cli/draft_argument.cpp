@@ -1,6 +1,7 @@
 #include "lmxlab/cli/draft_argument.h"
 
 #include "lmxlab/base/files.h"
+#include "lmxlab/inference/mtp_draft.h"
 #include "lmxlab/models/adapters.h"
 
 #include <algorithm>
@@ -45,8 +46,8 @@ bool is_base_of(const ModelPlace& draft, OpenModel& target) {
 void DraftArgument::declare(Options& o) {
   o.option("--draft", "MODEL", &name,
            "drafts tokens that the model then reads together (speculative decoding): a smaller "
-           "model of the same vocabulary, a model's base beside its adapters, or ngram, which "
-           "finds them in the text so far; the text "
+           "model of the same vocabulary; a model's base beside its adapters; ngram, which finds "
+           "them in the text so far; or mtp, the model's own heads for further tokens; the text "
            "stays the same")
       .otherwise("none");
   o.option("--num-draft-tokens", "N", &tokens, "drafted at a time, whether it pays or not")
@@ -57,10 +58,15 @@ void DraftArgument::declare(Options& o) {
 void DraftArgument::open(OpenModel& target, uint64_t seed, std::optional<DType> activations,
                          const Context& context) {
   if (tokens && !name)
-    throw Error(Kind::usage, "[draft] --num-draft-tokens needs --draft MODEL or --draft ngram");
+    throw Error(Kind::usage,
+                "[draft] --num-draft-tokens needs --draft MODEL, --draft ngram or --draft mtp");
   if (!name) return;
   if (*name == "ngram") {
     source_ = std::make_shared<PromptLookup>();
+    return;
+  }
+  if (own_heads()) {
+    source_ = std::make_shared<MtpDraft>(target.model);
     return;
   }
   auto place = find_model(*name, context);

@@ -1,4 +1,4 @@
-// --draft MODEL|ngram: what drafts tokens for speculative decoding.
+// --draft MODEL|ngram|mtp: what drafts tokens for speculative decoding.
 #pragma once
 
 #include "lmxlab/cli/model_argument.h"
@@ -17,7 +17,8 @@ struct DraftArgument {
 
   void declare(Options& o);
   /// Opens what was named, for this model.
-  /// @throws Error(mismatch) for another vocabulary, Error(usage) for a number without a draft; as
+  /// @throws Error(mismatch) for another vocabulary or no heads, Error(usage) for a number without
+  /// a draft; as
   ///   open_model.
   void open(OpenModel& target, uint64_t seed, std::optional<DType> activations,
             const Context& context);
@@ -26,7 +27,9 @@ struct DraftArgument {
   void set(GenerateOptions& options) const;
   /// Whether it is the model itself without its adapters, whose weights are there.
   bool is_base() const { return base_; }
-  /// None of prompt lookup, and of the base.
+  /// Whether the model itself drafts, with its heads for further tokens.
+  bool own_heads() const { return name == "mtp"; }
+  /// None of prompt lookup, of the base and of own heads.
   OpenModel* model() const { return model_.get(); }
 
  private:

@@ -44,7 +44,8 @@ Json counts(const config::Model& model, const ModelPlace& place) {
                                                {"mixer", Json(n.mixer)},
                                                {"ffn", Json(n.ffn)},
                                                {"norm", Json(n.norm)},
-                                               {"head", Json(n.head)}})}});
+                                               {"head", Json(n.head)},
+                                               {"mtp", Json(n.mtp)}})}});
 }
 
 // Those whose name or family has the text in it; without one, all.

@@ -86,6 +86,7 @@ int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOp
   auto bytes = m.model.parameter_bytes();
   if (options.draft) subject.num_draft_tokens = draft.tokens.value_or(0);
   subject.drafts = options.draft != nullptr, subject.base_drafts = draft.is_base();
+  subject.own_heads = draft.own_heads();
   auto* small = options.draft ? draft.model() : nullptr;
   if (small) {
     subject.draft = small->model.config(), subject.draft_weights = small->place.path;

@@ -238,6 +238,25 @@ struct Beside {
   Whole mixer, ffn;
   int norms = 0;
 };
+// Parameters of a block, parts of a custom one included.
+struct BlockCount {
+  LayerCount layer;
+  int64_t idle = 0;  // of experts that a token does not meet
+};
+Beside beside(const Model& m, const Block& b);
+BlockCount count_block(const Model& m, const Block& b) {
+  BlockCount out{{mixer_parameters(b.mixer, m.dim).value, ffn_parameters(b.ffn, m.dim).value}};
+  const BlockNorms norms = block_norms(b);
+  const Beside more = beside(m, b);
+  out.layer.mixer = (Whole(out.layer.mixer) + more.mixer).value;
+  out.layer.ffn = (Whole(out.layer.ffn) + more.ffn).value;
+  if (const int n = norms.mixer + norms.ffn + more.norms)
+    out.layer.norm = n * norm_parameters(b.norm, m.dim);
+  if (const auto* e = experts_in(b))
+    out.idle = moe_parameters(*e, m.dim, e->experts).value -
+               moe_parameters(*e, m.dim, std::min(e->top_k, e->experts)).value;
+  return out;
+}
 Beside beside(const Model& m, const Block& b) {
   Beside out;
   if (b.shortcut) out.ffn += moe_parameters(*b.shortcut, m.dim, b.shortcut->experts);
@@ -292,16 +311,8 @@ Count count(const Model& m) {
   int64_t idle = 0;  // no more than all of them
   out.layers.reserve(m.layers.size());
   for (const Block& b : m.layers) {
-    LayerCount layer{mixer_parameters(b.mixer, m.dim).value, ffn_parameters(b.ffn, m.dim).value};
-    const BlockNorms norms = block_norms(b);
-    const Beside more = beside(m, b);
-    layer.mixer = (Whole(layer.mixer) + more.mixer).value;
-    layer.ffn = (Whole(layer.ffn) + more.ffn).value;
-    if (const int n = norms.mixer + norms.ffn + more.norms)
-      layer.norm = n * norm_parameters(b.norm, m.dim);
-    if (const auto* e = experts_in(b))
-      idle += moe_parameters(*e, m.dim, e->experts).value -
-              moe_parameters(*e, m.dim, std::min(e->top_k, e->experts)).value;
+    const auto [layer, rests] = count_block(m, b);
+    idle += rests;
     mixer += layer.mixer, ffn += layer.ffn, norm += layer.norm;
     out.layers.push_back(layer);
   }
@@ -321,10 +332,15 @@ Count count(const Model& m) {
     head = m.dim;
   else if (!m.tie_head)
     head = table + Whole(m.head_bias ? m.vocab : 0);
+  Whole mtp;
+  for (const Block& b : m.mtp_heads)  // a projection and three norms beside the block
+    mtp += Whole(2) * m.dim * m.dim + Whole(3) * norm_parameters(m.final_norm, m.dim) +
+           count_block(m, b).layer.total();
+  out.mtp = mtp.value;
   out.embedding = embedding.value, out.position = position.value, out.mixer = mixer.value;
   out.ffn = ffn.value, out.norm = norm.value, out.head = head.value;
-  out.total = (embedding + position + mixer + ffn + norm + head).value;
-  out.active = out.total - idle;
+  out.total = (embedding + position + mixer + ffn + norm + head + mtp).value;
+  out.active = out.total - idle - out.mtp;
   return out;
 }
 
@@ -344,6 +360,14 @@ double flops_per_token(const Model& m, int64_t length) {
     if (const auto& a = m.altup) flops += 4.0 * m.dim * a->streams * (a->streams + 1);
   }
   if (m.altup) flops += 4.0 * m.dim * m.dim * (m.altup->streams - 1);
+  return flops;
+}
+
+double mtp_flops_per_token(const Model& m, int64_t length) {
+  double flops = 0;
+  for (const Block& b : m.mtp_heads)
+    flops += 4.0 * m.dim * m.dim + 2 * double(m.dim) * m.vocab + ffn_flops(b.ffn, m.dim) +
+             mixer_flops(b.mixer, m.dim, static_cast<double>(length));
   return flops;
 }
 

@@ -17,6 +17,7 @@ struct Count {
   int64_t total = 0;
   int64_t active = 0;  // those that a token meets: of experts, as many as it goes through
   int64_t embedding = 0, position = 0, mixer = 0, ffn = 0, norm = 0, head = 0;
+  int64_t mtp = 0;  // of the heads for further tokens, which are not active
   std::vector<LayerCount> layers;
 };
 /// @throws Error(not_found) for a custom part that nobody registered, Error(usage) beyond 64 bits.
@@ -40,6 +41,8 @@ int64_t count_mixer(const Mixer& mixer, int dim);
 /// custom part counts two a parameter.
 /// A training step costs three times as much.
 double flops_per_token(const Model& model, int64_t length);
+/// Of the heads for further tokens alone, the output head included.
+double mtp_flops_per_token(const Model& model, int64_t length);
 
 /// Bytes of the states of recurrent mixers, whatever the context: float32 ones, and the inputs that
 /// convolutions keep, in elements.

@@ -436,6 +436,9 @@ std::string describe(const Model& m) {
   if (!embeddings.empty()) row(out, "embeddings", embeddings);
   row(out, "final norm", {norm_phrase(m.final_norm)});
   row(out, "head", head_phrases(m));
+  if (!m.mtp_heads.empty())
+    row(out, "mtp heads",
+        {comma(int64_t(m.mtp_heads.size())) + " for further tokens", comma(n.mtp) + " parameters"});
   if (m.dropout > 0) row(out, "dropout", {number(m.dropout)});
   const auto pattern = layer_pattern(m);
   if (pattern.letters.find_first_not_of(pattern.letters[0]) != std::string::npos)
@@ -504,6 +507,7 @@ std::string describe(const Model& m) {
   out += padded("part", 12) + right("parameters", 20) + right("share", 9) + "\n";
   part("embedding", n.embedding), part("positions", n.position), part("mixers", n.mixer);
   part("ffns", n.ffn), part("norms", n.norm), part("head", n.head);
+  part("mtp heads", n.mtp);
 
   out += "\n";
   row(out, "weights",

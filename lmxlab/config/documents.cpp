@@ -33,6 +33,8 @@ std::optional<std::string> carries_over(const Model& model) {
   for (size_t i = 0; i < model.layers.size(); ++i)
     if (const char* what = carried_by(model.layers[i].mixer))
       return "layers." + std::to_string(i) + ".mixer: " + what;
+  for (const auto& head : model.mtp_heads)
+    if (const char* what = carried_by(head.mixer)) return std::string("mtp_heads: ") + what;
   for (const auto& shared : model.shared_blocks)
     if (const char* what = carried_by(Mixer(shared.attention)))
       return std::string("shared_blocks: ") + what;

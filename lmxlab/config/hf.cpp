@@ -80,7 +80,7 @@ std::optional<Expressed> expressed_by(const HfClass& c, const Model& model) {
   Model mine = model;
   // What the function of a model does not depend on.
   mine.family = theirs.family, mine.context = theirs.context, mine.dropout = theirs.dropout;
-  mine.init_std = theirs.init_std;
+  mine.init_std = theirs.init_std, mine.mtp_heads.clear();
   mine.score = theirs.score;  // the class says it by its name
   for (size_t i = 0; i < mine.layers.size() && i < theirs.layers.size(); ++i) {
     auto* a = std::get_if<Moe>(&mine.layers[i].ffn);
@@ -233,6 +233,7 @@ Json to_hf(const Model& model, std::string_view dtype) {
     out["id2label"] = Json::object({{"0", "LABEL_0"}});
     out["label2id"] = Json::object({{"LABEL_0", 0}});
   }
+  if (!model.mtp_heads.empty()) out[kHeadsKey] = Json(model.mtp_heads.size());
   out[kOurs] = Json::object({{"version", kVersion}, {"config", to_json(model)}});
   return out;
 }
@@ -300,6 +301,7 @@ HfRead from_hf(const Json& whole, bool strict) {
     std::erase(unread, "num_labels");
     validate(out.model, Kind::bad_data);
   }
+  std::erase(unread, std::string(kHeadsKey));  // whoever loads the weights reads it
   if (strict) {
     Problems problems;
     for (const auto& key : unread) problems.add(key);

@@ -13,6 +13,9 @@ namespace lmxlab::config {
 /// The model type of what no class expresses.
 inline constexpr const char* kOwnType = "lmxlab";
 
+/// The key that says how many heads for further tokens there are, as Model::mtp_heads.
+inline constexpr const char* kHeadsKey = "num_nextn_predict_layers";
+
 /// The transformers class that expresses a model, for whoever saves or names its weights.
 struct HfForm {
   std::string model_type;    // "gpt2", "llama", ..., or "lmxlab" where no class expresses it

@@ -125,6 +125,9 @@ struct Model {
   std::optional<LayerInputs> layer_inputs = {};
   std::optional<AltUp> altup = {};
   std::vector<SharedBlock> shared_blocks = {};
+  /// Heads that predict further tokens, a block each (DeepSeek-V3, arXiv:2412.19437, 2.2): head k
+  /// says what comes k tokens behind the next one. The model itself does not need them.
+  std::vector<Block> mtp_heads = {};
   float logit_scale = 1;  // logits are multiplied by it, before the cap
   std::optional<float> logit_softcap = {};
   float dropout = 0;       // of the embeddings and of each branch, while training
@@ -146,6 +149,7 @@ struct Model {
     v("layer_inputs", layer_inputs, "a vector a block and position, from a table of its own");
     v("altup", altup, "several streams, of which blocks see one");
     v("shared_blocks", shared_blocks, "attention and FFNs that several blocks have in common");
+    v("mtp_heads", mtp_heads, "heads that predict further tokens, a block each");
     v("logit_scale", logit_scale, "logits are multiplied by it");
     v("logit_softcap", logit_softcap, "logits become cap * tanh(logits / cap)");
     v("dropout", dropout, "of embeddings and branches, while training");
@@ -156,6 +160,16 @@ struct Model {
 inline bool operator==(const Model& a, const Model& b) {
   return same_fields(a, b);
 }
+
+/// Block i of the model, its heads counted on behind the layers.
+inline const Block& block_of(const Model& m, size_t i) {
+  return i < m.layers.size() ? m.layers[i] : m.mtp_heads.at(i - m.layers.size());
+}
+/// Whether a block needs nothing of the blocks around it, as one of a head must not.
+bool stands_alone(const Block& block);
+/// What heads are made of where nobody says: the last block with a mixer that stands alone.
+/// @throws Error(unsupported) if there is none.
+Block mtp_block(const Model& model);
 
 /// {a, a, b}, 7 -> a a b a a b a
 std::vector<Block> cycle(const std::vector<Block>& pattern, int n);

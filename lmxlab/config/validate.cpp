@@ -394,6 +394,18 @@ class Checker {
       lent_keys(m, i), lent_values(m, i), shared_block(m, i);
     if (!m.layers.empty() && m.layers.back().shortcut)
       say("layers", "the last has a shortcut, and no block comes behind it");
+    choices(m.mtp_heads);
+    if (!m.mtp_heads.empty() && (m.layer_inputs || m.altup))
+      say("mtp_heads",
+          "expected none beside layer_inputs or altup, whose blocks see more than a "
+          "stream");
+    for (const Block& b : m.mtp_heads)
+      if (!stands_alone(b) || std::holds_alternative<Nothing>(b.mixer)) {
+        say("mtp_heads",
+            "expected blocks with a mixer that need no others: no kv_from, "
+            "values_from, shared, shortcut or indexer");
+        break;
+      }
     if (m.logit_softcap) above_zero("logit_softcap", *m.logit_softcap);
     if (!(m.dropout >= 0 && m.dropout < 1))
       say("dropout", "expected a share from 0 to below 1, got " + Json(m.dropout).dump());
@@ -560,17 +572,20 @@ Problems check(const Model& model) {
   Problems out;
   for (auto& p : top.found) out.add(std::move(p));
 
-  std::vector<std::string> order;
-  std::map<std::string, std::vector<size_t>> where;
-  for (size_t i = 0; i < model.layers.size(); ++i) {
-    Checker c;
-    c.block(model.layers[i]);
-    for (auto& p : c.found) {
-      if (where.find(p) == where.end()) order.push_back(p);
-      where[p].push_back(i);
+  for (const auto& [list, blocks] :
+       {std::pair("layers.", &model.layers), std::pair("mtp_heads.", &model.mtp_heads)}) {
+    std::vector<std::string> order;
+    std::map<std::string, std::vector<size_t>> where;
+    for (size_t i = 0; i < blocks->size(); ++i) {
+      Checker c;
+      c.block((*blocks)[i]);
+      for (auto& p : c.found) {
+        if (where.find(p) == where.end()) order.push_back(p);
+        where[p].push_back(i);
+      }
     }
+    for (const auto& p : order) out.add(list + ranges(where[p]) + "." + p);
   }
-  for (const auto& p : order) out.add("layers." + ranges(where[p]) + "." + p);
   return out;
 }
 

@@ -257,7 +257,7 @@ mx::array router_loss(const config::Model& model, std::span<const Sums> sums, in
   const auto n = static_cast<float>(tokens);
   for (const auto& s : sums) {
     if (s.of != Sums::Of::router) continue;
-    const auto* c = config::experts_in(model.layers.at(static_cast<size_t>(s.layer)));
+    const auto* c = config::experts_in(config::block_of(model, static_cast<size_t>(s.layer)));
     if (!c) continue;
     const auto &load = s.arrays[0], &scores = s.arrays[1], &square = s.arrays[2];
     if (c->aux_loss > 0) {

@@ -101,6 +101,22 @@ Transformer::Transformer(const config::Model& c, Init init)
     put_score(init);
   else if (!c.tie_head)
     lm_head.emplace(c.dim, c.vocab, c.head_bias, c.init_std, init);
+  make_mtp_heads(c.mtp_heads, init);  // last: the model is the same without them
+}
+
+void Transformer::make_mtp_heads(const std::vector<config::Block>& blocks, Init& init) {
+  const int n = static_cast<int>(layers.size());
+  const float residual_std = config_.init_std / std::sqrt(2.0f * static_cast<float>(n));
+  for (const auto& b : blocks)
+    mtp_heads.emplace_back(
+        b, config_.final_norm,
+        Build{config_.dim, n - 1, n, config_.init_std, residual_std, init, &config_});
+}
+
+void Transformer::add_mtp_heads(const std::vector<config::Block>& blocks, uint64_t seed) {
+  Init init(seed);
+  make_mtp_heads(blocks, init);
+  config_.mtp_heads.insert(config_.mtp_heads.end(), blocks.begin(), blocks.end());
 }
 
 void Transformer::put_score(Init init) {
@@ -240,6 +256,38 @@ mx::array Transformer::recomputed_block(const mx::array& x, Pass& pass) const {
   size_t n = 1;
   each_left(pass, [&](mx::array& a) { a = out[n++]; });
   return out[0];
+}
+
+Pass Transformer::mtp_pass(int depth, const Pass& model) const {
+  Pass out;
+  out.dtype = model.dtype, out.dropout = model.dropout, out.key = model.key;
+  out.recompute = model.recompute, out.tap = model.tap, out.sums = model.sums;
+  out.layer = static_cast<int>(layers.size()) + depth;
+  return out;
+}
+
+mx::array Transformer::mtp(int depth, const mx::array& hidden, const mx::array& tokens,
+                           Pass& pass) const {
+  auto& model = const_cast<Transformer&>(*this);
+  auto& head = model.mtp_heads.at(static_cast<size_t>(depth));
+  const Stage stage = [&model, &head, tokens](const Arrays& in, Pass& p) -> Arrays {
+    // Positions are in what it reads, and rotary ones in its attention.
+    auto x = model.embed_tokens(tokens, p.dtype);
+    if (model.config_.embed_scale != 1) x = kernels::scale(x, model.config_.embed_scale);
+    return {head(in[0], x, p)};
+  };
+  if (!pass.recomputes()) {
+    auto out = stage({hidden}, pass)[0];
+    if (pass.tap) pass.show("output", out);
+    if (pass.cache) pass.cache->advance(tokens.shape(1));
+    return out;
+  }
+  struct Parts {
+    Embedding& table;
+    MtpHead& head;
+    void visit(Visitor& v) { v("", table), v("", head); }
+  } parts{model.embed_tokens, head};
+  return recomputed(stage, collect(parts), {hidden}, pass)[0];
 }
 
 mx::array Transformer::head(const mx::array& h) const {

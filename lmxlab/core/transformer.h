@@ -4,6 +4,7 @@
 #include "lmxlab/config/model.h"
 #include "lmxlab/core/block.h"
 #include "lmxlab/core/linear.h"
+#include "lmxlab/core/mtp.h"
 
 namespace lmxlab::core {
 
@@ -29,6 +30,17 @@ class Transformer {
   /// Makes a reward model of a language model: its head for tokens goes.
   void put_score(Init init);
 
+  /// What head `depth` (from 0) for further tokens makes of the depth before it.
+  /// @param hidden  [B, L, D], of depth - 1, or what `hidden` gives
+  /// @param tokens  int [B, L]: those depth + 1 places behind each position
+  /// @param pass  as mtp_pass makes it; its cache is the head's own
+  /// @return  [B, L, D], for `head` and for the next depth
+  mx::array mtp(int depth, const mx::array& hidden, const mx::array& tokens, Pass& pass) const;
+  /// A pass of that head beside one of the model: no cache, all rows from their beginnings.
+  Pass mtp_pass(int depth, const Pass& model) const;
+  /// New heads behind those that there are. The blocks must be valid (config::check).
+  void add_mtp_heads(const std::vector<config::Block>& blocks, uint64_t seed);
+
   std::vector<std::unique_ptr<LayerCache>> make_caches(const CacheOptions& options = {}) const;
   const config::Model& config() const { return config_; }
   /// The dtype that activations have.
@@ -40,6 +52,7 @@ class Transformer {
     v("model.shared_blocks", shared_blocks);
     v("model.layers", layers), v("model.norm", norm), v("lm_head", lm_head);
     v("score", score);
+    v("model.mtp_heads", mtp_heads);
   }
 
   Embedding embed_tokens;
@@ -52,6 +65,7 @@ class Transformer {
   Norm norm;
   std::optional<Linear> lm_head;
   std::optional<Linear> score;  // [1, D]
+  std::vector<MtpHead> mtp_heads;
 
  private:
   // Blocks hand something to each other beside the stream, or there are several.
@@ -59,6 +73,7 @@ class Transformer {
   mx::array recomputed_blocks(const mx::array& tokens, Pass& pass) const;
   mx::array recomputed_block(const mx::array& x, Pass& pass) const;
   mx::array embed(const mx::array& tokens, Pass& pass) const;
+  void make_mtp_heads(const std::vector<config::Block>& blocks, Init& init);
   Transformer(const config::Model& config, Init init);
   config::Model config_;
 };

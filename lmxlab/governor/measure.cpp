@@ -5,6 +5,7 @@
 #include "lmxlab/config/presets.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
+#include "lmxlab/inference/mtp_draft.h"
 #include "lmxlab/inference/rehearse.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/memory.h"
@@ -95,12 +96,18 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
     Most lookup;
     std::optional<DraftModel> small;
     if (draft || subject.base_drafts) small.emplace(draft ? *draft : model, model);
-    if (subject.drafts) options.draft = small ? static_cast<DraftSource*>(&*small) : &lookup;
+    std::optional<MtpDraft> heads;
+    if (subject.own_heads) heads.emplace(model);
+    if (subject.drafts)
+      options.draft = small   ? static_cast<DraftSource*>(&*small)
+                      : heads ? static_cast<DraftSource*>(&*heads)
+                              : &lookup;
     const auto m =
         rehearse_generation(model, s.batch, s.context, options, subject.one_prompt ? s.batch : 1);
     p.kv_cache = whole(m.cache_bytes);
     if (subject.drafts) peak = m.peak;  // a draft reads the prompt with the first of its texts
     if (small) p.kv_cache += whole(small->cache().bytes());
+    if (heads) p.kv_cache += whole(heads->cache_bytes());
   }
   p.workspace = whole(rehearsal.workspace_at_peak()), p.largest_op = whole(rehearsal.largest_op());
   // What a card's allocator rounds up is in it.
@@ -237,7 +244,8 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
   if (!settings.preset.empty())
     subject.config = config::preset(settings.preset), subject.weights.clear();
-  if (!settings.preset.empty()) subject.draft.reset(), subject.draft_weights.clear();
+  if (!settings.preset.empty())
+    subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
   if (!kernels::can_rehearse()) {
     const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
     return subject.pass ? estimate_pass(subject, settings, element)
@@ -255,6 +263,11 @@ plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int
     p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
   }
   if (subject.base_drafts) p.kv_cache *= 2;
+  if (subject.own_heads) {
+    auto heads = subject.config;
+    heads.layers = heads.mtp_heads;
+    p.kv_cache += config::kv_bytes(heads, settings.context + subject.new_tokens, element);
+  }
   if (!subject.draft) return p;
   auto other = settings;
   other.bits.reset(), other.kv_bits.reset();

@@ -40,6 +40,7 @@ struct Subject {
   /// Of speculative decoding: so many tokens at a time (0: as many as pay), of this model or of
   /// none.
   bool drafts = false;
+  bool own_heads = false;  // by the model's heads for further tokens
   int num_draft_tokens = 0;
   bool base_drafts = false;  // the model without its adapters
   std::optional<config::Model> draft = {};

@@ -164,7 +164,8 @@ struct TokenStream::Impl {
       } catch (...) {
         auto error = current_error();
         wait();  // for what still writes into the cache
-        ended = true, pending.reset(), reading.reset(), running.clear(), cache = Cache();
+        ended = true, pending.reset(), reading.reset(), seen.reset(), running.clear(),
+        cache = Cache();
         throw error;
       }
     }
@@ -242,7 +243,10 @@ struct TokenStream::Impl {
       auto pass = model.make_pass(&cache);
       const auto hidden = model.transformer().hidden(piece, pass);
       if (to < longest) {
-        mx::eval(cache.arrays());
+        auto all = cache.arrays();
+        if (tells()) all.push_back(hidden);
+        mx::eval(all);
+        tell(prompts[0], from, hidden);
         continue;
       }
       // The head sees the last position alone: logits of a whole piece would be the largest array
@@ -256,10 +260,12 @@ struct TokenStream::Impl {
         cache.reorder(index);
       }
       pending = sampler->draw(logits);
+      if (tells()) seen = Seen{from, hidden};
     }
     // Not queue(): steps of many rows are evaluated in order, each array given up after its last
     // use.
     mx::eval(queued());
+    tell_seen();
     read<int32_t>(pending->tokens);
     stats.reused_tokens = known;
     size_t total = 0;
@@ -314,6 +320,7 @@ struct TokenStream::Impl {
   std::vector<mx::array> queued() const {
     auto all = cache.arrays();
     for (auto& a : arrays_of(*pending)) all.push_back(a);
+    if (seen) all.push_back(seen->hidden);
     return all;
   }
   void queue() { kernels::start_step(queued()); }
@@ -328,9 +335,11 @@ struct TokenStream::Impl {
       const Draw& now = *reading;
       const int rows = static_cast<int>(columns.size());
       running = cache.arrays();
-      auto [logits, grown] = model(mx::reshape(now.tokens, {rows, 1}), std::move(cache));
-      cache = std::move(grown);
-      pending = sampler->draw(mx::squeeze(logits, 1));
+      auto pass = model.make_pass(&cache);
+      const int at = cache.length();
+      const auto hidden = model.transformer().hidden(mx::reshape(now.tokens, {rows, 1}), pass);
+      pending = sampler->draw(mx::squeeze(model.transformer().head(hidden), 1));
+      if (tells()) seen = Seen{at, hidden};
       running.clear();  // or the step could not write into them
     }
     // One token ahead: the next step goes in before this one's token is read. A queue keeps its
@@ -343,6 +352,7 @@ struct TokenStream::Impl {
       accept(c, events_now[c]);
       ++made;
     }
+    tell_seen();
     count(made, seconds_since(start));
     if (pace) pace->plain(seconds_since(start));
     if (any_live()) drop_finished();
@@ -377,6 +387,20 @@ struct TokenStream::Impl {
         out[r].top.emplace_back(top_ids[r * n + i], top_logprobs[r * n + i]);
     }
     return out;
+  }
+
+  // What the model made of tokens of the one text, for drafts that read it.
+  struct Seen {
+    int first;
+    mx::array hidden;  // [1, L, D]
+  };
+  bool tells() const { return options.draft && options.draft->reads_hidden(); }
+  void tell(std::span<const int> of, int first, const mx::array& hidden) {
+    if (tells()) options.draft->saw(of, first, hidden);
+  }
+  void tell_seen() {
+    if (seen) tell(text, seen->first, seen->hidden);
+    seen.reset();
   }
 
   // What the cache has not seen of the text, then these.
@@ -417,7 +441,10 @@ struct TokenStream::Impl {
                                    " tokens: expected at most " + std::to_string(wanted) +
                                    ", ids from 0 to " + std::to_string(vocab - 1));
     cache.mark();
-    pending = sampler_at(drafted).draw(logits_of(hidden_behind(drafted), n + 1));
+    const int first = cache.length();
+    const auto hidden = hidden_behind(drafted);
+    pending = sampler_at(drafted).draw(logits_of(hidden, n + 1));
+    if (tells()) seen = Seen{first, hidden};
     queue();
     reading = std::exchange(pending, {});
     const auto drawn = read_draw();
@@ -430,6 +457,11 @@ struct TokenStream::Impl {
       ++accepted;
     int made = 0;
     for (; made <= accepted && live[0]; ++made) accept(0, drawn[static_cast<size_t>(made)]);
+    if (seen) {  // but for the token that was drawn last
+      const int known = static_cast<int>(text.size()) - 1 - first;
+      seen->hidden = mx::slice(hidden, {0, 0, 0}, {1, known, hidden.shape(2)});
+    }
+    tell_seen();
     if (!cache.rewind(static_cast<int>(text.size()) - 1))
       throw Error(
           Kind::unsupported,
@@ -445,8 +477,12 @@ struct TokenStream::Impl {
     const kernels::MemoryFor here(kernels::MemoryUse::step);
     cache.unmark();
     sampler.emplace(sampler_at({}));
-    pending = sampler->draw(logits_of(hidden_behind({}), 1));
+    const int first = cache.length();
+    const auto hidden = hidden_behind({});
+    pending = sampler->draw(logits_of(hidden, 1));
+    if (tells()) seen = Seen{first, hidden};
     queue();
+    tell_seen();
   }
 
   void accept(size_t column, TokenEvent e) {
@@ -543,6 +579,7 @@ struct TokenStream::Impl {
   bool started = false, first_taken = false, ended = false;
   std::optional<Pace> pace = {};  // with a draft
   std::vector<int> text = {};     // then, prompt and what was made
+  std::optional<Seen> seen = {};  // by the step that runs
   GenerateStats stats;
   double decoded = 0, decode_s = 0;
 };

@@ -20,8 +20,7 @@
 
 namespace lmxlab {
 
-/// What a source may draft from. One that needs more of the model (heads that predict several
-/// tokens read its last hidden state) gets a field here.
+/// What a source may draft from.
 struct DraftRequest {
   std::span<const int> text;  // prompt and what was made, never empty
   int most = 0;               // tokens wanted
@@ -36,6 +35,12 @@ class DraftSource {
   virtual ~DraftSource() = default;
   /// Up to `most` tokens that may come behind the text; none where it has no idea.
   virtual std::vector<int> draft(const DraftRequest& request) = 0;
+  /// Whether it drafts from the model's hidden states: then it is told of all of them.
+  virtual bool reads_hidden() const { return false; }
+  /// The model has read the text's tokens from `first` on, up to its end or to the last but one:
+  /// what it made of them, [1, L, D], behind its final norm. May be lazy, and is evaluated before
+  /// the next draft.
+  virtual void saw(std::span<const int> /*text*/, int /*first*/, const mx::array& /*hidden*/) {}
 };
 
 /// What followed the last tokens where they stood before (prompt lookup): the longest run of up to

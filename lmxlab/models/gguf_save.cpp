@@ -183,6 +183,7 @@ class Weights {
     order_ = arch.pairs ? RotaryOrder::pairs : RotaryOrder::halves;
     turns_ = set_rotary_order(config, order_);
     for (const auto& e : core::collect(model.transformer())) {
+      if (e.path.starts_with("model.mtp_heads.")) continue;
       const auto dot = e.path.rfind('.');
       const auto leaf = e.path.substr(dot + 1);
       if (leaf.starts_with("scales") || leaf.starts_with("biases")) continue;
@@ -387,6 +388,8 @@ GgufSaved save_gguf(LanguageModel& model, const std::filesystem::path& path,
                                  ", got \"" + options.type + "\"");
   expect_tokens(model.config(), "gguf");
   auto config = model.config();
+  const bool heads = !config.mtp_heads.empty();
+  config.mtp_heads.clear();
   set_rotary_order(config, RotaryOrder::halves);
   for (const auto& b : config.layers)
     if (!std::holds_alternative<Attention>(b.mixer))
@@ -394,6 +397,7 @@ GgufSaved save_gguf(LanguageModel& model, const std::filesystem::path& path,
   const auto& arch = architecture_of(config::hf_form(config).model_type);
   const Enter enter(model.runtime());
   GgufSaved out;
+  if (heads) out.warnings.push_back("the heads for further tokens are left out");
   io::GgufWriter file;
   Metadata metadata(file, arch, config, out.warnings);
   metadata.write(options.name, *mix);

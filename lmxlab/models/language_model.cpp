@@ -34,6 +34,28 @@ namespace {
 
 constexpr const char* kSpecialIds[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
 
+// Heads for further tokens are no part of transformers' classes: configs name them whether a
+// checkpoint has them or not. Those with blocks that we do not make for them are left out.
+void add_heads(config::HfRead& read, const Json& config, core::Tensors& tensors) {
+  if (std::none_of(tensors.begin(), tensors.end(),
+                   [](const auto& t) { return t.first.ends_with("eh_proj.weight"); }))
+    return read.model.mtp_heads.clear();
+  const Json* text = config.find("text_config");
+  const Json* n = (text && text->is_object() ? *text : config).find(config::kHeadsKey);
+  if (!n || !n->is_integer() || !read.model.mtp_heads.empty()) return;
+  const auto& layers = read.model.layers;
+  const bool can = std::any_of(layers.begin(), layers.end(), config::stands_alone);
+  for (int64_t k = 0; k < n->as_integer(); ++k) {
+    const auto path =
+        "model.layers." + std::to_string(layers.size() + static_cast<size_t>(k)) + ".";
+    if (!tensors.contains(path + "eh_proj.weight")) return;
+    if (can)
+      read.model.mtp_heads.push_back(config::mtp_block(read.model));
+    else
+      std::erase_if(tensors, [&](const auto& t) { return t.first.starts_with(path); });
+  }
+}
+
 }  // namespace
 
 LanguageModel::LanguageModel(std::shared_ptr<Runtime> runtime,
@@ -72,6 +94,7 @@ LanguageModel LanguageModel::load(const std::filesystem::path& folder, bool stri
   config::validate(read.model, Kind::bad_data);
 
   auto tensors = io::read_folder(folder);
+  add_heads(read, json, tensors);
   auto runtime = std::make_shared<Runtime>();
   const Enter enter(runtime);
   LanguageModel model(runtime, std::make_unique<core::Transformer>(read.model, 0));

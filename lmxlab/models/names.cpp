@@ -17,6 +17,9 @@ using core::Tensors;
 
 constexpr const char* kQkv[] = {"q_proj", "k_proj", "v_proj"};
 constexpr const char* kOurLayers = "model.layers.";
+constexpr const char* kOurHeads = "model.mtp_heads.";
+// Copies of the model's own that DeepSeek's and GLM's checkpoints have in each head.
+constexpr const char* kShared[] = {"embed_tokens.weight", "shared_head.head.weight"};
 constexpr int kShards = 4;
 // What a matrix is made of, dense or packed.
 constexpr const char* kLeaves[] = {"weight", "bias", "scales", "biases"};
@@ -243,17 +246,30 @@ Tensors translated(Tensors tensors, const NameRules& rules, const config::Model&
   const std::string from = to_ours ? rules.layers : kOurLayers;
   const std::string to = to_ours ? kOurLayers : rules.layers;
   const size_t branches = std::max<size_t>(1, rules.branches.size());  // blocks of a layer
-  std::vector<Tensors> blocks(model.layers.size());
+  const size_t layers = model.layers.size() / branches;                // of theirs
+  std::vector<Tensors> blocks(model.layers.size()), heads(model.mtp_heads.size());
   Tensors out;
+  const auto number_of = [](const InBlock& part) {
+    size_t number = SIZE_MAX;
+    std::from_chars(part.number.data(), part.number.data() + part.number.size(), number);
+    return number;
+  };
   if (to_ours && rules.whole) tensors = renamed_whole(tensors, rules, to_ours);
   for (auto& [name, array] : tensors) {
     // A class may keep what is outside of our blocks inside of one of its layers.
     const auto outside = renamed(name, rules.model, to_ours);
     const auto part = outside == name ? in_block(name, from) : std::nullopt;
-    size_t layer = blocks.size();
-    if (part)
-      std::from_chars(part->number.data(), part->number.data() + part->number.size(), layer);
-    if (to_ours && layer < blocks.size() / branches)
+    // Heads are layers of theirs, behind the others.
+    const auto of_head = to_ours ? part : in_block(name, kOurHeads);
+    size_t layer = part ? number_of(*part) : SIZE_MAX;
+    if (of_head) {
+      const size_t head = number_of(*of_head) - (to_ours ? layers : 0);
+      if (head < heads.size()) {
+        heads[head].emplace(of_head->rest, array);
+        continue;
+      }
+    }
+    if (to_ours && layer < layers)
       layer = layer * branches + branch_of(part->rest, rules.branches);
     else if (to_ours)
       layer = blocks.size();
@@ -273,6 +289,16 @@ Tensors translated(Tensors tensors, const NameRules& rules, const config::Model&
     if (to_ours || !rules.made) continue;
     for (auto& [name, array] : rules.made(model, static_cast<int>(i)))
       out.emplace(path + name, array);
+  }
+  for (size_t k = 0; k < heads.size(); ++k) {
+    if (heads[k].empty()) continue;
+    const Block block(rules, model.mtp_heads[k], model.dim);
+    if (to_ours) {
+      for (const char* copy : kShared) heads[k].erase(copy);
+      block.to_ours(kOurHeads + std::to_string(k) + ".", std::move(heads[k]), out);
+    } else {
+      block.to_theirs(to + std::to_string(layers + k) + ".", std::move(heads[k]), out);
+    }
   }
   return !to_ours && rules.whole ? renamed_whole(out, rules, to_ours) : out;
 }

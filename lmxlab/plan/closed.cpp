@@ -44,7 +44,9 @@ Widths widths_of(const Model& m, const config::Block& b) {
 // Of the matrices that are packed, the embedding left out; biases and norms are not.
 int64_t matrix_parameters(const Model& m) {
   int64_t n = m.tie_head || m.score ? 0 : int64_t{m.vocab} * m.dim;
-  for (const auto& b : m.layers) {
+  n += static_cast<int64_t>(m.mtp_heads.size()) * 2 * m.dim * m.dim;
+  for (size_t i = 0; i < m.layers.size() + m.mtp_heads.size(); ++i) {
+    const auto& b = config::block_of(m, i);
     const auto w = widths_of(m, b);
     n += w.dim * (2 * w.q + 2 * w.kv);
     if (const auto* e = config::experts_in(b)) {

@@ -20,6 +20,7 @@ void require_known(const config::Model& m) {
         "[mup] " + what +
             " has no known rule: expected attention, MLPs and experts. Leave model.mup out.");
   };
+  if (!m.mtp_heads.empty()) refuse("a head for further tokens");
   if (m.layer_inputs || m.altup || !m.shared_blocks.empty()) refuse("a path beside the stream");
   for (size_t i = 0; i < m.layers.size(); ++i) {
     const auto& b = m.layers[i];

@@ -40,12 +40,17 @@ std::shared_ptr<const Objective> next_token(const NextTokenOptions& options) {
 
 objectives::Logits head_logits(const core::Transformer& model, const mx::array& inputs,
                                core::Pass& pass) {
+  if (pass.tap) return {.x = model(inputs, pass)};
+  return head_logits(model, model.hidden(inputs, pass));
+}
+
+objectives::Logits head_logits(const core::Transformer& model, const mx::array& hidden) {
   const auto& head = model.lm_head;
   const auto& weight = head ? head->weight : model.embed_tokens.weight;
-  if (pass.tap || weight.quantized()) return {.x = model(inputs, pass)};
+  if (weight.quantized()) return {.x = model.head(hidden)};
   std::optional<mx::array> bias;
   if (head && head->bias) bias = head->bias->value;
-  return {.x = model.hidden(inputs, pass),
+  return {.x = hidden,
           .weight = weight.w.value,
           .bias = bias,
           .head = {.scale = model.config().logit_scale,

@@ -33,6 +33,8 @@ class Objective {
                            core::Pass& pass) const = 0;
   virtual std::vector<std::string> metrics() const { return {}; }
   virtual size_t terms() const { return 1; }
+  /// Whether it goes through the model's heads for further tokens, all of them.
+  virtual bool trains_mtp_heads() const { return false; }
   /// Arrays of Batch::beside that it reads.
   virtual size_t beside() const { return 0; }
 };
@@ -50,6 +52,8 @@ std::shared_ptr<const Objective> next_token(const NextTokenOptions& options = {}
 /// logits.
 objectives::Logits head_logits(const core::Transformer& model, const mx::array& inputs,
                                core::Pass& pass);
+/// The same of hidden states behind the final norm, or behind a head for further tokens.
+objectives::Logits head_logits(const core::Transformer& model, const mx::array& hidden);
 
 /// The column where the document of each token begins, int32 [B, L], as core::Pass::starts has it;
 /// padding has a document of its own a row, behind the others. Nothing if rows are documents.

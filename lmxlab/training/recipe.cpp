@@ -107,6 +107,8 @@ Recipe default_recipe() {
 
 namespace {
 
+constexpr int kMostHeads = 16;
+
 void check(const ObjectiveConfig& c, Problems& problems) {
   using Kind = ObjectiveKind;
   const auto is = [&](std::initializer_list<Kind> kinds) {
@@ -145,6 +147,11 @@ void check(const ObjectiveConfig& c, Problems& problems) {
              (is({Kind::dpo}) && (!c.loss_type || *c.loss_type == objectives::DpoLoss::sigmoid ||
                                   *c.loss_type == objectives::DpoLoss::sigmoid_norm)));
   option("z_loss", c.z_loss.has_value(), next);
+  option("heads", c.heads.has_value(), is({Kind::mtp}));
+  option("weight", c.weight.has_value(), is({Kind::mtp}));
+  if (c.heads && (*c.heads < 1 || *c.heads > kMostHeads))
+    problems.add("objective.heads: expected 1 to " + std::to_string(kMostHeads) + ", got " +
+                 std::to_string(*c.heads));
   const auto range = [&](const char* name, const std::optional<double>& v, double low, double high,
                          const char* expected) {
     if (v && !(*v >= low && *v < high))
@@ -163,6 +170,7 @@ void check(const ObjectiveConfig& c, Problems& problems) {
   range("desirable_weight", c.desirable_weight, 0, INFINITY, "at least 0");
   range("undesirable_weight", c.undesirable_weight, 0, INFINITY, "at least 0");
   range("center_rewards_coefficient", c.center_rewards_coefficient, 0, INFINITY, "at least 0");
+  range("weight", c.weight, 0, INFINITY, "at least 0");
   range("label_smoothing", c.label_smoothing, 0, next ? 1 : 0.5,
         next ? "from 0 to below 1" : "from 0 to below 0.5");
 }
@@ -261,6 +269,21 @@ void check(const Recipe& recipe) {
     problems.add(
         "model.mup: its factors are for a head of tokens, which objective reward does not "
         "have; leave it out");
+  if (recipe.objective.kind == ObjectiveKind::mtp) {
+    const int heads = recipe.objective.heads.value_or(1);
+    const auto first = recipe.curriculum ? recipe.curriculum->from : std::nullopt;
+    const int shortest = std::min(first.value_or(r.context), r.context);
+    if (shortest <= heads)
+      problems.add((first ? "curriculum.from: " : "run.context: ") + std::to_string(shortest) +
+                   " tokens leave a head that looks " + std::to_string(heads) +
+                   " further nothing to predict; expected more");
+    if (recipe.adapter)
+      problems.add(
+          "adapter: it would train beside the model's layers, heads train themselves; set "
+          "optimizer.only = [\"model.mtp_heads.*\"] to train them alone");
+    if (recipe.model.contains("mup"))
+      problems.add("model.mup: no rule is known for heads of objective mtp; leave one of them out");
+  }
   const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
   if (!rewarded && !(recipe.grpo.is_null() && recipe.rewards.is_null()))
     problems.add("grpo, rewards: objective " + enum_name(recipe.objective.kind) +

@@ -15,7 +15,7 @@
 
 namespace lmxlab {
 
-enum class ObjectiveKind { pretrain, sft, distill, dpo, simpo, orpo, kto, reward, grpo };
+enum class ObjectiveKind { pretrain, sft, mtp, distill, dpo, simpo, orpo, kto, reward, grpo };
 enum class ComputeType { f32, bf16 };
 /// What a curriculum goes by: the length of rows of a text; of samples or rows, their length, how
 /// rare their words are, or the difficulty that samples say they have.
@@ -25,10 +25,10 @@ template <>
 struct EnumNames<ObjectiveKind> {
   static constexpr std::pair<ObjectiveKind, const char*> table[] = {
       {ObjectiveKind::pretrain, "pretrain"}, {ObjectiveKind::sft, "sft"},
-      {ObjectiveKind::distill, "distill"},   {ObjectiveKind::dpo, "dpo"},
-      {ObjectiveKind::simpo, "simpo"},       {ObjectiveKind::orpo, "orpo"},
-      {ObjectiveKind::kto, "kto"},           {ObjectiveKind::reward, "reward"},
-      {ObjectiveKind::grpo, "grpo"}};
+      {ObjectiveKind::mtp, "mtp"},           {ObjectiveKind::distill, "distill"},
+      {ObjectiveKind::dpo, "dpo"},           {ObjectiveKind::simpo, "simpo"},
+      {ObjectiveKind::orpo, "orpo"},         {ObjectiveKind::kto, "kto"},
+      {ObjectiveKind::reward, "reward"},     {ObjectiveKind::grpo, "grpo"}};
 };
 template <>
 struct EnumNames<CurriculumBy> {
@@ -77,13 +77,16 @@ struct ObjectiveConfig {
   std::optional<int> top_k = {};
   std::optional<double> desirable_weight = {}, undesirable_weight = {};
   std::optional<double> center_rewards_coefficient = {};
+  std::optional<int> heads = {};
+  std::optional<double> weight = {};
   template <class V>
   void visit(V& v) {
     v("kind", kind,
-      "pretrain: the next token of a text; sft: of samples, where they are learned; distill: a "
-      "teacher's next tokens, on either; dpo, simpo, orpo: the better of two answers; kto: answers "
-      "that are desirable or not; reward: a number for an answer, higher for the better of two; "
-      "grpo: what [[rewards]] reward of what the model writes, with the options of [grpo]");
+      "pretrain: the next token of a text; sft: of samples, where they are learned; mtp: the "
+      "next tokens and, by heads, those behind them, on either; distill: a teacher's next tokens, "
+      "on either; dpo, simpo, orpo: the better of two answers; kto: answers that are desirable or "
+      "not; reward: a number for an answer, higher for the better of two; grpo: what [[rewards]] "
+      "reward of what the model writes, with the options of [grpo]");
     v("loss_type", loss_type, "dpo: sigmoid, sigmoid_norm, ipo or hinge");
     v("beta", beta,
       "dpo, kto 0.1, simpo 2: what a difference of log-probabilities is worth; distill 0: forward "
@@ -108,6 +111,8 @@ struct ObjectiveConfig {
     v("undesirable_weight", undesirable_weight, "kto: of that of the others, 1");
     v("center_rewards_coefficient", center_rewards_coefficient,
       "reward: times the squared sum of a pair's rewards, which keeps them around 0; 0");
+    v("heads", heads, "mtp: how many tokens behind the next one are predicted; the model's, or 1");
+    v("weight", weight, "mtp 0.3: what the mean of the heads' losses counts");
   }
   /// A teacher that has run before the training does.
   bool keeps_teacher() const { return top_k.value_or(0) > 0 || teacher.ends_with(".safetensors"); }

@@ -4,6 +4,7 @@
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/one_order.h"
 #include "lmxlab/kernels/rehearsal.h"
+#include "lmxlab/training/multi_token.h"
 #include "lmxlab/training/step.h"
 
 #include <mlx/ops.h>
@@ -36,6 +37,7 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
   const Enter enter(model.runtime());
   auto how = step_options(config, options);
   if (subject.objective) how.objective = subject.objective;
+  if (!how.objective->trains_mtp_heads()) freeze_mtp_heads(model.transformer());
   TrainStep step(model.transformer(), options.optimizer, how);
   mx::eval(core::values(core::collect(model.transformer())));
   core::Arrays first;

@@ -8,6 +8,7 @@
 #include "lmxlab/io/safetensors.h"
 #include "lmxlab/models/adapters.h"
 #include "lmxlab/training/checkpoint.h"
+#include "lmxlab/training/multi_token.h"
 #include "lmxlab/training/plot.h"
 
 #include <mlx/ops.h>
@@ -121,9 +122,12 @@ class Writer : public Callback {
 };
 
 // What is made of the weights that were mapped.
-void adapt(LanguageModel& model, const Recipe& recipe) {
+// @param heads  for further tokens: those that the weights lack are new
+void adapt(LanguageModel& model, const Recipe& recipe, const std::vector<config::Block>& heads) {
   if (recipe.objective.kind == ObjectiveKind::reward) model.put_score(recipe.run.seed);
   const Enter enter(model.runtime());
+  if (model.config().mtp_heads.empty() && !heads.empty())
+    model.transformer().add_mtp_heads(heads, recipe.run.seed);
   if (recipe.adapter) {
     attach_adapter(model, *recipe.adapter, "default", recipe.run.seed);
     return;
@@ -134,6 +138,7 @@ void adapt(LanguageModel& model, const Recipe& recipe) {
                                    " is packed, and packed weights do not train. Add [adapter], "
                                    "or begin with the weights as floats.");
   if (!recipe.optimizer.only.empty()) train_only(model, recipe.optimizer.only);
+  if (recipe.objective.kind != ObjectiveKind::mtp) freeze_mtp_heads(model.transformer());
   for (auto& e : core::collect_trainable(model.transformer()))
     e.param->value = mx::astype(e.param->value, mx::float32);
 }
@@ -193,11 +198,15 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
                                     std::to_string(config.vocab) +
                                     ". Set model.vocab to at least " + std::to_string(vocab) +
                                     ", or leave it out.");
+  if (recipe.objective.kind == ObjectiveKind::mtp)
+    plain = config = with_mtp_heads(std::move(plain), recipe.objective);
   RunParts parts{std::move(data), std::move(plain), std::move(config), std::move(ratios)};
   parts.packs = !config::carries_over(parts.config);
   if (const auto weights = trained_weights(recipe.model))
     parts.subject.load = [path = *weights] { return LanguageModel::load(path); };
-  parts.subject.adapt = [recipe](LanguageModel& model) { adapt(model, recipe); };
+  parts.subject.adapt = [recipe, heads = parts.config.mtp_heads](LanguageModel& model) {
+    adapt(model, recipe, heads);
+  };
   const auto token = parts.data.samples ? mx::int32 : parts.data.tokens.dtype();
   const auto kept = teacher_of(recipe, parts.config.vocab);
   parts.subject.batch = [recipe, packs = parts.packs, token, kept](const RunConfig& run) {
@@ -318,7 +327,7 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
   const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
   const bool fresh = done.empty() || recipe.adapter || rewarded;
   auto model = fresh ? make_model(recipe, parts) : LanguageModel(config, recipe.run.seed);
-  if (!fresh) adapt(model, recipe);
+  if (!fresh) adapt(model, recipe, config.mtp_heads);
   if (batches.pairs && recipe.objective.has_reference()) measure_pairs(model, out, batches, recipe);
   const auto train_tokens = batches.train_tokens, held_out_tokens = batches.held_out_tokens;
   const auto fill = batches.fill;
@@ -428,16 +437,17 @@ RunParts resolve_run(const Recipe& recipe) {
 LanguageModel make_model(const Recipe& recipe, const RunParts& parts) {
   if (const auto weights = trained_weights(recipe.model)) {
     auto model = LanguageModel::load(*weights);
-    auto config = model.config();
-    config.score = parts.config.score;  // a head that there may not be yet
-    if (!(config == parts.config))
+    auto expected = parts.config;
+    expected.score = model.config().score;  // a head that there may not be yet
+    if (model.config().mtp_heads.empty()) expected.mtp_heads.clear();  // they are made
+    if (!(model.config() == expected))
       throw Error(Kind::mismatch, "[run] the weights in " + *weights + " are of another model");
-    adapt(model, recipe);
+    adapt(model, recipe, parts.config.mtp_heads);
     return model;
   }
   LanguageModel model(parts.config, recipe.run.seed);
   if (!parts.mup.empty()) scale_init(model, parts.mup);
-  adapt(model, recipe);
+  adapt(model, recipe, {});
   return model;
 }
 

@@ -5,6 +5,7 @@
 #include "lmxlab/data/corpus.h"
 #include "lmxlab/data/curriculum.h"
 #include "lmxlab/training/distillation.h"
+#include "lmxlab/training/multi_token.h"
 #include "lmxlab/training/pair_objectives.h"
 
 #include <mlx/ops.h>
@@ -67,6 +68,7 @@ data::SampleTokenizer sample_tokenizer(const Recipe& recipe, const data::SampleF
   const bool model = own && (fs::is_directory(*own, ignored) || own->ends_with(".gguf"));
   if (model && data::ChatTemplate::present(*own)) form = data::ChatTemplate::load(*own, tools);
   const bool turns = recipe.objective.kind == ObjectiveKind::sft ||
+                     recipe.objective.kind == ObjectiveKind::mtp ||
                      recipe.objective.kind == ObjectiveKind::distill;
   return data::SampleTokenizer(
       tokenizer, std::move(form),
@@ -389,6 +391,9 @@ std::shared_ptr<const Objective> make_objective(const ObjectiveConfig& config,
   if (config.by_two()) return pair_objective(config);
   if (config.kind == ObjectiveKind::grpo) return nullptr;  // RunMethod has it
   if (config.keeps_teacher()) return kept_teacher_objective(config);
+  if (config.kind == ObjectiveKind::mtp)
+    return mtp_objective(static_cast<int>(model.mtp_heads.size()),
+                         static_cast<float>(config.weight.value_or(0.3)));
   if (config.kind == ObjectiveKind::distill) {
     auto teacher = std::make_shared<LanguageModel>(LanguageModel::load(config.teacher));
     expect_tokens(teacher->config(), "objective");

@@ -73,18 +73,22 @@ TrainStep::TrainStep(core::Transformer& model, const OptimizerConfig& optimizer,
   for (auto& e : core::collect(model)) (e.param->trainable ? trainable_ : frozen_).push_back(e);
   if (trainable_.empty())
     throw Error(Kind::usage, "[train] every parameter is frozen: nothing to train");
-  const auto& layers = model.config().layers;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const auto* mla = std::get_if<config::Mla>(&layers[i].mixer);
+  const auto& config = model.config();
+  const size_t heads = options.objective->trains_mtp_heads() ? config.mtp_heads.size() : 0;
+  for (size_t i = 0; i < config.layers.size() + heads; ++i) {
+    const auto& block = config::block_of(config, i);
+    const auto* mla = std::get_if<config::Mla>(&block.mixer);
     if (mla && mla->indexer && !mla->indexer->shared && mla->indexer->loss > 0) ++indexers_;
-    const auto* moe = config::experts_in(layers[i]);
+    const auto* moe = config::experts_in(block);
     if (!moe) continue;
     Layer layer{moe->choices(), {}, moe->bias_rate};
-    const char* part = layers[i].shortcut                                         ? "shortcut"
-                       : std::holds_alternative<config::MlpAndMoe>(layers[i].ffn) ? "mlp.moe"
-                                                                                  : "mlp";
-    const auto path =
-        "model.layers." + std::to_string(i) + "." + part + ".gate.e_score_correction_bias";
+    const char* part = block.shortcut                                         ? "shortcut"
+                       : std::holds_alternative<config::MlpAndMoe>(block.ffn) ? "mlp.moe"
+                                                                              : "mlp";
+    const size_t n = config.layers.size();
+    const auto number =
+        i < n ? "layers." + std::to_string(i) : "mtp_heads." + std::to_string(i - n);
+    const auto path = "model." + number + "." + part + ".gate.e_score_correction_bias";
     for (size_t f = 0; moe->bias_rate > 0 && f < frozen_.size(); ++f)
       if (frozen_[f].path == path) layer.bias = f;
     if (moe->bias_rate > 0 && !layer.bias)

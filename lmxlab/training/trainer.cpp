@@ -5,6 +5,7 @@
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/core/transformer.h"
 #include "lmxlab/kernels/memory.h"
+#include "lmxlab/training/multi_token.h"
 #include "lmxlab/training/step.h"
 
 #include <mlx/ops.h>
@@ -177,6 +178,14 @@ struct Trainer::Impl {
       entries[i].param->value = arrays.optimizer[first + i];
   }
 
+  // Forwards and backwards, of a row of so many.
+  double token_flops(int length) const {
+    const auto& config = model.config();
+    const bool heads = options.objective->trains_mtp_heads();
+    return 3 * (config::flops_per_token(config, length) +
+                (heads ? config::mtp_flops_per_token(config, length) : 0));
+  }
+
   // The steps that the run will have come to, as far as is known: the schedule ends with them.
   int64_t steps_within_budgets(double step_flops) const {
     const auto& run = options.run;
@@ -239,6 +248,7 @@ Trainer::Trainer(LanguageModel& model, TrainData data, TrainOptions options) {
     throw Error(Kind::usage, "[train] run.context " + std::to_string(run.context) +
                                  " is longer than the " + std::to_string(learned->length) +
                                  " positions that the model learns");
+  if (!options.objective->trains_mtp_heads()) freeze_mtp_heads(model.transformer());
   for (const auto& e : core::collect_trainable(model.transformer()))
     if (e.param->value.dtype() != mx::float32)
       throw Error(Kind::usage,
@@ -328,8 +338,8 @@ TrainResult Trainer::run(std::stop_token stop) {
   auto& s = *impl_;
   const Enter enter(s.model.runtime());
   const auto& run = s.options.run;
-  const double step_flops = 3 * config::flops_per_token(s.model.config(), run.context) *
-                            static_cast<double>(run.batch) * run.context * run.accumulate;
+  const double step_flops =
+      s.token_flops(run.context) * static_cast<double>(run.batch) * run.context * run.accumulate;
   kernels::reset_peak();
   StepMetrics m;
   TrainResult result;
@@ -365,8 +375,7 @@ TrainResult Trainer::run(std::stop_token stop) {
     double flops = 0;
     for (const auto& b : group) {
       tokens += b.token_count();
-      flops += 3 * config::flops_per_token(s.model.config(), b.inputs.shape(1)) *
-               static_cast<double>(b.inputs.size());
+      flops += s.token_flops(b.inputs.shape(1)) * static_cast<double>(b.inputs.size());
     }
     const double seconds = since(start);
     s.state.step += 1, s.state.tokens += tokens, s.state.flops += flops;

@@ -75,6 +75,39 @@ TEST(GenerateDraft, ABaseDraftsForItsAdapters) {
   }
 }
 
+// Heads that were trained beside a model draft for it; the plan is what it takes.
+TEST(GenerateDraft, OfAModelsOwnHeads) {
+  const TemporaryFolder folder;
+  const auto model = (folder / "heads").string();
+  json_of(lmxlab_run({"train", "--json", "--quiet", "--set", "model.preset=llama-tiny", "--set",
+                      "objective.kind=mtp", "--set", "objective.heads=2", "--set", "run.steps=20",
+                      "--set", "run.batch=4", "--set", "run.context=32", "--set",
+                      "data.validation=0.02", "--out", model}));
+  const Json counted = json_of(lmxlab_run({"count", model, "--json"}));
+  EXPECT_GT(counted.at("parts").at("mtp").as_integer(), 0);
+  for (const char* temperature : {"0", "0.9"}) {
+    const Words how{"--prompt", "KING", "--temperature", temperature};
+    const Json plain = json_of(lmxlab_run(generate(model, how)));
+    for (const Words& draft :
+         {Words{"--draft", "mtp"}, Words{"--draft", "mtp", "--num-draft-tokens", "3"}}) {
+      auto words = how;
+      words.insert(words.end(), draft.begin(), draft.end());
+      const Json o = json_of(lmxlab_run(generate(model, words)));
+      EXPECT_EQ(o.at("tokens"), plain.at("tokens")) << o.dump();
+      EXPECT_LE(o.at("accepted_tokens").as_integer(), o.at("draft_tokens").as_integer());
+      if (draft.size() > 2) {
+        EXPECT_GT(o.at("draft_tokens").as_integer(), 20);
+        const double peak = o.at("peak_bytes").as_number();
+        // Of a drawn text the plan lacks what sampling takes, whatever drafts.
+        const double off = std::string(temperature) == "0" ? 0.05 : 0.15;
+        EXPECT_NEAR(o.at("planned_bytes").as_number(), peak, off * peak);
+      }
+    }
+  }
+  expect_error({"generate", "llama-tiny", "--tokens", "1", "--draft", "mtp"}, 5, "mismatch",
+               {"no heads for further tokens", "objective mtp"});
+}
+
 TEST(GenerateDraft, RefusesWhatDoesNotFit) {
   const TemporaryFolder folder;
   write_file_atomic(folder / "prompts.jsonl", "{\"tokens\": [1]}\n{\"tokens\": [2]}\n");

@@ -3,6 +3,7 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/config/presets.h"
+#include "lmxlab/inference/mtp_draft.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/closed.h"
@@ -245,6 +246,37 @@ TEST(Measure, ADraftModelCountsAsItIs) {
   one.draft.reset(), one.drafts = false;
   EXPECT_NO_THROW(govern_generation(one, model.parameter_bytes(), 1, kPrompt, options, with));
   EXPECT_THROW(govern_generation(subject, planned.weights, 1, kPrompt, options, with), Error);
+}
+
+// Heads draft with the model's embedding and output head: no second copy.
+TEST(Measure, HeadsCountAsTheyAre) {
+  auto config = config::preset("gpt-shakespeare");
+  config.mtp_heads.assign(2, config::mtp_block(config));
+  constexpr int kPrompt = 60, kNew = 50;
+  for (const int drafted : {1, 6}) {
+    plan::Settings s;
+    s.context = kPrompt;
+    Subject subject{.config = config};
+    subject.new_tokens = kNew;
+    const auto alone = measure(subject, s);
+    subject.drafts = subject.own_heads = true, subject.num_draft_tokens = drafted;
+    const auto planned = measure(subject, s);
+
+    LanguageModel model(config);
+    const auto before = int64_t(kernels::active_bytes());
+    evaluate_weights(model);
+    MtpDraft draft(model);
+    GenerateOptions options{.sampling = {.temperature = 0}, .max_tokens = kNew, .draft = &draft};
+    options.num_draft_tokens = drafted;
+    GenerateStats stats;
+    generate(model, std::vector<int>(kPrompt, 1), options, nullptr, &stats);
+    ASSERT_GT(stats.draft_tokens, 0);
+    const auto measured = double(stats.peak_bytes - before);
+    EXPECT_EQ(planned.weights, model.parameter_bytes());
+    EXPECT_EQ(planned.weights, alone.weights);
+    EXPECT_GT(planned.kv_cache, alone.kv_cache);
+    EXPECT_NEAR(double(planned.peak()), measured, 0.03 * measured) << drafted;
+  }
 }
 
 TEST(Govern, WhatDoesNotFitIsRefusedAndTheFirstAdviceWorks) {

@@ -1,9 +1,13 @@
 #include "lmxlab/training/objectives/logprobs.h"
 
 #include "lmxlab/training/objectives/check.h"
+#include "lmxlab/training/objectives/rows.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
+#include <mlx/utils.h>
+
+#include <algorithm>
 
 namespace lmxlab::objectives {
 
@@ -41,6 +45,26 @@ mx::array token_logprobs(const Logits& logits, const mx::array& labels,
   }
   const auto z = temperature == 1 ? logits.x : mx::divide(float32(logits.x), scalar(temperature));
   return only(counted, mx::negative(kernels::cross_entropy(z, targets).nll));
+}
+
+mx::array greedy_hits(const Logits& logits, const mx::array& labels, int rows) {
+  const char* where = "greedy_hits";
+  expect_axes(where, "labels", labels, 2, "[B, L]");
+  expect(where, "logits", logits.x, {labels.shape(0), labels.shape(1), logits.x.shape(2)});
+  auto all = logits;
+  all.x = mx::stop_gradient(flat_rows(all.x));
+  if (all.weight) all.weight = mx::stop_gradient(*all.weight);
+  if (all.bias) all.bias = mx::stop_gradient(*all.bias);
+  const auto of = flat_rows(mx::astype(labels, mx::int32));
+  auto hits = scalar(0);
+  for (int first = 0; first < of.shape(0); first += rows) {
+    const int last = std::min(of.shape(0), first + rows);
+    auto lot = cut(all, first, last);
+    if (first > 0) lot.x = mx::depends({lot.x}, {hits})[0];  // not before the last one is done
+    const auto best = mx::astype(mx::argmax(made(lot), -1, true), mx::int32);
+    hits = mx::add(hits, mx::sum(float32(mx::equal(best, cut(of, first, last)))));
+  }
+  return hits;
 }
 
 Sequences sequence_logprobs(const mx::array& logprobs, const mx::array& mask) {

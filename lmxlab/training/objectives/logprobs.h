@@ -46,6 +46,10 @@ mx::array token_mask(const mx::array& labels, const std::optional<mx::array>& ma
 mx::array token_logprobs(const Logits& logits, const mx::array& labels,
                          const std::optional<mx::array>& mask = {}, float temperature = 1);
 
+/// How many labels are the most likely token of their position (of equals the first), 0-d float32
+/// without a gradient. @param rows  positions whose logits are there at a time
+mx::array greedy_hits(const Logits& logits, const mx::array& labels, int rows = 256);
+
 /// Responses, one a row.
 struct Sequences {
   mx::array logprobs;  // [B] float32: log p(response), the sum over its tokens
