@@ -58,15 +58,20 @@ data::SampleFile read_file_of(const Recipe& recipe, const std::string& file) {
   return data::read_samples(file, reading);
 }
 
+// The one that lies beside the recipe's tokenizer, whose own file is none.
+std::optional<data::ChatTemplate> own_template(const Recipe& recipe, bool tools = false) {
+  const auto own = own_files(recipe);
+  std::error_code ignored;
+  const bool model = own && (fs::is_directory(*own, ignored) || own->ends_with(".gguf"));
+  if (!model || !data::ChatTemplate::present(*own)) return std::nullopt;
+  return data::ChatTemplate::load(*own, tools);
+}
+
 data::SampleTokenizer sample_tokenizer(const Recipe& recipe, const data::SampleFile& samples,
                                        const data::Tokenizer& tokenizer) {
   const bool tools = std::any_of(samples.samples.begin(), samples.samples.end(),
                                  [](const auto& s) { return !s.tools.is_null(); });
-  std::optional<data::ChatTemplate> form;
-  const auto own = own_files(recipe);
-  std::error_code ignored;  // a tokenizer's file is no template
-  const bool model = own && (fs::is_directory(*own, ignored) || own->ends_with(".gguf"));
-  if (model && data::ChatTemplate::present(*own)) form = data::ChatTemplate::load(*own, tools);
+  auto form = own_template(recipe, tools);
   const bool turns = recipe.objective.kind == ObjectiveKind::sft ||
                      recipe.objective.kind == ObjectiveKind::mtp ||
                      recipe.objective.kind == ObjectiveKind::distill;
@@ -254,8 +259,7 @@ RunData load_data(const Recipe& recipe, const std::optional<fs::path>& saved) {
       throw Error(Kind::usage,
                   "[data] samples need a tokenizer: set data.tokenizer to byte, a folder or a "
                   "tokenizer.json, or model.preset to a trained model");
-    if (own && data::ChatTemplate::present(*own))
-      out.chat_template = data::ChatTemplate::load(*own);
+    out.chat_template = own_template(recipe);
     if (recipe.objective.kind == ObjectiveKind::grpo) {
       read_questions(recipe, out);
       return out;
