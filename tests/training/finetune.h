@@ -55,34 +55,35 @@ class FineTune : public testing::Test {
                                  "run.eval_every=4",
                                  "data.validation=0.1",
                                  "optimizer.lr=0.01"};
-    all.insert(all.end(), more.begin(), more.end());
+    for (const auto* some : {&defaults_, &more}) all.insert(all.end(), some->begin(), some->end());
     return read_recipe("", "recipe", all);
   }
   std::string file(const char* name) const {
     return "data.file=" + Json((folder_ / name).string()).dump();
   }
   // Whole, and interrupted behind step 6.
-  void expect_resumes(const std::vector<std::string>& more) {
-    const auto whole = train_run(recipe("whole", more), {}).out;
+  void expect_resumes(const std::vector<std::string>& more, const std::string& name = "") {
+    const auto whole = train_run(recipe("whole" + name, more), {}).out;
     RunHooks hooks;
     std::stop_source source;
     hooks.step = [&](const StepMetrics& m, int64_t) {
       if (m.step == 6) source.request_stop();
     };
-    const auto parts = train_run(recipe("parts", more), hooks, source.get_token()).out;
+    const auto parts = train_run(recipe("parts" + name, more), hooks, source.get_token()).out;
     EXPECT_EQ(RunFolder(parts).checkpoints().back().step, 6);
     resume_run(parts, {}, {});
     const auto state = fs::path("checkpoints") / "step-12" / "state.safetensors";
-    EXPECT_EQ(read_file(whole / state), read_file(parts / state));
-    for (const char* name :
+    EXPECT_EQ(read_file(whole / state), read_file(parts / state)) << name;
+    for (const char* weights :
          {"model.safetensors", "adapter_model.safetensors", "adapter_config.json"})
-      if (fs::exists(whole / name)) {
-        EXPECT_EQ(read_file(whole / name), read_file(parts / name));
+      if (fs::exists(whole / weights)) {
+        EXPECT_EQ(read_file(whole / weights), read_file(parts / weights)) << name;
       }
   }
 
   test::TemporaryFolder folder_;
   std::string base_;
+  std::vector<std::string> defaults_;  // of every recipe
 };
 
 }  // namespace lmxlab

@@ -16,7 +16,7 @@
 #include "lmxlab/training/run.h"
 #include "lmxlab/training/step.h"
 #include "tests/support/error_of.h"
-#include "tests/support/temp_folder.h"
+#include "tests/training/finetune.h"
 
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
@@ -49,52 +49,13 @@ std::string answers(uint64_t seed, bool pairs, int lines) {
   return out;
 }
 
-class Judged : public testing::Test {
+class Judged : public FineTune {
  protected:
   void SetUp() override {
-    base_ = (folder_ / "base").string();
-    LanguageModel model(
-        config::preset("llama-tiny",
-                       {.dim = 32, .heads = 4, .kv_heads = 2, .hidden = 64, .vocab = 258}),
-        1);
-    model.save(base_);
-    data::Tokenizer::bytes().save(base_);
+    FineTune::SetUp();
+    defaults_ = {"run.batch=8", "run.context=16"};
     write_file_atomic(folder_ / "pairs.jsonl", answers(2, true, 120));
     write_file_atomic(folder_ / "unpaired.jsonl", answers(3, false, 120));
-  }
-  Recipe recipe(const std::string& out, const std::vector<std::string>& more) const {
-    std::vector<std::string> all{"model.preset=" + Json(base_).dump(),
-                                 "run.out=" + Json((folder_ / out).string()).dump(),
-                                 "run.steps=12",
-                                 "run.batch=8",
-                                 "run.context=16",
-                                 "run.log_every=1",
-                                 "run.checkpoint_every=4",
-                                 "run.eval_every=4",
-                                 "data.validation=0.1",
-                                 "optimizer.lr=0.01"};
-    all.insert(all.end(), more.begin(), more.end());
-    return read_recipe("", "recipe", all);
-  }
-  std::string file(const char* name) const {
-    return "data.file=" + Json((folder_ / name).string()).dump();
-  }
-  void expect_resumes(const std::string& name, const std::vector<std::string>& more) {
-    const auto whole = train_run(recipe("whole-" + name, more), {}).out;
-    RunHooks hooks;
-    std::stop_source source;
-    hooks.step = [&](const StepMetrics& m, int64_t) {
-      if (m.step == 6) source.request_stop();
-    };
-    const auto parts = train_run(recipe("parts-" + name, more), hooks, source.get_token()).out;
-    EXPECT_EQ(RunFolder(parts).checkpoints().back().step, 6);
-    resume_run(parts, {}, {});
-    const auto state = fs::path("checkpoints") / "step-12" / "state.safetensors";
-    EXPECT_EQ(read_file(whole / state), read_file(parts / state)) << name;
-    for (const char* weights : {"model.safetensors", "adapter_model.safetensors"})
-      if (fs::exists(whole / weights)) {
-        EXPECT_EQ(read_file(whole / weights), read_file(parts / weights)) << name;
-      }
   }
   data::Sample answer(const std::string& prompt, const std::string& text) const {
     data::Sample s;
@@ -102,9 +63,6 @@ class Judged : public testing::Test {
     s.prompt = Json(prompt), s.response = Json(text);
     return s;
   }
-
-  test::TemporaryFolder folder_;
-  std::string base_;
 };
 
 // A trained reward model prefers answers that it has not seen, whole or as an adapter.
@@ -138,10 +96,10 @@ TEST_F(Judged, ARewardModelPrefersWhatWasRewarded) {
 
 TEST_F(Judged, RewardModelsResume) {
   const std::vector<std::string> more{file("pairs.jsonl"), "objective.kind=reward"};
-  expect_resumes("reward", more);
+  expect_resumes(more, "-reward");
   auto adapted = more;
   adapted.insert(adapted.end(), {"adapter.rank=4", "adapter.dropout=0.1"});
-  expect_resumes("reward-adapter", adapted);
+  expect_resumes(adapted, "-reward-adapter");
   // From a reward model a run goes on with its head.
   auto again = more;
   again.insert(again.end(), {"model.preset=" + Json((folder_ / "whole-reward").string()).dump(),
@@ -207,10 +165,10 @@ TEST_F(Judged, KtoTellsDesirableFromUndesirable) {
   const std::vector<std::string> more{file("unpaired.jsonl"), "objective.kind=kto",
                                       "objective.beta=0.5", "objective.desirable_weight=2",
                                       "objective.undesirable_weight=1"};
-  expect_resumes("kto", more);
+  expect_resumes(more, "-kto");
   auto adapted = more;
   adapted.push_back("adapter.rank=4");
-  expect_resumes("kto-adapter", adapted);
+  expect_resumes(adapted, "-kto-adapter");
   auto longer = more;
   longer.push_back("run.steps=40");
   std::map<std::string, double> last;
