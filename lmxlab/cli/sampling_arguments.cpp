@@ -83,6 +83,7 @@ int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOp
                                   const Context& context, bool one_prompt) const {
   Subject subject{m.model.config(), m.place.path};
   subject.max_kv = options.max_kv, subject.one_prompt = one_prompt;
+  subject.sampling = options.sampling;
   auto bytes = m.model.parameter_bytes();
   if (options.draft) subject.num_draft_tokens = draft.tokens.value_or(0);
   subject.drafts = options.draft != nullptr, subject.base_drafts = draft.is_base();

@@ -30,7 +30,7 @@ int64_t whole(size_t n) {
 
 GenerateOptions generation_of(const Subject& subject, const plan::Settings& s) {
   GenerateOptions o;
-  o.sampling.temperature = 0;
+  o.sampling = subject.sampling;
   o.max_tokens = subject.new_tokens;
   o.kv_bits = s.kv_bits;
   o.max_kv = subject.max_kv;

@@ -2,6 +2,7 @@
 // (Linux) and by arithmetic elsewhere, against what the machine has.
 #pragma once
 
+#include "lmxlab/inference/sampler.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/plan.h"
 #include "lmxlab/training/rehearse.h"
@@ -37,6 +38,7 @@ struct Subject {
   bool packs = false;       // packing makes no folder here
   size_t held = 0;          // bytes besides: tokens of a run's data, results of a pass
   bool one_prompt = false;  // rows of a generation are samples of one
+  SamplingOptions sampling = {.temperature = 0};  // of a generation
   /// Of speculative decoding: so many tokens at a time (0: as many as pay), of this model or of
   /// none.
   bool drafts = false;
