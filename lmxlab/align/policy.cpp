@@ -1,6 +1,7 @@
 #include "lmxlab/align/policy.h"
 
 #include "lmxlab/kernels/cross_entropy.h"
+#include "lmxlab/kernels/fused.h"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
@@ -96,6 +97,8 @@ std::shared_ptr<const Objective> grpo_objective(const GrpoConfig& config) {
 
 void expect_one_order(LanguageModel& model) {
   Problems problems;
+  if (!kernels::fused(mx::float32))
+    problems.add("expected the kernels of this library, which run on the CPU");
   const auto& layers = model.config().layers;
   for (size_t i = 0; i < layers.size(); ++i) {
     const std::string where = "layer " + std::to_string(i) + ": ";

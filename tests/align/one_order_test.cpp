@@ -6,6 +6,7 @@
 #include "lmxlab/base/random.h"
 #include "lmxlab/core/runtime.h"
 #include "lmxlab/kernels/attention.h"
+#include "lmxlab/kernels/fused.h"
 #include "lmxlab/kernels/isa.h"
 #include "lmxlab/models/adapters.h"
 #include "lmxlab/models/quantize.h"
@@ -367,6 +368,9 @@ TEST(OneOrder, RefusesWhatHasNone) {
     return false;
   };
   EXPECT_FALSE(refused(config::preset("llama-tiny")));
+  kernels::set_fused(false);  // as on other devices
+  EXPECT_TRUE(refused(config::preset("llama-tiny")));
+  kernels::set_fused(true);
   auto dropping = config::preset("llama-tiny");
   dropping.dropout = 0.1f;
   EXPECT_TRUE(refused(dropping));
