@@ -84,8 +84,11 @@ std::shared_ptr<Reward> recipe_reward(const Recipe& recipe) {
   return make_reward(reward_configs(recipe));
 }
 
-JudgeMemory judge_memory(const RunParts& parts, const Recipe& recipe) {
-  JudgeMemory out;
+namespace {
+
+// @param length  tokens of the longest prompt and completion, @param most  completions at a time
+Judging judging(const Recipe& recipe, int length, int most) {
+  Judging out;
   const auto policy = recipe.adapter ? trained_weights(recipe.model) : std::nullopt;
   for (const auto& r : reward_configs(recipe)) {
     const auto* judge = std::get_if<Judge>(&r.reward);
@@ -97,18 +100,16 @@ JudgeMemory judge_memory(const RunParts& parts, const Recipe& recipe) {
     if (policy && fs::exists(folder / "adapter_config.json", ignored))
       if (const auto base = base_of_adapter(folder); fs::equivalent(base, *policy, ignored))
         out.mapped -= LanguageModel::load(base).parameter_bytes();
-    size_t prompt = 1;
-    for (const auto& ids : Prompts(*parts.data.questions, *parts.data.tokenize).ids)
-      prompt = std::max(prompt, ids.size());
-    const auto config = grpo_config(recipe);
     plan::Settings s;
-    s.context = static_cast<int>(prompt) + config.max_completion_length;
-    s.batch = std::clamp(kScoredPositions / s.context, 1, config.prompts * config.group_size);
+    s.context = length;
+    s.batch = std::clamp(kScoredPositions / length, 1, most);
     const auto pass = plan::estimate(model.config(), s, 4);
     out.reading = std::max(out.reading, pass.kv_cache + pass.activations);
   }
   return out;
 }
+
+}  // namespace
 
 std::unique_ptr<RunMethod> grpo_method(LanguageModel& model, const Recipe& recipe,
                                        const RunData& data) {
@@ -125,6 +126,8 @@ TrainSubject grpo_subject(const RunParts& parts, const Recipe& recipe) {
   const Parts texts(config, config.group_size, all);
   out.writes = Writing{static_cast<int>(texts.rows), config.group_size, longest,
                        config.max_completion_length, static_cast<float>(config.temperature)};
+  out.judges =
+      judging(recipe, longest + config.max_completion_length, config.prompts * config.group_size);
   out.one_order = config.one_order;
   out.keeps_first = config.beta != 0 && !recipe.adapter;
   constexpr int kWidths = 16;  // as Grpo's batches

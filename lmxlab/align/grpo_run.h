@@ -12,12 +12,6 @@ namespace lmxlab::align {
 GrpoConfig grpo_config(const Recipe& recipe);
 std::shared_ptr<Reward> recipe_reward(const Recipe& recipe);
 std::vector<RewardConfig> reward_configs(const Recipe& recipe);
-/// Of the reward models among them, bytes.
-struct JudgeMemory {
-  int64_t mapped = 0;   // weights; a base that the policy adapts too is there once, and left out
-  int64_t reading = 0;  // what reading the longest completions takes, at most; 0: there is none
-};
-JudgeMemory judge_memory(const RunParts& parts, const Recipe& recipe);
 
 /// RunHooks::method. Held-out questions are answered greedily where a run validates: val_success
 /// and val_reward among the metrics.

@@ -23,8 +23,7 @@ size_t Prompts::drawn(int64_t n, uint64_t seed) const {
   const auto count = static_cast<int64_t>(ids.size());
   std::vector<size_t> order(ids.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  HostRandom random(seed, static_cast<uint64_t>(n / count));
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+  HostRandom(seed, static_cast<uint64_t>(n / count)).shuffle(order);
   return order[static_cast<size_t>(n % count)];
 }
 

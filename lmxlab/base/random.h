@@ -2,7 +2,10 @@
 // shuffles differ.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 namespace lmxlab {
 
@@ -18,6 +21,12 @@ class HostRandom {
     uint64_t x = next();
     while (x >= limit) x = next();
     return x % n;
+  }
+
+  /// Every order is as likely (Fisher-Yates).
+  template <class T>
+  void shuffle(std::vector<T>& all) {
+    for (size_t i = all.size(); i > 1; --i) std::swap(all[i - 1], all[below(i)]);
   }
 
  private:

@@ -177,7 +177,6 @@ class Train : public Command {
       const auto change =
           govern_training(parts.config, training, parts.data.bytes(), govern, &plan,
                           rewarded ? align::grpo_subject(parts, recipe) : parts.subject);
-      if (rewarded) add_judges(plan, parts, recipe);
       recipe.optimizer = training.optimizer, recipe.run = training.run;
       if (!change.empty()) context.warn("--auto-fit: " + change);
       return planned_ = plan.parts.peak();
@@ -192,16 +191,6 @@ class Train : public Command {
       context.warn(text);
     };
     return hooks;
-  }
-
-  // Reward models read completions between the steps, beside weights and state.
-  static void add_judges(plan::Plan& plan, const RunParts& parts, const Recipe& recipe) {
-    const auto judges = align::judge_memory(parts, recipe);
-    if (judges.reading == 0) return;
-    auto& p = plan.parts;
-    p.weights += judges.mapped, p.mapped += judges.mapped;
-    p.activations = std::max(p.activations, judges.reading - p.gradients);
-    plan::require_fit(plan, "reading completions with a reward model");
   }
 
   std::string recipe_text() const {

@@ -53,7 +53,7 @@ void BatchIterator::start_epoch() {
   phase_ = room ? static_cast<int64_t>(random.below(static_cast<uint64_t>(length_))) : 0;
   order_.resize(static_cast<size_t>(windows(phase_)));
   std::iota(order_.begin(), order_.end(), 0u);
-  for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.below(i)]);
+  random.shuffle(order_);
   order_epoch_ = position_.epoch;
 }
 

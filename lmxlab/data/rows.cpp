@@ -69,10 +69,8 @@ void RowBatches::start_epoch() {
   if (order_epoch_ == position_.epoch) return;
   order_.resize(static_cast<size_t>(rows_.count));
   std::iota(order_.begin(), order_.end(), 0u);
-  if (options_.shuffle) {
-    HostRandom random(options_.seed, static_cast<uint64_t>(position_.epoch));
-    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.below(i)]);
-  }
+  if (options_.shuffle)
+    HostRandom(options_.seed, static_cast<uint64_t>(position_.epoch)).shuffle(order_);
   order_epoch_ = position_.epoch;
 }
 

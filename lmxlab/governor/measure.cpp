@@ -134,6 +134,12 @@ TrainSubject with_adapters(const Subject& subject, const plan::Settings& s) {
   return out;
 }
 
+// Reward models read between the steps, beside weights and state.
+void add_judges(plan::Parts& p, const Judging& judges) {
+  p.weights += judges.mapped, p.mapped += judges.mapped;
+  p.activations = std::max(p.activations, judges.reading - p.gradients);
+}
+
 plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   const auto own = s.mode != plan::Mode::train ? with_adapters(subject, s)
                    : s.preset.empty()          ? subject.trains
@@ -159,6 +165,7 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   p.gradients = std::clamp<int64_t>(left, 0, whole(m.gradients));
   p.activations = std::max<int64_t>(0, left - p.gradients) + whole(subject.held);
   p.weights += p.mapped;
+  add_judges(p, own.judges);
   return p;
 }
 
@@ -261,6 +268,7 @@ plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int
     const plan::Settings texts{.batch = w->rows, .context = w->prompt + w->completion};
     const auto writing = plan::estimate(subject.config, texts, element);
     p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
+    add_judges(p, subject.trains.judges);
   }
   if (subject.base_drafts) p.kv_cache *= 2;
   if (subject.own_heads) {

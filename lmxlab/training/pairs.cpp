@@ -48,10 +48,6 @@ mx::array column(const std::vector<T>& v, mx::Dtype type) {
   return mx::array(v.data(), {static_cast<int>(v.size())}, type);
 }
 
-void shuffle(std::vector<size_t>& order, HostRandom random) {
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-}
-
 // A prompt with another sample's answer.
 data::TokenSample mismatched(const data::TokenSample& prompt, const data::TokenSample& answer) {
   const auto begin = [](const data::TokenSample& s) {
@@ -78,7 +74,7 @@ std::vector<TokenPair> pairs_of(data::TokenSamples samples, uint64_t seed) {
                   "on prompts with another sample's answer");
     std::vector<size_t> cycle(s.size());
     std::iota(cycle.begin(), cycle.end(), size_t{0});
-    shuffle(cycle, HostRandom(seed, kMismatch));
+    HostRandom(seed, kMismatch).shuffle(cycle);
     for (const auto& one : s) out.push_back({one, {}});
     for (size_t i = 0; i < cycle.size(); ++i)
       out[cycle[i]].second = mismatched(s[cycle[i]], s[cycle[(i + 1) % cycle.size()]]);

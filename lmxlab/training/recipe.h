@@ -115,7 +115,9 @@ struct ObjectiveConfig {
     v("weight", weight, "mtp 0.3: what the mean of the heads' losses counts");
   }
   /// A teacher that has run before the training does.
-  bool keeps_teacher() const { return top_k.value_or(0) > 0 || teacher.ends_with(".safetensors"); }
+  bool keeps_teacher() const { return top_k.value_or(0) > 0 || teacher_is_kept(); }
+  /// By another run: `teacher` is its file.
+  bool teacher_is_kept() const { return teacher.ends_with(".safetensors"); }
   /// Of pairs: data are preferences, run.batch counts pairs.
   bool of_pairs() const {
     return kind == ObjectiveKind::dpo || kind == ObjectiveKind::simpo ||

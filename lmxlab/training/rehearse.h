@@ -24,6 +24,12 @@ struct Writing {
   float temperature = 1;
 };
 
+/// Models that read texts between the steps, bytes.
+struct Judging {
+  int64_t mapped = 0;   // weights; a base that the run adapts too is there once, and left out
+  int64_t reading = 0;  // what reading the longest texts takes, at most
+};
+
 /// What a run trains, where that is not a new model on windows of tokens. All may be empty.
 struct TrainSubject {
   std::function<LanguageModel()> load = {};        // maps weights that are there
@@ -33,6 +39,7 @@ struct TrainSubject {
   /// Bytes of what is done and over before the first step.
   std::function<size_t(const RunConfig&)> before = {};
   std::optional<Writing> writes = {};  // between the steps
+  Judging judges = {};                 // of what is written
   bool one_order = false;              // of sums, in steps and texts (kernels/one_order.h)
   bool keeps_first = false;            // weights as the run begins, as a reference
 };

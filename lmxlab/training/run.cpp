@@ -145,9 +145,6 @@ void adapt(LanguageModel& model, const Recipe& recipe, const std::vector<config:
 
 constexpr const char* kTeacher = "teacher.safetensors";
 
-bool is_kept(const std::string& teacher) {
-  return teacher.ends_with(".safetensors");
-}
 KeepTeacher how_kept(const Recipe& recipe, const RunConfig& run) {
   const auto& o = recipe.objective;
   return {.top_k = o.top_k.value_or(0),
@@ -159,7 +156,7 @@ KeepTeacher how_kept(const Recipe& recipe, const RunConfig& run) {
 std::optional<KeptTeacher> teacher_of(const Recipe& recipe, int vocab) {
   const auto& o = recipe.objective;
   if (!o.keeps_teacher()) return std::nullopt;
-  if (is_kept(o.teacher)) {
+  if (o.teacher_is_kept()) {
     const auto kept = kept_teacher(o.teacher);
     if (o.top_k.value_or(kept.top_k) != kept.top_k)
       throw Error(Kind::mismatch, "[objective] " + o.teacher + " keeps " +
@@ -212,10 +209,10 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   parts.subject.batch = [recipe, packs = parts.packs, token, kept](const RunConfig& run) {
     return batch_like(recipe, run, packs, token, kept);
   };
-  if (const auto& teacher = recipe.objective.teacher; kept && !is_kept(teacher)) {
+  if (kept && !recipe.objective.teacher_is_kept()) {
     const bool packs = parts.packs && parts.data.samples;
-    parts.subject.before = [=](const RunConfig& run) {
-      return rehearse_teacher(teacher, how_kept(recipe, run), run.context, packs);
+    parts.subject.before = [recipe, packs](const RunConfig& run) {
+      return rehearse_teacher(recipe.objective.teacher, how_kept(recipe, run), run.context, packs);
     };
   }
   parts.subject.objective = make_objective(recipe.objective, parts.config);
@@ -265,7 +262,7 @@ void measure_pairs(LanguageModel& model, const fs::path& out, RunBatches& batche
 void put_teacher(const fs::path& out, RunBatches& batches, const Recipe& recipe, int vocab,
                  const RunHooks& hooks, std::stop_token stop) {
   const auto& teacher = recipe.objective.teacher;
-  const auto file = is_kept(teacher) ? fs::path(teacher) : out / kTeacher;
+  const auto file = recipe.objective.teacher_is_kept() ? fs::path(teacher) : out / kTeacher;
   auto how = how_kept(recipe, recipe.run);
   TeacherRows rows{std::move(*batches.rows), std::move(batches.held_out_rows)};
   if (!fs::exists(file)) {
@@ -296,8 +293,8 @@ RunResult train_in(const fs::path& out, Recipe recipe, RunParts& parts, const Ru
   const auto& config = parts.config;
   auto batches = run_batches(data, recipe, parts.packs);
 
-  if (!resume) warn_of_positions(recipe, config, hooks);
   if (!resume) {  // everything resolved: the folder alone says what the run is
+    warn_of_positions(recipe, config, hooks);
     Json table = to_json(parts.plain);
     if (const auto* sizes = recipe.model.find("mup")) table["mup"] = *sizes;
     if (const auto trained = trained_weights(recipe.model))

@@ -190,7 +190,11 @@ struct Trainer::Impl {
   int64_t steps_within_budgets(double step_flops) const {
     const auto& run = options.run;
     double steps = static_cast<double>(run.steps);
-    if (run.flop_budget > 0) steps = std::min(steps, std::floor(run.flop_budget / step_flops));
+    if (run.flop_budget > 0) {  // pairs and rows that grow take other numbers than was thought
+      const double each =
+          state.step > 0 ? state.flops / static_cast<double>(state.step) : step_flops;
+      steps = std::min(steps, std::floor(run.flop_budget / each));
+    }
     if (run.time_budget > 0 && state.seconds > 0)
       steps = std::min(steps, static_cast<double>(state.step) * run.time_budget / state.seconds);
     return std::max(static_cast<int64_t>(steps), state.step + 1);

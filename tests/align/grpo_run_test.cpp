@@ -167,7 +167,7 @@ TEST_F(GrpoRun, LearnsWhatARewardModelPrefers) {
   auto adapted = more;
   adapted.push_back("adapter.rank=8");
   const auto asked = recipe("planned", adapted);
-  const auto memory = judge_memory(resolve_run(asked), asked);
+  const auto memory = grpo_subject(resolve_run(asked), asked).judges;
   EXPECT_GT(memory.reading, 0);
   EXPECT_GT(memory.mapped, 0);
   EXPECT_LT(memory.mapped, LanguageModel::load(base).parameter_bytes());
