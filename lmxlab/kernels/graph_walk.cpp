@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "lmxlab/base/error.h"
+#include "lmxlab/kernels/cublas_workspace.h"
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/overrides/hooks.h"
 #include "lmxlab/kernels/rehearsal.h"
@@ -135,13 +136,13 @@ void normalize(Primitive&, const Arrays& in, Arrays& out) {
   if (!given(out[0], in[0])) fresh(out[0]);
 }
 // The gradient of x over x or over that of the output, and a place for the weight's, row by row.
-void normalize_vjp(Primitive&, const Arrays& in, Arrays& out) {
+void normalize_vjp(Primitive& op, const Arrays& in, Arrays& out) {
   const auto& g = in.back();
   const bool over_x = given(out[0], in[0]);
   const bool over_g = !over_x && given(out[0], g);
   if (!over_x && !over_g) fresh(out[0]);
   array rows(g.shape(), g.dtype(), nullptr, {});
-  if (over_g || !given(rows, g)) fresh(rows);
+  if (over_g || !given(rows, g)) temporary(op, g.shape(), g.dtype());
   for (size_t i = 1; i < out.size(); i++) fresh(out[i]);
 }
 // As the input lies, which may be as a projection wrote it, a position's heads side by side.
@@ -182,14 +183,41 @@ void attend(Primitive& op, const Arrays& in, Arrays& out) {
 void attend_vjp(Primitive&, const Arrays& in, Arrays& out) {
   for (size_t i = 0; i < out.size(); i++) fresh_as(out[i], in[i]);
 }
+// Whether outputs of a fused kernel lie as its inputs do: no holes, and all in the same order.
+bool as_they_lie(const Arrays& in, const mx::Shape& shape) {
+  int several = 0;
+  bool dense = true, rows = true, columns = true;
+  for (const auto& x : in) {
+    if (x.ndim() == 0) continue;
+    const bool same = x.shape() == shape;
+    dense &= same && x.flags().contiguous;
+    rows &= same && x.flags().row_contiguous;
+    columns &= same && x.flags().col_contiguous;
+    several++;
+  }
+  return several > 1 ? rows || columns : several == 1 ? dense : shape.empty();
+}
 // Elementwise, fused: outputs take the inputs' buffers in turn.
 void fused(const Arrays& in, Arrays& out) {
+  const bool lie = as_they_lie(in, out[0].shape());
+  const array* like = nullptr;
   size_t next = 0;
   for (const auto& x : in) {
-    if (next < out.size() && x.size() == out[next].size() && x.ndim() > 0 && given(out[next], x))
-      next++;
+    if (next == out.size()) break;
+    if (x.ndim() == 0) continue;
+    if (lie && !like && x.size() == out[0].size()) like = &x;
+    const bool fits = x.itemsize() == out[next].itemsize() && x.size() == out[next].size();
+    if (fits && x.is_donatable() && (lie || x.flags().row_contiguous))
+      out[next++].copy_shared_buffer(x);
   }
-  for (; next < out.size(); next++) fresh(out[next]);
+  for (; next < out.size(); next++) {
+    auto& o = out[next];
+    if (like)
+      o.set_data(mx::allocator::malloc(like->data_size() * o.itemsize()), like->data_size(),
+                 like->strides(), like->flags());
+    else
+      fresh(o);
+  }
 }
 void all_fresh(Primitive&, const Arrays&, Arrays& out) {
   for (auto& o : out) fresh(o);
@@ -221,6 +249,11 @@ void product(Primitive& op, const Arrays& in, Arrays& out) {
   for (size_t i = 0; i < 2 && in[0].size() && in[1].size(); i++) {
     if (!matrix(in[i])) temporary(op, in[i].shape(), in[i].dtype());
   }
+  const auto asked = cublas_product(in, out[0]);
+  if (!asked) return;
+  if (asked->by_pointers) temporary(op, {asked->batch * int(in.size() + 1)}, mx::uint64);
+  if (const size_t bytes = cublas_workspace(*asked))
+    temporary(op, {int((bytes + 255) / 256 * 256)}, mx::uint8);
 }
 void gather_product(Primitive& op, const Arrays& in, Arrays& out) {
   fresh(out[0]);

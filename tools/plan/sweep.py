@@ -229,8 +229,12 @@ def main():
 
         with concurrent.futures.ThreadPoolExecutor(a.jobs) as pool:
             done = {pool.submit(compare, a.program, *one, a.gpu): one for one in asked}
-            for future in concurrent.futures.as_completed(done):
-                note(done[future], future.result, last=a.jobs == 1)
+            try:
+                for future in concurrent.futures.as_completed(done):
+                    note(done[future], future.result, last=a.jobs == 1)
+            except KeyboardInterrupt:  # what is there is told
+                pool.shutdown(wait=True, cancel_futures=True)
+                failed += len(asked) - len(rows) - len(again)
         # Processes that compile the same kernels at a time can read each other's half-written files.
         for one in again:
             note(one, lambda one=one: compare(a.program, *one, a.gpu), last=True)

@@ -173,6 +173,9 @@ size_t get_active_memory() {
   while (scheduler::n_active_tasks() >= kUnderWay) scheduler::wait_for_one();
   const size_t held = theirs();
   if (held <= limit) return held;
+  // The first wait ends before the thread that gives buffers back is through with them, so that the
+  // next op would find its inputs held, and take a buffer where it could write over one.
+  synchronize();
   synchronize();
   return theirs();
 }
