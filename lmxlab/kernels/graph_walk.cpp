@@ -15,7 +15,6 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/cublas_workspace.h"
-#include "lmxlab/kernels/memory.h"
 #include "lmxlab/kernels/overrides/hooks.h"
 #include "lmxlab/kernels/rehearsal.h"
 
@@ -310,7 +309,7 @@ size_t taken_over(const array& a, const Arrays& outputs) {
 void run(array& a) {
   auto outputs = a.outputs();
   const auto stream = a.primitive().stream();
-  const size_t before = active_bytes();
+  detail::begin_op();
   {
     Arrays held;  // a tracer's inputs are not given away
     if (a.is_tracer()) held = a.inputs();
@@ -318,7 +317,7 @@ void run(array& a) {
     if (!gpu || !on_gpu(a.primitive(), a.inputs(), outputs))
       a.primitive().eval_cpu(a.inputs(), outputs);
   }
-  detail::note_op(std::max(active_bytes(), before) - before + taken_over(a, outputs));
+  detail::end_op(taken_over(a, outputs));
   mx::cpu::get_command_encoder(stream).temporaries().clear();
   wait_for_stream(stream);
   for (auto& o : outputs) o.set_status(array::Status::available);

@@ -28,8 +28,11 @@ void detail::finish_deferred_tasks() {
   if (rehearsing()) hooks.load()->finish();
 }
 
-void detail::note_op(size_t bytes) {
-  if (rehearsing()) hooks.load()->note_op(bytes);
+void detail::begin_op() {
+  if (rehearsing()) hooks.load()->begin_op();
+}
+void detail::end_op(size_t more) {
+  if (rehearsing()) hooks.load()->end_op(more);
 }
 
 bool can_rehearse() {

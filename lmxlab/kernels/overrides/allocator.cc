@@ -332,6 +332,7 @@ class Rehearsed : public lmxlab::kernels::detail::LargestOp {
     const size_t before = ledger_.peak();
     block->small = ledger_.add(n);
     if (ledger_.peak() > before) workspace_ = 0;
+    see(ledger_.active());
     blocks_++;
     return block;
   }

@@ -32,7 +32,8 @@ struct RehearsalHooks {
   size_t (*peak)(void* rehearsal);
   size_t (*workspace_at_peak)(void* rehearsal);
   void (*reset_peak)(void* rehearsal);
-  void (*note_op)(size_t bytes);  // that one op of a walk added
+  void (*begin_op)();
+  void (*end_op)(size_t more);  // it may take so much more than it did
   size_t (*largest_op)(void* rehearsal);
 };
 
@@ -45,8 +46,9 @@ struct QueueHooks {
 // A rehearsal's tasks: dropped where a stream would have been waited for. Elsewhere nothing.
 void defer_task(std::function<void()> task);
 void finish_deferred_tasks();
-// A walk's op (graph_walk.h) has added so much.
-void note_op(size_t bytes);
+// A walk's op (graph_walk.h), whose most is kept, what it gives back itself too.
+void begin_op();
+void end_op(size_t more);
 
 void register_allocator(const AllocatorHooks* hooks);
 void register_rehearsal(const RehearsalHooks* hooks);

@@ -12,12 +12,14 @@ namespace lmxlab::kernels::detail {
 // The most that one op of a walk added, since the last reset; of the rehearsal's own thread.
 class LargestOp {
  public:
-  void note_op(size_t bytes) { largest_ = std::max(largest_, bytes); }
+  void begin_op(size_t active) { before_ = most_ = active; }
+  void see(size_t active) { most_ = std::max(most_, active); }
+  void end_op(size_t more) { largest_ = std::max(largest_, most_ - before_ + more); }
   size_t largest_op() const { return largest_; }
   void forget_ops() { largest_ = 0; }
 
  private:
-  size_t largest_ = 0;
+  size_t before_ = 0, most_ = 0, largest_ = 0;
 };
 
 template <class Rehearsed>
@@ -39,7 +41,8 @@ RehearsalHooks hooks_of() {
           [](void* r) { return of(r).peak(); },
           [](void* r) { return of(r).workspace_at_peak(); },
           [](void* r) { of(r).reset_peak(); },
-          [](size_t bytes) { Rehearsed::now->note_op(bytes); },
+          [] { Rehearsed::now->begin_op(Rehearsed::now->active()); },
+          [](size_t more) { Rehearsed::now->end_op(more); },
           [](void* r) { return of(r).largest_op(); }};
 }
 

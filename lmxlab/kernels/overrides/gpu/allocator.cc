@@ -46,6 +46,7 @@ class Rehearsed : public lmxlab::kernels::detail::LargestOp {
     std::lock_guard<std::mutex> lock(mutex_);
     active_ += n, blocks_++;
     peak_ = std::max(peak_, active_);
+    see(active_);
   }
   void remove(size_t n) {
     std::unique_lock<std::mutex> lock(mutex_);
