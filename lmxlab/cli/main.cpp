@@ -5,6 +5,7 @@
 #include "lmxlab/cli/context.h"
 #include "lmxlab/cli/signals.h"
 #include "lmxlab/kernels/isa.h"
+#include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/thread_pool.h"
 
 #include <mlx/stream.h>
@@ -208,6 +209,7 @@ int run(int argc, char** argv) {
   context.json = std::find(words.begin(), std::find(words.begin(), words.end(), "--"), "--json") !=
                  words.end();
   context.table = &table();
+  kernels::spare_address_space();
   Signals signals;
   context.stop = signals.token();
   context.interrupts = &signals;

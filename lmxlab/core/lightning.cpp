@@ -4,6 +4,7 @@
 #include "lmxlab/core/mask.h"
 #include "lmxlab/core/scan.h"
 #include "lmxlab/kernels/elementwise.h"
+#include "lmxlab/kernels/rehearsal.h"
 
 #include <mlx/ops.h>
 
@@ -187,7 +188,7 @@ mx::array Lightning::by_blocks(const mx::array& qkv, Pass& pass) const {
   const auto rows = C == 1 ? blocks.slots_of_pass() : mx::expand_dims(range(P), 0);  // [1 or B, R]
 
   // Decays by distance, 0 behind the last one: [H, 1 or B, ...] -> [1 or B, H, 1, ...].
-  const auto table = mx::pad(mx::array(table_.data(), {H, P + 1}, mx::float32), std::vector<int>{1},
+  const auto table = mx::pad(kernels::host_array(table_.data(), {H, P + 1}), std::vector<int>{1},
                              mx::Shape{0}, mx::Shape{1});
   const auto decays = [&](const mx::array& distance) {
     return mx::expand_dims(mx::swapaxes(mx::take(table, distance, 1), 0, 1), 2);

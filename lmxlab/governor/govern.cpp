@@ -74,15 +74,9 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   subject.trains = trains, subject.held = data_bytes;
   const auto settings = training_settings(training);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
-  plan::Plan plan;
-  try {
-    plan = plan::make_plan(
-        settings, options.budget, measured,
-        trains.load ? plan::Smaller() : smaller_presets(config, settings, options.budget));
-  } catch (const Error& e) {  // too little even for a plan: what runs will say so, or fit
-    if (e.kind() != Kind::resource) throw;
-    return "";
-  }
+  auto plan = plan::make_plan(
+      settings, options.budget, measured,
+      trains.load ? plan::Smaller() : smaller_presets(config, settings, options.budget));
   std::string change;
   if (!plan.fits()) {
     offer_fewer_texts(plan, subject);

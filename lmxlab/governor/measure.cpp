@@ -19,6 +19,8 @@
 #include <mlx/mlx.h>
 
 #include <algorithm>
+#include <limits>
+#include <new>
 #include <tuple>
 
 namespace lmxlab {
@@ -247,19 +249,72 @@ int64_t mapped_bytes(LanguageModel& model, LanguageModel* draft) {
   return std::max<int64_t>(0, there - whole(kernels::active_bytes()));
 }
 
+namespace {
+
+// What `n` of something take, from what `few` and `more` of it do: each adds the same.
+plan::Parts of_many(plan::Parts at_few, int few, plan::Parts at_more, int more, int n) {
+  std::vector<int64_t> before;
+  const auto note = [&](const char*, int64_t bytes) { before.push_back(bytes); };
+  at_few.visit(note);
+  size_t i = 0;
+  const auto add = [&](const char*, int64_t& bytes) {
+    bytes += (bytes - before[i++]) / (more - few) * (n - more);
+  };
+  at_more.visit(add);
+  return at_more;
+}
+
+// As the model's own arithmetic says, of mapped weights with what their files have.
+plan::Parts arithmetic(const Subject& subject, const plan::Settings& settings) {
+  const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
+  auto parts = subject.pass ? estimate_pass(subject, settings, element)
+                            : estimate(subject, settings, element);
+  if (!subject.weights.empty() && !settings.bits) parts.weights = file_bytes(subject.weights);
+  return parts;
+}
+
+// By arithmetic where there is no memory even for a rehearsal, or the graph cannot be built: an
+// array of MLX has up to 2^31 elements an axis, and such sizes are far above any budget.
+plan::Parts rehearsed(plan::Parts (*how)(const Subject&, const plan::Settings&),
+                      const Subject& subject, const plan::Settings& settings) {
+  const auto elements = int64_t{settings.batch} * settings.context *
+                        std::max(subject.config.vocab, subject.config.dim);
+  try {
+    return how(subject, settings);
+  } catch (const Error& e) {
+    if (e.kind() != Kind::resource) throw;
+  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
+    if (elements <= std::numeric_limits<int32_t>::max()) throw;
+  }
+  return arithmetic(subject, settings);
+}
+
+}  // namespace
+
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
   if (!settings.preset.empty())
     subject.config = config::preset(settings.preset), subject.weights.clear();
   if (!settings.preset.empty())
     subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
-  if (!kernels::can_rehearse()) {
-    const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
-    return subject.pass ? estimate_pass(subject, settings, element)
-                        : estimate(subject, settings, element);
-  }
-  return settings.mode == plan::Mode::generate ? measure_generation(subject, settings)
-                                               : measure_training(subject, settings);
+  if (!kernels::can_rehearse()) return arithmetic(subject, settings);
+  if (settings.mode == plan::Mode::generate)
+    return rehearsed(measure_generation, subject, settings);
+  const auto of = [&](int plan::Settings::*number, int few, int more) {
+    auto at_few = settings, at_more = settings;
+    at_few.*number = few, at_more.*number = more;
+    return of_many(measure(subject, at_few), few, measure(subject, at_more), more,
+                   settings.*number);
+  };
+  // A graph of a thousand batches, or of a loss in a thousand pieces, would take minutes to build.
+  constexpr int kBatches = 4;
+  constexpr int64_t kTokens = 1 << 16;
+  if (settings.accumulate > kBatches)
+    return of(&plan::Settings::accumulate, kBatches - 1, kBatches);
+  const auto rows = static_cast<int>(std::max<int64_t>(1, kTokens / settings.context));
+  if (settings.batch > 4 * rows) return of(&plan::Settings::batch, rows, 2 * rows);
+  return rehearsed(measure_training, subject, settings);
 }
 
 plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element) {
@@ -299,14 +354,7 @@ plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Setti
   if (folder && !can_save_packed(made))
     throw Error(Kind::unsupported, "[plan] packed weights of this form cannot be saved");
   const bool mapped = !subject.weights.empty() && settings.preset.empty();
-  plan::Parts parts;
-  try {
-    parts = measure(subject, settings);
-  } catch (const Error& e) {
-    if (e.kind() != Kind::resource || !mapped) throw;
-    parts = subject.pass ? estimate_pass(subject, settings, 4) : estimate(subject, settings, 4);
-    if (!settings.bits) parts.weights = bytes;
-  }
+  auto parts = measure(subject, settings);
   if (folder && mapped && settings.bits) {
     const auto both = bytes + plan::weight_bytes(made, 2, *settings.bits);
     parts.activations += std::max<int64_t>(0, both - parts.peak());

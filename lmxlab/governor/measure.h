@@ -62,10 +62,10 @@ void evaluate_weights(LanguageModel& model);
 /// Of two models together, if there is a draft.
 int64_t mapped_bytes(LanguageModel& model, LanguageModel* draft = nullptr);
 
+/// By a rehearsal where there can be one, else (and where there is no memory for it) by arithmetic.
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
-/// As measure, of a way out: packing makes a folder first, and that counts too; where weights have
-/// no room to be mapped once more, arithmetic.
+/// As measure, of a way out: packing makes a folder first, and that counts too.
 /// @param bytes  of the weights as they are
 plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings);
 

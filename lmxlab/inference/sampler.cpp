@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/error.h"
 #include "lmxlab/kernels/cross_entropy.h"
+#include "lmxlab/kernels/rehearsal.h"
 #include "lmxlab/kernels/sample.h"
 
 #include <mlx/ops.h>
@@ -121,7 +122,7 @@ Sampler::Sampler(const SamplingOptions& options, int vocab,
   if (!options.logit_bias.empty()) {
     std::vector<float> bias(static_cast<size_t>(vocab), 0.0f);
     for (const auto& [id, value] : options.logit_bias) bias[static_cast<size_t>(id)] = value;
-    bias_ = mx::array(bias.begin(), {vocab});
+    bias_ = kernels::host_array(bias.data(), {vocab});
   }
   if (!penalizes(options)) return;
   const size_t width = static_cast<size_t>(options.penalty_window);
@@ -140,8 +141,8 @@ Sampler::Sampler(const SamplingOptions& options, int vocab,
     }
   }
   const int rows = static_cast<int>(prompts.size());
-  counts_ = mx::array(counts.begin(), {rows, vocab});
-  if (width) window_ = mx::array(window.begin(), {rows, options.penalty_window});
+  counts_ = kernels::host_array(counts.data(), {rows, vocab});
+  if (width) window_ = kernels::host_array(window.data(), {rows, options.penalty_window});
 }
 
 mx::array Sampler::penalized(const mx::array& logits) const {

@@ -168,7 +168,8 @@ array linear(const array& x, const array& w, const std::optional<array>& bias) {
     return bias ? mx::add(y, mx::astype(*bias, x.dtype())) : y;
   }
   const bool flat = x.ndim() == 2;
-  const int rows = x.size() == 0 ? 0 : static_cast<int>(x.size()) / x.shape(-1);
+  const int rows =
+      x.size() == 0 ? 0 : static_cast<int>(x.size() / static_cast<size_t>(x.shape(-1)));
   auto y = product(flat ? x : mx::reshape(x, {rows, x.shape(-1)}), false, w, true, x.dtype(), bias);
   if (flat) return y;
   auto shape = x.shape();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #ifdef __linux__
+#include <malloc.h>
 #include <sched.h>
 #include <sys/resource.h>
 #endif
@@ -174,6 +175,13 @@ MemoryRoom memory_room() {
   }
 #endif
   return room;
+}
+
+void spare_address_space() {
+#ifdef __GLIBC__
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) mallopt(M_ARENA_MAX, 1);
+#endif
 }
 
 size_t peak_resident() {

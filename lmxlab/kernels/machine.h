@@ -24,6 +24,10 @@ struct MemoryRoom {
 /// Reads /proc and the cgroup files (about 50 us); on other systems there is no bound.
 MemoryRoom memory_room();
 
+/// Where RLIMIT_AS is set, threads share one heap of the C library's: each one's own would take 64
+/// to 128 MiB of it. Call it before there are threads.
+void spare_address_space();
+
 /// The most memory that the process had in RAM since the start or the last reset, as Linux counts
 /// it (VmHWM); 0 where the system does not tell. Besides arrays it holds the program, its
 /// libraries, and files read through a mapping.

@@ -44,12 +44,18 @@ bool rehearsing() {
   return h && h->running();
 }
 
-mlx::core::array host_array(const int32_t* numbers, mlx::core::Shape shape) {
-  if (!rehearsing()) return mlx::core::array(numbers, std::move(shape), mlx::core::int32);
-  auto out = mlx::core::zeros(std::move(shape), mlx::core::int32);
+template <class T>
+mlx::core::array host_array(const T* numbers, mlx::core::Shape shape) {
+  const mlx::core::Dtype type = mlx::core::TypeToDtype<T>();
+  if (!rehearsing()) return mlx::core::array(numbers, std::move(shape), type);
+  auto out = mlx::core::zeros(std::move(shape), type);
   out.eval();
   return out;
 }
+template mlx::core::array host_array(const int32_t*, mlx::core::Shape);
+template mlx::core::array host_array(const uint32_t*, mlx::core::Shape);
+template mlx::core::array host_array(const float*, mlx::core::Shape);
+template mlx::core::array host_array(const bool*, mlx::core::Shape);
 
 void wait_for_stream(const mlx::core::Stream& stream) {
   if (!rehearsing()) return mlx::core::synchronize(stream);

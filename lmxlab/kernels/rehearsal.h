@@ -17,7 +17,7 @@ namespace lmxlab::kernels {
 bool can_rehearse();
 
 /// While one lives, this thread's arrays take no memory and its evaluations do no work: results
-/// hold zeros (up to 4 KiB) or nothing at all (beyond 1 MiB), and must not be read. Give it arrays
+/// hold zeros (up to 4 KiB) or nothing at all (beyond 64 KiB), and must not be read. Give it arrays
 /// and models of its own: what it evaluates is evaluated for good, without numbers.
 class Rehearsal {
  public:
@@ -44,8 +44,10 @@ class Rehearsal {
 /// Whether this thread is inside one.
 bool rehearsing();
 
-/// An array of the host's numbers; in a rehearsal, which has no place for many, of zeros.
-mlx::core::array host_array(const int32_t* numbers, mlx::core::Shape shape);
+/// An array of the host's numbers (int32_t, uint32_t, float or bool); in a rehearsal, which has no
+/// place for many, of zeros. Whatever may have more than 64 KiB and is made in a run is made by it.
+template <class T>
+mlx::core::array host_array(const T* numbers, mlx::core::Shape shape);
 
 /// Waits for a stream as mx::synchronize does; in a rehearsal there is nothing to wait for but what
 /// the queue would hold.

@@ -312,7 +312,7 @@ class Rehearsed : public lmxlab::kernels::detail::LargestOp {
   }
 
   Block* take(size_t n) {
-    const bool large = n > kLargeFrom;
+    const bool large = n > kThere;
     void* memory = nullptr;
     if (large) {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -341,7 +341,7 @@ class Rehearsed : public lmxlab::kernels::detail::LargestOp {
     {
       std::lock_guard<std::mutex> lock(self->mutex_);
       self->ledger_.remove(block->size, block->small);
-      if (block->size > kLargeFrom)
+      if (block->size > kThere)
         self->free_.push_back(block);
       else
         std::free(block);
@@ -398,8 +398,9 @@ class Rehearsed : public lmxlab::kernels::detail::LargestOp {
     return ledger_.ends_window(n);
   }
 
-  static constexpr size_t kThere = size_t{1} << 20;       // of a block, at most
-  static constexpr size_t kLargeFrom = size_t{64} << 10;  // all of it, and used again
+  // Of a block, at most; larger ones are used again. A model of 80 layers has ten thousand at a
+  // time.
+  static constexpr size_t kThere = size_t{64} << 10;
 
   void take_workspace(size_t n) {
     const MemoryFor task(MemoryUse::task);
