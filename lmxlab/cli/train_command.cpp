@@ -172,7 +172,10 @@ class Train : public Command {
       TrainOptions training{recipe.optimizer, recipe.schedule, recipe.run};
       plan::Plan plan;
       GovernOptions govern;
-      govern.auto_fit = auto_fit_ && !fixed;
+      govern.auto_fit = auto_fit_ && !fixed, govern.fixed = fixed;
+      if (!fixed)
+        govern.words = sweeping_ ? recipe_words(write_recipe(recipe), recipe_name(), {})
+                                 : recipe_words(recipe_text(), recipe_name(), overrides());
       const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
       const auto change =
           govern_training(parts.config, training, parts.data.bytes(), govern, &plan,
