@@ -61,9 +61,11 @@ class Train : public Command {
         .otherwise("the recipe's, else Tiny Shakespeare");
     o.option("--steps", "N", &steps_, "short for --set run.steps=N")
         .otherwise("the recipe's, else 2000");
-    o.flag("--auto-fit", &auto_fit_,
-           "where memory is short take the cheapest change that helps: a smaller batch with "
-           "accumulation, gradient checkpointing, 8-bit state");
+    o.flag(
+        "--auto-fit", &auto_fit_,
+        "where memory is short take the cheapest change that helps: a smaller batch with "
+        "accumulation, gradient checkpointing, 8-bit state; where these do not do, other results: "
+        "Adafactor, a shorter context");
   }
 
   void header(const Context& context, const RunHooks::Start& s) const {

@@ -23,10 +23,6 @@ std::optional<std::string> in_model_words(const plan::Settings& from, const plan
   return plan::model_words(from, to);
 }
 
-std::string text_of(const plan::Advice& a) {
-  return a.change + ", " + a.options + " (" + a.cost + ")";
-}
-
 // Whether a run can be changed so.
 bool applies(const plan::Settings& from, const plan::Settings& to) {
   return to != from && to.mode == from.mode && to.preset.empty();
@@ -99,7 +95,7 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
                                   std::to_string(settings.context) + " tokens");
     const auto to = found->settings;
     training = training_of(training, to);
-    change = text_of(*found);
+    change = found->change + ", " + found->options + " (" + found->cost + ")";
     plan = plan::Plan{to, measured(to), options.budget};
   }
   limit_queue(plan);
@@ -146,10 +142,12 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
                                 std::to_string(all.new_tokens) + " more");
   const auto& to = found->settings;
   generation.kv_bits = to.kv_bits;
-  if (to.bits != s.bits)
+  if (to.bits != s.bits) {
     options.pack(
         {.bits = *to.bits, .group_size = to.group_size, .embedding_bits = to.embedding_bits});
-  return settled({to, measured(to), options.budget}, text_of(*found));
+    all.bits = to.bits, all.packs = true;  // and what was beside them on the way is gone
+  }
+  return settled({to, measured(to), options.budget}, found->change + " (" + found->cost + ")");
 }
 
 void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,

@@ -38,6 +38,7 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
 
 /// The same of `rows` prompts of `length` tokens each. A model that is clearly small enough costs
 /// microseconds. Of changes a cache of fewer bits can be applied, and packed weights.
+/// @return  what was changed: "a cache of 8 bits (COST)"
 /// @param subject  its config and weights, and a draft model's
 /// @param bytes  of the weights as they are, a draft model's included
 /// @param plan  if given, the plan of what runs in the end; of a model that is clearly small enough
