@@ -177,7 +177,7 @@ class Fit : public Command {
     Subject subject{.config = parts.config,
                     .training = {recipe.optimizer, recipe.schedule, recipe.run}};
     subject.trains = parts.subject, subject.held = parts.data.bytes();
-    const auto s = training_settings(subject.training);
+    const auto s = training_settings(subject.training, subject.trains);
     const auto m = machine(false);
     auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },

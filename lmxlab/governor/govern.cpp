@@ -72,7 +72,7 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   set_memory_limits(options.budget, 0);  // weights change: nothing is wired
   Subject subject{.config = config, .training = training};
   subject.trains = trains, subject.held = data_bytes;
-  const auto settings = training_settings(training);
+  const auto settings = training_settings(training, trains);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
   const auto words =
       training_words(trains, options.words ? options.words : plan::Words(plan::recipe_words));

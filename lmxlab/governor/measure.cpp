@@ -225,9 +225,9 @@ plan::Words training_words(const TrainSubject& trains, plan::Words words) {
   };
 }
 
-plan::Settings training_settings(const TrainOptions& o) {
+plan::Settings training_settings(const TrainOptions& o, const TrainSubject& trains) {
   plan::Settings s;
-  s.mode = plan::Mode::train;
+  s.mode = trains.adapts ? plan::Mode::lora : plan::Mode::train;
   s.batch = o.run.batch, s.context = o.run.context, s.accumulate = o.run.accumulate;
   s.bf16 = o.run.dtype == ComputeType::bf16;
   s.state_bits = o.optimizer.state_bits;

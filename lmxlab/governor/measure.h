@@ -50,7 +50,7 @@ struct Subject {
 };
 
 /// What a plan asks of a run's settings.
-plan::Settings training_settings(const TrainOptions& training);
+plan::Settings training_settings(const TrainOptions& training, const TrainSubject& trains = {});
 /// A run's settings with what a plan says in their place; Adafactor has the rate and the average of
 /// the optimizer before it, and none of its own options.
 TrainOptions training_of(TrainOptions training, const plan::Settings& settings);

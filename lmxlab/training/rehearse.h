@@ -34,9 +34,10 @@ struct Judging {
 struct TrainSubject {
   std::function<LanguageModel()> load = {};        // maps weights that are there
   std::function<void(LanguageModel&)> adapt = {};  // what is made of them: adapters, other types
-  /// The same with an adapter of so many ranks, of weights that would all train; none: there are no
-  /// trained weights, or they have one.
+  /// The same with an adapter: its own, or one of so many ranks; none: no trained weights are there
+  /// to be adapted.
   std::function<void(LanguageModel&, int rank)> attach = {};
+  bool adapts = false;  // it has one of its own
   /// The config with another preset in the place of its own; none: it has none.
   std::function<config::Model(const std::string&)> with_preset = {};
   std::function<data::Batch(const RunConfig&)> batch = {};  // of the size of the run's

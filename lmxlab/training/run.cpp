@@ -216,12 +216,14 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   const auto token = parts.data.samples ? mx::int32 : parts.data.tokens.dtype();
   const auto kept = teacher_of(recipe, parts.config.vocab);
   const bool mtp = recipe.objective.kind == ObjectiveKind::mtp;
-  if (parts.subject.load && !recipe.adapter && !mtp)
+  if (parts.subject.load && !mtp) {
     parts.subject.attach = [recipe](LanguageModel& model, int rank) {
       auto with = recipe;
-      with.adapter = AdapterOptions{.rank = rank};
+      if (!with.adapter) with.adapter = AdapterOptions{.rank = rank};
       adapt(model, with, {});
     };
+    parts.subject.adapts = recipe.adapter.has_value();
+  }
   if (!parts.subject.load && recipe.model.contains("preset") && !mtp)  // heads are of this width
     parts.subject.with_preset = [recipe, vocab](const std::string& name) {
       auto other = recipe;
