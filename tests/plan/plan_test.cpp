@@ -194,6 +194,27 @@ TEST(Advice, GenerationShrinksItsCacheFirst) {
   EXPECT_EQ(plan.advice[0].settings.kv_bits, 8);
 }
 
+TEST(Words, AreThoseOfTheirCommand) {
+  Settings s;
+  s.batch = 4, s.context = 100;
+  const auto said = [&](auto&& change, const char* rows = "") {
+    auto t = s;
+    change(t);
+    return model_words(s, t, rows).value_or("none");
+  };
+  EXPECT_EQ(said([](auto& t) { t.batch = 2; }, "--n"), "--n 2");
+  EXPECT_EQ(said([](auto& t) { t.context = 50; }), "a prompt of 50 tokens");
+  EXPECT_EQ(said([](auto& t) { t.preset = "gpt-tiny"; }), "gpt-tiny");
+  EXPECT_EQ(said([](auto& t) { t.bits = 4, t.kv_bits = 8; }),
+            "quantize MODEL OUT --bits 4, then OUT in its place and --kv-bits 8");
+  EXPECT_EQ(said([](auto& t) { t.mode = Mode::train; }), "none");
+  EXPECT_FALSE(recipe_words(s, s)) << "a recipe generates nothing";
+  s.mode = Mode::train;
+  auto t = s;
+  t.preset = "gpt-tiny";
+  EXPECT_EQ(recipe_words(s, t), "--set model.preset=gpt-tiny");
+}
+
 TEST(Closed, WeightsAreCounted) {
   const auto model = config::preset("llama-7b");
   const auto n = config::count(model).total;
