@@ -153,7 +153,7 @@ class Fit : public Command {
     const int64_t bytes = subject.weights.empty() ? 0 : file_bytes(subject.weights);
     const auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
-        subject.weights.empty() ? smaller_presets(subject.config, s, m.budget) : plan::Smaller());
+        StepArguments::words, smaller_presets(subject, s, m.budget));
     const double bound =
         s.mode == plan::Mode::generate && m.bandwidth > 0
             ? plan::decode_bound(decode_bytes(subject.config, plan.parts), m.bandwidth) * s.batch
@@ -168,7 +168,8 @@ class Fit : public Command {
       throw Error(Kind::usage,
                   "[fit] a recipe says how it is run: --mode, --batch, --context, --dtype, --bits "
                   "and the like do not go with it. Change its keys with --set.");
-    auto recipe = read_recipe(read_file(*model_), *model_, set_);
+    const auto toml = read_file(*model_);
+    auto recipe = read_recipe(toml, *model_, set_);
     make_local(recipe, context);
     auto parts = resolve_run(recipe);
     if (recipe.objective.kind == ObjectiveKind::grpo)
@@ -176,11 +177,12 @@ class Fit : public Command {
     Subject subject{.config = parts.config,
                     .training = {recipe.optimizer, recipe.schedule, recipe.run}};
     subject.trains = parts.subject, subject.held = parts.data.bytes();
-    const auto s = training_settings(subject.training);
+    const auto s = training_settings(subject.training, subject.trains);
     const auto m = machine(false);
     auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },
-        parts.subject.load ? plan::Smaller() : smaller_presets(subject.config, s, m.budget));
+        training_words(subject.trains, recipe_words(toml, *model_, set_)),
+        smaller_presets(subject, s, m.budget));
     offer_fewer_texts(plan, subject);
     return show(context, plan, subject.config, 0, m.name);
   }

@@ -96,7 +96,7 @@ class Generate : public Command {
       for (size_t i = 0; i < n; ++i) longest = std::max(longest, prompts[i].size());
       try {
         planned = draws.govern(m, int(n * samples), int(longest), options, context,
-                               n == 1 && samples > 1);
+                               n == 1 && samples > 1 ? several_.rows_option() : "");
         return n;
       } catch (const Error& e) {
         if (e.kind() != Kind::resource || n == 1) throw;
@@ -243,7 +243,8 @@ class Generate : public Command {
       throw Error(Kind::usage,
                   "[generate] --vote looks for answers in texts, and the model has no tokenizer");
     options.logprobs = 0;
-    const auto planned = draws_.govern(m, rows, int(prompt.size()), options, context, true);
+    const auto planned =
+        draws_.govern(m, rows, int(prompt.size()), options, context, several_.rows_option());
     GenerateStats stats;
     const auto all =
         generate_rows(m, std::vector<std::vector<int>>(size_t(rows), prompt), options, stats);
@@ -285,8 +286,8 @@ class Generate : public Command {
                                    std::to_string(prompt.size()) + " tokens and " +
                                    std::to_string(options.max_tokens) +
                                    " more. Give fewer --max-tokens.");
-    const auto planned =
-        draws_.govern(m, *several_.beams, int(prompt.size()), options, context, true);
+    const auto planned = draws_.govern(m, *several_.beams, int(prompt.size()), options, context,
+                                       several_.rows_option());
     GenerateStats stats;
     const auto beams = beam_search(m.model, prompt, several_.beam_options(options), &stats);
     const bool canceled = context.stop.stop_requested();

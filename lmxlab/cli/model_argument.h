@@ -37,6 +37,7 @@ struct OpenModel {
   LanguageModel model;
   std::optional<data::Tokenizer> tokenizer;
   ModelPlace place;
+  std::optional<int> bits = {};  // that the weights were packed to since
 };
 
 /// Its weights too, and its tokenizer if the folder has one.

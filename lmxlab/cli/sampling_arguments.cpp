@@ -4,6 +4,9 @@
 #include "lmxlab/cli/step_arguments.h"
 #include "lmxlab/governor/govern.h"
 #include "lmxlab/inference/generation_config.h"
+#include "lmxlab/kernels/memory.h"
+#include "lmxlab/models/quantize.h"
+#include "lmxlab/plan/words.h"
 
 namespace lmxlab::cli {
 
@@ -40,7 +43,8 @@ void SamplingArguments::declare(Options& o) {
       .otherwise("f32 on a CPU, else that of the weights");
   declare_kv_bits(o, &kv_bits);
   o.flag("--auto-fit", &auto_fit,
-         "where memory is short take the cheapest change that helps: keys and values of 8 bits");
+         "where memory is short take the cheapest change that helps: keys and values of 8 bits, "
+         "weights packed to 4 bits");
   o.option("--max-kv", "N", &max_kv,
            "keep the last N positions only: memory that does not grow, and no look at what lies "
            "further back")
@@ -80,9 +84,10 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
 }
 
 int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOptions& options,
-                                  const Context& context, bool one_prompt) const {
+                                  const Context& context, const std::string& samples) const {
   Subject subject{m.model.config(), m.place.path};
-  subject.max_kv = options.max_kv, subject.one_prompt = one_prompt;
+  subject.bits = m.bits, subject.packs = m.bits.has_value();
+  subject.max_kv = options.max_kv, subject.one_prompt = !samples.empty();
   subject.sampling = options.sampling;
   auto bytes = m.model.parameter_bytes();
   if (options.draft) subject.num_draft_tokens = draft.tokens.value_or(0);
@@ -95,11 +100,20 @@ int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOp
   }
   GovernOptions with{budget_beside(m, small)};
   with.auto_fit = auto_fit;
+  with.words = [&](const plan::Settings& from, const plan::Settings& to) {
+    return plan::model_words(from, to, samples);
+  };
+  if (!prompt_cache)  // what it has read is of the weights as they are
+    with.pack = [&](const QuantizeOptions& how) {
+      quantize_model(m.model, how);
+      interleave_model(m.model);
+      kernels::clear_cache();
+      m.bits = how.bits;
+    };
   plan::Plan plan;
-  const auto mapped = mapped_bytes(m.model, small ? &small->model : nullptr);
   const auto change = govern_generation(subject, bytes, rows, length, options, with, &plan);
   if (!change.empty()) context.warn("--auto-fit: " + change);
-  plan.parts.mapped = mapped;
+  plan.parts.mapped = mapped_bytes(m.model, small ? &small->model : nullptr);
   return plan.parts.arrays();
 }
 

@@ -27,12 +27,14 @@ struct SamplingArguments {
   void declare(Options& o);
   /// The model's own settings, then these. @throws Error(usage) for an empty --stop
   GenerateOptions options(const OpenModel& m, const Context& context) const;
-  /// Refuses what does not fit in memory, before it is allocated; with --auto-fit changes options.
-  /// @param one_prompt  the rows are samples of one
+  /// Refuses what does not fit in memory, before it is allocated; with --auto-fit changes options,
+  /// or packs the model's weights.
+  /// @param samples  the option that says how many rows of one prompt there are; empty: each has
+  ///   its own
   /// @return  the bytes of arrays that are planned
   /// @throws Error(resource) with the ways out.
   int64_t govern(OpenModel& m, int rows, int length, GenerateOptions& options,
-                 const Context& context, bool one_prompt = false) const;
+                 const Context& context, const std::string& samples = "") const;
   /// The type of the computation, if it was given, and the draft's model.
   void prepare(OpenModel& m, const Context& context);
   /// What --prompt-cache holds; empty if it is not given or there is no such file yet.

@@ -31,6 +31,10 @@ struct SeveralArgument {
   void declare(Options& o);
   /// @throws Error(usage) for options that exclude or need each other.
   void check(const GenerateOptions& options, bool file) const;
+  /// The option that says so; empty: none was given.
+  std::string rows_option() const {
+    return n ? "--n" : best_of ? "--best-of" : beams ? "--beams" : "";
+  }
   int rows() const { return best_of ? *best_of : n.value_or(1); }
   bool any() const { return rows() > 1 || vote || beams; }
 

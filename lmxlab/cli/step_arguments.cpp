@@ -54,16 +54,21 @@ void StepArguments::expect_none(const std::string& command) const {
                                  "--gradient-checkpointing go with training, --mode train.");
 }
 
-std::string StepArguments::words(const plan::Settings& from, const plan::Settings& to) {
-  std::string out;
+std::optional<std::string> StepArguments::words(const plan::Settings& from,
+                                                const plan::Settings& to) {
+  std::string out = to.preset;
   const auto add = [&](bool changed, const std::string& text) {
     if (changed) out += (out.empty() ? "" : " ") + text;
   };
   const auto number = [](int n) { return std::to_string(n); };
+  add(to.mode != from.mode, "--mode " + enum_name(to.mode));
   add(to.batch != from.batch, "--batch " + number(to.batch));
   add(to.accumulate != from.accumulate, "--accumulate " + number(to.accumulate));
   add(to.context != from.context, "--context " + number(to.context));
   add(to.bits != from.bits, "--bits " + number(to.bits.value_or(16)));
+  add(to.group_size != from.group_size, "--group-size " + number(to.group_size));
+  add(to.embedding_bits != from.embedding_bits,
+      "--embedding-bits " + number(to.embedding_bits ? to.embedding_bits : to.bits.value_or(4)));
   add(to.kv_bits != from.kv_bits, "--kv-bits " + number(to.kv_bits.value_or(32)));
   add(to.checkpointing != from.checkpointing, "--gradient-checkpointing");
   add(to.state_bits != from.state_bits, "--state-bits " + number(to.state_bits));

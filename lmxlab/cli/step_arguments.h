@@ -47,8 +47,8 @@ struct StepArguments {
   /// @throws Error(usage) if any was given, for a use that is no training.
   void expect_none(const std::string& command) const;
 
-  /// What options make of one use another, of `bench`.
-  static std::string words(const plan::Settings& from, const plan::Settings& to);
+  /// What options make of one use another, and what model, of `bench` and `fit`.
+  static std::optional<std::string> words(const plan::Settings& from, const plan::Settings& to);
 
   int bits() const { return std::stoi(state_bits); }
   /// Tokens of data that `bench` trains on: two batches at least.

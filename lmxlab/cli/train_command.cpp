@@ -61,9 +61,11 @@ class Train : public Command {
         .otherwise("the recipe's, else Tiny Shakespeare");
     o.option("--steps", "N", &steps_, "short for --set run.steps=N")
         .otherwise("the recipe's, else 2000");
-    o.flag("--auto-fit", &auto_fit_,
-           "where memory is short take the cheapest change that helps: a smaller batch with "
-           "accumulation, gradient checkpointing, 8-bit state");
+    o.flag(
+        "--auto-fit", &auto_fit_,
+        "where memory is short take the cheapest change that helps: a smaller batch with "
+        "accumulation, gradient checkpointing, 8-bit state; where these do not do, other results: "
+        "Adafactor, a shorter context");
   }
 
   void header(const Context& context, const RunHooks::Start& s) const {
@@ -172,7 +174,10 @@ class Train : public Command {
       TrainOptions training{recipe.optimizer, recipe.schedule, recipe.run};
       plan::Plan plan;
       GovernOptions govern;
-      govern.auto_fit = auto_fit_ && !fixed;
+      govern.auto_fit = auto_fit_ && !fixed, govern.fixed = fixed;
+      if (!fixed)
+        govern.words = sweeping_ ? recipe_words(write_recipe(recipe), recipe_name(), {})
+                                 : recipe_words(recipe_text(), recipe_name(), overrides());
       const bool rewarded = recipe.objective.kind == ObjectiveKind::grpo;
       const auto change =
           govern_training(parts.config, training, parts.data.bytes(), govern, &plan,

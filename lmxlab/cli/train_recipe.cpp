@@ -2,6 +2,7 @@
 
 #include "lmxlab/base/files.h"
 #include "lmxlab/cli/hub_argument.h"
+#include "lmxlab/plan/words.h"
 
 namespace lmxlab::cli {
 
@@ -17,6 +18,22 @@ void make_local(Recipe& recipe, const Context& context) {
               fs::absolute(local_path(judge->as_string(), io::HubPart::whole, context)).string());
   if (Json* from = recipe.model.find("preset"); from && from->is_string())
     *from = Json(local_path(from->as_string(), io::HubPart::whole, context));
+}
+
+plan::Words recipe_words(std::string toml, std::string name, std::vector<std::string> overrides) {
+  return [toml = std::move(toml), name = std::move(name), overrides = std::move(overrides)](
+             const plan::Settings& from, const plan::Settings& to) -> std::optional<std::string> {
+    const auto keys = plan::recipe_keys(from, to);
+    if (!keys) return std::nullopt;
+    auto all = overrides;
+    all.insert(all.end(), keys->begin(), keys->end());
+    try {
+      read_recipe(toml, name, all);
+    } catch (const Error&) {
+      return std::nullopt;
+    }
+    return plan::recipe_words(from, to);
+  };
 }
 
 }  // namespace lmxlab::cli

@@ -4,6 +4,7 @@
 #include "lmxlab/config/presets.h"
 #include "lmxlab/governor/limits.h"
 #include "lmxlab/plan/closed.h"
+#include "lmxlab/plan/words.h"
 
 #include <algorithm>
 
@@ -15,17 +16,16 @@ bool clear(const plan::Parts& rough, const plan::Budget& budget) {
   return 1.5 * double(rough.peak()) + (64 << 20) < double(budget.bytes);
 }
 
-// Whether a run can be changed so.
-bool applies(const plan::Settings& from, const plan::Settings& to) {
-  return to != from && to.mode == from.mode && to.context == from.context && to.preset.empty() &&
-         to.factored == from.factored;
+std::optional<std::string> no_words(const plan::Settings&, const plan::Settings&) {
+  return std::nullopt;
+}
+std::optional<std::string> in_model_words(const plan::Settings& from, const plan::Settings& to) {
+  return plan::model_words(from, to);
 }
 
-void say(plan::Plan& plan, const GovernOptions& options) {
-  if (!options.words) return;
-  for (auto& a : plan.advice)
-    if (!a.options.empty() && a.settings.preset.empty() && a.settings != plan.settings)
-      a.options = options.words(plan.settings, a.settings);
+// Whether a run can be changed so.
+bool applies(const plan::Settings& from, const plan::Settings& to) {
+  return to != from && to.mode == from.mode && to.preset.empty();
 }
 
 std::string bits_text(const QuantizeOptions& how) {
@@ -72,26 +72,24 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
   set_memory_limits(options.budget, 0);  // weights change: nothing is wired
   Subject subject{.config = config, .training = training};
   subject.trains = trains, subject.held = data_bytes;
-  const auto settings = training_settings(training);
+  const auto settings = training_settings(training, trains);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
-  auto plan = plan::make_plan(
-      settings, options.budget, measured,
-      trains.load ? plan::Smaller() : smaller_presets(config, settings, options.budget));
+  const auto words =
+      training_words(trains, options.words ? options.words : plan::Words(plan::recipe_words));
+  auto plan = plan::make_plan(settings, options.budget, measured,
+                              options.fixed ? plan::Words(no_words) : words,
+                              smaller_presets(subject, settings, options.budget));
   std::string change;
   if (!plan.fits()) {
-    offer_fewer_texts(plan, subject);
+    if (!options.fixed) offer_fewer_texts(plan, subject);
     const auto found = std::find_if(plan.advice.begin(), plan.advice.end(),
                                     [&](const auto& a) { return applies(settings, a.settings); });
-    if (!options.auto_fit || found == plan.advice.end()) {
-      say(plan, options);
+    if (!options.auto_fit || found == plan.advice.end())
       plan::require_fit(plan, "training with batches of " + std::to_string(settings.batch) + " x " +
                                   std::to_string(settings.context) + " tokens");
-    }
-    const auto& to = found->settings;
-    training.run.batch = to.batch, training.run.accumulate = to.accumulate;
-    training.run.gradient_checkpointing = to.checkpointing;
-    training.optimizer.state_bits = to.state_bits;
-    change = found->change;
+    const auto to = found->settings;
+    training = training_of(training, to);
+    change = found->change + ", " + found->options + " (" + found->cost + ")";
     plan = plan::Plan{to, measured(to), options.budget};
   }
   limit_queue(plan);
@@ -122,22 +120,28 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   // too little for both.
   if (!all.drafts && clear(rough, options.budget)) return settled({s, rough, options.budget});
   const auto measured = [&](const plan::Settings& t) { return measure_way(all, bytes, t); };
-  auto plan = plan::make_plan(
-      s, options.budget, measured,
-      all.weights.empty() ? smaller_presets(all.config, s, options.budget) : plan::Smaller());
+  auto plan = plan::make_plan(s, options.budget, measured,
+                              options.words ? options.words : plan::Words(in_model_words),
+                              smaller_presets(all, s, options.budget));
   if (plan.fits()) return settled(plan);
   const auto found = std::find_if(plan.advice.begin(), plan.advice.end(), [&](const auto& a) {
     auto t = a.settings;
     t.kv_bits = s.kv_bits;
+    if (options.pack)
+      t.bits = s.bits, t.group_size = s.group_size, t.embedding_bits = s.embedding_bits;
     return t == s;
   });
-  if (!options.auto_fit || found == plan.advice.end()) {
-    say(plan, options);
+  if (!options.auto_fit || found == plan.advice.end())
     plan::require_fit(plan, "a text of " + std::to_string(s.context) + " tokens and " +
                                 std::to_string(all.new_tokens) + " more");
+  const auto& to = found->settings;
+  generation.kv_bits = to.kv_bits;
+  if (to.bits != s.bits) {
+    options.pack(
+        {.bits = *to.bits, .group_size = to.group_size, .embedding_bits = to.embedding_bits});
+    all.bits = to.bits, all.packs = true;  // and what was beside them on the way is gone
   }
-  generation.kv_bits = found->settings.kv_bits;
-  return settled({found->settings, measured(found->settings), options.budget}, found->change);
+  return settled({to, measured(to), options.budget}, found->change + " (" + found->cost + ")");
 }
 
 void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,
@@ -148,17 +152,21 @@ void govern_pass(const Subject& subject, int64_t bytes, int rows, int length,
   auto rough = estimate_pass(subject, s, 4);
   rough.weights = bytes;
   if (clear(rough, options.budget)) return;
+  const auto words = [&](const plan::Settings& from, const plan::Settings& to) {
+    auto rest = to;
+    rest.context = from.context;
+    auto out = to.batch == from.batch ? plan::model_words(from, rest) : std::nullopt;
+    if (out && to.context != from.context)
+      *out += (out->empty() ? "" : " and ") + fewer.option + " " + std::to_string(to.context);
+    return out;
+  };
   auto plan = plan::make_plan(
       s, options.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
-      subject.weights.empty() ? smaller_presets(subject.config, s, options.budget)
-                              : plan::Smaller());
-  std::erase_if(plan.advice, [&](const auto& a) { return a.settings.batch != rows; });
+      words, smaller_presets(subject, s, options.budget));
   for (auto& a : plan.advice) {
     if (a.settings.context == s.context) continue;
     const bool packed = a.settings.bits != s.bits;
     a.change = (packed ? "weights of 4 bits, " : "") + fewer.change;
-    a.options = (packed ? "quantize --bits 4, then its folder and " : "") + fewer.option + " " +
-                std::to_string(a.settings.context);
     if (!packed) a.cost = fewer.cost;
   }
   if (fewer.same_answers)
@@ -230,7 +238,8 @@ std::string govern_quantization(LanguageModel& model, int64_t mapped, QuantizeOp
   }
   if (mapped == 0) {
     const plan::Settings two_bits{.batch = 1, .context = 1, .bits = 2};
-    for (const auto& name : smaller_presets(model.config(), two_bits, options.budget)) {
+    for (const auto& name :
+         smaller_presets({.config = model.config()}, two_bits, options.budget)()) {
       const auto config = config::preset(name);
       if (!can_save_packed(config)) continue;
       LanguageModel smaller(config);
@@ -241,8 +250,7 @@ std::string govern_quantization(LanguageModel& model, int64_t mapped, QuantizeOp
         continue;
       }
       if (parts.peak() > options.budget.bytes) continue;
-      plan.advice.push_back(
-          {"a smaller model: " + name, name, "a smaller model", {}, parts.peak()});
+      plan.advice.push_back({"a smaller model", name, "fewer parameters", {}, parts.peak()});
       break;
     }
   }
@@ -268,7 +276,7 @@ void govern_pull(const std::string& name, int64_t bytes,
     if (t.bits && model) parts.weights += plan::weight_bytes(*model, 2, *t.bits);
     return parts;
   };
-  auto plan = plan::make_plan(s, options.budget, measured);
+  auto plan = plan::make_plan(s, options.budget, measured, in_model_words);
   if (plan.fits()) return;
   for (auto& a : plan.advice) a.options = "--no-plan, and then " + a.options;
   const OtherWeights* best = nullptr;

@@ -17,10 +17,16 @@ struct GovernOptions {
   plan::Budget budget = machine_budget();
   bool auto_fit = false;  // take the cheapest change that this can apply
   /// What a change is called on the command line; none: as recipes and `generate` call it.
-  std::function<std::string(const plan::Settings& from, const plan::Settings& to)> words = {};
+  plan::Words words = {};
+  bool fixed = false;  // a run that goes on as it began: nothing of it can be changed
+  /// Packs the weights where they are; none: that is no change that can be applied.
+  std::function<void(const QuantizeOptions&)> pack = {};
 };
 
-/// @return  what was changed, "gradient checkpointing"; empty: nothing had to be.
+/// Changes that can be applied are those of a run's steps, rows and optimizer: an adapter or
+/// another model is something else than what was asked for.
+/// @return  what was changed, as the advice has it: "gradient checkpointing, OPTIONS (COST)";
+///   empty: nothing had to be.
 /// @throws Error(resource) if it does not fit: the peak, the budget, the changes that would help,
 ///   each with its own peak and cost.
 /// @param data_bytes  of tokens that are held in memory
@@ -31,7 +37,8 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
                             const TrainSubject& trains = {});
 
 /// The same of `rows` prompts of `length` tokens each. A model that is clearly small enough costs
-/// microseconds. Of changes a cache of fewer bits can be applied.
+/// microseconds. Of changes a cache of fewer bits can be applied, and packed weights.
+/// @return  what was changed: "a cache of 8 bits (COST)"
 /// @param subject  its config and weights, and a draft model's
 /// @param bytes  of the weights as they are, a draft model's included
 /// @param plan  if given, the plan of what runs in the end; of a model that is clearly small enough

@@ -40,22 +40,6 @@ GenerateOptions generation_of(const Subject& subject, const plan::Settings& s) {
   return o;
 }
 
-TrainOptions training_of(const Subject& subject, const plan::Settings& s) {
-  auto o = subject.training;
-  o.run.batch = s.batch, o.run.context = s.context, o.run.accumulate = s.accumulate;
-  o.run.dtype = s.bf16 ? ComputeType::bf16 : ComputeType::f32;
-  o.run.gradient_checkpointing = s.checkpointing;
-  if (s.factored) {
-    const double ema = o.optimizer.ema;
-    o.optimizer = {};
-    o.optimizer.ema = ema;
-    o.optimizer.name = OptimizerName::adafactor;
-  } else {
-    o.optimizer.state_bits = s.state_bits;
-  }
-  return o;
-}
-
 // Drafts as much as prompt lookup may.
 class Most : public DraftSource {
   std::vector<int> draft(const DraftRequest& r) override {
@@ -118,22 +102,28 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   return p;
 }
 
-// Adapters of all linear layers beside the weights that there are, or new ones of the type asked
-// for; QLoRA packs those that are not packed.
+// Adapters beside the weights of a run, of a folder, or new ones of the type asked for; QLoRA packs
+// those that are not packed.
 TrainSubject with_adapters(const Subject& subject, const plan::Settings& s) {
-  TrainSubject out;
+  TrainSubject out = subject.trains;
   const auto dtype = subject.dtype.value_or(DType::f32);
-  out.load = [weights = subject.weights, config = subject.config, dtype] {
-    return weights.empty() ? LanguageModel(config, 0, dtype) : LanguageModel::load(weights);
-  };
-  out.adapt = [rank = s.rank, packs = s.mode == plan::Mode::qlora](LanguageModel& model) {
+  if (!out.load)
+    out.load = [weights = subject.weights, config = subject.config, dtype] {
+      return weights.empty() ? LanguageModel(config, 0, dtype) : LanguageModel::load(weights);
+    };
+  out.adapt = [s, attach = out.attach](LanguageModel& model) {
     const auto weights = core::weights_of(model.transformer());
     const bool packed = std::any_of(weights.begin(), weights.end(),
                                     [](const auto& w) { return w.weight->quantized(); });
-    if (packs && !packed) quantize_model(model, {.bits = 4});
-    attach_adapter(model, {.rank = rank});
+    if (s.mode == plan::Mode::qlora && !packed) quantize_model(model, {.bits = 4});
+    attach ? attach(model, s.rank) : void(attach_adapter(model, {.rank = s.rank}));
   };
   return out;
+}
+
+config::Model preset_of(const Subject& subject, const std::string& name) {
+  const auto& own = subject.trains.with_preset;
+  return own ? own(name) : config::preset(name);
 }
 
 // Reward models read between the steps, beside weights and state.
@@ -142,10 +132,14 @@ void add_judges(plan::Parts& p, const Judging& judges) {
   p.activations = std::max(p.activations, judges.reading - p.gradients);
 }
 
+// Weights as they are and packed ones beside them.
+void make_room_to_pack(plan::Parts& p, const config::Model& model, int64_t bytes, int bits) {
+  const auto both = bytes + plan::weight_bytes(model, 2, bits);
+  p.activations += std::max<int64_t>(0, both - p.peak());
+}
+
 plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
-  const auto own = s.mode != plan::Mode::train ? with_adapters(subject, s)
-                   : s.preset.empty()          ? subject.trains
-                                               : TrainSubject{};
+  const auto own = s.mode == plan::Mode::train ? subject.trains : with_adapters(subject, s);
   std::function<size_t(const LanguageModel&)> between;
   if (own.writes)
     between = [w = *own.writes](const LanguageModel& model) {
@@ -158,7 +152,7 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
       return rehearse_generation(model, w.rows, w.prompt, o, std::min(w.each, w.rows)).peak;
     };
   const auto m =
-      rehearse_training(subject.config, training_of(subject, s), mx::int32, own, between);
+      rehearse_training(subject.config, training_of(subject.training, s), mx::int32, own, between);
   plan::Parts p;
   p.mapped = whole(m.mapped);
   p.weights = whole(m.weights), p.optimizer = whole(m.optimizer), p.workspace = whole(m.workspace);
@@ -168,6 +162,8 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   p.activations = std::max<int64_t>(0, left - p.gradients) + whole(subject.held);
   p.weights += p.mapped;
   add_judges(p, own.judges);
+  if (s.mode == plan::Mode::qlora && own.attach)  // a folder of packed weights is made first
+    make_room_to_pack(p, subject.config, own.load().parameter_bytes(), 4);
   return p;
 }
 
@@ -208,9 +204,32 @@ plan::Budget machine_budget(int64_t mapped, int64_t made) {
   return share;
 }
 
-plan::Settings training_settings(const TrainOptions& o) {
+TrainOptions training_of(TrainOptions o, const plan::Settings& s) {
+  o.run.batch = s.batch, o.run.context = s.context, o.run.accumulate = s.accumulate;
+  o.run.dtype = s.bf16 ? ComputeType::bf16 : ComputeType::f32;
+  o.run.gradient_checkpointing = s.checkpointing;
+  if (s.factored && o.optimizer.name != OptimizerName::adafactor) {
+    const auto before = std::exchange(o.optimizer, {});
+    o.optimizer.name = OptimizerName::adafactor;
+    o.optimizer.lr = before.lr, o.optimizer.clip = before.clip;
+    o.optimizer.ema = before.ema, o.optimizer.only = before.only;
+  }
+  o.optimizer.state_bits = s.state_bits;
+  return o;
+}
+
+plan::Words training_words(const TrainSubject& trains, plan::Words words) {
+  const bool packs = trains.attach && can_save_packed(trains.load().config());
+  return [=, attaches = bool(trains.attach)](const plan::Settings& from, const plan::Settings& to) {
+    const bool other = to.mode != from.mode;
+    const bool possible = !other || (attaches && (to.mode != plan::Mode::qlora || packs));
+    return possible ? words(from, to) : std::nullopt;
+  };
+}
+
+plan::Settings training_settings(const TrainOptions& o, const TrainSubject& trains) {
   plan::Settings s;
-  s.mode = plan::Mode::train;
+  s.mode = trains.adapts ? plan::Mode::lora : plan::Mode::train;
   s.batch = o.run.batch, s.context = o.run.context, s.accumulate = o.run.accumulate;
   s.bf16 = o.run.dtype == ComputeType::bf16;
   s.state_bits = o.optimizer.state_bits;
@@ -229,7 +248,7 @@ void offer_fewer_texts(plan::Plan& plan, const Subject& subject) {
     const auto peak = measure(fewer, plan.settings).peak();
     if (peak > plan.budget.bytes) continue;
     plan.advice.insert(plan.advice.begin(), {"fewer completions at a time",
-                                             "grpo.rows_at_once=" + std::to_string(w.rows),
+                                             "--set grpo.rows_at_once=" + std::to_string(w.rows),
                                              "rollouts take longer", plan.settings, peak});
     return;
   }
@@ -295,7 +314,7 @@ plan::Parts rehearsed(plan::Parts (*how)(const Subject&, const plan::Settings&),
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   Subject subject = asked;
   if (!settings.preset.empty())
-    subject.config = config::preset(settings.preset), subject.weights.clear();
+    subject.config = preset_of(subject, settings.preset), subject.weights.clear();
   if (!settings.preset.empty())
     subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
   if (!kernels::can_rehearse()) return arithmetic(subject, settings);
@@ -304,7 +323,7 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   const auto of = [&](int plan::Settings::*number, int few, int more) {
     auto at_few = settings, at_more = settings;
     at_few.*number = few, at_more.*number = more;
-    return of_many(measure(subject, at_few), few, measure(subject, at_more), more,
+    return of_many(measure(asked, at_few), few, measure(asked, at_more), more,
                    settings.*number);
   };
   // A graph of a thousand batches, or of a loss in a thousand pieces, would take minutes to build.
@@ -349,16 +368,13 @@ plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings
 }
 
 plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings) {
-  const auto& made = settings.preset.empty() ? subject.config : config::preset(settings.preset);
+  const auto made = settings.preset.empty() ? subject.config : preset_of(subject, settings.preset);
   const bool folder = !subject.packs && settings.bits != subject.bits;
   if (folder && !can_save_packed(made))
     throw Error(Kind::unsupported, "[plan] packed weights of this form cannot be saved");
   const bool mapped = !subject.weights.empty() && settings.preset.empty();
   auto parts = measure(subject, settings);
-  if (folder && mapped && settings.bits) {
-    const auto both = bytes + plan::weight_bytes(made, 2, *settings.bits);
-    parts.activations += std::max<int64_t>(0, both - parts.peak());
-  }
+  if (folder && mapped && settings.bits) make_room_to_pack(parts, made, bytes, *settings.bits);
   return parts;
 }
 
@@ -402,26 +418,31 @@ int usual_length(const config::Model& model, bool training) {
   return std::clamp(training ? total : std::max(total - kMore, total / 2), 1, kUsual);
 }
 
-plan::Smaller smaller_presets(const config::Model& than, const plan::Settings& settings,
+plan::Smaller smaller_presets(const Subject& than, const plan::Settings& settings,
                               const plan::Budget& budget) {
-  const auto most = config::count(than).total;
-  const auto& presets = config::presets();
-  const auto& sizes = config::preset_parameters();
-  std::vector<std::pair<int64_t, const config::Preset*>> found;
-  const auto add = [&](auto&& of_family) {
-    for (size_t i = 0; i < presets.size(); ++i)
-      if (sizes[i] < most && of_family(presets[i].family))
-        found.emplace_back(sizes[i], &presets[i]);
+  if (!than.weights.empty() || than.trains.load) return {};
+  if (than.trains.batch && !than.trains.with_preset) return {};  // a recipe that takes none
+  return [=] {
+    const auto most = config::count(than.config).total;
+    std::vector<std::pair<int64_t, std::string>> found;
+    const auto add = [&](auto&& of_family) {
+      for (const auto& preset : config::presets()) {
+        if (!of_family(preset.family)) continue;
+        try {
+          const auto made = preset_of(than, preset.name);
+          const auto n = config::count(made).total;
+          if (n < most && plan::may_fit(made, settings, budget)) found.emplace_back(n, preset.name);
+        } catch (const Error&) {  // sizes that it cannot have
+        }
+      }
+    };
+    add([&](const std::string& f) { return f == than.config.family; });
+    if (found.empty()) add([](const std::string& f) { return f == "gpt" || f == "llama"; });
+    std::sort(found.rbegin(), found.rend());
+    std::vector<std::string> names;
+    for (const auto& [n, name] : found) names.push_back(name);
+    return names;
   };
-  add([&](const std::string& f) { return f == than.family; });
-  if (found.empty()) add([](const std::string& f) { return f == "gpt" || f == "llama"; });
-  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.first, a.second->name) > std::tie(b.first, b.second->name);
-  });
-  plan::Smaller names;
-  for (const auto& [n, preset] : found)
-    if (plan::may_fit(preset->make(), settings, budget)) names.push_back(preset->name);
-  return names;
 }
 
 }  // namespace lmxlab

@@ -50,7 +50,13 @@ struct Subject {
 };
 
 /// What a plan asks of a run's settings.
-plan::Settings training_settings(const TrainOptions& training);
+plan::Settings training_settings(const TrainOptions& training, const TrainSubject& trains = {});
+/// A run's settings with what a plan says in their place; Adafactor has the rate and the average of
+/// the optimizer before it, and none of its own options.
+TrainOptions training_of(TrainOptions training, const plan::Settings& settings);
+/// Words without what the run cannot be: adapters need trained weights that have none, and of QLoRA
+/// those that can be packed.
+plan::Words training_words(const TrainSubject& trains, plan::Words words);
 /// Where texts that a run writes are too many at a time for a plan that does not fit, a number that
 /// does becomes the first of its ways out.
 void offer_fewer_texts(plan::Plan& plan, const Subject& subject);
@@ -90,9 +96,10 @@ int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
 /// with 128 more to come.
 int usual_length(const config::Model& model, bool training);
 
-/// Presets of the model's family that are smaller, largest first; of gpt and llama where it has
-/// none. Those that are far too large for the budget are left out: each is measured in turn.
-plan::Smaller smaller_presets(const config::Model& than, const plan::Settings& settings,
+/// Presets of the subject's family that are smaller, largest first; of gpt and llama where it has
+/// none. Those that are far too large for the budget are left out: each is measured in turn. None
+/// where the subject has weights, or its recipe takes no other preset.
+plan::Smaller smaller_presets(const Subject& than, const plan::Settings& settings,
                               const plan::Budget& budget);
 
 }  // namespace lmxlab

@@ -9,17 +9,35 @@
 namespace lmxlab::plan {
 namespace {
 
-// A change, cheapest first in the list of its mode. Nothing: it changes nothing here.
+// What a change changes, put back as it was. Of two changes of one part the later one counts.
+using Restore = void (*)(Settings& to, const Settings& from);
+void rows(Settings& to, const Settings& from) {
+  to.batch = from.batch, to.accumulate = from.accumulate;
+}
+void context(Settings& to, const Settings& from) {
+  to.context = from.context;
+}
+void checkpointing(Settings& to, const Settings& from) {
+  to.checkpointing = from.checkpointing;
+}
+void optimizer(Settings& to, const Settings& from) {
+  to.state_bits = from.state_bits, to.factored = from.factored;
+}
+void trained(Settings& to, const Settings& from) {
+  to.mode = from.mode;
+}
+void weights(Settings& to, const Settings& from) {
+  to.bits = from.bits, to.group_size = from.group_size, to.embedding_bits = from.embedding_bits;
+}
+void cache(Settings& to, const Settings& from) {
+  to.kv_bits = from.kv_bits;
+}
+
 struct Change {
   std::string name, cost;
-  std::function<std::vector<Settings>(const Settings&)> apply;  // mildest first
-  std::function<std::string(const Settings&)> options;
-  bool adds_up = true;  // with the changes before it
+  Restore restore;
+  std::function<std::vector<Settings>(const Settings&)> apply;  // mildest first; none: no change
 };
-
-std::string number(int n) {
-  return std::to_string(n);
-}
 
 std::vector<Settings> halved(const Settings& s, int Settings::*field, int least) {
   std::vector<Settings> out;
@@ -27,86 +45,62 @@ std::vector<Settings> halved(const Settings& s, int Settings::*field, int least)
   return out;
 }
 
+template <class F>
+std::vector<Settings> changed(bool possible, Settings s, F&& change) {
+  if (!possible) return {};
+  change(s);
+  return {std::move(s)};
+}
+
+// Cheapest first: the same results, nearly the same, others.
 std::vector<Change> changes(Mode mode) {
-  const bool generate = mode == Mode::generate;
-  std::vector<Change> all;
-  if (generate) {
-    all.push_back({"a cache of 8 bits", "slightly other answers",
-                   [](const Settings& s) -> std::vector<Settings> {
-                     if (s.kv_bits && *s.kv_bits <= 8 && *s.kv_bits > 0) return {};
-                     auto t = s;
-                     t.kv_bits = 8;
-                     return {t};
-                   },
-                   [](const Settings&) { return "--kv-bits 8"; }});
-    all.push_back({"weights of 4 bits", "a few percent of perplexity",
-                   [](const Settings& s) -> std::vector<Settings> {
-                     if (s.bits && *s.bits <= 4) return {};
-                     auto t = s;
-                     t.bits = 4, t.group_size = 64, t.embedding_bits = 0;
-                     return {t};
-                   },
-                   [](const Settings&) { return "quantize --bits 4, then its folder"; }});
-  } else {
-    all.push_back({"a smaller batch with accumulation", "the same updates, a little slower",
-                   [](const Settings& s) {
-                     auto some = halved(s, &Settings::batch, 1);
-                     for (auto& t : some) t.accumulate = s.accumulate * (s.batch / t.batch);
-                     std::erase_if(some, [&](const Settings& t) {
-                       return t.batch * t.accumulate != s.batch * s.accumulate;
-                     });
-                     return some;
-                   },
-                   [](const Settings& s) {
-                     return "--set run.batch=" + number(s.batch) +
-                            " --set run.accumulate=" + number(s.accumulate);
-                   }});
-    all.push_back({"gradient checkpointing", "the same updates, a third more time",
-                   [](const Settings& s) -> std::vector<Settings> {
-                     if (s.checkpointing) return {};
-                     auto t = s;
-                     t.checkpointing = true;
-                     return {t};
-                   },
-                   [](const Settings&) { return "--set run.gradient_checkpointing=true"; }});
-    all.push_back({"optimizer state of 8 bits", "nearly the same updates",
-                   [](const Settings& s) -> std::vector<Settings> {
-                     if (s.state_bits == 8 || s.factored) return {};
-                     auto t = s;
-                     t.state_bits = 8;
-                     return {t};
-                   },
-                   [](const Settings&) { return "--set optimizer.state_bits=8"; }});
-    all.push_back({"Adafactor, whose state is factored", "other updates",
-                   [](const Settings& s) -> std::vector<Settings> {
-                     if (s.factored) return {};
-                     auto t = s;
-                     t.factored = true, t.state_bits = 32;
-                     return {t};
-                   },
-                   [](const Settings&) { return "--set optimizer.name=adafactor"; }});
-    if (mode == Mode::train)
-      for (const auto to : {Mode::lora, Mode::qlora})
-        all.push_back({to == Mode::lora ? "LoRA: adapters train" : "QLoRA: over weights of 4 bits",
-                       "for a model that is trained already",
-                       [to](const Settings& s) -> std::vector<Settings> {
-                         auto t = s;
-                         t.mode = to, t.factored = false, t.state_bits = 32;
-                         return {t};
-                       },
-                       [](const Settings&) { return ""; }, false});
-  }
-  all.push_back({"a shorter context", "less is seen at a time",
-                 [](const Settings& s) { return halved(s, &Settings::context, 16); },
-                 [generate](const Settings& s) {
-                   return generate ? "a prompt of " + number(s.context) + " tokens, or --max-kv"
-                                   : "--set run.context=" + number(s.context);
-                 }});
-  if (generate)
-    all.push_back({"fewer rows at a time", "more passes",
-                   [](const Settings& s) { return halved(s, &Settings::batch, 1); },
-                   [](const Settings& s) { return "--batch " + number(s.batch); }});
-  return all;
+  const auto shorter = [](const Settings& s) { return halved(s, &Settings::context, 16); };
+  if (mode == Mode::generate)
+    return {{"a cache of 8 bits", "slightly other answers", cache,
+             [](const Settings& s) {
+               return changed(!s.kv_bits || *s.kv_bits == 0 || *s.kv_bits > 8, s,
+                              [](Settings& t) { t.kv_bits = 8; });
+             }},
+            {"weights of 4 bits", "a few percent of perplexity", weights,
+             [](const Settings& s) {
+               return changed(!s.bits || *s.bits > 4, s, [](Settings& t) {
+                 t.bits = 4, t.group_size = 64, t.embedding_bits = 0;
+               });
+             }},
+            {"a shorter context", "less is seen at a time", context, shorter},
+            {"fewer rows at a time", "more passes", rows,
+             [](const Settings& s) { return halved(s, &Settings::batch, 1); }}};
+  return {
+      {"a smaller batch with accumulation", "the same updates, a little slower", rows,
+       [](const Settings& s) {
+         auto some = halved(s, &Settings::batch, 1);
+         for (auto& t : some) t.accumulate = s.accumulate * (s.batch / t.batch);
+         std::erase_if(some, [&](const Settings& t) {
+           return t.batch * t.accumulate != s.batch * s.accumulate;
+         });
+         return some;
+       }},
+      {"gradient checkpointing", "the same updates, a third more time", checkpointing,
+       [](const Settings& s) {
+         return changed(!s.checkpointing, s, [](Settings& t) { t.checkpointing = true; });
+       }},
+      {"optimizer state of 8 bits", "nearly the same updates", optimizer,
+       [](const Settings& s) {
+         return changed(s.state_bits != 8 && !s.factored, s, [](Settings& t) { t.state_bits = 8; });
+       }},
+      {"Adafactor's factored state", "other updates", optimizer,
+       [](const Settings& s) {
+         return changed(!s.factored, s, [](Settings& t) { t.factored = true, t.state_bits = 32; });
+       }},
+      {"LoRA", "an adapter learns, the weights stay", trained,
+       [](const Settings& s) {
+         return changed(s.mode == Mode::train, s, [](Settings& t) { t.mode = Mode::lora; });
+       }},
+      {"QLoRA", "an adapter learns, the weights are rounded to 4 bits", trained,
+       [](const Settings& s) {
+         return changed(s.mode != Mode::qlora, s, [](Settings& t) { t.mode = Mode::qlora; });
+       }},
+      {"a shorter context", "less is seen at a time", context, shorter}};
 }
 
 std::string gigabytes(int64_t bytes) {
@@ -116,63 +110,72 @@ std::string gigabytes(int64_t bytes) {
 }  // namespace
 
 Plan make_plan(const Settings& settings, const Budget& budget, const Measure& measure,
-               const Smaller& smaller) {
+               const Words& words, const Smaller& smaller) {
   Plan plan{settings, measure(settings), budget};
   if (plan.fits()) return plan;
-  const auto fits = [&](Advice& a) {
+  // None: it cannot be asked for, or cannot be; too few positions, say.
+  std::vector<std::pair<Settings, std::optional<int64_t>>> known;
+  const auto peak = [&](const Settings& s) -> std::optional<int64_t> {
+    for (const auto& [t, n] : known)
+      if (t == s) return n;
+    std::optional<int64_t> n;
     try {
-      a.peak = measure(a.settings).peak();
-    } catch (const Error&) {  // a change that cannot be: too few positions, say
-      return false;
-    }
-    return a.peak <= budget.bytes;
-  };
-  const auto can_be = [&](const Settings& s) {
-    try {
-      measure(s);
-      return true;
+      if (words(settings, s)) n = measure(s).peak();
     } catch (const Error&) {
-      return false;
     }
+    known.emplace_back(s, n);
+    return n;
   };
-  const auto try_all = [&](const Change& c, const Settings& from) -> std::optional<Advice> {
-    for (const auto& s : c.apply(from)) {
-      Advice a{c.name, c.options(s), c.cost, s};
-      if (fits(a)) return a;
-    }
+  const auto first_that_fits = [&](const std::vector<Settings>& all) -> std::optional<Settings> {
+    for (const auto& s : all)
+      if (const auto n = peak(s); n && *n <= budget.bytes) return s;
     return std::nullopt;
   };
-  for (const auto& c : changes(settings.mode))
-    if (auto a = try_all(c, settings)) plan.advice.push_back(std::move(*a));
-  if (plan.advice.empty()) {  // not one alone: one on top of another
-    Advice sum{"", "", "", settings};
-    for (const auto& c : changes(settings.mode)) {
-      if (!c.adds_up) continue;
-      const auto some = c.apply(sum.settings);
-      if (some.empty()) continue;
-      const auto join = [](std::string& to, const std::string& more, const char* between) {
-        if (!more.empty()) to += (to.empty() ? "" : between) + more;
-      };
-      auto chosen = try_all(c, sum.settings);
-      if (!chosen && !can_be(some.back())) continue;
-      sum.settings = chosen ? chosen->settings : some.back();
-      join(sum.change, c.name, ", "), join(sum.options, c.options(sum.settings), " ");
-      join(sum.cost, c.cost, ", ");
-      if (chosen) {
-        sum.peak = chosen->peak;
-        plan.advice.push_back(sum);
-        break;
+  using Taken = std::vector<const Change*>;
+  const auto advise = [&](const Taken& taken, const Settings& s) {
+    Advice a{"", *words(settings, s), "", s, *peak(s)};
+    for (const auto* c : taken) {
+      a.change += (a.change.empty() ? "" : ", ") + c->name;
+      a.cost += (a.cost.empty() ? "" : "; ") + c->cost;
+    }
+    plan.advice.push_back(std::move(a));
+  };
+  const auto all = changes(settings.mode);
+  for (const auto& c : all)
+    if (const auto s = first_that_fits(c.apply(settings))) advise({&c}, *s);
+  // Not one alone: one on top of another, and then what turns out to be too much is taken back.
+  Taken taken;
+  auto sum = settings;
+  for (const auto& c : all) {
+    if (!plan.advice.empty()) break;
+    auto base = sum;
+    c.restore(base, settings);
+    const auto some = c.apply(base);
+    const auto chosen = first_that_fits(some);
+    if (!chosen && (some.empty() || !peak(some.back()))) continue;
+    std::erase_if(taken, [&](const Change* t) { return t->restore == c.restore; });
+    sum = chosen ? *chosen : some.back();
+    if (chosen) {
+      for (size_t i = taken.size(); i-- > 0;) {
+        auto less = sum;
+        taken[i]->restore(less, settings);
+        auto milder = taken[i]->apply(less);
+        milder.insert(milder.begin(), less);
+        const auto enough = first_that_fits(milder);
+        if (!enough) continue;
+        sum = *enough;
+        if (sum == less) taken.erase(taken.begin() + std::ptrdiff_t(i));
       }
     }
+    taken.push_back(&c);
+    if (chosen) advise(taken, sum);
   }
-  // What cannot be done yet comes last.
-  const auto first = std::stable_partition(plan.advice.begin(), plan.advice.end(),
-                                           [](const Advice& a) { return !a.options.empty(); });
-  for (const auto& name : smaller) {
-    Advice a{"a smaller model: " + name, name, "a smaller model", settings};
-    a.settings.preset = name;
-    if (!fits(a)) continue;
-    plan.advice.insert(first, std::move(a));
+  for (const auto& name : smaller ? smaller() : std::vector<std::string>()) {
+    auto s = settings;
+    s.preset = name;
+    if (!first_that_fits({s})) continue;
+    plan.advice.push_back(
+        {"a smaller model", *words(settings, s), "fewer parameters", s, *peak(s)});
     break;
   }
   return plan;
@@ -194,10 +197,8 @@ std::string report(const Plan& plan) {
   out += line;
   out += plan.fits() ? "it fits\n" : "it does not fit\n";
   for (const auto& a : plan.advice) {
-    std::snprintf(line, sizeof line, "%12s  %s (%s)%s%s\n", gigabytes(a.peak).c_str(),
-                  a.change.c_str(), a.cost.c_str(), a.options.empty() ? "" : ": ",
-                  a.options.c_str());
-    out += line;
+    std::snprintf(line, sizeof line, "%12s  ", gigabytes(a.peak).c_str());
+    out += line + a.change + " (" + a.cost + "): " + a.options + "\n";
   }
   return out;
 }
@@ -211,8 +212,8 @@ void require_fit(const Plan& plan, const std::string& what) {
   for (size_t i = 0; i < plan.advice.size(); i++) {
     const auto& a = plan.advice[i];
     text += i == 0 ? " What would fit: " : "; ";
-    text += std::to_string(i + 1) + ") " + a.change + (a.options.empty() ? "" : ", " + a.options) +
-            ": " + gigabytes(a.peak) + " (" + a.cost + ")";
+    text += std::to_string(i + 1) + ") " + a.change + ", " + a.options + ": " + gigabytes(a.peak) +
+            " (" + a.cost + ")";
   }
   throw Error(Kind::resource, text);
 }

@@ -66,7 +66,7 @@ struct Settings {
 /// A way to make it fit.
 struct Advice {
   std::string change;   // "gradient checkpointing"
-  std::string options;  // what to add on the command line; empty: there is none yet
+  std::string options;  // what to give or change on the command line
   std::string cost;     // what it costs
   Settings settings;
   int64_t peak = 0;  // predicted
@@ -83,14 +83,16 @@ struct Plan {
 
 /// Bytes by part of a use; throws what it has to say of settings that cannot be.
 using Measure = std::function<Parts(const Settings&)>;
+/// How a command is told to do one thing in the place of another; none where it cannot do that.
+using Words = std::function<std::optional<std::string>(const Settings& from, const Settings& to)>;
 /// Presets that may stand in, largest first.
-using Smaller = std::vector<std::string>;
+using Smaller = std::function<std::vector<std::string>()>;
 
 /// The plan, and where it does not fit the changes that make it fit: one of them alone where one
-/// does, else several together.
-/// @param smaller  of the same family, largest first; asked until one fits.
+/// does, else several together, none of which is too many.
+/// @param smaller  of the same family; asked until one fits. None: there are none.
 Plan make_plan(const Settings& settings, const Budget& budget, const Measure& measure,
-               const Smaller& smaller = {});
+               const Words& words, const Smaller& smaller = {});
 
 /// The lines of a report: parts, peak, budget, advice.
 std::string report(const Plan& plan);

@@ -34,6 +34,12 @@ struct Judging {
 struct TrainSubject {
   std::function<LanguageModel()> load = {};        // maps weights that are there
   std::function<void(LanguageModel&)> adapt = {};  // what is made of them: adapters, other types
+  /// The same with an adapter: its own, or one of so many ranks; none: no trained weights are there
+  /// to be adapted.
+  std::function<void(LanguageModel&, int rank)> attach = {};
+  bool adapts = false;  // it has one of its own
+  /// The config with another preset in the place of its own; none: it has none.
+  std::function<config::Model(const std::string&)> with_preset = {};
   std::function<data::Batch(const RunConfig&)> batch = {};  // of the size of the run's
   std::shared_ptr<const Objective> objective = {};          // none: that of the options
   /// Bytes of what is done and over before the first step.

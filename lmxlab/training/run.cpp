@@ -169,10 +169,11 @@ std::optional<KeptTeacher> teacher_of(const Recipe& recipe, int vocab) {
   return kept_teacher(teacher.config(), how_kept(recipe, recipe.run));
 }
 
-// The data and the model that a recipe names: what can be wrong without a folder is found here.
-RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
-  auto data = load_data(recipe, saved);
-  const int vocab = data.tokenizer ? data.tokenizer->vocab_size() : 0;
+struct Resolved {
+  config::Model plain, config;  // as of RunParts
+  std::map<std::string, MupRatio> ratios;
+};
+Resolved resolve_config(const Recipe& recipe, int vocab) {
   Json without = recipe.model;
   without.erase("mup");
   auto plain = resolve_model(without, vocab, recipe.run.context);
@@ -189,6 +190,14 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
     const auto base = mup_base(plain, *mup);
     config = with_mup(plain, base), ratios = mup_ratios(plain, base);
   }
+  return {std::move(plain), std::move(config), std::move(ratios)};
+}
+
+// The data and the model that a recipe names: what can be wrong without a folder is found here.
+RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
+  auto data = load_data(recipe, saved);
+  const int vocab = data.tokenizer ? data.tokenizer->vocab_size() : 0;
+  auto [plain, config, ratios] = resolve_config(recipe, vocab);
   if (vocab > config.vocab)
     throw Error(Kind::mismatch, "[run] the tokenizer has " + std::to_string(vocab) +
                                     " tokens, the model's vocabulary " +
@@ -206,6 +215,21 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   };
   const auto token = parts.data.samples ? mx::int32 : parts.data.tokens.dtype();
   const auto kept = teacher_of(recipe, parts.config.vocab);
+  const bool mtp = recipe.objective.kind == ObjectiveKind::mtp;
+  if (parts.subject.load && !mtp) {
+    parts.subject.attach = [recipe](LanguageModel& model, int rank) {
+      auto with = recipe;
+      if (!with.adapter) with.adapter = AdapterOptions{.rank = rank};
+      adapt(model, with, {});
+    };
+    parts.subject.adapts = recipe.adapter.has_value();
+  }
+  if (!parts.subject.load && recipe.model.contains("preset") && !mtp)  // heads are of this width
+    parts.subject.with_preset = [recipe, vocab](const std::string& name) {
+      auto other = recipe;
+      other.model["preset"] = Json(name);
+      return resolve_config(other, vocab).config;
+    };
   parts.subject.batch = [recipe, packs = parts.packs, token, kept](const RunConfig& run) {
     return batch_like(recipe, run, packs, token, kept);
   };

@@ -57,34 +57,37 @@ class Limit : public testing::Test {
   }
 
   // The arguments with that advice, which may need another command first.
-  Words follow(Words arguments, const std::string& advice) {
-    std::istringstream in(advice);
-    Words words{std::istream_iterator<std::string>(in), {}};
-    if (words.empty()) return {};
-    if (words[0] == "quantize") {  // "quantize --bits 4, then its folder"
+  // @param model  what they are about; none: the first of them
+  Words follow(Words arguments, std::string advice, std::string model = "") {
+    if (model.empty()) model = arguments[1];
+    const std::string pack = "quantize MODEL OUT --bits 4, then ", instead = "OUT in its place";
+    if (advice.starts_with(pack)) {
       const auto packed = (folder / "packed").string();
       fs::remove_all(packed);
-      const auto made = lmxlab_run({"quantize", arguments[1], packed, "--bits", "4"}, how);
+      const auto made = lmxlab_run({"quantize", model, packed, "--bits", "4"}, how);
       EXPECT_EQ(made.code, 0) << made.err;
-      arguments[1] = packed;
-      return arguments;
+      advice = advice.substr(pack.size());
+      if (advice.starts_with(instead)) advice = packed + advice.substr(instead.size());
+      if (const auto at = advice.find("=OUT"); at != advice.npos)
+        advice.replace(at, 4, "=" + packed);
     }
-    if (words[0][0] != '-') {  // another model
-      arguments[1] = words[0];
-      return arguments;
-    }
+    std::istringstream in(advice);
+    const Words words{std::istream_iterator<std::string>(in), {}};
     for (size_t i = 0; i < words.size(); ++i) {
-      if (i + 1 == words.size() || words[i + 1].starts_with("--")) {
-        arguments.push_back(words[i]);
+      const auto& word = words[i];
+      if (word == "and") continue;
+      if (!word.starts_with("--")) {  // another model
+        arguments[1] = word;
         continue;
       }
-      const auto key = words[i + 1].substr(0, words[i + 1].find('=') + 1);
-      bool there = false;
-      for (size_t k = 0; k + 1 < arguments.size(); ++k)
-        if (arguments[k] == words[i] && arguments[k + 1].starts_with(key))
-          arguments[k + 1] = words[i + 1], there = true;
-      if (!there) arguments.insert(arguments.end(), {words[i], words[i + 1]});
-      ++i;
+      const auto there = std::find(arguments.begin(), arguments.end(), word);
+      const bool flag = i + 1 == words.size() || words[i + 1].starts_with("--");
+      if (flag)
+        arguments.push_back(word);
+      else if (there != arguments.end() && word != "--set")  // of a key the last one counts
+        *(there + 1) = words[++i];
+      else
+        arguments.insert(arguments.end(), {word, words[++i]});
     }
     return arguments;
   }
@@ -133,6 +136,160 @@ TEST_F(Limit, Training) {
   const auto o = lmxlab_run(train, how);
   EXPECT_EQ(o.code, 0) << o.err;
   EXPECT_NE(o.err.find("warning: --auto-fit: a smaller batch"), std::string::npos) << o.err;
+}
+
+// Each kind of advice is the first one where just it fits; its words are taken as they stand, and
+// what they say is planned, and trained where it is a run.
+TEST_F(Limit, EachKindOfAdviceWorksAsItStands) {
+  how.address_space = RLIM_INFINITY;
+  const auto recipe = [&](const std::string& name, const std::string& preset) {
+    const auto path = (folder / (name + ".toml")).string();
+    write_file_atomic(path, "[model]\npreset = \"" + preset +
+                                "\"\n[data]\ntokenizer = \"byte\"\nvalidation = 0\n[run]\n"
+                                "steps = 1\nbatch = 1\ncontext = 16\neval_every = 0\n");
+    return path;
+  };
+  const auto anew = recipe("anew", "llama-tiny"), larger = recipe("larger", "gpt-10m"),
+             tuned = recipe("tuned", model("wide"));
+  struct Case {
+    std::string change, options;  // that are advised
+    Words command;
+    std::string more;  // of the command
+  };
+  const std::string checkpoints = "--set run.gradient_checkpointing=true ",
+                    adafactor = "--set optimizer.name=adafactor ";
+  for (const auto& c : std::vector<Case>{
+           {"a smaller batch with accumulation",
+            "--set run.batch=4 --set run.accumulate=2",
+            {"fit", anew},
+            "--set run.batch=8 --set run.context=64"},
+           {"gradient checkpointing",
+            "--set run.gradient_checkpointing=true",
+            {"fit", anew},
+            "--set run.context=128 --set model.depth=8"},
+           {"optimizer state of 8 bits",
+            "--set optimizer.state_bits=8",
+            {"fit", anew},
+            checkpoints + "--set model.depth=8 --set model.hidden=2048"},
+           {"Adafactor's factored state",
+            "--set optimizer.state_bits=32 --set optimizer.name=adafactor",
+            {"fit", anew},
+            checkpoints +
+                "--set model.depth=8 --set model.hidden=2048 --set optimizer.state_bits=8"},
+           {"LoRA", "--set adapter.rank=16", {"fit", tuned}, checkpoints + adafactor},
+           {"QLoRA",
+            "quantize MODEL OUT --bits 4, then --set model.preset=OUT --set adapter.rank=16",
+            {"fit", tuned},
+            checkpoints + adafactor + "--set run.context=128"},
+           {"QLoRA",
+            "quantize MODEL OUT --bits 4, then --set model.preset=OUT",
+            {"fit", tuned},
+            checkpoints + adafactor + "--set run.context=128 --set adapter.rank=16"},
+           {"a shorter context",
+            "--set run.context=64",
+            {"fit", anew},
+            checkpoints + adafactor + "--set run.context=128 --set model.depth=8"},
+           {"a smaller model",
+            "--set model.preset=gpt-shakespeare-small",
+            {"fit", larger},
+            checkpoints + adafactor},
+           {"a smaller batch with accumulation",
+            "--batch 4 --accumulate 2",
+            {"fit", "llama-tiny"},
+            "--mode train --batch 8 --context 64"},
+           {"gradient checkpointing",
+            "--gradient-checkpointing",
+            {"fit", "llama-10m"},
+            "--mode train --context 128"},
+           {"optimizer state of 8 bits",
+            "--state-bits 8",
+            {"fit", "llama-10m"},
+            "--mode train --context 16 --gradient-checkpointing"},
+           {"Adafactor's factored state",
+            "--state-bits 32 --optimizer adafactor",
+            {"fit", "llama-10m"},
+            "--mode train --context 16 --gradient-checkpointing --state-bits 8"},
+           {"LoRA",
+            "--mode lora",
+            {"fit", model("wide")},
+            "--mode train --context 16 --gradient-checkpointing --optimizer adafactor"},
+           {"a cache of 8 bits", "--kv-bits 8", {"fit", "llama-10m"}, "--context 100 --batch 16"},
+           {"weights of 4 bits", "--bits 4", {"fit", "smollm2-135m"}, "--context 16 --kv-bits 8"},
+           {"a shorter context",
+            "--context 200",
+            {"fit", "smollm2-135m"},
+            "--context 400 --kv-bits 8 --bits 4"},
+           {"a smaller model", "llama-tiny", {"fit", "llama-10m"}, "--context 16"}}) {
+    SCOPED_TRACE(c.change + ": " + c.options);
+    const auto command = follow(c.command, c.more);
+    const auto tuned_from = c.command[1] == tuned ? model("wide") : "";
+    auto wanted = follow(command, c.options, tuned_from);
+    wanted.insert(wanted.end(), {"--json", "--memory", "16GB"});
+    const auto planned = lmxlab_run(wanted);
+    ASSERT_EQ(planned.code, 0) << planned.err;
+    const auto room = json_of(planned).at("peak_bytes").as_number();
+    // Three quarters of that are what may be used.
+    const Words memory{"--memory", Json(room / 0.75 / (1 << 20) + 0.001).dump() + "MB", "--json"};
+    auto tight = command;
+    tight.insert(tight.end(), memory.begin(), memory.end());
+    const auto refused = lmxlab_run(tight);
+    ASSERT_EQ(refused.code, 7) << refused.err;
+    const auto advice = json_of(refused).at("advice").as_array();
+    ASSERT_FALSE(advice.empty());
+    EXPECT_EQ(advice[0].at("change").as_string(), c.change);
+    const auto said = advice[0].at("options").as_string();
+    EXPECT_EQ(said, c.options);
+    expect_fits(follow(tight, said, tuned_from));
+    if (!c.command[1].ends_with(".toml")) continue;
+    auto run = follow(command, said, tuned_from);
+    run[0] = "train";
+    run.insert(run.end(), {"--json", "--out", (folder / "run").string()});
+    expect_fits(run);
+    fs::remove_all(folder / "run");
+  }
+}
+
+// A key that stands in the way, and layers in the place of a preset.
+TEST_F(Limit, WhatARecipeRefusesIsNotAdvised) {
+  how.address_space = RLIM_INFINITY;
+  const auto path = (folder / "own.toml").string();
+  const auto advice = [&](const std::string& model, const std::string& memory,
+                          const std::string& optimizer = "") {
+    write_file_atomic(path,
+                      "[data]\nvalidation = 0\n[run]\nbatch = 1\ncontext = 16\n"
+                      "gradient_checkpointing = true\n[optimizer]\n" +
+                          optimizer + "\n" + model);
+    const auto all = json_of(lmxlab_run({"fit", path, "--memory", memory, "--json"})).at("advice");
+    std::string out;
+    for (const auto& a : all.as_array()) out += a.at("options").as_string() + "\n";
+    return out;
+  };
+  const std::string preset = "[model]\npreset = \"gpt-10m\"\n",
+                    layers = "[model]\ndim = 256\n[[model.layers]]\nrepeat = 3\n";
+  const auto offered = advice(preset, "60MB");
+  EXPECT_NE(offered.find("optimizer.name=adafactor"), std::string::npos) << offered;
+  EXPECT_NE(offered.find("model.preset=gpt"), std::string::npos) << offered;
+  const auto bound = advice(preset, "60MB", "name = \"adamw\"\nbetas = [0.9, 0.95]");
+  EXPECT_EQ(bound.find("adafactor"), std::string::npos) << bound;
+  EXPECT_NE(bound.find("model.preset=gpt"), std::string::npos) << bound;
+  const auto own = advice(layers, "9.5MB");
+  EXPECT_NE(own.find("optimizer.name=adafactor"), std::string::npos) << own;
+  EXPECT_EQ(own.find("model.preset"), std::string::npos) << own;
+}
+
+TEST_F(Limit, WeightsArePackedInMemory) {
+  how.address_space = rlim_t{600} << 20;
+  const Words generate{"generate", "smollm2-135m", "--tokens", "1", "--max-tokens", "2"};
+  const auto refused = lmxlab_run(generate, how);
+  EXPECT_NE(refused.err.find("1) weights of 4 bits, quantize MODEL OUT"), std::string::npos)
+      << refused.err;
+  expect_a_way_out(generate);
+  auto automatic = generate;
+  automatic.insert(automatic.end(), {"--auto-fit", "--json"});
+  const auto o = lmxlab_run(automatic, how);
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.err.find("warning: --auto-fit: weights of 4 bits"), std::string::npos) << o.err;
+  EXPECT_EQ(json_of(o).at("peak_bytes"), json_of(o).at("planned_bytes"));
 }
 
 TEST_F(Limit, GenerationAndChat) {

@@ -9,6 +9,7 @@
 #include "lmxlab/plan/closed.h"
 #include "lmxlab/training/run.h"
 
+#include "tests/support/error_of.h"
 #include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
@@ -297,23 +298,62 @@ TEST(Govern, WhatDoesNotFitIsRefusedAndTheFirstAdviceWorks) {
   EXPECT_EQ(kernels::active_bytes(), before) << "nothing was allocated";
   with.auto_fit = true;
   plan::Plan plan;
-  EXPECT_EQ(govern_training(config, o, 0, with, &plan), "a smaller batch with accumulation");
+  EXPECT_TRUE(govern_training(config, o, 0, with, &plan)
+                  .starts_with("a smaller batch with accumulation, --set run.batch="));
   EXPECT_TRUE(plan.fits());
   EXPECT_EQ(o.run.batch * o.run.accumulate, 16);
   EXPECT_LE(measure({.config = config, .training = o}, settings_of(o)).peak(), need / 2);
 }
 
+// What changes results is taken last, and taken where nothing else helps.
+TEST(Govern, AdafactorAndAShorterContextAreApplied) {
+  const auto config = config::preset("gpt-shakespeare");
+  auto asked = training(1, 256);
+  asked.optimizer.betas = {0.9, 0.95}, asked.optimizer.lr = 5e-4;
+  const auto peak = [&](auto&& change) {
+    auto s = settings_of(asked);
+    s.checkpointing = true;
+    change(s);
+    return measure({.config = config, .training = asked}, s).peak();
+  };
+  const auto eight = peak([](auto&s) { s.state_bits = 8; }),
+             factored = peak([](auto&s) { s.factored = true; }),
+             shorter = peak([](auto&s) { s.factored = true, s.context = 128; });
+  ASSERT_LT(factored, eight);
+  ASSERT_LT(shorter, factored);
+  GovernOptions with{{factored, "so much"}};
+  with.auto_fit = true;
+  auto o = asked;
+  EXPECT_NE(govern_training(config, o, 0, with).find("--set optimizer.name=adafactor ("),
+            std::string::npos);
+  EXPECT_EQ(o.optimizer.name, OptimizerName::adafactor);
+  EXPECT_EQ(o.optimizer.lr, 5e-4);
+  EXPECT_EQ(o.run.context, 256);
+  EXPECT_NO_THROW(with_defaults(o.optimizer)) << "no option is left that it does not use";
+
+  with.budget.bytes = factored - 1;
+  o = asked;
+  EXPECT_NE(govern_training(config, o, 0, with).find("--set run.context="), std::string::npos);
+  EXPECT_LT(o.run.context, 256);
+  EXPECT_LE(measure({.config = config, .training = o}, training_settings(o)).peak(), factored - 1);
+
+  with.fixed = true;
+  o = asked;
+  const auto e = test::error_of([&] { govern_training(config, o, 0, with); });
+  EXPECT_NE(std::string(e.what()).find("Nothing known here"), std::string::npos) << e.what();
+}
+
 TEST(Govern, SmallerModelsAreOfTheFamilyAndMayFit) {
   const plan::Settings chat{.bits = 4};
-  const auto names =
-      smaller_presets(config::preset("qwen3-32b"), chat, {int64_t{6'000'000'000}, "six"});
+  const auto names = smaller_presets({.config = config::preset("qwen3-32b")}, chat,
+                                     {int64_t{6'000'000'000}, "six"})();
   ASSERT_FALSE(names.empty());
   EXPECT_EQ(names.front(), "qwen3-8b") << "14 billion of four bits are more than six";
   EXPECT_EQ(names.back(), "qwen3-tiny");
   for (const auto& name : names) EXPECT_EQ(config::preset(name).family, "qwen3") << name;
   auto own = config::preset("gpt-10m");
   own.family = "custom";
-  const auto others = smaller_presets(own, chat, {int64_t{6'000'000'000}, "six"});
+  const auto others = smaller_presets({.config = own}, chat, {int64_t{6'000'000'000}, "six"})();
   EXPECT_EQ(others.front(), "gpt-10m-lmxlab");
 }
 

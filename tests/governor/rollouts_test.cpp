@@ -109,8 +109,9 @@ TEST_F(Rollouts, ThatAreTooLargeAreOfferedInParts) {
   const auto e =
       test::error_of([&] { govern_training(parts.config, training, 0, govern, nullptr, subject); });
   EXPECT_EQ(e.kind(), Kind::resource);
-  EXPECT_NE(std::string(e.what()).find("1) fewer completions at a time, grpo.rows_at_once=16"),
-            std::string::npos)
+  EXPECT_NE(
+      std::string(e.what()).find("1) fewer completions at a time, --set grpo.rows_at_once=16"),
+      std::string::npos)
       << e.what();
 }
 
