@@ -323,16 +323,15 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   const auto of = [&](int plan::Settings::*number, int few, int more) {
     auto at_few = settings, at_more = settings;
     at_few.*number = few, at_more.*number = more;
-    return of_many(measure(asked, at_few), few, measure(asked, at_more), more,
-                   settings.*number);
+    return of_many(measure(asked, at_few), few, measure(asked, at_more), more, settings.*number);
   };
   // A graph of a thousand batches, or of a loss in a thousand pieces, would take minutes to build.
   constexpr int kBatches = 4;
-  constexpr int64_t kTokens = 1 << 16;
+  constexpr int64_t kTokens = 1 << 14;
   if (settings.accumulate > kBatches)
     return of(&plan::Settings::accumulate, kBatches - 1, kBatches);
   const auto rows = static_cast<int>(std::max<int64_t>(1, kTokens / settings.context));
-  if (settings.batch > 4 * rows) return of(&plan::Settings::batch, rows, 2 * rows);
+  if (settings.batch > 2 * rows) return of(&plan::Settings::batch, rows, 2 * rows);
   return rehearsed(measure_training, subject, settings);
 }
 
