@@ -78,7 +78,7 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
   if (subject.draft && !draft) draft.emplace(*subject.draft);
   plan::Parts p;
-  p.weights = model.parameter_bytes();
+  p.weights = model.parameter_bytes(), p.read = model.bytes_read(s.batch);
   evaluate_weights(model);  // in memory before anything is generated
   if (draft) {
     evaluate_weights(*draft);
@@ -134,6 +134,16 @@ TrainSubject with_adapters(const Subject& subject, const plan::Settings& s) {
   return out;
 }
 
+// Whether settings are those of a run as its recipe says.
+bool as_asked(const Subject& subject, const plan::Settings& s) {
+  if (!s.preset.empty()) return false;
+  return s.mode == plan::Mode::train || (s.mode == plan::Mode::lora && subject.trains.rank > 0);
+}
+TrainSubject trained(const Subject& subject, const plan::Settings& s) {
+  if (as_asked(subject, s)) return subject.trains;
+  return s.mode == plan::Mode::train ? TrainSubject{} : with_adapters(subject, s);
+}
+
 // Reward models read between the steps, beside weights and state.
 void add_judges(plan::Parts& p, const Judging& judges) {
   p.weights += judges.mapped, p.mapped += judges.mapped;
@@ -141,9 +151,7 @@ void add_judges(plan::Parts& p, const Judging& judges) {
 }
 
 plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
-  const auto own = s.mode != plan::Mode::train ? with_adapters(subject, s)
-                   : s.preset.empty()          ? subject.trains
-                                               : TrainSubject{};
+  const auto own = trained(subject, s);
   std::function<size_t(const LanguageModel&)> between;
   if (own.writes)
     between = [w = *own.writes](const LanguageModel& model) {
@@ -165,6 +173,33 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   p.gradients = std::clamp<int64_t>(left, 0, whole(m.gradients));
   p.activations = std::max<int64_t>(0, left - p.gradients) + whole(subject.held);
   p.weights += p.mapped;
+  add_judges(p, own.judges);
+  return p;
+}
+
+plan::Parts estimate_training(const Subject& subject, const plan::Settings& settings, int element) {
+  const auto& own = subject.trains;
+  auto options = training_of(subject, settings);
+  auto s = settings;
+  const bool asked = as_asked(subject, settings);
+  if (asked && own.batch) {  // pairs are two rows
+    const auto shape = own.batch(options.run).inputs.shape();
+    s.batch = shape[0], s.context = shape[1];
+  }
+  auto p = plan::estimate(subject.config, s, element);
+  if (asked && (own.load || own.adapt)) {
+    const auto m = count_training(subject.config, options, own);
+    p.weights = whole(m.weights), p.gradients = whole(m.gradients);
+    p.optimizer = whole(m.optimizer);
+    if (own.keeps_first) p.activations += p.gradients;
+  }
+  p.activations += whole(subject.held);
+  if (!asked) return p;
+  if (const auto& w = own.writes) {
+    const plan::Settings texts{.batch = w->rows, .context = w->prompt};
+    const auto writing = plan::estimate(subject.config, texts, element, w->completion);
+    p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
+  }
   add_judges(p, own.judges);
   return p;
 }
@@ -206,9 +241,10 @@ plan::Budget machine_budget(int64_t mapped, int64_t made) {
   return share;
 }
 
-plan::Settings training_settings(const TrainOptions& o) {
+plan::Settings training_settings(const TrainOptions& o, const TrainSubject& trains) {
   plan::Settings s;
-  s.mode = plan::Mode::train;
+  s.mode = trains.rank > 0 ? plan::Mode::lora : plan::Mode::train;
+  if (trains.rank > 0) s.rank = trains.rank;
   s.batch = o.run.batch, s.context = o.run.context, s.accumulate = o.run.accumulate;
   s.bf16 = o.run.dtype == ComputeType::bf16;
   s.state_bits = o.optimizer.state_bits;
@@ -253,6 +289,10 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
     subject.config = config::preset(settings.preset), subject.weights.clear();
   if (!settings.preset.empty())
     subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
+  if (settings.kv_bits && *settings.kv_bits > 0 && !subject.pass &&
+      !config::keeps_keys(subject.config))
+    throw Error(Kind::usage,
+                "[plan] the model keeps no keys and values: kv_bits has nothing to do");
   if (!kernels::can_rehearse()) {
     const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
     return subject.pass ? estimate_pass(subject, settings, element)
@@ -263,13 +303,8 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
 }
 
 plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element) {
-  auto p = plan::estimate(subject.config, settings, element);
-  if (const auto& w = subject.trains.writes; w && settings.mode != plan::Mode::generate) {
-    const plan::Settings texts{.batch = w->rows, .context = w->prompt + w->completion};
-    const auto writing = plan::estimate(subject.config, texts, element);
-    p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
-    add_judges(p, subject.trains.judges);
-  }
+  if (settings.mode != plan::Mode::generate) return estimate_training(subject, settings, element);
+  auto p = plan::estimate(subject.config, settings, element, subject.new_tokens, subject.max_kv);
   if (subject.base_drafts) p.kv_cache *= 2;
   if (subject.own_heads) {
     auto heads = subject.config;
@@ -279,7 +314,8 @@ plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int
   if (!subject.draft) return p;
   auto other = settings;
   other.bits.reset(), other.kv_bits.reset();
-  const auto draft = plan::estimate(*subject.draft, other, element);
+  const auto draft =
+      plan::estimate(*subject.draft, other, element, subject.new_tokens, subject.max_kv);
   p.weights += draft.weights, p.kv_cache += draft.kv_cache;
   p.activations = std::max(p.activations, draft.activations);
   return p;
@@ -305,7 +341,10 @@ plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Setti
   } catch (const Error& e) {
     if (e.kind() != Kind::resource || !mapped) throw;
     parts = subject.pass ? estimate_pass(subject, settings, 4) : estimate(subject, settings, 4);
-    if (!settings.bits) parts.weights = bytes;
+    if (!settings.bits) {
+      parts.read = static_cast<int64_t>(double(parts.read) / double(parts.weights) * double(bytes));
+      parts.weights = bytes;
+    }
   }
   if (folder && mapped && settings.bits) {
     const auto both = bytes + plan::weight_bytes(made, 2, *settings.bits);
@@ -338,13 +377,6 @@ int64_t resident_bytes(const config::Model& model, const plan::Parts& parts) {
   constexpr int64_t kGraph = 850'000;  // of a block's step, its gradients with it; measured
   const auto graph = parts.gradients > 0 ? kGraph * static_cast<int64_t>(model.layers.size()) : 0;
   return parts.peak() + whole(kernels::kept_beside(static_cast<size_t>(parts.arrays()))) + graph;
-}
-
-int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
-  const auto count = config::count(model);
-  const auto table = model.tie_head && !model.score ? 0 : count.embedding;
-  const double packed = double(parts.weights) / double(std::max<int64_t>(1, count.total));
-  return parts.weights - static_cast<int64_t>(packed * double(table)) + parts.kv_cache;
 }
 
 int usual_length(const config::Model& model, bool training) {

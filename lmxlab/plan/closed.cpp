@@ -41,33 +41,94 @@ Widths widths_of(const Model& m, const config::Block& b) {
   return w;
 }
 
-// Of the matrices that are packed, the embedding left out; biases and norms are not.
-int64_t matrix_parameters(const Model& m) {
-  int64_t n = m.tie_head || m.score ? 0 : int64_t{m.vocab} * m.dim;
-  n += static_cast<int64_t>(m.mtp_heads.size()) * 2 * m.dim * m.dim;
-  for (size_t i = 0; i < m.layers.size() + m.mtp_heads.size(); ++i) {
-    const auto& b = config::block_of(m, i);
-    const auto w = widths_of(m, b);
-    n += w.dim * (2 * w.q + 2 * w.kv);
-    if (const auto* e = config::experts_in(b)) {
-      const int64_t width = e->latent > 0 ? e->latent : m.dim, both = w.gates + 1;
-      n += both * (width * e->all_hidden() + w.dim * e->shared);
-      if (e->latent > 0) n += 2 * w.dim * width;
-    }
-    if (const auto* f = dense_of(b)) n += (w.gates + 1) * w.dim * f->hidden;
+// Numbers of the matrices of a mixer, which packing packs; it leaves biases, norms, convolutions.
+int64_t mixer_matrices(const config::Mixer& mixer, int64_t dim, int64_t out) {
+  const auto of_attention = [&](const Attention& a) {
+    int64_t q = a.heads, k = a.kv_from ? 0 : a.kv_heads;
+    int64_t n = dim * (q + k) * a.head_dim + q * a.value_dim() * out;
+    if (!a.v_of_k) n += dim * k * a.value_dim();
+    return n + (a.gate ? dim * a.gate_width() : 0);
+  };
+  const auto of_states = [](const config::RecurrentSize& r) {
+    constexpr int64_t kLeast = 32;  // rows and columns of a matrix, not of a list of kernels
+    int64_t n = 0;
+    for (const auto& [rows, columns] : r.parameters)
+      if (std::min(rows, columns) >= kLeast) n += rows * columns;
+    return n;
+  };
+  if (const auto* p = std::get_if<config::Parallel>(&mixer))
+    return of_attention(p->attention) + of_states(size_of(p->mamba, int(dim)));
+  if (const auto* a = std::get_if<Attention>(&mixer)) return of_attention(*a);
+  if (const auto r = config::recurrent_size(mixer, int(dim))) return of_states(*r);
+  return std::holds_alternative<config::Custom>(mixer) ? 0 : config::count_mixer(mixer, int(dim));
+}
+
+// Of a block, of its experts a share.
+int64_t block_matrices(const Model& m, const config::Block& b, double share = 1) {
+  int64_t n = mixer_matrices(b.mixer, m.dim, m.dim);
+  const auto matrices = [](bool gated) { return gated ? 3 : 2; };
+  if (const auto* e = config::experts_in(b)) {
+    const int64_t width = e->latent > 0 ? e->latent : m.dim;
+    n += static_cast<int64_t>(share * double(matrices(e->gated) * width * e->all_hidden()));
+    n += int64_t{matrices(e->gated)} * m.dim * e->shared + (e->latent > 0 ? 2 * m.dim * width : 0);
   }
+  if (const auto* f = dense_of(b)) n += int64_t{matrices(f->gated)} * m.dim * f->hidden;
   return n;
 }
+// Of all that is no block.
+int64_t other_matrices(const Model& m) {
+  int64_t n = m.tie_head || m.score ? 0 : int64_t{m.vocab} * m.dim;
+  for (const auto& s : m.shared_blocks)
+    n += mixer_matrices(s.attention, 2 * m.dim, m.dim) + int64_t{3} * m.dim * s.mlp.hidden;
+  if (const auto& l = m.layer_inputs) n += static_cast<int64_t>(m.layers.size()) * l->width * m.dim;
+  return n;
+}
+int64_t head_matrices(const Model& m) {
+  int64_t n = 0;
+  for (const auto& b : m.mtp_heads) n += int64_t{2} * m.dim * m.dim + block_matrices(m, b);
+  return n;
+}
+// Of tables of which rows are looked up: the embedding, and what the layers get beside it.
+int64_t side_table(const Model& m) {
+  if (const auto& l = m.layer_inputs)
+    return static_cast<int64_t>(m.layers.size()) * l->width * l->vocab;
+  return 0;
+}
+
+// Numbers to bytes.
+struct Packing {
+  int element, bits, group, embedding_bits;
+  int64_t operator()(int64_t matrices, int64_t tables, int64_t rest) const {
+    const auto packed = [&](int64_t n, int to) {
+      return bits == 0 ? n * element : n * to / 8 + n / group * 2 * element;
+    };
+    return packed(matrices, bits) + packed(tables, embedding_bits ? embedding_bits : bits) +
+           rest * element;
+  }
+};
 
 }  // namespace
 
 int64_t weight_bytes(const Model& m, int element, int bits, int group, int embedding_bits) {
-  const auto all = config::count(m).total;
-  if (bits == 0) return all * element;
-  const int64_t matrices = matrix_parameters(m), table = int64_t{m.vocab} * m.dim;
-  const auto packed = [&](int64_t n, int to) { return n * to / 8 + n / group * 2 * element; };
-  return packed(matrices, bits) + packed(table, embedding_bits ? embedding_bits : bits) +
-         (all - matrices - table) * element;
+  int64_t matrices = other_matrices(m) + head_matrices(m);
+  for (const auto& b : m.layers) matrices += block_matrices(m, b);
+  const int64_t tables = int64_t{m.vocab} * m.dim + side_table(m);
+  const auto rest = config::count(m).total - matrices - tables;
+  return Packing{element, bits, group, embedding_bits}(matrices, tables, rest);
+}
+
+int64_t bytes_read(const Model& m, int64_t tokens, int element, int bits, int group,
+                   int embedding_bits) {
+  const auto count = config::count(m);
+  int64_t all = other_matrices(m), met = all;
+  for (const auto& b : m.layers) {
+    const auto* e = config::experts_in(b);
+    all += block_matrices(m, b), met += block_matrices(m, b, e ? e->met(double(tokens)) : 1);
+  }
+  const int64_t table = int64_t{m.vocab} * m.dim;
+  const auto rest = count.total - count.mtp - count.position - all - table - side_table(m);
+  const bool head = m.tie_head && !m.score;
+  return Packing{element, bits, group, embedding_bits}(met, head ? table : 0, rest);
 }
 
 int64_t adapter_parameters(const Model& m, int rank) {
@@ -96,13 +157,16 @@ int64_t optimizer_bytes(const Model& m, const Settings& s) {
   return average + (s.state_bits == 8 ? 2 * (n + n / 256 * 4) : 8 * n);
 }
 
-Parts estimate(const Model& m, const Settings& s, int element) {
+Parts estimate(const Model& m, const Settings& s, int element, int new_tokens, int max_kv) {
   Parts p;
   const int64_t rows = s.batch, tokens = rows * s.context;
   const int compute = s.bf16 ? 2 : 4;
   if (s.mode == Mode::generate) {
     p.weights = weight_bytes(m, element, s.bits.value_or(0), s.group_size, s.embedding_bits);
-    const int64_t positions = (int64_t{s.context} + 128 + kGrowth - 1) / kGrowth * kGrowth;
+    p.read = bytes_read(m, s.batch, element, s.bits.value_or(0), s.group_size, s.embedding_bits);
+    int64_t positions = int64_t{s.context} + new_tokens;
+    if (max_kv > 0) positions = std::min<int64_t>(positions, max_kv);
+    positions = (positions + kGrowth - 1) / kGrowth * kGrowth;
     p.kv_cache =
         rows * config::kv_bytes(m, positions, compute, s.kv_bits.value_or(s.bits ? 16 : 0));
     int64_t widest = 0;
@@ -163,9 +227,7 @@ Largest largest_that_fits(const Budget& budget, int bits) {
       if (parts.peak() > budget.bytes) break;
       const auto count = config::count(model);
       if (count.total < best.parameters) continue;
-      const double table = double(count.embedding) / double(count.total);
-      const auto read = static_cast<int64_t>(double(parts.weights) * (1 - table));
-      best = {count.total, parts.peak(), read + parts.kv_cache / 2};
+      best = {count.total, parts.peak(), parts.read + parts.kv_cache / 2};
     }
   }
   return best;

@@ -34,6 +34,7 @@ struct Judging {
 struct TrainSubject {
   std::function<LanguageModel()> load = {};        // maps weights that are there
   std::function<void(LanguageModel&)> adapt = {};  // what is made of them: adapters, other types
+  int rank = 0;  // of adapters that it attaches, beside which nothing trains; 0: none
   std::function<data::Batch(const RunConfig&)> batch = {};  // of the size of the run's
   std::shared_ptr<const Objective> objective = {};          // none: that of the options
   /// Bytes of what is done and over before the first step.
@@ -43,6 +44,12 @@ struct TrainSubject {
   bool one_order = false;              // of sums, in steps and texts (kernels/one_order.h)
   bool keeps_first = false;            // weights as the run begins, as a reference
 };
+
+/// What such a run holds: weights, optimizer and gradients, by what is built; nothing is computed,
+/// so that it can be where no rehearsal can. The rest is 0.
+/// @throws what loading throws, Error(usage) as Trainer.
+TrainingMemory count_training(const config::Model& config, const TrainOptions& options,
+                              const TrainSubject& subject);
 
 /// The first steps of a Trainer, rehearsed with tokens of `token` type; a model of its own.
 /// @param between  what is done with the model between steps: gives its peak, of all that is held

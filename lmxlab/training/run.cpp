@@ -204,6 +204,7 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   parts.subject.adapt = [recipe, heads = parts.config.mtp_heads](LanguageModel& model) {
     adapt(model, recipe, heads);
   };
+  if (recipe.adapter) parts.subject.rank = recipe.adapter->rank;
   const auto token = parts.data.samples ? mx::int32 : parts.data.tokens.dtype();
   const auto kept = teacher_of(recipe, parts.config.vocab);
   parts.subject.batch = [recipe, packs = parts.packs, token, kept](const RunConfig& run) {

@@ -149,6 +149,46 @@ TEST(Measure, ClosedFormsAgreeWhereTheyAreExact) {
   }
 }
 
+// Of eight experts each token meets two: one row 2, three rows 8 (1 - (3/4)^3) = 4.625.
+TEST(Measure, OfExpertsAStepReadsThoseThatItsTokensMeet) {
+  constexpr int kDim = 64, kVocab = 96, kHidden = 32, kShared = 64, kLayers = 2;
+  auto config = config::llama({.depth = kLayers,
+                               .dim = kDim,
+                               .heads = 4,
+                               .kv_heads = 2,
+                               .hidden = 64,
+                               .vocab = kVocab,
+                               .context = 64});
+  config.tie_head = false, config.family = "custom";
+  for (auto& b : config.layers)
+    b.ffn = config::Moe{.experts = 8, .top_k = 2, .hidden = kHidden, .shared = kShared};
+  const int64_t attention = kDim * (64 + 32 + 32) + 64 * kDim, router = 8 * kDim;
+  const int64_t shared = 3 * kDim * kShared, norms = 2 * kDim, expert = 3 * kDim * kHidden;
+  const auto by_hand = [&](double experts) {
+    const auto block = double(attention + router + shared + norms) + experts * double(expert);
+    return 4 * (kLayers * block + kDim + kVocab * kDim);  // the last norm, the head
+  };
+  LanguageModel model(config);
+  for (const auto& [rows, experts] : {std::pair{1, 2.0}, {3, 4.625}}) {
+    plan::Settings s;
+    s.batch = rows, s.context = 16;
+    const auto expected = by_hand(experts);
+    EXPECT_NEAR(double(measure({.config = config}, s).read), expected, kLayers) << rows;
+    EXPECT_NEAR(double(model.bytes_read(rows)), expected, kLayers) << rows;
+    EXPECT_NEAR(double(plan::estimate(config, s, 4).read), expected, kLayers) << rows;
+    s.bits = 4, s.group_size = 32;
+    const auto packed = double(measure({.config = config}, s).read);
+    EXPECT_NEAR(double(plan::estimate(config, s, 4).read), packed, 0.01 * packed) << rows;
+    EXPECT_LT(packed, 0.3 * expected) << rows;
+  }
+  // Tables of which rows are looked up are not read, a tied one is the head; heads stay out.
+  auto tied = config;
+  tied.tie_head = true;
+  tied.mtp_heads.assign(1, config::mtp_block(tied));
+  EXPECT_NEAR(double(LanguageModel(tied).bytes_read(1)), by_hand(2), kLayers);
+  EXPECT_NEAR(double(plan::estimate(tied, {.context = 16}, 4).read), by_hand(2), kLayers);
+}
+
 // A file of tensors: the length of its header in eight bytes, the header, the numbers.
 int64_t tensor_bytes(const std::filesystem::path& file) {
   const auto text = read_file(file);
