@@ -166,6 +166,12 @@ inline const Moe* experts_in(const Ffn& ffn) {
   return std::get_if<Moe>(&ffn);
 }
 
+/// The dense part of an FFN, alone or beside experts; null if there is none.
+inline const Mlp* dense_in(const Ffn& ffn) {
+  if (const auto* both = std::get_if<MlpAndMoe>(&ffn)) return &both->mlp;
+  return std::get_if<Mlp>(&ffn);
+}
+
 }  // namespace lmxlab::config
 
 template <>

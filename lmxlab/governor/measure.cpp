@@ -24,6 +24,11 @@
 namespace lmxlab {
 namespace {
 
+// Elsewhere gradients come from ordinary ops.
+bool fused() {
+  return !mx::gpu::is_available();
+}
+
 int64_t whole(size_t n) {
   return static_cast<int64_t>(n);
 }
@@ -186,9 +191,15 @@ plan::Parts estimate_training(const Subject& subject, const plan::Settings& sett
     const auto shape = own.batch(options.run).inputs.shape();
     s.batch = shape[0], s.context = shape[1];
   }
-  auto p = plan::estimate(subject.config, s, element);
-  if (asked && (own.load || own.adapt)) {
-    const auto m = count_training(subject.config, options, own);
+  std::optional<TrainingMemory> counted;
+  if (asked && (own.load || own.adapt)) counted = count_training(subject.config, options, own);
+  // Fewer than two bytes a weight are packed ones.
+  if (counted && s.mode == plan::Mode::lora &&
+      whole(counted->weights) < 2 * config::count(subject.config).total)
+    s.mode = plan::Mode::qlora;
+  auto p = plan::estimate(subject.config, s, element, {.fused = fused()});
+  if (counted) {
+    const auto& m = *counted;
     p.weights = whole(m.weights), p.gradients = whole(m.gradients);
     p.optimizer = whole(m.optimizer);
     if (own.keeps_first) p.activations += p.gradients;
@@ -197,7 +208,8 @@ plan::Parts estimate_training(const Subject& subject, const plan::Settings& sett
   if (!asked) return p;
   if (const auto& w = own.writes) {
     const plan::Settings texts{.batch = w->rows, .context = w->prompt};
-    const auto writing = plan::estimate(subject.config, texts, element, w->completion);
+    const auto writing = plan::estimate(subject.config, texts, element,
+                                        {.new_tokens = w->completion, .fused = fused()});
     p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
   }
   add_judges(p, own.judges);
@@ -304,7 +316,8 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
 
 plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element) {
   if (settings.mode != plan::Mode::generate) return estimate_training(subject, settings, element);
-  auto p = plan::estimate(subject.config, settings, element, subject.new_tokens, subject.max_kv);
+  const plan::EstimateOptions how{subject.new_tokens, subject.max_kv};
+  auto p = plan::estimate(subject.config, settings, element, how);
   if (subject.base_drafts) p.kv_cache *= 2;
   if (subject.own_heads) {
     auto heads = subject.config;
@@ -314,8 +327,7 @@ plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int
   if (!subject.draft) return p;
   auto other = settings;
   other.bits.reset(), other.kv_bits.reset();
-  const auto draft =
-      plan::estimate(*subject.draft, other, element, subject.new_tokens, subject.max_kv);
+  const auto draft = plan::estimate(*subject.draft, other, element, how);
   p.weights += draft.weights, p.kv_cache += draft.kv_cache;
   p.activations = std::max(p.activations, draft.activations);
   return p;

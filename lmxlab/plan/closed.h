@@ -29,11 +29,15 @@ int64_t optimizer_bytes(const config::Model& model, const Settings& settings);
 /// Of adapters on every linear layer of the blocks.
 int64_t adapter_parameters(const config::Model& model, int rank);
 
+/// What an estimate takes into account beside model and settings.
+struct EstimateOptions {
+  int new_tokens = 128;  // that a generation has room for behind its context
+  int max_kv = 0;        // positions that its cache keeps at most; 0: all
+  bool fused = true;     // our kernels: logits, and scores of attention in training, are not whole
+};
 /// @param element  bytes of a weight that is not packed
-/// @param new_tokens  that a generation has room for behind its context
-/// @param max_kv  positions that its cache keeps at most; 0: all
 Parts estimate(const config::Model& model, const Settings& settings, int element,
-               int new_tokens = 128, int max_kv = 0);
+               const EstimateOptions& options = {});
 /// Whether a rehearsal is worth its time: of many models most are far too large. With weights of 16
 /// bits where nothing says how many, they and the optimizer's state are within the budget, and all
 /// that is estimated is at most a seventh above.
