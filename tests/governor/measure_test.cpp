@@ -252,6 +252,30 @@ TEST(Measure, PackedWeightsAreAsSmallAsThePlanSaid) {
   }
 }
 
+// A packed product of rows that do not lie together copies them first, beside its workspace.
+TEST(Measure, CopiesOfStridedRowsAreThereWithTheWorkspace) {
+  const auto config = config::preset("rwkv-tiny");
+  constexpr int kRows = 3, kPrompt = 300;
+  plan::Settings s;
+  s.batch = kRows, s.context = kPrompt, s.bits = 4;
+  const auto planned = measure({.config = config}, s);
+  LanguageModel model(config);
+  quantize_model(model, {.bits = 4});
+  interleave_model(model);
+  evaluate_weights(model);
+  kernels::clear_cache();
+  const auto before = int64_t(kernels::active_bytes()) - model.parameter_bytes();
+  kernels::reset_peak();
+  std::vector<std::vector<int>> prompts;  // the same one would be read once
+  for (int r = 0; r < kRows; ++r) prompts.emplace_back(kPrompt, r);
+  TokenStream stream(model, prompts,
+                     {.sampling = {.temperature = 0}, .max_tokens = 128, .ignore_eos = true});
+  while (stream.next()) {
+  }
+  const auto measured = double(int64_t(kernels::peak_bytes()) - before);
+  EXPECT_NEAR(double(planned.peak()), measured, 0.01 * measured);
+}
+
 // What speculative decoding takes: both models, both caches, the pass over what is drafted.
 TEST(Measure, ADraftModelCountsAsItIs) {
   auto config = config::preset("gpt-shakespeare"), small = config;
