@@ -196,6 +196,7 @@ class Bench : public Command {
                                    ". Give at most " +
                                    std::to_string(train ? positions : positions - 2) + ".");
     pack_.check("bench", train, "--mode prefill or decode");
+    check_kv_bits("bench", pack_.kv_bits, m.model.config());
     if (!train) step_.expect_none("bench");
     if (!train) {
       auto options = generation(decoded);
@@ -243,20 +244,24 @@ class Bench : public Command {
         (train ? 3 : 1);
     // The least that must move through memory. Training: weights read forward and backward,
     // gradients written and read, moments and weights read and written. Else: weights once a pass,
-    // and the cache read or written.
-    const double weights = double(m.model.parameter_bytes());
+    // and the cache read or written. Of experts, as many as the tokens of a pass meet.
+    const auto read = [&](double of_a_row) {
+      return double(m.model.bytes_read(static_cast<int64_t>(batch_ * of_a_row)));
+    };
     const int64_t element = m.model.activations() == DType::f32 ? 4 : 2;
     const int kv_bits = cache_bits(pack_.kv_bits).value_or(m.model.kv_bits());
     const auto kept = [&](int seen) {
       return rows * double(config::kv_bytes(config, seen, element, kv_bits));
     };
+    const int piece = GenerateOptions{}.prefill_chunk;
     double moved = 0;
     if (train)
-      moved = 10 * weights;
+      moved = 8 * double(m.model.parameter_bytes()) + 2 * read(length);
     else if (decode)
-      moved = (decoded - 1) * (weights + kept(length + decoded / 2));
+      moved = (decoded - 1) * (read(1) + kept(length + decoded / 2));
     else
-      moved = std::ceil(double(length) / GenerateOptions{}.prefill_chunk) * weights + kept(length);
+      moved =
+          length / piece * read(piece) + (length % piece ? read(length % piece) : 0) + kept(length);
     const double gflops = rate * flops / 1e9, gbytes = moved / median / 1e9;
     context.log(context.styled("2", "measuring this machine"));
     const Rates rates = measure_rates();

@@ -52,7 +52,7 @@ class Fit : public Command {
   PackArguments pack_;
   StepArguments step_;
   int batch_ = 1;
-  std::optional<int> context_;
+  std::optional<int> context_, rank_;
 
   void declare(Options& o) override {
     o.argument(
@@ -69,6 +69,10 @@ class Fit : public Command {
     o.option("--context", "N", &context_, "tokens of a row: of the prompt, or trained on")
         .range(1, 1 << 24)
         .otherwise("512, or what the model has room for");
+    o.option("--rank", "R", &rank_,
+             "of the adapters of --mode lora and qlora, on every linear layer of the blocks")
+        .range(1, 1 << 16)
+        .otherwise("16");
     o.option("--dtype", "TYPE", &dtype_, "of the computation")
         .one_of({"f32", "bf16"})
         .otherwise("f32; of a checkpoint, its own");
@@ -122,6 +126,11 @@ class Fit : public Command {
     s.checkpointing = step_.checkpointing;
     if (generate) step_.expect_none("fit");
     pack_.check("fit", !generate, "--mode generate");
+    check_kv_bits("fit", pack_.kv_bits, config);
+    const bool adapters = s.mode == plan::Mode::lora || s.mode == plan::Mode::qlora;
+    if (rank_ && !adapters)
+      throw Error(Kind::usage, "[fit] --rank is of adapters: it goes with --mode lora or qlora.");
+    s.rank = rank_.value_or(s.rank);
     if (s.factored && s.state_bits == 8)
       throw Error(Kind::usage,
                   "[fit] Adafactor's state is small already: --state-bits 8 goes with adamw");
@@ -133,7 +142,7 @@ class Fit : public Command {
       throw Error(Kind::usage, "[fit] --table is of all chips: it goes without MODEL");
     if (!model_) {
       step_.expect_none("fit");
-      if (mode() != "generate" || pack_.any() || !dtype_.empty())
+      if (mode() != "generate" || pack_.any() || rank_ || !dtype_.empty())
         throw Error(Kind::usage,
                     "[fit] without MODEL every use is answered: --mode, --dtype, --bits and the "
                     "like need one");
@@ -154,20 +163,21 @@ class Fit : public Command {
     const auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
         StepArguments::words, smaller_presets(subject, s, m.budget));
-    const double bound =
-        s.mode == plan::Mode::generate && m.bandwidth > 0
-            ? plan::decode_bound(decode_bytes(subject.config, plan.parts), m.bandwidth) * s.batch
-            : 0;
+    const auto read = plan.parts.read + plan.parts.kv_cache;
+    const double bound = s.mode == plan::Mode::generate && m.bandwidth > 0
+                             ? plan::decode_bound(read, m.bandwidth) * s.batch
+                             : 0;
     return show(context, plan, subject.config, bound, m.name);
   }
 
   // A run's own settings, batches and texts.
   int plan_recipe(Context& context) {
     step_.expect_none("fit");
-    if (mode_ || context_ || batch_ != 1 || pack_.any() || !dtype_.empty())
-      throw Error(Kind::usage,
-                  "[fit] a recipe says how it is run: --mode, --batch, --context, --dtype, --bits "
-                  "and the like do not go with it. Change its keys with --set.");
+    if (mode_ || context_ || rank_ || batch_ != 1 || pack_.any() || !dtype_.empty())
+      throw Error(
+          Kind::usage,
+          "[fit] a recipe says how it is run: --mode, --batch, --context, --rank, --dtype, --bits "
+          "and the like do not go with it. Change its keys with --set.");
     const auto toml = read_file(*model_);
     auto recipe = read_recipe(toml, *model_, set_);
     make_local(recipe, context);
@@ -190,6 +200,7 @@ class Fit : public Command {
   int show(Context& context, const plan::Plan& plan, const config::Model& config, double bound,
            const std::string& machine) const {
     const auto& s = plan.settings;
+    const bool adapters = s.mode == plan::Mode::lora || s.mode == plan::Mode::qlora;
     if (context.json) {
       auto advice = Json::array();
       for (const auto& a : plan.advice)
@@ -197,19 +208,22 @@ class Fit : public Command {
                                        {"options", Json(a.options)},
                                        {"cost", Json(a.cost)},
                                        {"peak_bytes", Json(a.peak)}}));
-      context.print_json(Json::object({{"fits", Json(plan.fits())},
-                                       {"mode", Json(enum_name(s.mode))},
-                                       {"batch", Json(s.batch)},
-                                       {"context", Json(s.context)},
-                                       {"peak_bytes", Json(plan.parts.peak())},
-                                       {"resident_bytes", Json(resident_bytes(config, plan.parts))},
-                                       {"parts", to_json(plan.parts)},
-                                       {"budget_bytes", Json(plan.budget.bytes)},
-                                       {"budget", Json(plan.budget.reason)},
-                                       {"advice", advice},
-                                       {"decode_tokens_per_s_bound", Json(bound)}}));
+      context.print_json(
+          Json::object({{"fits", Json(plan.fits())},
+                        {"mode", Json(enum_name(s.mode))},
+                        {"batch", Json(s.batch)},
+                        {"context", Json(s.context)},
+                        {"rank", adapters ? Json(s.rank) : Json()},
+                        {"peak_bytes", Json(plan.parts.peak())},
+                        {"resident_bytes", Json(resident_bytes(config, plan.parts))},
+                        {"parts", to_json(plan.parts)},
+                        {"budget_bytes", Json(plan.budget.bytes)},
+                        {"budget", Json(plan.budget.reason)},
+                        {"advice", advice},
+                        {"decode_tokens_per_s_bound", bound > 0 ? Json(bound) : Json()}}));
       return plan.fits() ? 0 : exit_code(Kind::resource);
     }
+    if (adapters) context.print("adapters of rank " + std::to_string(s.rank) + "\n");
     context.print(plan::report(plan));
     if (bound > 0)
       context.print("the memory of " + machine + " allows " + rate_text(bound) + " tokens/s\n");

@@ -76,6 +76,7 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
   o.max_tokens = max_tokens;
   o.stop_strings = stop;
   o.ignore_eos = ignore_eos;
+  check_kv_bits("generate", kv_bits, m.model.config());
   o.kv_bits = cache_bits(kv_bits);
   o.max_kv = max_kv.value_or(0);
   o.stop = context.stop;

@@ -1,5 +1,7 @@
 #include "lmxlab/cli/step_arguments.h"
 
+#include "lmxlab/config/count.h"
+
 #include <cctype>
 #include <charconv>
 
@@ -16,6 +18,14 @@ void declare_kv_bits(Options& o, std::optional<std::string>* target) {
 std::optional<int> cache_bits(const std::optional<std::string>& option) {
   if (!option) return std::nullopt;
   return *option == "32" ? 0 : std::stoi(*option);
+}
+
+void check_kv_bits(const std::string& command, const std::optional<std::string>& option,
+                   const config::Model& model) {
+  if (!option || config::keeps_keys(model)) return;
+  throw Error(Kind::usage, "[" + command + "] --kv-bits " + *option +
+                               ": the model keeps no keys and values, its states stay as computed. "
+                               "Leave it out.");
 }
 
 void PackArguments::declare(Options& o) {

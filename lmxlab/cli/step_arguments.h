@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lmxlab/cli/options.h"
+#include "lmxlab/config/model.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/plan.h"
 
@@ -17,6 +18,10 @@ namespace lmxlab::cli {
 void declare_kv_bits(Options& o, std::optional<std::string>* target);
 /// What a cache is told of it.
 std::optional<int> cache_bits(const std::optional<std::string>& option);
+
+/// @throws Error(usage) where keys and values are packed of a model that keeps none.
+void check_kv_bits(const std::string& command, const std::optional<std::string>& option,
+                   const config::Model& model);
 
 /// Bytes of "16GB", "1.5 GiB", "800MB". @throws Error(usage) naming --memory of a command.
 int64_t amount(const std::string& command, const std::string& text);

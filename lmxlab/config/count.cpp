@@ -386,6 +386,10 @@ int64_t kv_bytes_per_token(const Model& m, int64_t bytes_per_element) {
   return kv_bytes(m, 1, bytes_per_element) - kv_bytes(m, 0, bytes_per_element);
 }
 
+bool keeps_keys(const Model& m) {
+  return kv_bytes_per_token(m, 1) > 0;
+}
+
 int kv_group(int head_dim) {
   return head_dim % 64 == 0 ? 64 : 32;
 }

@@ -49,6 +49,8 @@ double mtp_flops_per_token(const Model& model, int64_t length);
 int64_t state_bytes(const Model& model, int64_t bytes_per_element);
 /// Bytes of keys and values that one more token adds, while no window is full.
 int64_t kv_bytes_per_token(const Model& model, int64_t bytes_per_element);
+/// Whether a cache of it grows with the text: a recurrent model keeps states alone.
+bool keeps_keys(const Model& model);
 /// Numbers of a head that share a scale and an offset in a packed cache.
 int kv_group(int head_dim);
 /// Bytes of a row's cache after `context` tokens: keys and values, of which a layer with a window

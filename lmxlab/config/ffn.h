@@ -4,6 +4,7 @@
 #include "lmxlab/config/norm.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -84,6 +85,10 @@ struct Moe {
 
   /// What a router chooses from.
   int choices() const { return experts + zero_experts; }
+  /// Share of the experts that so many tokens are expected to meet between them, each its top_k.
+  double met(double tokens) const {
+    return 1 - std::pow(1 - double(top_k) / std::max(1, choices()), tokens);
+  }
   /// Inner widths, each with how many experts have it: those of the first width come first.
   std::vector<std::pair<int, int>> by_width() const {
     if (widths.empty()) return {{hidden, experts}};
@@ -159,6 +164,12 @@ using Ffn = std::variant<Mlp, Moe, MlpAndMoe, Nothing, Custom>;
 inline const Moe* experts_in(const Ffn& ffn) {
   if (const auto* both = std::get_if<MlpAndMoe>(&ffn)) return &both->moe;
   return std::get_if<Moe>(&ffn);
+}
+
+/// The dense part of an FFN, alone or beside experts; null if there is none.
+inline const Mlp* dense_in(const Ffn& ffn) {
+  if (const auto* both = std::get_if<MlpAndMoe>(&ffn)) return &both->mlp;
+  return std::get_if<Mlp>(&ffn);
 }
 
 }  // namespace lmxlab::config

@@ -106,10 +106,7 @@ std::string govern_generation(const Subject& subject, int64_t bytes, int rows, i
   Subject all = subject;
   all.new_tokens = std::max(1, generation.max_tokens);
   s.bits = all.bits, s.group_size = all.group_size, s.embedding_bits = all.embedding_bits;
-  auto whole = s;
-  whole.context = s.context + all.new_tokens;
-  if (all.max_kv > 0) whole.context = std::min(whole.context, all.max_kv);
-  auto rough = estimate(all, whole, 4);
+  auto rough = estimate(all, s, 4);
   rough.weights = bytes;
   const auto settled = [&](const plan::Plan& plan, const std::string& change = "") {
     limit_queue(plan);

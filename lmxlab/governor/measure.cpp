@@ -26,6 +26,11 @@
 namespace lmxlab {
 namespace {
 
+// Elsewhere gradients come from ordinary ops.
+bool fused() {
+  return !mx::gpu::is_available();
+}
+
 int64_t whole(size_t n) {
   return static_cast<int64_t>(n);
 }
@@ -64,7 +69,7 @@ plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) 
   if (s.bf16 || subject.dtype) model.set_activations(s.bf16 ? DType::bf16 : *subject.dtype);
   if (subject.draft && !draft) draft.emplace(*subject.draft);
   plan::Parts p;
-  p.weights = model.parameter_bytes();
+  p.weights = model.parameter_bytes(), p.read = model.bytes_read(s.batch);
   evaluate_weights(model);  // in memory before anything is generated
   if (draft) {
     evaluate_weights(*draft);
@@ -125,6 +130,13 @@ config::Model preset_of(const Subject& subject, const std::string& name) {
   const auto& own = subject.trains.with_preset;
   return own ? own(name) : config::preset(name);
 }
+// Whether settings are those of a run as its recipe says.
+bool as_asked(const Subject& subject, const plan::Settings& s) {
+  return s.mode == plan::Mode::train || (s.mode == plan::Mode::lora && subject.trains.rank > 0);
+}
+TrainSubject trained(const Subject& subject, const plan::Settings& s) {
+  return as_asked(subject, s) ? subject.trains : with_adapters(subject, s);
+}
 
 // Reward models read between the steps, beside weights and state.
 void add_judges(plan::Parts& p, const Judging& judges) {
@@ -139,7 +151,7 @@ void make_room_to_pack(plan::Parts& p, const config::Model& model, int64_t bytes
 }
 
 plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
-  const auto own = s.mode == plan::Mode::train ? subject.trains : with_adapters(subject, s);
+  const auto own = trained(subject, s);
   std::function<size_t(const LanguageModel&)> between;
   if (own.writes)
     between = [w = *own.writes](const LanguageModel& model) {
@@ -164,6 +176,40 @@ plan::Parts measure_training(const Subject& subject, const plan::Settings& s) {
   add_judges(p, own.judges);
   if (s.mode == plan::Mode::qlora && own.attach)  // a folder of packed weights is made first
     make_room_to_pack(p, subject.config, own.load().parameter_bytes(), 4);
+  return p;
+}
+
+plan::Parts estimate_training(const Subject& subject, const plan::Settings& settings, int element) {
+  const auto& own = subject.trains;
+  auto options = training_of(subject.training, settings);
+  auto s = settings;
+  const bool asked = as_asked(subject, settings);
+  if (asked && own.batch) {  // pairs are two rows
+    const auto shape = own.batch(options.run).inputs.shape();
+    s.batch = shape[0], s.context = shape[1];
+  }
+  std::optional<TrainingMemory> counted;
+  if (asked && (own.load || own.adapt)) counted = count_training(subject.config, options, own);
+  // Fewer than two bytes a weight are packed ones.
+  if (counted && s.mode == plan::Mode::lora &&
+      whole(counted->weights) < 2 * config::count(subject.config).total)
+    s.mode = plan::Mode::qlora;
+  auto p = plan::estimate(subject.config, s, element, {.fused = fused()});
+  if (counted) {
+    const auto& m = *counted;
+    p.weights = whole(m.weights), p.gradients = whole(m.gradients);
+    p.optimizer = whole(m.optimizer);
+    if (own.keeps_first) p.activations += p.gradients;
+  }
+  p.activations += whole(subject.held);
+  if (!asked) return p;
+  if (const auto& w = own.writes) {
+    const plan::Settings texts{.batch = w->rows, .context = w->prompt};
+    const auto writing = plan::estimate(subject.config, texts, element,
+                                        {.new_tokens = w->completion, .fused = fused()});
+    p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
+  }
+  add_judges(p, own.judges);
   return p;
 }
 
@@ -229,7 +275,8 @@ plan::Words training_words(const TrainSubject& trains, plan::Words words) {
 
 plan::Settings training_settings(const TrainOptions& o, const TrainSubject& trains) {
   plan::Settings s;
-  s.mode = trains.adapts ? plan::Mode::lora : plan::Mode::train;
+  s.mode = trains.rank > 0 ? plan::Mode::lora : plan::Mode::train;
+  if (trains.rank > 0) s.rank = trains.rank;
   s.batch = o.run.batch, s.context = o.run.context, s.accumulate = o.run.accumulate;
   s.bf16 = o.run.dtype == ComputeType::bf16;
   s.state_bits = o.optimizer.state_bits;
@@ -288,7 +335,10 @@ plan::Parts arithmetic(const Subject& subject, const plan::Settings& settings) {
   const int element = subject.dtype.value_or(DType::f32) == DType::f32 ? 4 : 2;
   auto parts = subject.pass ? estimate_pass(subject, settings, element)
                             : estimate(subject, settings, element);
-  if (!subject.weights.empty() && !settings.bits) parts.weights = file_bytes(subject.weights);
+  if (subject.weights.empty() || settings.bits) return parts;
+  const auto bytes = file_bytes(subject.weights);
+  parts.read = static_cast<int64_t>(double(parts.read) / double(parts.weights) * double(bytes));
+  parts.weights = bytes;
   return parts;
 }
 
@@ -317,6 +367,10 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
     subject.config = preset_of(subject, settings.preset), subject.weights.clear();
   if (!settings.preset.empty())
     subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
+  if (settings.kv_bits && *settings.kv_bits > 0 && !subject.pass &&
+      !config::keeps_keys(subject.config))
+    throw Error(Kind::usage,
+                "[plan] the model keeps no keys and values: kv_bits has nothing to do");
   if (!kernels::can_rehearse()) return arithmetic(subject, settings);
   if (settings.mode == plan::Mode::generate)
     return rehearsed(measure_generation, subject, settings);
@@ -336,13 +390,9 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
 }
 
 plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element) {
-  auto p = plan::estimate(subject.config, settings, element);
-  if (const auto& w = subject.trains.writes; w && settings.mode != plan::Mode::generate) {
-    const plan::Settings texts{.batch = w->rows, .context = w->prompt + w->completion};
-    const auto writing = plan::estimate(subject.config, texts, element);
-    p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
-    add_judges(p, subject.trains.judges);
-  }
+  if (settings.mode != plan::Mode::generate) return estimate_training(subject, settings, element);
+  const plan::EstimateOptions how{subject.new_tokens, subject.max_kv};
+  auto p = plan::estimate(subject.config, settings, element, how);
   if (subject.base_drafts) p.kv_cache *= 2;
   if (subject.own_heads) {
     auto heads = subject.config;
@@ -352,7 +402,7 @@ plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int
   if (!subject.draft) return p;
   auto other = settings;
   other.bits.reset(), other.kv_bits.reset();
-  const auto draft = plan::estimate(*subject.draft, other, element);
+  const auto draft = plan::estimate(*subject.draft, other, element, how);
   p.weights += draft.weights, p.kv_cache += draft.kv_cache;
   p.activations = std::max(p.activations, draft.activations);
   return p;
@@ -401,13 +451,6 @@ int64_t resident_bytes(const config::Model& model, const plan::Parts& parts) {
   constexpr int64_t kGraph = 850'000;  // of a block's step, its gradients with it; measured
   const auto graph = parts.gradients > 0 ? kGraph * static_cast<int64_t>(model.layers.size()) : 0;
   return parts.peak() + whole(kernels::kept_beside(static_cast<size_t>(parts.arrays()))) + graph;
-}
-
-int64_t decode_bytes(const config::Model& model, const plan::Parts& parts) {
-  const auto count = config::count(model);
-  const auto table = model.tie_head && !model.score ? 0 : count.embedding;
-  const double packed = double(parts.weights) / double(std::max<int64_t>(1, count.total));
-  return parts.weights - static_cast<int64_t>(packed * double(table)) + parts.kv_cache;
 }
 
 int usual_length(const config::Model& model, bool training) {

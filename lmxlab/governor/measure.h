@@ -49,7 +49,7 @@ struct Subject {
   std::filesystem::path draft_weights = {};
 };
 
-/// What a plan asks of a run's settings.
+/// What a plan asks of a run's settings. @param trains  with adapters it is LoRA's
 plan::Settings training_settings(const TrainOptions& training, const TrainSubject& trains = {});
 /// A run's settings with what a plan says in their place; Adafactor has the rate and the average of
 /// the optimizer before it, and none of its own options.
@@ -80,7 +80,8 @@ int64_t file_bytes(const std::filesystem::path& weights);
 /// @throws Error(resource) if RLIMIT_AS leaves no room to map them.
 void expect_mappable(const std::filesystem::path& weights);
 
-/// A generation by arithmetic, with its draft model. @param element  bytes of a weight that is not
+/// A generation by arithmetic, with its draft model, or a run, of which weights, gradients and
+/// optimizer are those of the model that it trains. @param element  bytes of a weight that is not
 /// packed
 plan::Parts estimate(const Subject& subject, const plan::Settings& settings, int element);
 /// The same of a pass, by arithmetic. @param element  bytes of a weight that is not packed
@@ -88,9 +89,6 @@ plan::Parts estimate_pass(const Subject& subject, const plan::Settings& settings
 /// What the process has in RAM for it: the peak, what our allocator keeps for reuse beside it, and
 /// on the heap the graph of a step of training.
 int64_t resident_bytes(const config::Model& model, const plan::Parts& parts);
-/// Bytes that a token of decode reads, by its plan: the weights without the embedding's other rows,
-/// and the cache.
-int64_t decode_bytes(const config::Model& model, const plan::Parts& parts);
 
 /// Tokens of a row where nobody says how many: 512, or what the model has room for; of a prompt
 /// with 128 more to come.

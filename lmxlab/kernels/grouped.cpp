@@ -175,6 +175,7 @@ class GroupedProduct : public Op {
       const MatrixView v{data, tw, columns, 1};
       return across ? v : v.transposed();
     };
+    const Dense dense_x(x), dense_w(w), dense_ids(in[2]);  // copies are there before a workspace
     if (rehearsing()) {
       const MatrixView va{x.data<char>(), tx, k, 1}, vb = view(w.data<char>());
       const MatrixOut c{y.data<char>(), tx, wide};
@@ -185,22 +186,21 @@ class GroupedProduct : public Op {
         return gemm_workspace(2 * threads(), rows_of_piece, wide, k, va, vb, c);
       }));
     }
-    task(
-        [=, x = Dense(x), w = Dense(w), ids = Dense(in[2]), to = y.data<char>(), absent = absent_] {
-          const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
-          if (absent) clear_between(runs, n, to, static_cast<size_t>(wide) * size_of(tx));
-          const void *const from = x.read(), *const weights = w.read();
-          over_runs(runs, n, most, 0, [&](const Run& run, int64_t begin, int64_t end) {
-            // The matrix of a few rows is read as it lies: to pack it would cost more than its
-            // product.
-            const bool few = end - begin <= kUnpackedRows && !one_order();
-            const int64_t step = few ? kFewRows : end - begin;
-            for (int64_t r = run.first + begin; r < run.first + end; r += step)
-              gemm(std::min(step, run.first + end - r), wide, k, {at(from, r * k, tx), tx, k, 1},
-                   view(at(weights, run.expert * rows * columns, tw)),
-                   {at(to, r * wide, tx), tx, wide});
-          });
-        });
+    task([=, x = dense_x, w = dense_w, ids = dense_ids, to = y.data<char>(), absent = absent_] {
+      const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
+      if (absent) clear_between(runs, n, to, static_cast<size_t>(wide) * size_of(tx));
+      const void *const from = x.read(), *const weights = w.read();
+      over_runs(runs, n, most, 0, [&](const Run& run, int64_t begin, int64_t end) {
+        // The matrix of a few rows is read as it lies: to pack it would cost more than its
+        // product.
+        const bool few = end - begin <= kUnpackedRows && !one_order();
+        const int64_t step = few ? kFewRows : end - begin;
+        for (int64_t r = run.first + begin; r < run.first + end; r += step)
+          gemm(std::min(step, run.first + end - r), wide, k, {at(from, r * k, tx), tx, k, 1},
+               view(at(weights, run.expert * rows * columns, tw)),
+               {at(to, r * wide, tx), tx, wide});
+      });
+    });
   }
 
   Arrays vjp(const Arrays& in, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -252,6 +252,7 @@ class GroupedGradient : public Op {
     const auto &g = in[0], &x = in[1];
     const int64_t n = g.shape(0), rows = g.shape(1), columns = x.shape(1);
     const Type tg = type_of(g.dtype()), tx = type_of(x.dtype()), t = type_of(dtype_);
+    const Dense dense_g(g), dense_x(x), dense_ids(in[2]);
     if (rehearsing()) {
       const MatrixView va{g.data<char>(), tg, 1, rows}, vb{x.data<char>(), tx, columns, 1};
       const MatrixOut c{dw.data<char>(), t, columns};
@@ -260,8 +261,8 @@ class GroupedGradient : public Op {
                         gemm_workspace(2 * threads(), rows, columns, deep, va, vb, c));
       }));
     }
-    task([=, g = Dense(g), x = Dense(x), ids = Dense(in[2]), to = dw.data<char>(),
-          experts = experts_, absent = absent_] {
+    task([=, g = dense_g, x = dense_x, ids = dense_ids, to = dw.data<char>(), experts = experts_,
+          absent = absent_] {
       const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
       const void *const from = g.read(), *const inner = x.read();
       const int64_t size = rows * columns;
@@ -363,6 +364,7 @@ class GroupedQuantized : public Op {
     if (n == 0 || wide == 0) return;
     const auto format = panels::format(many_rows_type(type, activations_));
     const int64_t few = one_order() ? 0 : kFewRows;
+    const Dense dense_x(x), dense_ids(in[1]);
     if (rehearsing()) {
       auto one = spec_.view();
       one.out = height;
@@ -372,7 +374,7 @@ class GroupedQuantized : public Op {
               many_room_in_part(one, across_, format, std::min(most, most_of_a_piece(n)), type)));
     }
     const auto precision = activations_ == Activations::bf16 ? Activations::int16 : activations_;
-    task([=, x = Dense(x), ids = Dense(in[1]), w = Operand(spec_, in, 2), to = y.data<char>(),
+    task([=, x = dense_x, ids = dense_ids, w = Operand(spec_, in, 2), to = y.data<char>(),
           experts = experts_, across = across_, absent = absent_] {
       const auto runs = runs_of(static_cast<const uint32_t*>(ids.read()), n, experts, absent);
       if (absent) clear_between(runs, n, to, static_cast<size_t>(wide) * size_of(type));

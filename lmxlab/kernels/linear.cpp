@@ -92,12 +92,11 @@ class Product : public Op {
     const MatrixOut to{y.data<char>(), type_of(out_), n};
     const void* bias = in.size() > 2 ? in[2].data<char>() : nullptr;
     const bool wide = bias && in[2].dtype() == mx::float32;
-    if (rehearsing()) {
-      const Operand oa(a, ta_), ob(b, tb_);
+    const Operand oa(a, ta_), ob(b, tb_);
+    if (rehearsing())
       expect_workspace(
           static_cast<size_t>(gemm_workspace(bias ? 1 : batch, m, n, k, oa.view(), ob.view(), to)));
-    }
-    task([=, oa = Operand(a, ta_), ob = Operand(b, tb_)] {
+    task([=] {
       const MatrixView va = oa.view(), vb = ob.view();
       if (!bias) return gemm_batched(batch, {oa.batch(), ob.batch(), m * n}, m, n, k, va, vb, to);
       // The rows begin as the bias, which the engine adds to.

@@ -235,11 +235,12 @@ class QuantizedProducts : public Op {
     }
     if (across_ || m > kFewRows || one_order()) {
       const auto format = panels::format(many_rows_type(type, activations_));
+      const Dense dense(x);  // its copy is there before the task's workspace
       for (size_t i = 0; rehearsing() && i < products.size(); i++) {
         expect_workspace(many_room(specs_[i].view(), across_, format, m, type));
       }
-      return task([=, across = across_, x = Dense(x)] {
-        const void* const from = x.read();
+      return task([=, across = across_] {
+        const void* const from = dense.read();
         for (size_t i = 0; i < products.size(); i++) {
           if (products[i].y.ld == 0) continue;
           multiply_many(weights[i].view(), across, format, m, type, from, products[i].y);

@@ -234,6 +234,30 @@ int64_t LanguageModel::parameter_bytes() const {
   return core::bytes(core::collect(*transformer_));
 }
 
+int64_t LanguageModel::bytes_read(int64_t tokens) const {
+  struct Stacks : core::Visitor {
+    int64_t bytes = 0;
+    void experts(const std::string&, core::ExpertLinear& e) override {
+      bytes += core::bytes(core::collect(e));
+    }
+  };
+  auto& t = *transformer_;
+  const auto bytes_of = [](auto& part) { return core::bytes(core::collect(part)); };
+  auto n = parameter_bytes();
+  if (!config().tie_head || config().score) n -= bytes_of(t.embed_tokens);
+  if (t.embed_positions) n -= static_cast<int64_t>(t.embed_positions->value.nbytes());
+  if (t.layer_inputs) n -= bytes_of(t.layer_inputs->table);
+  for (auto& head : t.mtp_heads) n -= bytes_of(head);
+  for (size_t i = 0; i < t.layers.size(); ++i) {
+    const auto* experts = config::experts_in(config().layers[i]);
+    if (!experts) continue;
+    Stacks stacks;
+    t.layers[i].visit(stacks);
+    n -= static_cast<int64_t>(double(stacks.bytes) * (1 - experts->met(double(tokens))));
+  }
+  return n;
+}
+
 void LanguageModel::put_score(uint64_t seed) {
   if (config().score) return;
   const Enter enter(runtime_);

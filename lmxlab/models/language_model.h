@@ -99,6 +99,10 @@ class LanguageModel {
   /// Numbers that the weights stand for, packed or not.
   int64_t parameter_count() const;
   int64_t parameter_bytes() const;
+  /// Of them what a pass over so many tokens reads at least: of n experts of which each token meets
+  /// k, n (1 - (1 - k / n)^tokens), as many as are expected where every choice is as likely; tables
+  /// of which it looks up rows, and heads for further tokens, not at all.
+  int64_t bytes_read(int64_t tokens) const;
 
   /// Writes config.json and model.safetensors with the names, shapes and (zero) biases of the
   /// nearest transformers class; each file atomically. Evaluates the weights. @throws

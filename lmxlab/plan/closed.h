@@ -17,14 +17,27 @@ namespace lmxlab::plan {
 int64_t weight_bytes(const config::Model& model, int element, int bits = 0, int group = 64,
                      int embedding_bits = 0);
 
+/// Of the weights, what a pass over so many tokens reads at least: of n experts of which each token
+/// meets k, n (1 - (1 - k / n)^tokens), as many as are expected where every choice is as likely;
+/// tables of which it looks up rows, and heads for further tokens, not at all.
+int64_t bytes_read(const config::Model& model, int64_t tokens, int element, int bits = 0,
+                   int group = 64, int embedding_bits = 0);
+
 /// Of state: adamw's two moments, Adafactor's rows and columns.
 int64_t optimizer_bytes(const config::Model& model, const Settings& settings);
 
 /// Of adapters on every linear layer of the blocks.
 int64_t adapter_parameters(const config::Model& model, int rank);
 
-/// @param element  bytes of a weight that is not packed.
-Parts estimate(const config::Model& model, const Settings& settings, int element);
+/// What an estimate takes into account beside model and settings.
+struct EstimateOptions {
+  int new_tokens = 128;  // that a generation has room for behind its context
+  int max_kv = 0;        // positions that its cache keeps at most; 0: all
+  bool fused = true;     // our kernels: logits, and scores of attention in training, are not whole
+};
+/// @param element  bytes of a weight that is not packed
+Parts estimate(const config::Model& model, const Settings& settings, int element,
+               const EstimateOptions& options = {});
 /// Whether a rehearsal is worth its time: of many models most are far too large. With weights of 16
 /// bits where nothing says how many, they and the optimizer's state are within the budget, and all
 /// that is estimated is at most a seventh above.

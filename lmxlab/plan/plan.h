@@ -25,11 +25,12 @@ struct Parts {
   int64_t workspace = 0;    // of the largest kernel then
   int64_t mapped = 0;       // of the weights: they lie in a file's mapping and are no arrays' own
   int64_t largest_op = 0;   // that an op adds at once, where that is known; within the others
+  int64_t read = 0;         // of the weights: by a step of decode, of all rows; 0 of training
   template <class V>
   void visit(V& v) {
     v("weights", weights), v("kv_cache", kv_cache), v("gradients", gradients);
     v("optimizer", optimizer), v("activations", activations), v("workspace", workspace);
-    v("mapped", mapped), v("largest_op", largest_op);
+    v("mapped", mapped), v("largest_op", largest_op), v("read", read);
   }
   int64_t peak() const {
     return weights + kv_cache + gradients + optimizer + activations + workspace;

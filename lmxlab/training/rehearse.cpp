@@ -21,7 +21,30 @@ size_t bytes_of(const core::Arrays& all) {
   return n;
 }
 
+// What is trained of a model, and how.
+StepOptions prepare(LanguageModel& model, const config::Model& config, const TrainOptions& options,
+                    const TrainSubject& subject) {
+  if (subject.adapt) subject.adapt(model);
+  auto how = step_options(config, options);
+  if (subject.objective) how.objective = subject.objective;
+  if (!how.objective->trains_mtp_heads()) freeze_mtp_heads(model.transformer());
+  return how;
+}
+
 }  // namespace
+
+TrainingMemory count_training(const config::Model& config, const TrainOptions& options,
+                              const TrainSubject& subject) {
+  auto model = subject.load ? subject.load() : LanguageModel(config, options.run.seed);
+  const auto how = prepare(model, config, options, subject);
+  const Enter enter(model.runtime());
+  const TrainStep step(model.transformer(), options.optimizer, how);
+  const auto state = step.initial(options.run.seed);
+  TrainingMemory out;
+  out.weights = static_cast<size_t>(model.parameter_bytes());
+  out.gradients = bytes_of(state.params), out.optimizer = bytes_of(state.optimizer);
+  return out;
+}
 
 TrainingMemory rehearse_training(const config::Model& config, const TrainOptions& options,
                                  mx::Dtype token, const TrainSubject& subject,
@@ -33,11 +56,8 @@ TrainingMemory rehearse_training(const config::Model& config, const TrainOptions
   const kernels::Rehearsal rehearsal;
   auto model = loaded ? std::move(*loaded) : LanguageModel(config, options.run.seed);
   loaded.reset();
-  if (subject.adapt) subject.adapt(model);
+  const auto how = prepare(model, config, options, subject);
   const Enter enter(model.runtime());
-  auto how = step_options(config, options);
-  if (subject.objective) how.objective = subject.objective;
-  if (!how.objective->trains_mtp_heads()) freeze_mtp_heads(model.transformer());
   TrainStep step(model.transformer(), options.optimizer, how);
   mx::eval(core::values(core::collect(model.transformer())));
   core::Arrays first;

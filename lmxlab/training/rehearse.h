@@ -37,7 +37,7 @@ struct TrainSubject {
   /// The same with an adapter: its own, or one of so many ranks; none: no trained weights are there
   /// to be adapted.
   std::function<void(LanguageModel&, int rank)> attach = {};
-  bool adapts = false;  // it has one of its own
+  int rank = 0;  // of one of its own, beside which nothing trains; 0: it has none
   /// The config with another preset in the place of its own; none: it has none.
   std::function<config::Model(const std::string&)> with_preset = {};
   std::function<data::Batch(const RunConfig&)> batch = {};  // of the size of the run's
@@ -49,6 +49,12 @@ struct TrainSubject {
   bool one_order = false;              // of sums, in steps and texts (kernels/one_order.h)
   bool keeps_first = false;            // weights as the run begins, as a reference
 };
+
+/// What such a run holds: weights, optimizer and gradients, by what is built; nothing is computed,
+/// so that it can be where no rehearsal can. The rest is 0.
+/// @throws what loading throws, Error(usage) as Trainer.
+TrainingMemory count_training(const config::Model& config, const TrainOptions& options,
+                              const TrainSubject& subject);
 
 /// The first steps of a Trainer, rehearsed with tokens of `token` type; a model of its own.
 /// @param between  what is done with the model between steps: gives its peak, of all that is held

@@ -213,6 +213,7 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
   parts.subject.adapt = [recipe, heads = parts.config.mtp_heads](LanguageModel& model) {
     adapt(model, recipe, heads);
   };
+  if (recipe.adapter) parts.subject.rank = recipe.adapter->rank;
   const auto token = parts.data.samples ? mx::int32 : parts.data.tokens.dtype();
   const auto kept = teacher_of(recipe, parts.config.vocab);
   const bool mtp = recipe.objective.kind == ObjectiveKind::mtp;
@@ -222,7 +223,6 @@ RunParts prepare(const Recipe& recipe, const std::optional<fs::path>& saved) {
       if (!with.adapter) with.adapter = AdapterOptions{.rank = rank};
       adapt(model, with, {});
     };
-    parts.subject.adapts = recipe.adapter.has_value();
   }
   if (!parts.subject.load && recipe.model.contains("preset") && !mtp)  // heads are of this width
     parts.subject.with_preset = [recipe, vocab](const std::string& name) {

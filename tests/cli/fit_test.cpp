@@ -77,6 +77,54 @@ TEST(Fit, PackingIsPlannedAsItIsGiven) {
   expect_error({"fit", "--group-size", "32"}, 2, "usage", {"need one"});
 }
 
+// A token of decode meets some of the experts: what it reads is less than the weights.
+TEST(Fit, TheBusCarriesTheExpertsThatATokenMeets) {
+  const std::vector<std::string> uses{"mixtral-tiny", "--context", "8"};
+  const auto parts = fit(uses).at("parts");
+  const double read = parts.at("read").as_number(), cache = parts.at("kv_cache").as_number();
+  EXPECT_LT(read + cache, parts.at("weights").as_number());
+  auto words = uses;
+  words.insert(words.begin(), "bench");
+  words.insert(words.end(), {"--repeat", "1", "--json"});
+  const auto o = lmxlab_run(words);
+  ASSERT_EQ(o.code, 0) << o.err;
+  const auto b = json_of(o);
+  const double moved = b.at("gbytes_per_s").as_number() / b.at("tokens_per_s").as_number() * 1e9;
+  EXPECT_GT(moved, read);
+  EXPECT_LT(moved, read + cache);
+
+  const auto of_chip = lmxlab_run({"fit", "mixtral-tiny", "--chip", "M1", "--json"});
+  ASSERT_EQ(of_chip.code, 0) << of_chip.err;
+  const auto p = json_of(of_chip).at("parts");
+  EXPECT_NEAR(json_of(of_chip).at("decode_tokens_per_s_bound").as_number(),
+              68.25e9 / (p.at("read").as_number() + p.at("kv_cache").as_number()), 1);
+  EXPECT_TRUE(fit(uses).at("decode_tokens_per_s_bound").is_null()) << "of memory alone";
+}
+
+TEST(Fit, AdaptersHaveTheRankThatIsAskedFor) {
+  const auto of = [](std::vector<std::string> more) {
+    more.insert(more.begin(), {"llama-tiny", "--mode", "lora"});
+    return fit(more);
+  };
+  const auto usual = of({}), larger = of({"--rank", "32"});
+  EXPECT_EQ(usual.at("rank").as_integer(), 16);
+  EXPECT_EQ(larger.at("rank").as_integer(), 32);
+  EXPECT_EQ(larger.at("parts").at("gradients").as_integer(),
+            2 * usual.at("parts").at("gradients").as_integer());
+  EXPECT_TRUE(fit({"llama-tiny"}).at("rank").is_null());
+  const auto text = lmxlab_run({"fit", "llama-tiny", "--mode", "lora", "--memory", "1GB"});
+  EXPECT_NE(text.out.find("rank 16"), std::string::npos) << text.out;
+  expect_error({"fit", "llama-tiny", "--rank", "8"}, 2, "usage", {"--mode lora or qlora"});
+  expect_error({"fit", "--rank", "8"}, 2, "usage", {"need one"});
+}
+
+TEST(Fit, AModelWithoutACacheHasNoneToPack) {
+  for (const std::string command : {"fit", "bench"})
+    expect_error({command, "mamba-tiny", "--kv-bits", "8"}, 2, "usage", {"no keys and values"});
+  expect_error({"generate", "mamba-tiny", "--tokens", "1", "--kv-bits", "8"}, 2, "usage",
+               {"no keys and values"});
+}
+
 // Steps, and for GRPO the texts that are written between them: what `train` says it will take.
 TEST(Fit, ARecipeIsPlannedAsItsRun) {
   const TemporaryFolder folder;

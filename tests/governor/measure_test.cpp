@@ -140,7 +140,7 @@ TEST(Measure, ClosedFormsAgreeWhereTheyAreExact) {
     const auto closed = plan::estimate(config, s, 4);
     EXPECT_EQ(rehearsed.weights, closed.weights) << name;
     EXPECT_EQ(rehearsed.optimizer, closed.optimizer) << name;
-    EXPECT_NEAR(double(closed.peak()), double(rehearsed.peak()), 0.25 * double(rehearsed.peak()))
+    EXPECT_NEAR(double(closed.peak()), double(rehearsed.peak()), 0.05 * double(rehearsed.peak()))
         << name << ": activations are estimated";
     plan::Settings g;
     g.context = 64;
@@ -148,6 +148,46 @@ TEST(Measure, ClosedFormsAgreeWhereTheyAreExact) {
     EXPECT_EQ(drawn.weights, estimated.weights) << name;
     EXPECT_EQ(drawn.kv_cache, estimated.kv_cache) << name;
   }
+}
+
+// Of eight experts each token meets two: one row 2, three rows 8 (1 - (3/4)^3) = 4.625.
+TEST(Measure, OfExpertsAStepReadsThoseThatItsTokensMeet) {
+  constexpr int kDim = 64, kVocab = 96, kHidden = 32, kShared = 64, kLayers = 2;
+  auto config = config::llama({.depth = kLayers,
+                               .dim = kDim,
+                               .heads = 4,
+                               .kv_heads = 2,
+                               .hidden = 64,
+                               .vocab = kVocab,
+                               .context = 64});
+  config.tie_head = false, config.family = "custom";
+  for (auto& b : config.layers)
+    b.ffn = config::Moe{.experts = 8, .top_k = 2, .hidden = kHidden, .shared = kShared};
+  const int64_t attention = kDim * (64 + 32 + 32) + 64 * kDim, router = 8 * kDim;
+  const int64_t shared = 3 * kDim * kShared, norms = 2 * kDim, expert = 3 * kDim * kHidden;
+  const auto by_hand = [&](double experts) {
+    const auto block = double(attention + router + shared + norms) + experts * double(expert);
+    return 4 * (kLayers * block + kDim + kVocab * kDim);  // the last norm, the head
+  };
+  LanguageModel model(config);
+  for (const auto& [rows, experts] : {std::pair{1, 2.0}, {3, 4.625}}) {
+    plan::Settings s;
+    s.batch = rows, s.context = 16;
+    const auto expected = by_hand(experts);
+    EXPECT_NEAR(double(measure({.config = config}, s).read), expected, kLayers) << rows;
+    EXPECT_NEAR(double(model.bytes_read(rows)), expected, kLayers) << rows;
+    EXPECT_NEAR(double(plan::estimate(config, s, 4).read), expected, kLayers) << rows;
+    s.bits = 4, s.group_size = 32;
+    const auto packed = double(measure({.config = config}, s).read);
+    EXPECT_NEAR(double(plan::estimate(config, s, 4).read), packed, 0.01 * packed) << rows;
+    EXPECT_LT(packed, 0.3 * expected) << rows;
+  }
+  // Tables of which rows are looked up are not read, a tied one is the head; heads stay out.
+  auto tied = config;
+  tied.tie_head = true;
+  tied.mtp_heads.assign(1, config::mtp_block(tied));
+  EXPECT_NEAR(double(LanguageModel(tied).bytes_read(1)), by_hand(2), kLayers);
+  EXPECT_NEAR(double(plan::estimate(tied, {.context = 16}, 4).read), by_hand(2), kLayers);
 }
 
 // A file of tensors: the length of its header in eight bytes, the header, the numbers.
@@ -211,6 +251,30 @@ TEST(Measure, PackedWeightsAreAsSmallAsThePlanSaid) {
     EXPECT_EQ(mapped.mapped, packed);
     EXPECT_EQ(mapped.arrays() + packed, mapped.peak());
   }
+}
+
+// A packed product of rows that do not lie together copies them first, beside its workspace.
+TEST(Measure, CopiesOfStridedRowsAreThereWithTheWorkspace) {
+  const auto config = config::preset("rwkv-tiny");
+  constexpr int kRows = 3, kPrompt = 300;
+  plan::Settings s;
+  s.batch = kRows, s.context = kPrompt, s.bits = 4;
+  const auto planned = measure({.config = config}, s);
+  LanguageModel model(config);
+  quantize_model(model, {.bits = 4});
+  interleave_model(model);
+  evaluate_weights(model);
+  kernels::clear_cache();
+  const auto before = int64_t(kernels::active_bytes()) - model.parameter_bytes();
+  kernels::reset_peak();
+  std::vector<std::vector<int>> prompts;  // the same one would be read once
+  for (int r = 0; r < kRows; ++r) prompts.emplace_back(kPrompt, r);
+  TokenStream stream(model, prompts,
+                     {.sampling = {.temperature = 0}, .max_tokens = 128, .ignore_eos = true});
+  while (stream.next()) {
+  }
+  const auto measured = double(int64_t(kernels::peak_bytes()) - before);
+  EXPECT_NEAR(double(planned.peak()), measured, 0.01 * measured);
 }
 
 // What speculative decoding takes: both models, both caches, the pass over what is drafted.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Predicted against measured peak memory, over random settings: `lmxlab fit` beside `lmxlab bench`, each in a process of its own.
+"""Predicted against measured peak memory, over random settings: `lmxlab fit` beside `lmxlab bench`, and for adapters a short `lmxlab train`,
+each in a process of its own.
 
     tools/plan/sweep.py --program build/release/lmxlab [--count 60] [--seed 1] [--checkpoints DIR] [--only TEXT] [--jobs 1] [--gpu]
         [--json FILE]
@@ -82,21 +83,39 @@ class Model:
         info = subprocess.run([program, "info", name, "--json"], capture_output=True, text=True)
         if info.returncode:
             raise SystemExit(f"info {name}: exit code {info.returncode}\n{info.stderr}")
-        config = json.loads(info.stdout)["config"]
+        info = json.loads(info.stdout)
+        config = info["config"]
         position = config.get("position") or {}
         self.name, self.shown, self.packs, self.big = name, shown, packs, big
         self.learned = position.get("length") if isinstance(position, dict) else None
-        self.packs_cache = all(mixer.get("head_dim", 0 if mixer["kind"] == "mla" else 32) % 32 == 0
-                               for mixer in (layer["mixer"] for layer in config["layers"]))
-        self.groups = [g for g in (32, 64, 128) if packs and self.whole(config, g)]
+        attention = [mixer.get("attention", mixer) for mixer in (layer["mixer"] for layer in config["layers"])]
+        attention += [block["attention"] for block in config.get("shared_blocks") or []]
+        kinds = [mixer.get("kind", "attention") for mixer in attention]
+        self.packs_cache = info["kv_bytes_per_token"] > 0 and "mla" not in kinds and all(
+            mixer["head_dim"] % 32 == 0 for mixer, kind in zip(attention, kinds) if kind in ("attention", "nsa"))
+        self.adapts = name.endswith("-tiny") and config["vocab"] >= 256 and not config.get("mtp_heads")
+        self.program = program
+        self.groups = [g for g in (32, 64, 128) if packs and self.whole(program, g)]
 
-    @staticmethod
-    def whole(config, group):
-        """Whether every matrix has inputs of whole groups."""
-        inputs = {config["dim"]}
-        for block in config["layers"]:
-            inputs |= {block["mixer"]["heads"] * block["mixer"]["head_dim"], block["ffn"]["hidden"]}
-        return all(n % group == 0 for n in inputs)
+    def pack(self, folder):
+        """Makes a folder of packed weights; false for a family that has no form for them."""
+        done = subprocess.run([self.program, "quantize", self.name, str(folder), "--bits", "4", "--group-size", str(self.groups[0]), "--json",
+                               "--quiet"], capture_output=True, text=True)
+        if done.returncode not in (0, 6):
+            raise SystemExit(f"quantize {self.name}: exit code {done.returncode}\n{done.stderr}{done.stdout}")
+        return done.returncode == 0
+
+    def saves_packed(self):
+        with tempfile.TemporaryDirectory() as made:
+            return bool(self.groups) and self.pack(pathlib.Path(made) / "packed")
+
+    def whole(self, program, group):
+        """Whether every matrix has inputs of whole groups: the program knows those of each mixer."""
+        done = subprocess.run([program, "fit", self.name, "--memory", "1000GB", "--bits", "4", "--group-size", str(group)],
+                              capture_output=True, text=True)
+        if done.returncode and "no multiple of the group size" not in done.stderr:
+            raise SystemExit(f"fit {self.name} --group-size {group}: exit code {done.returncode}\n{done.stderr}")
+        return done.returncode == 0
 
 
 def models(rng, program, folder, checkpoints):
@@ -115,7 +134,7 @@ def models(rng, program, folder, checkpoints):
             yield Model(program, name, name)
         elif kind == "tiny":
             name = next(tiny)
-            yield Model(program, name, name, packs=False)
+            yield Model(program, name, name)
         elif kind == "big":
             name = next(big)
             yield Model(program, name, name, big=True)
@@ -131,15 +150,19 @@ def models(rng, program, folder, checkpoints):
 
 def settings(rng, model):
     """One random setting: the mode, and the arguments that fit and bench share."""
-    mode = rng.choice(["train", "decode", "prefill"])
-    train = mode == "train"
+    mode = rng.choice(["train", "decode", "prefill"] + (["lora", "qlora"] if model.adapts else []))
+    if mode == "qlora" and not model.saves_packed():
+        mode = "lora"
+    train = mode in ("train", "lora", "qlora")
     batch = rng.choice([1, 2] if model.big else [1, 2, 3, 8, 16])
     context = rng.choice([17, 64, 200, 256] if train and model.big else [17, 64, 128, 200, 300, 500])
     if model.learned:
         context = min(context, model.learned if train else max(1, model.learned - 130, model.learned // 2))
     if train:
         batch = max(1, min(batch, (512 if model.big else 2048) // context))
-    both = ["--batch", str(batch), "--context", str(context), "--dtype", rng.choice(["f32", "f32", "bf16"])]
+    # New weights under adapters are float32 in a run; `fit` takes those of a preset for a checkpoint's of the type it is given.
+    dtype = "f32" if mode == "lora" else rng.choice(["f32", "f32", "bf16"])
+    both = ["--batch", str(batch), "--context", str(context), "--dtype", dtype]
     if train:
         if rng.random() < 0.4:
             both.append("--gradient-checkpointing")
@@ -149,6 +172,8 @@ def settings(rng, model):
             both += ["--state-bits", "8"]
         if rng.random() < 0.25:
             both += ["--accumulate", "2"]
+        if mode != "train":
+            both += ["--rank", str(rng.choice([4, 8, 16, 32]))]
         return mode, both
     if model.groups and rng.random() < 0.5:
         both += ["--bits", str(rng.choice([2, 3, 4, 5, 6, 8])), "--group-size", str(rng.choice(model.groups))]
@@ -166,7 +191,37 @@ def run(program, words):
     return json.loads(done.stdout)
 
 
+def train(program, preset, given):
+    """What a few steps of a recipe take, given as `fit` is."""
+    rows, tokens = int(given["--batch"]), int(given["--context"])
+    with tempfile.TemporaryDirectory() as made:
+        folder = pathlib.Path(made)
+        # As many tokens, one a byte, as `fit` counts for its data.
+        (folder / "text").write_text("a" * (max(2 * rows * tokens, 4096) + 1 + tokens))
+        keys = {"model.preset": preset, "data.tokenizer": "byte", "data.file": folder / "text", "data.validation": 0,
+                "adapter.rank": given["--rank"], "run.batch": rows, "run.context": tokens, "run.dtype": given["--dtype"],
+                "run.accumulate": given.get("--accumulate", 1), "run.gradient_checkpointing": str("--gradient-checkpointing" in given).lower(),
+                "run.steps": 3, "run.eval_every": 0, "optimizer.name": given["--optimizer"], "optimizer.state_bits": given.get("--state-bits", 32)}
+        return run(program, ["train", *(word for key, value in keys.items() for word in ("--set", f"{key}={value}")),
+                             "--out", str(folder / "run")])
+
+
+def compare_adapters(program, model, mode, both):
+    given = dict(zip(both, [*both[1:], ""]))
+    with tempfile.TemporaryDirectory() as made:
+        name = model.name
+        if mode == "qlora":
+            name = str(pathlib.Path(made) / "packed")
+            model.pack(name)
+        plan = run(program, ["fit", name, "--mode", mode, "--memory", "1000GB", *both])
+        planned, measured = plan["peak_bytes"] - plan["parts"]["mapped"], train(program, name, given)["peak_bytes"]
+    return {"mode": mode, "model": model.shown, "settings": both, "words": words_of(model, mode, both), "planned": planned,
+            "measured": measured, "counter": planned / measured - 1}
+
+
 def compare(program, model, mode, both, gpu):
+    if mode in ("lora", "qlora"):
+        return compare_adapters(program, model, mode, both)
     # Of a machine that is named, so that this one's bandwidth is not measured each time.
     plan = run(program, ["fit", model.name, "--mode", "train" if mode == "train" else "generate", "--memory", "1000GB", *both])
     within = ["--memory", f"{plan['peak_bytes'] / MIB + 0.001:.3f}MB"] if gpu else []
