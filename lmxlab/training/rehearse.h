@@ -34,7 +34,7 @@ struct Judging {
 struct TrainSubject {
   std::function<LanguageModel()> load = {};        // maps weights that are there
   std::function<void(LanguageModel&)> adapt = {};  // what is made of them: adapters, other types
-  int rank = 0;  // of adapters that it attaches, beside which nothing trains; 0: none
+  int rank = 0;                                    // of adapters that it attaches; 0: none
   std::function<data::Batch(const RunConfig&)> batch = {};  // of the size of the run's
   std::shared_ptr<const Objective> objective = {};          // none: that of the options
   /// Bytes of what is done and over before the first step.
