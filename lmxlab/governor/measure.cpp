@@ -205,8 +205,8 @@ plan::Parts estimate_training(const Subject& subject, const plan::Settings& sett
   if (!asked) return p;
   if (const auto& w = own.writes) {
     const plan::Settings texts{.batch = w->rows, .context = w->prompt};
-    const auto writing = plan::estimate(subject.config, texts, element,
-                                        {.new_tokens = w->completion, .fused = fused()});
+    const auto writing =
+        plan::estimate(subject.config, texts, element, {.new_tokens = w->completion});
     p.activations = std::max(p.activations, writing.kv_cache + writing.activations - p.gradients);
   }
   add_judges(p, own.judges);
@@ -369,8 +369,8 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
     subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
   if (settings.kv_bits && *settings.kv_bits > 0 && !subject.pass &&
       !config::keeps_keys(subject.config))
-    throw Error(Kind::usage,
-                "[plan] the model keeps no keys and values: kv_bits has nothing to do");
+    throw Error(Kind::usage, "[plan] kv_bits " + std::to_string(*settings.kv_bits) +
+                                 ": the model keeps no keys and values. Leave it out.");
   if (!kernels::can_rehearse()) return arithmetic(subject, settings);
   if (settings.mode == plan::Mode::generate)
     return rehearsed(measure_generation, subject, settings);

@@ -253,6 +253,12 @@ TEST(Measure, PackedWeightsAreAsSmallAsThePlanSaid) {
   }
 }
 
+// So that no advice names a way out that a command refuses.
+TEST(Measure, StatesAreNoKeysThatCanBePacked) {
+  EXPECT_THROW(measure({.config = config::preset("mamba-tiny")}, {.context = 16, .kv_bits = 8}),
+               Error);
+}
+
 // A packed product of rows that do not lie together copies them first, beside its workspace.
 TEST(Measure, CopiesOfStridedRowsAreThereWithTheWorkspace) {
   const auto config = config::preset("rwkv-tiny");
