@@ -116,7 +116,9 @@ class Bench : public Command {
     options.schedule.warmup = 0;
     const size_t n = StepArguments::tokens(batch_, context);
     govern_training(m.model.config(), options, n * sizeof(int32_t),
-                    {.budget = limit_.value_or(machine_budget()), .words = StepArguments::words});
+                    {.budget = limit_.value_or(machine_budget()),
+                     .words = StepArguments::words,
+                     .stop = context_of_run.stop});
     const auto ids = random_ids(n, m.model.config().vocab, 1);
     const std::vector<int32_t> values(ids.begin(), ids.end());
     const mx::array tokens(values.begin(), {int(n)}, mx::int32);

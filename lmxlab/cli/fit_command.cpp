@@ -153,6 +153,7 @@ class Fit : public Command {
       throw Error(Kind::usage, "[fit] --set changes a recipe, and " + *model_ + " is none");
     const auto place = find_model(*model_, context);
     Subject subject{read_config(place, context), weights_of(place), dtype_argument(dtype_)};
+    subject.stop = context.stop;
     subject.bits = pack_.bits;
     const auto s = settings(subject.config);
     // Data of a run: two batches at least, as `bench` has.
@@ -162,7 +163,8 @@ class Fit : public Command {
     const int64_t bytes = subject.weights.empty() ? 0 : file_bytes(subject.weights);
     const auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure_way(subject, bytes, t); },
-        StepArguments::words, smaller_presets(subject, s, m.budget));
+        StepArguments::words, smaller_presets(subject, s, m.budget),
+        [&](const plan::Settings& t) { return roughly(subject, t); });
     const auto read = plan.parts.read + plan.parts.kv_cache;
     const double bound = s.mode == plan::Mode::generate && m.bandwidth > 0
                              ? plan::decode_bound(read, m.bandwidth) * s.batch
@@ -187,12 +189,14 @@ class Fit : public Command {
     Subject subject{.config = parts.config,
                     .training = {recipe.optimizer, recipe.schedule, recipe.run}};
     subject.trains = parts.subject, subject.held = parts.data.bytes();
+    subject.stop = context.stop;
     const auto s = training_settings(subject.training, subject.trains);
     const auto m = machine(false);
     auto plan = plan::make_plan(
         s, m.budget, [&](const plan::Settings& t) { return measure(subject, t); },
         training_words(subject.trains, recipe_words(toml, *model_, set_)),
-        smaller_presets(subject, s, m.budget));
+        smaller_presets(subject, s, m.budget),
+        [&](const plan::Settings& t) { return roughly(subject, t); });
     offer_fewer_texts(plan, subject);
     return show(context, plan, subject.config, 0, m.name);
   }
@@ -301,6 +305,7 @@ class Fit : public Command {
         if (n / 2 > m.budget.bytes) continue;  // of four bits each
         Subject subject{
             config::preset(name), {}, use.bf16 ? std::optional(DType::bf16) : std::nullopt};
+        subject.stop = context.stop;
         plan::Settings s;
         s.mode = use.mode, s.bits = use.bits, s.bf16 = use.bf16, s.batch = batch_;
         const auto* learned = std::get_if<config::Learned>(&subject.config.position);

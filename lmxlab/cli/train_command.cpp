@@ -174,7 +174,7 @@ class Train : public Command {
       TrainOptions training{recipe.optimizer, recipe.schedule, recipe.run};
       plan::Plan plan;
       GovernOptions govern;
-      govern.auto_fit = auto_fit_ && !fixed, govern.fixed = fixed;
+      govern.auto_fit = auto_fit_ && !fixed, govern.fixed = fixed, govern.stop = context.stop;
       if (!fixed)
         govern.words = sweeping_ ? recipe_words(write_recipe(recipe), recipe_name(), {})
                                  : recipe_words(recipe_text(), recipe_name(), overrides());

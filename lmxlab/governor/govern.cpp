@@ -71,14 +71,15 @@ std::string govern_training(const config::Model& config, TrainOptions& training,
                             const TrainSubject& trains) {
   set_memory_limits(options.budget, 0);  // weights change: nothing is wired
   Subject subject{.config = config, .training = training};
-  subject.trains = trains, subject.held = data_bytes;
+  subject.trains = trains, subject.held = data_bytes, subject.stop = options.stop;
   const auto settings = training_settings(training, trains);
   const auto measured = [&](const plan::Settings& s) { return measure(subject, s); };
   const auto words =
       training_words(trains, options.words ? options.words : plan::Words(plan::recipe_words));
   auto plan = plan::make_plan(settings, options.budget, measured,
                               options.fixed ? plan::Words(no_words) : words,
-                              smaller_presets(subject, settings, options.budget));
+                              smaller_presets(subject, settings, options.budget),
+                              [&](const plan::Settings& s) { return roughly(subject, s); });
   std::string change;
   if (!plan.fits()) {
     if (!options.fixed) offer_fewer_texts(plan, subject);

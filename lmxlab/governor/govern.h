@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct GovernOptions {
   bool auto_fit = false;  // take the cheapest change that this can apply
   /// What a change is called on the command line; none: as recipes and `generate` call it.
   plan::Words words = {};
+  std::stop_token stop = {};
   bool fixed = false;  // a run that goes on as it began: nothing of it can be changed
   /// Packs the weights where they are; none: that is no change that can be applied.
   std::function<void(const QuantizeOptions&)> pack = {};

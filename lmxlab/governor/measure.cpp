@@ -359,14 +359,23 @@ plan::Parts rehearsed(plan::Parts (*how)(const Subject&, const plan::Settings&),
   return arithmetic(subject, settings);
 }
 
+// With a preset in the model's place, where there is to be one.
+Subject with_preset(Subject subject, const std::string& preset) {
+  if (preset.empty()) return subject;
+  subject.config = preset_of(subject, preset), subject.weights.clear();
+  subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
+  return subject;
+}
+
 }  // namespace
 
+plan::Parts roughly(const Subject& subject, const plan::Settings& settings) {
+  return arithmetic(with_preset(subject, settings.preset), settings);
+}
+
 plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
-  Subject subject = asked;
-  if (!settings.preset.empty())
-    subject.config = preset_of(subject, settings.preset), subject.weights.clear();
-  if (!settings.preset.empty())
-    subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
+  if (asked.stop.stop_requested()) throw Error(Kind::canceled, "[plan] interrupted");
+  const auto subject = with_preset(asked, settings.preset);
   if (settings.kv_bits && *settings.kv_bits > 0 && !subject.pass &&
       !config::keeps_keys(subject.config))
     throw Error(Kind::usage, "[plan] kv_bits " + std::to_string(*settings.kv_bits) +
@@ -381,10 +390,10 @@ plan::Parts measure(const Subject& asked, const plan::Settings& settings) {
   };
   // A graph of a thousand batches, or of a loss in a thousand pieces, would take minutes to build.
   constexpr int kBatches = 4;
-  constexpr int64_t kTokens = 1 << 14;
+  const int64_t tokens = settings.checkpointing ? 1 << 14 : 1 << 15;
   if (settings.accumulate > kBatches)
     return of(&plan::Settings::accumulate, kBatches - 1, kBatches);
-  const auto rows = static_cast<int>(std::max<int64_t>(1, kTokens / settings.context));
+  const auto rows = static_cast<int>(std::max<int64_t>(1, tokens / settings.context));
   if (settings.batch > 2 * rows) return of(&plan::Settings::batch, rows, 2 * rows);
   return rehearsed(measure_training, subject, settings);
 }

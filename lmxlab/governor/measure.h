@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <stop_token>
 
 namespace lmxlab {
 
@@ -47,6 +48,7 @@ struct Subject {
   bool base_drafts = false;  // the model without its adapters
   std::optional<config::Model> draft = {};
   std::filesystem::path draft_weights = {};
+  std::stop_token stop = {};  // ends a plan too
 };
 
 /// What a plan asks of a run's settings. @param trains  with adapters it is LoRA's
@@ -71,6 +73,8 @@ int64_t mapped_bytes(LanguageModel& model, LanguageModel* draft = nullptr);
 /// By a rehearsal where there can be one, else (and where there is no memory for it) by arithmetic.
 /// @throws Error(usage) for settings that cannot be, what loading throws.
 plan::Parts measure(const Subject& subject, const plan::Settings& settings);
+/// The same by arithmetic, at once: it tells what is far above a budget.
+plan::Parts roughly(const Subject& subject, const plan::Settings& settings);
 /// As measure, of a way out: packing makes a folder first, and that counts too.
 /// @param bytes  of the weights as they are
 plan::Parts measure_way(const Subject& subject, int64_t bytes, const plan::Settings& settings);

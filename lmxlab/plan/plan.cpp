@@ -110,7 +110,7 @@ std::string gigabytes(int64_t bytes) {
 }  // namespace
 
 Plan make_plan(const Settings& settings, const Budget& budget, const Measure& measure,
-               const Words& words, const Smaller& smaller) {
+               const Words& words, const Smaller& smaller, const Measure& roughly) {
   Plan plan{settings, measure(settings), budget};
   if (plan.fits()) return plan;
   // None: it cannot be asked for, or cannot be; too few positions, say.
@@ -120,8 +120,13 @@ Plan make_plan(const Settings& settings, const Budget& budget, const Measure& me
       if (t == s) return n;
     std::optional<int64_t> n;
     try {
-      if (words(settings, s)) n = measure(s).peak();
-    } catch (const Error&) {
+      if (words(settings, s)) {
+        if (roughly) n = roughly(s).peak();
+        if (!n || *n <= 2 * budget.bytes) n = measure(s).peak();
+      }
+    } catch (const Error& e) {
+      if (e.kind() == Kind::canceled) throw;
+      n.reset();
     }
     known.emplace_back(s, n);
     return n;

@@ -92,8 +92,9 @@ using Smaller = std::function<std::vector<std::string>()>;
 /// The plan, and where it does not fit the changes that make it fit: one of them alone where one
 /// does, else several together, none of which is too many.
 /// @param smaller  of the same family; asked until one fits. None: there are none.
+/// @param roughly  at once: what it says takes more than twice the budget is not measured
 Plan make_plan(const Settings& settings, const Budget& budget, const Measure& measure,
-               const Words& words, const Smaller& smaller = {});
+               const Words& words, const Smaller& smaller = {}, const Measure& roughly = {});
 
 /// The lines of a report: parts, peak, budget, advice.
 std::string report(const Plan& plan);

@@ -343,6 +343,9 @@ TEST_F(Limit, Measurements) {
   // Lists of tokens that a rehearsal has no place for.
   EXPECT_EQ(lmxlab_run({"fit", "llama-tiny", "--batch", "8192", "--context", "64"}, how).code, 7);
   expect_fits({"fit", "gpt-small"});
+  // Of thousands of arrays at a time, and of many models.
+  EXPECT_EQ(lmxlab_run({"fit", "llama-7b", "--mode", "lora"}, how).code, 7);
+  expect_fits({"fit"});
   const auto o = lmxlab_run({"fit", "llama-7b", "--json"}, how);
   EXPECT_EQ(o.code, 7) << o.err;
   const auto said = json_of(o);

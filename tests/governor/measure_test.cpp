@@ -7,6 +7,7 @@
 #include "lmxlab/kernels/memory.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/closed.h"
+#include "lmxlab/plan/words.h"
 #include "lmxlab/training/run.h"
 
 #include "tests/support/error_of.h"
@@ -129,6 +130,49 @@ TEST(Measure, FineTuningIsWhatARunTakes) {
     const auto measured = result.train.peak_bytes - held - text;
     EXPECT_NEAR(double(planned), double(measured), 0.03 * double(measured)) << c.name;
   }
+}
+
+TEST(Measure, ManyBatchesAreKnownFromAFew) {
+  const auto config = config::preset("llama-tiny");
+  // Of as many tokens, beyond what is rehearsed: more rows, and more batches that are added up.
+  const auto at = [&](int batch, int accumulate, bool checkpointing) {
+    auto o = training(batch, 64);
+    o.run.accumulate = accumulate, o.run.gradient_checkpointing = checkpointing;
+    return double(measure({.config = config, .training = o}, settings_of(o)).peak());
+  };
+  for (const bool checkpointing : {false, true}) {
+    const double many = at(2048, 1, checkpointing), twice = at(4096, 1, checkpointing);
+    EXPECT_NEAR(twice / many, 2, 0.02) << checkpointing;
+    EXPECT_GT(at(4097, 1, checkpointing), twice) << checkpointing;
+  }
+  const double more = at(2, 5, false) - at(2, 4, false);
+  EXPECT_EQ(at(2, 4, false) - at(2, 3, false), more);
+  EXPECT_EQ(at(2, 100'000, false), at(2, 4, false) + 99'996 * more);
+}
+
+TEST(Measure, SizesThatCannotBeBuiltAreFarTooLarge) {
+  // 2^31 rows of a matrix and more.
+  auto o = training(1 << 20, 4096);
+  const auto parts =
+      measure({.config = config::preset("llama-tiny"), .training = o}, settings_of(o));
+  EXPECT_GT(parts.peak(), int64_t{1} << 40);
+}
+
+TEST(Measure, APlanCanBeInterrupted) {
+  std::stop_source stop;
+  stop.request_stop();
+  const auto o = training(1, 16);
+  Subject subject{.config = config::preset("llama-tiny"), .training = o};
+  subject.stop = stop.get_token();
+  EXPECT_EQ(test::error_of([&] { measure(subject, settings_of(o)); }).kind(), Kind::canceled);
+  // While ways out are looked for too, where other errors only mean that one is none.
+  const auto planning = test::error_of([&] {
+    const auto measured = [&](const plan::Settings& s) {
+      return s == settings_of(o) ? plan::Parts{.weights = 1} : measure(subject, s);
+    };
+    plan::make_plan(settings_of(o), {}, measured, plan::recipe_words);
+  });
+  EXPECT_EQ(planning.kind(), Kind::canceled);
 }
 
 TEST(Measure, ClosedFormsAgreeWhereTheyAreExact) {
