@@ -50,7 +50,8 @@ int print_table(int rounds, bool quick) {
     const auto config = model_of(size);
     plan::Settings settings;
     settings.context = kPrompt + kTokens;
-    const auto bytes = decode_bytes(config, lmxlab::measure(Subject{config}, settings));
+    const auto parts = lmxlab::measure(Subject{config}, settings);
+    const auto bytes = parts.read + parts.kv_cache;
     if (quick && bytes > 50'000'000) break;
     cases.push_back(Case{size, LanguageModel(config, 1), bytes});
   }

@@ -168,8 +168,13 @@ MappedFile::MappedFile(const fs::path& path) : path_(path) {
     failed("map", path);
   }
   auto* base = static_cast<std::byte*>(region_) + page;
-  if (size_ > 0 &&
-      ::mmap(base, size_, PROT_READ, MAP_PRIVATE | MAP_FIXED, file.fd, 0) == MAP_FAILED) {
+  // A GPU that shares the memory is given these pages as they are (io/mapped_array.h).
+#ifdef __APPLE__
+  constexpr int kSharing = MAP_SHARED;
+#else
+  constexpr int kSharing = MAP_PRIVATE;
+#endif
+  if (size_ > 0 && ::mmap(base, size_, PROT_READ, kSharing | MAP_FIXED, file.fd, 0) == MAP_FAILED) {
     const int code = errno;
     ::munmap(region_, total_);
     errno = code;

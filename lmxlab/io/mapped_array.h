@@ -10,9 +10,9 @@
 namespace lmxlab::io {
 namespace mx = mlx::core;
 
-/// On the CPU a view of the mapping, which it keeps alive; a copy where the offset is no multiple
-/// of the element or MLX's buffers are the GPU's. The part must lie within the file: the caller has
-/// checked it.
+/// A view of the mapping, which it keeps alive: on the CPU where the offset is a multiple of the
+/// element, on Metal of 16 bytes (a buffer of the whole pages it lies on). Else, and on CUDA, a
+/// copy. The part must lie within the file: the caller has checked it.
 mx::array mapped_array(const std::shared_ptr<MappedFile>& file, size_t offset,
                        const mx::Shape& shape, mx::Dtype dtype);
 
