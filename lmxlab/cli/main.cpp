@@ -4,6 +4,7 @@
 #include "lmxlab/cli/commands.h"
 #include "lmxlab/cli/context.h"
 #include "lmxlab/cli/signals.h"
+#include "lmxlab/kernels/cublas_workspace.h"
 #include "lmxlab/kernels/isa.h"
 #include "lmxlab/kernels/machine.h"
 #include "lmxlab/kernels/thread_pool.h"
@@ -156,6 +157,8 @@ void read_environment() {
                                    "\": expected a number of threads from 1 to 256");
     kernels::set_threads(int(n));
   }
+  if (const auto tf32 = value("MLX_ENABLE_TF32"); !tf32.empty())  // as MLX reads it
+    kernels::set_tf32(std::atoi(tf32.c_str()) != 0);
   if (const auto cpu = value("LMXLAB_CPU"); !cpu.empty())
     with_context("[lmxlab] LMXLAB_CPU", [&] { kernels::set_isa(kernels::isa_named(cpu)); });
 }

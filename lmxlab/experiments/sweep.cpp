@@ -298,7 +298,11 @@ SweepResult train_all(const Sweep& sweep, const fs::path& out, const SweepHooks&
       if (hooks.end) hooks.end(run, &done, nullptr);
     } catch (...) {
       const Error error = current_error();
-      if (error.kind() == Kind::canceled) throw;
+      if (error.kind() == Kind::canceled) {  // before its first step
+        result.canceled = true;
+        record.state(i, "waiting");
+        break;
+      }
       record.state(i, "failed", &error);
       result.failures.push_back({run.folder, error});
       if (hooks.end) hooks.end(run, nullptr, &error);

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -73,10 +73,7 @@ enum : int { kPointerMode = 2, kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, 
 enum : int { kBatchCount = 5, kBatchStride = 6, kBatchMode = 8 };
 enum : int { kMostWorkspace = 1, kByPointers = 1, kAddRow = 4 };
 
-bool with_tf32() {
-  const char* const asked = std::getenv("MLX_ENABLE_TF32");
-  return !asked || std::atoi(asked) != 0;
-}
+std::atomic<bool> g_tf32{true};
 
 using Handle = void*;
 struct Choice {
@@ -171,7 +168,7 @@ class Library {
 
   // In its columns where MLX has rows: the second matrix comes first.
   size_t ask(const CublasProduct& p) {
-    int type = kRealFloat, compute = with_tf32() ? kComputeTf32 : kCompute32;
+    int type = kRealFloat, compute = g_tf32 ? kComputeTf32 : kCompute32;
     if (p.dtype == mx::float16 || p.dtype == mx::bfloat16) {
       type = p.dtype == mx::float16 ? kRealHalf : kRealBfloat;
       compute = kCompute32;
@@ -265,6 +262,10 @@ std::optional<CublasProduct> cublas_product(const std::vector<array>& inputs, co
   const bool vector = (p.rows == 1 && p.b.transposed) || (p.columns == 1 && !p.a.transposed);
   if (inputs.size() == 2 && vector) return std::nullopt;
   return p;
+}
+
+void set_tf32(bool on) {
+  g_tf32 = on;
 }
 
 size_t cublas_workspace(const CublasProduct& product) {

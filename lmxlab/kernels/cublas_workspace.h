@@ -29,6 +29,10 @@ struct CublasProduct {
 std::optional<CublasProduct> cublas_product(const std::vector<mlx::core::array>& inputs,
                                             const mlx::core::array& out);
 
+/// Whether float32 is multiplied as TF32, which MLX does unless MLX_ENABLE_TF32 is 0. Said before
+/// the first question.
+void set_tf32(bool on);
+
 /// Bytes of the workspace, 0 where the library is not loaded or refuses. About 10 us the first
 /// time.
 size_t cublas_workspace(const CublasProduct& product);
