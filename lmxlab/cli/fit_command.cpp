@@ -127,8 +127,7 @@ class Fit : public Command {
     if (generate) step_.expect_none("fit");
     pack_.check("fit", !generate, "--mode generate");
     check_kv_bits("fit", pack_.kv_bits, config);
-    const bool adapters = s.mode == plan::Mode::lora || s.mode == plan::Mode::qlora;
-    if (rank_ && !adapters)
+    if (rank_ && !s.adapts())
       throw Error(Kind::usage, "[fit] --rank is of adapters: it goes with --mode lora or qlora.");
     s.rank = rank_.value_or(s.rank);
     if (s.factored && s.state_bits == 8)
@@ -204,7 +203,6 @@ class Fit : public Command {
   int show(Context& context, const plan::Plan& plan, const config::Model& config, double bound,
            const std::string& machine) const {
     const auto& s = plan.settings;
-    const bool adapters = s.mode == plan::Mode::lora || s.mode == plan::Mode::qlora;
     if (context.json) {
       auto advice = Json::array();
       for (const auto& a : plan.advice)
@@ -217,7 +215,7 @@ class Fit : public Command {
                         {"mode", Json(enum_name(s.mode))},
                         {"batch", Json(s.batch)},
                         {"context", Json(s.context)},
-                        {"rank", adapters ? Json(s.rank) : Json()},
+                        {"rank", s.adapts() ? Json(s.rank) : Json()},
                         {"peak_bytes", Json(plan.parts.peak())},
                         {"resident_bytes", Json(resident_bytes(config, plan.parts))},
                         {"parts", to_json(plan.parts)},
@@ -227,7 +225,7 @@ class Fit : public Command {
                         {"decode_tokens_per_s_bound", bound > 0 ? Json(bound) : Json()}}));
       return plan.fits() ? 0 : exit_code(Kind::resource);
     }
-    if (adapters) context.print("adapters of rank " + std::to_string(s.rank) + "\n");
+    if (s.adapts()) context.print("adapters of rank " + std::to_string(s.rank) + "\n");
     context.print(plan::report(plan));
     if (bound > 0)
       context.print("the memory of " + machine + " allows " + rate_text(bound) + " tokens/s\n");

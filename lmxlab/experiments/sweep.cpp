@@ -301,7 +301,7 @@ SweepResult train_all(const Sweep& sweep, const fs::path& out, const SweepHooks&
       if (error.kind() == Kind::canceled) {  // before its first step
         result.canceled = true;
         record.state(i, "waiting");
-        break;
+        continue;
       }
       record.state(i, "failed", &error);
       result.failures.push_back({run.folder, error});

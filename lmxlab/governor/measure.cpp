@@ -130,6 +130,7 @@ config::Model preset_of(const Subject& subject, const std::string& name) {
   const auto& own = subject.trains.with_preset;
   return own ? own(name) : config::preset(name);
 }
+
 // Whether settings are those of a run as its recipe says.
 bool as_asked(const Subject& subject, const plan::Settings& s) {
   return s.mode == plan::Mode::train || (s.mode == plan::Mode::lora && subject.trains.rank > 0);
@@ -265,11 +266,13 @@ TrainOptions training_of(TrainOptions o, const plan::Settings& s) {
 }
 
 plan::Words training_words(const TrainSubject& trains, plan::Words words) {
-  const bool packs = trains.attach && can_save_packed(trains.load().config());
-  return [=, attaches = bool(trains.attach)](const plan::Settings& from, const plan::Settings& to) {
-    const bool other = to.mode != from.mode;
-    const bool possible = !other || (attaches && (to.mode != plan::Mode::qlora || packs));
-    return possible ? words(from, to) : std::nullopt;
+  const bool attaches = bool(trains.attach);
+  return [=, load = trains.load](const plan::Settings& from,
+                                 const plan::Settings& to) -> std::optional<std::string> {
+    if (to.mode != from.mode && !attaches) return std::nullopt;
+    const bool packs = to.mode != from.mode && to.mode == plan::Mode::qlora;
+    if (packs && !can_save_packed(load().config())) return std::nullopt;
+    return words(from, to);
   };
 }
 

@@ -16,21 +16,21 @@ namespace mx = mlx::core;
 using mx::array;
 using Side = CublasProduct::Side;
 
-// Whether it is read by columns, and from one row (or column) to the next. Others are copied.
-Side side_of(const array& x) {
-  const int64_t rows = x.strides(-2), columns = x.strides(-1);
-  if (columns == 1 && rows == x.shape(-1)) return {false, rows, 0};
-  if (rows == 1 && columns == x.shape(-2)) return {true, columns, 0};
-  return {false, x.shape(-1), 0};
+bool in_rows(const array& x) {
+  return x.strides(-1) == 1 && x.strides(-2) == x.shape(-1);
 }
-bool copied(const array& x) {
-  const int64_t rows = x.strides(-2), columns = x.strides(-1);
-  return !(columns == 1 && rows == x.shape(-1)) && !(rows == 1 && columns == x.shape(-2));
+bool in_columns(const array& x) {
+  return x.strides(-2) == 1 && x.strides(-1) == x.shape(-2);
+}
+// What is copied lies in rows then.
+Side side_of(const array& x) {
+  const bool transposed = !in_rows(x) && in_columns(x);
+  return {transposed, x.shape(transposed ? -2 : -1), 0};
 }
 // Strides of the axes before the last two.
-std::vector<int64_t> batch_strides(const array& x, bool in_rows) {
+std::vector<int64_t> batch_strides(const array& x, bool copied) {
   std::vector<int64_t> strides(x.strides().begin(), x.strides().end() - 2);
-  if (!in_rows) return strides;
+  if (!copied) return strides;
   int64_t next = int64_t(x.shape(-1)) * x.shape(-2);
   for (int i = int(x.ndim()) - 3; i >= 0; i--) strides[size_t(i)] = next, next *= x.shape(i);
   return strides;
@@ -222,6 +222,10 @@ class Library {
 
 }  // namespace
 
+bool lies_as_matrix(const array& x) {
+  return in_rows(x) || in_columns(x);
+}
+
 std::optional<CublasProduct> cublas_product(const std::vector<array>& inputs, const array& out) {
   const auto &a = inputs[0], &b = inputs[1];
   if (!out.size() || !a.size()) return std::nullopt;
@@ -230,8 +234,8 @@ std::optional<CublasProduct> cublas_product(const std::vector<array>& inputs, co
   p.rows = uint64_t(a.shape(-2)), p.columns = uint64_t(b.shape(-1));
   p.inner = uint64_t(a.shape(-1));
   p.a = side_of(a), p.b = side_of(b);
-  std::vector<std::vector<int64_t>> strides{batch_strides(a, copied(a)),
-                                            batch_strides(b, copied(b))};
+  std::vector<std::vector<int64_t>> strides{batch_strides(a, !lies_as_matrix(a)),
+                                            batch_strides(b, !lies_as_matrix(b))};
   if (inputs.size() == 3) {
     const auto& c = inputs[2];
     p.bias = c.strides(-1) == 1 && c.data_size() == size_t(out.shape(-1));
@@ -246,7 +250,7 @@ std::optional<CublasProduct> cublas_product(const std::vector<array>& inputs, co
   const int64_t count = int64_t(out.size() / (p.rows * p.columns));
   p.a.batch_stride = batches.strides[0].back(), p.b.batch_stride = batches.strides[1].back();
   if (p.c) p.c->batch_stride = batches.strides[2].back();
-  const int64_t rows_of_a = copied(a) ? a.shape(-1) : a.strides(-2);
+  const int64_t rows_of_a = lies_as_matrix(a) ? a.strides(-2) : a.shape(-1);
   const bool one = count > 1 && !p.a.transposed && batches.shape.size() == 1 &&
                    rows_of_a == int64_t(p.inner) && p.a.batch_stride == int64_t(p.rows * p.inner) &&
                    p.b.batch_stride == 0 &&

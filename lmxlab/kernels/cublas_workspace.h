@@ -24,6 +24,9 @@ struct CublasProduct {
   bool bias = false;         // a row is added
 };
 
+/// Whether a product reads a matrix as it lies, in rows or in columns; others are copied first.
+bool lies_as_matrix(const mlx::core::array& x);
+
 /// The product that MLX's `Matmul` (a, b) or `AddMM` (a, b, c) asks for; nothing where a kernel
 /// of MLX's own multiplies by a vector. From shapes and strides: no value is read.
 std::optional<CublasProduct> cublas_product(const std::vector<mlx::core::array>& inputs,

@@ -230,23 +230,18 @@ void quantize(Primitive& op, const Arrays& in, Arrays& out) {
   }
   for (auto& o : out) fresh(o);
 }
-// Whether a product can read a matrix as it lies, in rows or in columns.
-bool matrix(const array& x) {
-  const auto rows = x.strides(-2), columns = x.strides(-1);
-  return (columns == 1 && rows == x.shape(-1)) || (rows == 1 && columns == x.shape(-2));
-}
-// The same of matrices that follow each other.
+// Whether a product can read matrices that follow each other as they lie.
 bool matrices(const array& x) {
   if (x.flags().row_contiguous) return true;
   for (int i = 0; i + 3 < int(x.ndim()); i++) {
     if (x.strides(i + 1) * x.shape(i) != x.strides(i)) return false;
   }
-  return matrix(x);
+  return lies_as_matrix(x);
 }
 void product(Primitive& op, const Arrays& in, Arrays& out) {
   fresh(out[0]);
   for (size_t i = 0; i < 2 && in[0].size() && in[1].size(); i++) {
-    if (!matrix(in[i])) temporary(op, in[i].shape(), in[i].dtype());
+    if (!lies_as_matrix(in[i])) temporary(op, in[i].shape(), in[i].dtype());
   }
   const auto asked = cublas_product(in, out[0]);
   if (!asked) return;

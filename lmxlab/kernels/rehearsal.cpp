@@ -53,9 +53,7 @@ mlx::core::array host_array(const T* numbers, mlx::core::Shape shape) {
   return out;
 }
 template mlx::core::array host_array(const int32_t*, mlx::core::Shape);
-template mlx::core::array host_array(const uint32_t*, mlx::core::Shape);
 template mlx::core::array host_array(const float*, mlx::core::Shape);
-template mlx::core::array host_array(const bool*, mlx::core::Shape);
 
 void wait_for_stream(const mlx::core::Stream& stream) {
   if (!rehearsing()) return mlx::core::synchronize(stream);

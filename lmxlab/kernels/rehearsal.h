@@ -44,7 +44,7 @@ class Rehearsal {
 /// Whether this thread is inside one.
 bool rehearsing();
 
-/// An array of the host's numbers (int32_t, uint32_t, float or bool); in a rehearsal, which has no
+/// An array of the host's numbers (int32_t or float); in a rehearsal, which has no
 /// place for many, of zeros. Whatever may have more than 64 KiB and is made in a run is made by it.
 template <class T>
 mlx::core::array host_array(const T* numbers, mlx::core::Shape shape);

@@ -112,7 +112,7 @@ double training_bytes(const Model& m, const Settings& s, double element, bool fu
   constexpr double kTile = 2 << 20;  // numbers of the logits that are there together, fused
   constexpr double kRows = 256;      // whose logits are there together, of a packed head
   const double tokens = double(s.batch) * s.context, logits = 4 * tokens * m.vocab;
-  const bool adapters = s.mode != Mode::train;
+  const bool adapters = s.adapts();
   double kept = 0, most = 0, backward = 0, unpacked = 0;
   for (const auto& b : m.layers) {
     const auto made = made_by(m, b, element, fused);
@@ -160,7 +160,7 @@ Parts estimate(const Model& m, const Settings& s, int element, const EstimateOpt
     p.activations = static_cast<int64_t>(generation_bytes(m, s, compute, o.fused));
     return p;
   }
-  const bool adapters = s.mode != Mode::train;
+  const bool adapters = s.adapts();
   const int64_t base = config::count(m).total;
   const int64_t trained = adapters ? adapter_parameters(m, s.rank) : base;
   p.weights = s.mode == Mode::train  ? 4 * base

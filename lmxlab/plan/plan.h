@@ -61,6 +61,7 @@ struct Settings {
   bool checkpointing = false;       // of gradients, a block each
   int rank = 16;                    // of adapters
   std::string preset = {};          // another model than the one asked for
+  bool adapts() const { return mode == Mode::lora || mode == Mode::qlora; }
   bool operator==(const Settings&) const = default;
 };
 

@@ -18,10 +18,9 @@ std::optional<std::vector<std::string>> recipe_keys(const Settings& from, const 
   const auto add = [&](bool changed, const std::string& key) {
     if (changed) keys.push_back(key);
   };
-  const bool adapts = to.mode == Mode::lora || to.mode == Mode::qlora;
   add(!to.preset.empty(), "model.preset=" + to.preset);
   add(to.mode == Mode::qlora && from.mode != to.mode, "model.preset=OUT");
-  add(adapts && from.mode == Mode::train, "adapter.rank=" + number(to.rank));
+  add(to.adapts() && from.mode == Mode::train, "adapter.rank=" + number(to.rank));
   add(to.batch != from.batch, "run.batch=" + number(to.batch));
   add(to.accumulate != from.accumulate, "run.accumulate=" + number(to.accumulate));
   add(to.context != from.context, "run.context=" + number(to.context));

@@ -4,9 +4,9 @@
 #include "lmxlab/base/files.h"
 #include "lmxlab/config/presets.h"
 #include "lmxlab/governor/measure.h"
-#include "lmxlab/models/quantize.h"
 #include "lmxlab/training/run.h"
 
+#include "tests/support/bases.h"
 #include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
@@ -100,13 +100,7 @@ TEST(Closed, RunsWithAdaptersAreNoFullTraining) {
                                      .hidden = 640,
                                      .vocab = 2000,
                                      .context = 128});
-  for (const bool packed : {false, true}) {
-    LanguageModel model(config, 1);
-    if (packed) quantize_model(model, {.bits = 4, .group_size = 64});
-    const auto place = folder / (packed ? "packed" : "dense");
-    model.save(place);
-    data::Tokenizer::bytes().save(place);
-  }
+  test::save_bases(folder.path(), config);
   std::string pairs;
   for (int i = 0; i < 60; ++i)
     pairs += R"({"prompt": "x", "chosen": ")" + std::string(size_t(5 + i % 40), 'a') +

@@ -10,6 +10,7 @@
 #include "lmxlab/plan/words.h"
 #include "lmxlab/training/run.h"
 
+#include "tests/support/bases.h"
 #include "tests/support/error_of.h"
 #include "tests/support/temp_folder.h"
 
@@ -69,13 +70,7 @@ TEST(Measure, FineTuningIsWhatARunTakes) {
                                      .hidden = 640,
                                      .vocab = 2000,
                                      .context = 128});
-  for (const bool packed : {false, true}) {
-    LanguageModel model(config, 1);
-    if (packed) quantize_model(model, {.bits = 4, .group_size = 64});
-    const auto place = folder / (packed ? "packed" : "dense");
-    model.save(place);
-    data::Tokenizer::bytes().save(place);
-  }
+  test::save_bases(folder.path(), config);
   std::string samples, pairs;
   for (int i = 0; i < 60; ++i) {
     const std::string text(size_t(5 + i % 40), 'a');

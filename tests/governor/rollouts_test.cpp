@@ -4,8 +4,8 @@
 #include "lmxlab/config/presets.h"
 #include "lmxlab/governor/govern.h"
 #include "lmxlab/kernels/memory.h"
-#include "lmxlab/models/quantize.h"
 #include "lmxlab/training/run.h"
+#include "tests/support/bases.h"
 #include "tests/support/error_of.h"
 #include "tests/support/temp_folder.h"
 
@@ -27,13 +27,7 @@ class Rollouts : public testing::Test {
                                        .hidden = 320,
                                        .vocab = 1000,
                                        .context = 256});
-    for (const bool packed : {false, true}) {
-      LanguageModel model(config, 1);
-      if (packed) quantize_model(model, {.bits = 4, .group_size = 64});
-      const auto place = folder_ / (packed ? "packed" : "dense");
-      model.save(place);
-      data::Tokenizer::bytes().save(place);
-    }
+    test::save_bases(folder_.path(), config);
     std::string questions;
     for (int i = 0; i < 20; ++i)
       questions +=

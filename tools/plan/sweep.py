@@ -7,9 +7,9 @@ each in a process of its own.
 
 Models are random config.json files of dense families, the tiny model of every family, presets, and with --checkpoints the model
 folders in DIR, whose weights are mapped. A prompt alone may take less than `fit` plans, of a text with 128 tokens more: it is
-held against the larger of `bench --mode prefill` and `--mode decode`. The allocator's counter is compared at every size; above 256 MiB the resident set too,
-less what the process held before the model, with the plan and what is kept for reuse. Exits with 1 where the median is above
-3 % or the worst above 8 %.
+held against the larger of `bench --mode prefill` and `--mode decode`. The allocator's counter is compared at every size; above
+256 MiB the resident set too, less what the process held before the model, with the plan and what is kept for reuse. Exits with 1
+where the median is above 3 % or the worst above 8 %.
 """
 import argparse
 import concurrent.futures
@@ -215,9 +215,7 @@ def compare_adapters(program, model, mode, both):
             name = str(pathlib.Path(made) / "packed")
             model.pack(name)
         plan = run(program, ["fit", name, "--mode", mode, "--memory", "1000GB", *both])
-        planned, measured = plan["peak_bytes"] - plan["parts"]["mapped"], train(program, name, given)["peak_bytes"]
-    return {"mode": mode, "model": model.shown, "settings": both, "words": words_of(model, mode, both), "planned": planned,
-            "measured": measured, "counter": planned / measured - 1}
+        return row_of(model, mode, both, plan, train(program, name, given)["peak_bytes"])
 
 
 def compare(program, model, mode, both, gpu):
@@ -227,16 +225,20 @@ def compare(program, model, mode, both, gpu):
     plan = run(program, ["fit", model.name, "--mode", "train" if mode == "train" else "generate", "--memory", "1000GB", *both])
     within = ["--memory", f"{plan['peak_bytes'] / MIB + 0.001:.3f}MB"] if gpu else []
     real = run(program, ["bench", model.name, "--mode", mode, "--repeat", "1", *both, *within])
-    planned, measured = plan["peak_bytes"] - plan["parts"]["mapped"], real["peak_bytes"]
-    if mode == "prefill" and planned > measured:  # what is planned goes on behind the prompt
+    row = row_of(model, mode, both, plan, real["peak_bytes"])
+    if mode == "prefill" and row["counter"] > 0:  # what is planned goes on behind the prompt
         words = ["bench", model.name, "--mode", "decode", "--repeat", "1", *both, *within]
-        measured = max(measured, run(program, words)["peak_bytes"])
-    row = {"mode": mode, "model": model.shown, "settings": both, "words": words_of(model, mode, both), "planned": planned,
-           "measured": measured, "counter": planned / measured - 1}
+        row = row_of(model, mode, both, plan, max(real["peak_bytes"], run(program, words)["peak_bytes"]))
     if plan["peak_bytes"] >= 256 * MIB and not gpu:
         row["resident"] = real["peak_resident_bytes"] - real["resident_before_bytes"]
         row["resident set"] = plan["resident_bytes"] / row["resident"] - 1
     return row
+
+
+def row_of(model, mode, both, plan, measured):
+    planned = plan["peak_bytes"] - plan["parts"]["mapped"]
+    return {"mode": mode, "model": model.shown, "settings": both, "words": words_of(model, mode, both), "planned": planned,
+            "measured": measured, "counter": planned / measured - 1}
 
 
 def words_of(model, mode, both):
