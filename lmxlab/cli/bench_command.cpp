@@ -58,7 +58,7 @@ class Bench : public Command {
   std::string model_, mode_ = "decode", dtype_;
   int batch_ = 1, repeat_ = 5;
   std::optional<int> context_;
-  std::optional<std::string> memory_;
+  MemoryArgument memory_;
   std::optional<plan::Budget> limit_;
   PackArguments pack_;
   StepArguments step_;
@@ -85,9 +85,7 @@ class Bench : public Command {
     o.option("--dtype", "TYPE", &dtype_, "of the computation")
         .one_of({"f32", "bf16"})
         .otherwise("f32; of a checkpoint, its own");
-    o.option("--memory", "AMOUNT", &memory_,
-             "what may be used, as in 800MB: more is refused; a GPU waits rather than run ahead")
-        .otherwise("what this machine has");
+    memory_.declare(o);
     pack_.declare(o);
     step_.declare(o);
   }
@@ -175,10 +173,7 @@ class Bench : public Command {
     warm_up();
     kernels::reset_peak_resident();
     const int64_t before = int64_t(kernels::peak_resident());
-    if (memory_) {
-      limit_ = plan::Budget{amount("bench", *memory_), "--memory " + *memory_};
-      kernels::set_memory_limit(size_t(limit_->bytes));
-    }
+    limit_ = memory_.limit("bench");
     auto place = find_model(model_, context);
     const auto dtype = dtype_argument(dtype_);
     // Master weights are float32 whatever the computation; a checkpoint's are as they are.

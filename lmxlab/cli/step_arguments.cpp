@@ -1,6 +1,7 @@
 #include "lmxlab/cli/step_arguments.h"
 
 #include "lmxlab/config/count.h"
+#include "lmxlab/kernels/memory.h"
 
 #include <cctype>
 #include <charconv>
@@ -99,6 +100,19 @@ int64_t amount(const std::string& command, const std::string& text) {
     throw Error(Kind::usage,
                 "[" + command + "] --memory \"" + text + "\": expected an amount, as in 16GB");
   return static_cast<int64_t>(number * factor);
+}
+
+void MemoryArgument::declare(Options& o) {
+  o.option("--memory", "AMOUNT", &text,
+           "what may be used, as in 800MB: more is refused; a GPU waits rather than run ahead")
+      .otherwise("what this machine has");
+}
+
+std::optional<plan::Budget> MemoryArgument::limit(const std::string& command) const {
+  if (!text) return std::nullopt;
+  const plan::Budget budget{amount(command, *text), "--memory " + *text};
+  kernels::set_memory_limit(static_cast<size_t>(budget.bytes));
+  return budget;
 }
 
 }  // namespace lmxlab::cli

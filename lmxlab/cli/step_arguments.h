@@ -1,5 +1,5 @@
-// How a step of training is taken, how weights are packed and a cache is kept: options that `bench`
-// and `fit` share.
+// How a step of training is taken, how weights are packed, a cache is kept and memory is bounded:
+// options that `bench`, `fit` and `train` share.
 #pragma once
 
 #include "lmxlab/cli/options.h"
@@ -25,6 +25,16 @@ void check_kv_bits(const std::string& command, const std::optional<std::string>&
 
 /// Bytes of "16GB", "1.5 GiB", "800MB". @throws Error(usage) naming --memory of a command.
 int64_t amount(const std::string& command, const std::string& text);
+
+/// --memory of a command that computes: what it may take.
+struct MemoryArgument {
+  std::optional<std::string> text;
+
+  void declare(Options& o);
+  /// Holds the allocator to it, before anything is made; none if it was not given.
+  /// @throws Error(usage) for what is no amount
+  std::optional<plan::Budget> limit(const std::string& command) const;
+};
 
 struct PackArguments {
   std::optional<int> bits, group_size, embedding_bits;

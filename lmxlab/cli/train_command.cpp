@@ -7,6 +7,7 @@
 #include "lmxlab/cli/measure.h"
 #include "lmxlab/cli/model_argument.h"
 #include "lmxlab/cli/progress.h"
+#include "lmxlab/cli/step_arguments.h"
 #include "lmxlab/cli/train_recipe.h"
 #include "lmxlab/experiments/sweep.h"
 #include "lmxlab/governor/govern.h"
@@ -44,6 +45,8 @@ class Train : public Command {
   std::optional<int64_t> steps_;
   std::vector<std::string> set_;
   bool auto_fit_ = false;
+  MemoryArgument memory_;
+  std::optional<plan::Budget> limit_;
   int64_t planned_ = 0;  // bytes at the peak
   bool sweeping_ = false;
 
@@ -66,6 +69,7 @@ class Train : public Command {
         "where memory is short take the cheapest change that helps: a smaller batch with "
         "accumulation, gradient checkpointing, 8-bit state; where these do not do, other results: "
         "Adafactor, a shorter context");
+    memory_.declare(o);
   }
 
   void header(const Context& context, const RunHooks::Start& s) const {
@@ -174,6 +178,7 @@ class Train : public Command {
       TrainOptions training{recipe.optimizer, recipe.schedule, recipe.run};
       plan::Plan plan;
       GovernOptions govern;
+      if (limit_) govern.budget = *limit_;
       govern.auto_fit = auto_fit_ && !fixed, govern.fixed = fixed, govern.stop = context.stop;
       if (!fixed)
         govern.words = sweeping_ ? recipe_words(write_recipe(recipe), recipe_name(), {})
@@ -310,6 +315,7 @@ class Train : public Command {
   }
 
   int run(Context& context) override {
+    limit_ = memory_.limit("train");
     if (is_sweep()) return sweep(context);
     auto progress = std::make_unique<Progress>(context);
     const RunResult result = train(context, hooks(context, progress));

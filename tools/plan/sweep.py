@@ -192,7 +192,12 @@ def run(program, words):
     return json.loads(done.stdout)
 
 
-def train(program, preset, given):
+def as_planned(plan, gpu):
+    """Since a GPU's queue runs ahead as far as there is memory, and what it uses is held."""
+    return ["--memory", f"{plan['peak_bytes'] / MIB + 0.001:.3f}MB"] if gpu else []
+
+
+def train(program, preset, given, within):
     """What a few steps of a recipe take, given as `fit` is."""
     rows, tokens = int(given["--batch"]), int(given["--context"])
     with tempfile.TemporaryDirectory() as made:
@@ -204,10 +209,10 @@ def train(program, preset, given):
                 "run.accumulate": given.get("--accumulate", 1), "run.gradient_checkpointing": str("--gradient-checkpointing" in given).lower(),
                 "run.steps": 3, "run.eval_every": 0, "optimizer.name": given["--optimizer"], "optimizer.state_bits": given.get("--state-bits", 32)}
         return run(program, ["train", *(word for key, value in keys.items() for word in ("--set", f"{key}={value}")),
-                             "--out", str(folder / "run")])
+                             "--out", str(folder / "run"), *within])
 
 
-def compare_adapters(program, model, mode, both):
+def compare_adapters(program, model, mode, both, gpu):
     given = dict(zip(both, [*both[1:], ""]))
     with tempfile.TemporaryDirectory() as made:
         name = model.name
@@ -215,15 +220,15 @@ def compare_adapters(program, model, mode, both):
             name = str(pathlib.Path(made) / "packed")
             model.pack(name)
         plan = run(program, ["fit", name, "--mode", mode, "--memory", "1000GB", *both])
-        return row_of(model, mode, both, plan, train(program, name, given)["peak_bytes"])
+        return row_of(model, mode, both, plan, train(program, name, given, as_planned(plan, gpu))["peak_bytes"])
 
 
 def compare(program, model, mode, both, gpu):
     if mode in ("lora", "qlora"):
-        return compare_adapters(program, model, mode, both)
+        return compare_adapters(program, model, mode, both, gpu)
     # Of a machine that is named, so that this one's bandwidth is not measured each time.
     plan = run(program, ["fit", model.name, "--mode", "train" if mode == "train" else "generate", "--memory", "1000GB", *both])
-    within = ["--memory", f"{plan['peak_bytes'] / MIB + 0.001:.3f}MB"] if gpu else []
+    within = as_planned(plan, gpu)
     real = run(program, ["bench", model.name, "--mode", mode, "--repeat", "1", *both, *within])
     row = row_of(model, mode, both, plan, real["peak_bytes"])
     if mode == "prefill" and row["counter"] > 0:  # what is planned goes on behind the prompt
