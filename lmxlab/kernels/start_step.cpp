@@ -214,10 +214,6 @@ class Queue {
 void run(array a, const mx::Event& event, Queue& queue, Kept& kept) {
   auto outputs = a.outputs();
   for (auto& o : outputs) o.attach_event(event);
-  for (auto& in : a.inputs()) {
-    auto& e = in.event();  // of an earlier step: dropped if it is done
-    if (e.valid() && &e.cast<char>() != &event.cast<char>()) in.is_available();
-  }
   const bool ours = dynamic_cast<const Op*>(&a.primitive());
   if (!ours || queue.tasks().size() >= kTasksInBatch) queue.flush();
   try {
