@@ -25,6 +25,7 @@ lmxlab_script_test(public_headers install "${BASH_PROGRAM}" "${PROJECT_SOURCE_DI
   "${PROJECT_BINARY_DIR}/header-checks"
   "${CMAKE_CXX_COMPILER}" "${PROJECT_BINARY_DIR}/generated/headers.txt" "-I${PROJECT_SOURCE_DIR}"
   "-I${PROJECT_BINARY_DIR}/generated" -isystem "${LMXLAB_MLX_ROOT}/include")
+set_tests_properties(public_headers PROPERTIES COST 100)
 
 if(TARGET lmxlab_program)
   lmxlab_script_test(no_compiler cli "${BASH_PROGRAM}" "${PROJECT_SOURCE_DIR}/tests/platform/no_compiler.sh"

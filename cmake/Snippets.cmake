@@ -24,7 +24,7 @@ endforeach()
 if(LMXLAB_BUILD_CLI)
   add_test(NAME snippets COMMAND "${Python3_EXECUTABLE}" "${_snippets_script}" run "${PROJECT_SOURCE_DIR}"
     "${PROJECT_BINARY_DIR}/lmxlab" "${_snippets}")
-  set_tests_properties(snippets PROPERTIES LABELS docs TIMEOUT 600)
+  set_tests_properties(snippets PROPERTIES LABELS docs TIMEOUT 600 COST 60)
   if(LMXLAB_MLX_FLAVOUR STREQUAL "cpu" AND CMAKE_SYSTEM_NAME STREQUAL "Linux")  # bytes and nodes that the pages quote
     set_property(TEST snippets PROPERTY ENVIRONMENT LMXLAB_DOCS_OUTPUT=1)
   endif()

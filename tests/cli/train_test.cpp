@@ -48,6 +48,23 @@ class Train : public testing::Test {
   Spawn how;
 };
 
+TEST_F(Train, TakesWhatItMayAndNoMore) {
+  error(tiny({"--memory", "much"}), 2, "usage", {"--memory \"much\"", "16GB"});
+  error(tiny({"--steps", "2", "--out", "small", "--memory", "2MB"}), 7, "resource",
+        {"--memory 2MB", "run.batch="});
+  EXPECT_FALSE(fs::exists(folder / "small" / "model.safetensors"));
+  const auto free = go(tiny({"--steps", "2", "--out", "free", "--json"}));
+  ASSERT_EQ(free.code, 0) << free.err;
+  // Our allocator holds to the limit: a run that goes over its plan ends with an error.
+  const double planned = json_of(free).at("planned_bytes").as_number() / (1 << 20);
+  const auto held = go(tiny({"--steps", "2", "--out", "held", "--json", "--memory",
+                             std::to_string(planned + 0.001) + "MB"}));
+  ASSERT_EQ(held.code, 0) << held.err;
+  EXPECT_EQ(json_of(held).at("loss"), json_of(free).at("loss"));
+  EXPECT_LE(json_of(held).at("peak_bytes").as_number(),
+            json_of(held).at("planned_bytes").as_number());
+}
+
 TEST_F(Train, FromNothingToText) {
   const auto o = go(tiny({"--steps", "6", "--out", "r", "--json", "--set", "run.log_every=2"}));
   ASSERT_EQ(o.code, 0) << o.err;
