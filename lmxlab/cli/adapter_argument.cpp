@@ -15,10 +15,12 @@ fs::path adapter_folder(const std::string& argument) {
   return argument;
 }
 
-void AdapterArgument::load(LanguageModel& model) const {
-  int number = 0;
+void AdapterArgument::load(OpenModel& m) const {
+  std::vector<AdapterFolder> more;
   for (const auto& f : folders_)
-    load_adapter(model, adapter_folder(f), "adapter" + std::to_string(number++));
+    more.push_back({adapter_folder(f), "adapter" + std::to_string(more.size())});
+  load_adapters(m.model, more);
+  m.place.adapters.insert(m.place.adapters.end(), more.begin(), more.end());
 }
 
 }  // namespace lmxlab::cli

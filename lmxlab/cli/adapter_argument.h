@@ -16,7 +16,7 @@ class AdapterArgument {
                    "an adapter of PEFT or mlx-lm beside the weights; several add up");
   }
   /// Loads them, one beside the other. @throws as load_adapter
-  void load(LanguageModel& model) const;
+  void load(OpenModel& m) const;
 
  private:
   std::vector<std::string> folders_;

@@ -163,7 +163,7 @@ class Chat : public Command {
     if (context.json)
       throw Error(Kind::usage, "[chat] a conversation has no JSON form. Take `generate --json`.");
     auto m = open_model(model_, uint64_t(draws_.seed), std::nullopt, context);
-    adapters_.load(m.model);
+    adapters_.load(m);
     if (!m.tokenizer)
       throw Error(Kind::usage, "[chat] " + model_ + " has no tokenizer, so nobody can talk to it");
     const auto form = chat_template_of(m.place);

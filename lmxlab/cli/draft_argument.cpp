@@ -36,7 +36,7 @@ bool is_base_of(const ModelPlace& draft, OpenModel& target) {
   std::error_code ignored;
   const auto real = [&](const fs::path& p) { return fs::weakly_canonical(p, ignored); };
   const auto adapters = adapters_of(target.model);
-  return draft.adapter.empty() && draft.preset == target.place.preset &&
+  return draft.adapters.empty() && draft.preset == target.place.preset &&
          real(draft.path) == real(target.place.path) &&
          std::any_of(adapters.begin(), adapters.end(), [](const auto& a) { return a.on; });
 }

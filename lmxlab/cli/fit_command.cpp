@@ -152,6 +152,7 @@ class Fit : public Command {
       throw Error(Kind::usage, "[fit] --set changes a recipe, and " + *model_ + " is none");
     const auto place = find_model(*model_, context);
     Subject subject{read_config(place, context), weights_of(place), dtype_argument(dtype_)};
+    subject.adapters = place.adapters;
     subject.stop = context.stop;
     subject.bits = pack_.bits;
     const auto s = settings(subject.config);

@@ -334,7 +334,7 @@ class Generate : public Command {
           "[generate] expected one of --prompt, --prompt-file, --tokens and --prompts-file, got " +
               std::string(given ? "several" : "none"));
     OpenModel m = open_model(model_, uint64_t(draws_.seed), std::nullopt, context);
-    adapters_.load(m.model);
+    adapters_.load(m);
     draws_.prepare(m, context);
     auto options = draws_.options(m, context);
     several_.check(options, prompts_file_.has_value());

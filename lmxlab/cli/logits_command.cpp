@@ -106,7 +106,7 @@ class Logits : public Command {
   }
 
   void govern(const OpenModel& m, int B, int T) const {
-    Subject subject{m.model.config(), m.place.path};
+    Subject subject = subject_of(m);
     subject.pass = [&](const LanguageModel& model, const plan::Settings& s) {
       const bool pieces = cached_ || s.context < T;
       compute(model, mx::zeros({B, T}, mx::int32), pieces ? std::optional(s.context) : std::nullopt,
@@ -127,7 +127,7 @@ class Logits : public Command {
     if (!fs::is_directory(parent, ignored))  // before the work
       throw Error(Kind::not_found, "[logits] --out: there is no folder " + parent.string());
     auto opened = open_model(model_, uint64_t(seed_), std::nullopt, context);
-    adapters_.load(opened.model);
+    adapters_.load(opened);
     const auto& model = opened.model;
     const Enter enter(model.runtime());
     // For comparisons: packed weights as they are, activations unrounded.

@@ -71,7 +71,7 @@ ModelPlace find_model(const std::string& argument, const Context& context, io::H
                                        " is an adapter that names no base: give its model, and the "
                                        "folder with --adapter");
     auto place = with_context(argument, [&] { return find_model(base, context, part); });
-    place.adapter = path;
+    place.adapters = {{path}};
     return place;
   }
   if (folder)
@@ -144,8 +144,8 @@ OpenModel open_model(const std::string& argument, uint64_t seed, std::optional<D
 }
 
 void expect_no_adapter(const std::string& command, const OpenModel& m) {
-  if (m.place.adapter.empty()) return;
-  const auto folder = m.place.adapter.string();
+  if (m.place.adapters.empty()) return;
+  const auto folder = m.place.adapters[0].path.string();
   throw Error(Kind::usage,
               "[" + command + "] " + folder +
                   " is an adapter: expected a whole model. Make one of it first: merge " +
@@ -162,7 +162,7 @@ OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype
     return new_model(std::move(place), seed, dtype.value_or(DType::f32), context);
   expect_mappable(place.path);
   auto model = LanguageModel::load(place.path);
-  if (!place.adapter.empty()) load_adapter(model, place.adapter);
+  load_adapters(model, place.adapters);
   for (const auto& w : model.warnings()) context.warn(w);
   // What is cast is not what the folder holds.
   const bool cast = dtype && *dtype != model.dtype();
@@ -181,6 +181,12 @@ OpenModel open_model(ModelPlace place, uint64_t seed, std::optional<DType> dtype
                 "[model] the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
                     " tokens, the model a vocabulary of " + std::to_string(model.config().vocab));
   return {std::move(model), std::move(tokenizer), std::move(place)};
+}
+
+Subject subject_of(const OpenModel& m) {
+  Subject subject{m.model.config(), m.place.path};
+  subject.adapters = m.place.adapters;
+  return subject;
 }
 
 plan::Budget budget_beside(const OpenModel& m, const OpenModel* draft) {

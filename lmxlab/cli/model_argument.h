@@ -12,13 +12,15 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace lmxlab::cli {
 
 struct ModelPlace {
   std::filesystem::path path;  // a folder or a GGUF file; empty: a preset
   std::string preset;
-  std::filesystem::path adapter = {};  // a folder of an adapter stands for its base and itself
+  /// Beside the weights: an adapter's folder stands for its base and itself, and --adapter adds.
+  std::vector<AdapterFolder> adapters = {};
 };
 
 /// @param part  of a model on a hub, if that has to be pulled.
@@ -53,6 +55,8 @@ void expect_no_adapter(const std::string& command, const OpenModel& m);
 /// New weights, also for a folder of config.json alone: where nobody looks at the answers.
 OpenModel new_model(ModelPlace place, uint64_t seed, DType dtype, const Context& context);
 
+/// What a plan of its use asks.
+Subject subject_of(const OpenModel& m);
 /// What this process may still take, the weights included, those of a draft model too.
 plan::Budget budget_beside(const OpenModel& m, const OpenModel* draft = nullptr);
 

@@ -43,7 +43,7 @@ class PerplexityCommand : public Command {
 
   void govern(const OpenModel& m, size_t tokens) const {
     const int longest = context_.value_or(usual_context(m.model));
-    Subject subject{m.model.config(), m.place.path};
+    Subject subject = subject_of(m);
     subject.dtype = dtype_argument(dtype_);
     subject.pass = [&](const LanguageModel& model, const plan::Settings& s) {
       const std::vector<int> ids(size_t(s.context), 0);
@@ -57,7 +57,7 @@ class PerplexityCommand : public Command {
 
   int run(Context& context) override {
     auto m = open_model(model_, 0, std::nullopt, context);
-    adapters_.load(m.model);
+    adapters_.load(m);
     if (!m.tokenizer)
       throw Error(Kind::usage, "[perplexity] " + model_ +
                                    " has no tokenizer, so a text cannot be measured. Give a model "

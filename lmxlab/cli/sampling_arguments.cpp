@@ -86,7 +86,7 @@ GenerateOptions SamplingArguments::options(const OpenModel& m, const Context& co
 
 int64_t SamplingArguments::govern(OpenModel& m, int rows, int length, GenerateOptions& options,
                                   const Context& context, const std::string& samples) const {
-  Subject subject{m.model.config(), m.place.path};
+  Subject subject = subject_of(m);
   subject.bits = m.bits, subject.packs = m.bits.has_value();
   subject.max_kv = options.max_kv, subject.one_prompt = !samples.empty();
   subject.sampling = options.sampling;

@@ -115,8 +115,7 @@ std::vector<double> SeveralArgument::scored(const OpenModel& m, std::span<const 
   }
   size_t longest = 1;
   for (const auto& t : texts) longest = std::max(longest, t.size());
-  Subject subject{j.model.config(), j.place.path};
-  subject.config.score = false;  // an adapter has its head beside the weights of its base
+  Subject subject = subject_of(j);
   subject.pass = [&](const LanguageModel& model, const plan::Settings& s) {
     score_pass(model, static_cast<int>(texts.size()), s.context);
   };

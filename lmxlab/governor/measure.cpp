@@ -55,7 +55,10 @@ class Most : public DraftSource {
 plan::Parts measure_generation(const Subject& subject, const plan::Settings& s) {
   // Mapped weights are read, not made; what is left to make of them is made in the rehearsal.
   std::optional<LanguageModel> loaded, draft;
-  if (!subject.weights.empty()) loaded = LanguageModel::load(subject.weights);
+  if (!subject.weights.empty()) {
+    loaded = LanguageModel::load(subject.weights);
+    load_adapters(*loaded, subject.adapters);
+  }
   if (!subject.draft_weights.empty()) draft = LanguageModel::load(subject.draft_weights);
   const kernels::Rehearsal rehearsal;
   auto model = loaded ? std::move(*loaded)
@@ -339,7 +342,8 @@ plan::Parts arithmetic(const Subject& subject, const plan::Settings& settings) {
   auto parts = subject.pass ? estimate_pass(subject, settings, element)
                             : estimate(subject, settings, element);
   if (subject.weights.empty() || settings.bits) return parts;
-  const auto bytes = file_bytes(subject.weights);
+  auto bytes = file_bytes(subject.weights);
+  for (const auto& a : subject.adapters) bytes += file_bytes(a.path);
   parts.read = static_cast<int64_t>(double(parts.read) / double(parts.weights) * double(bytes));
   parts.weights = bytes;
   return parts;
@@ -365,7 +369,7 @@ plan::Parts rehearsed(plan::Parts (*how)(const Subject&, const plan::Settings&),
 // With a preset in the model's place, where there is to be one.
 Subject with_preset(Subject subject, const std::string& preset) {
   if (preset.empty()) return subject;
-  subject.config = preset_of(subject, preset), subject.weights.clear();
+  subject.config = preset_of(subject, preset), subject.weights.clear(), subject.adapters.clear();
   subject.draft.reset(), subject.draft_weights.clear(), subject.own_heads = false;
   return subject;
 }

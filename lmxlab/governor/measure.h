@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lmxlab/inference/sampler.h"
+#include "lmxlab/models/adapters.h"
 #include "lmxlab/models/quantize.h"
 #include "lmxlab/plan/plan.h"
 #include "lmxlab/training/rehearse.h"
@@ -36,7 +37,8 @@ struct Subject {
   int group_size = 64, embedding_bits = 0;  // of those (QuantizeOptions)
   /// What is done with it in the place of a generation; the settings say with how many tokens.
   std::function<void(const LanguageModel&, const plan::Settings&)> pass = {};
-  bool packs = false;       // packing makes no folder here
+  std::vector<AdapterFolder> adapters = {};  // beside the weights, of a generation or a pass
+  bool packs = false;                        // packing makes no folder here
   size_t held = 0;          // bytes besides: tokens of a run's data, results of a pass
   bool one_prompt = false;  // rows of a generation are samples of one
   SamplingOptions sampling = {.temperature = 0};  // of a generation

@@ -366,6 +366,10 @@ AdapterInfo load_adapter(LanguageModel& model, const fs::path& folder, const std
   return adapter_info(model, name);
 }
 
+void load_adapters(LanguageModel& model, const std::vector<AdapterFolder>& folders) {
+  for (const auto& f : folders) load_adapter(model, f.path, f.name);
+}
+
 LanguageModel load_with_adapter(const fs::path& folder) {
   std::error_code ignored;
   if (!fs::exists(folder / kConfig, ignored) || fs::exists(folder / "config.json", ignored))

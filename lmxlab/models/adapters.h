@@ -119,6 +119,13 @@ std::string base_of_adapter(const std::filesystem::path& folder);
 ///   Error(unsupported) for other kinds of adapters; the model is unchanged then.
 AdapterInfo load_adapter(LanguageModel& model, const std::filesystem::path& folder,
                          const std::string& name = "default");
+/// An adapter on disk, and what it is called beside others.
+struct AdapterFolder {
+  std::filesystem::path path;
+  std::string name = "default";
+};
+/// One beside the other.
+void load_adapters(LanguageModel& model, const std::vector<AdapterFolder>& folders);
 /// A model folder or GGUF file, or an adapter's folder with the base that it names.
 /// @throws as LanguageModel::load and load_adapter; Error(not_found) if it names none.
 LanguageModel load_with_adapter(const std::filesystem::path& folder);

@@ -389,6 +389,43 @@ TEST(Measure, HeadsCountAsTheyAre) {
   }
 }
 
+// An adapter's weights, and what it makes beside those of the layer.
+TEST(Measure, AnAdapterCountsAsItIs) {
+  const test::TemporaryFolder folder;
+  test::save_bases(
+      folder.path(),
+      config::llama(
+          {.depth = 3, .dim = 128, .heads = 4, .hidden = 384, .vocab = 500, .context = 256}));
+  constexpr int kPrompt = 100, kNew = 40;
+  for (const char* base : {"dense", "packed"}) {
+    auto model = LanguageModel::load(folder / base);
+    attach_adapter(model, {.rank = 32});
+    const auto adapter = folder / (std::string("adapter of ") + base);
+    save_adapter(model, "default", adapter);
+    plan::Settings s;
+    s.batch = 2, s.context = kPrompt;
+    Subject subject{.config = model.config(), .weights = folder / base};
+    subject.new_tokens = kNew;
+    const auto alone = measure(subject, s);
+    subject.adapters = {{adapter}};
+    const auto planned = measure(subject, s);
+
+    kernels::clear_cache();
+    model = LanguageModel::load(folder / base);
+    load_adapters(model, subject.adapters);
+    const auto before = int64_t(kernels::active_bytes());
+    evaluate_weights(model);
+    kernels::reset_peak();
+    const GenerateOptions options{
+        .sampling = {.temperature = 0}, .max_tokens = kNew, .ignore_eos = true};
+    generate_batch(model, {std::vector<int>(kPrompt, 1), std::vector<int>(kPrompt, 2)}, options);
+    const auto measured = double(int64_t(kernels::peak_bytes()) - before);
+    EXPECT_GT(planned.weights, alone.weights) << base;
+    EXPECT_NEAR(double(planned.arrays()), measured, 0.01 * measured) << base;
+    EXPECT_GT(double(planned.arrays()), 1.05 * double(alone.arrays())) << base << ": it would show";
+  }
+}
+
 TEST(Govern, WhatDoesNotFitIsRefusedAndTheFirstAdviceWorks) {
   const auto config = config::preset("gpt-shakespeare");
   auto o = training(16, 256);
