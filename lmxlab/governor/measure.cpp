@@ -465,8 +465,11 @@ void expect_mappable(const std::filesystem::path& weights) {
 int64_t resident_bytes(const config::Model& model, const plan::Parts& parts) {
   if (!kernels::own_allocator()) return parts.peak();
   constexpr int64_t kGraph = 850'000;  // of a block's step, its gradients with it; measured
-  const auto graph = parts.gradients > 0 ? kGraph * static_cast<int64_t>(model.layers.size()) : 0;
-  return parts.peak() + whole(kernels::kept_beside(static_cast<size_t>(parts.arrays()))) + graph;
+  const bool trains = parts.gradients > 0;
+  const auto graph = trains ? kGraph * static_cast<int64_t>(model.layers.size()) : 0;
+  // A training's blocks of all sizes fill what may be kept; a generation's about half of it.
+  const auto kept = whole(kernels::kept_beside(static_cast<size_t>(parts.arrays())));
+  return parts.peak() + (trains ? kept : kept / 2) + graph;
 }
 
 int usual_length(const config::Model& model, bool training) {
