@@ -90,10 +90,10 @@ int64_t optimizer_bytes(const Model& m, const Settings& s) {
 namespace {
 
 // Of a prompt that is read a piece at a time, and of steps that follow: two of those are in flight
-// together, and what is small stays until both are done.
+// together, what is small stays until both are done, and half as much again is listed nowhere.
 double generation_bytes(const Model& m, const Settings& s, double element, bool fused) {
-  constexpr double kSteps = 2.5, kStates = 5, kLogits = 8;  // times that each is there
-  constexpr double kSmall = 64 << 10, kAlways = 150'000;    // bytes
+  constexpr double kSteps = 3, kStates = 5, kLogits = 8;  // times that each is there
+  constexpr double kSmall = 64 << 10, kAlways = 150'000;  // bytes
   const double piece = std::min(s.context, kChunk);
   double passing = 0, cut = 0, step = kLogits * 4 * m.vocab, states = 0;
   for (const auto& b : m.layers) {
